@@ -1,0 +1,60 @@
+"""How Gunicorn serves Weir. Every number says why."""
+
+import logging
+import os
+import resource
+import sys
+
+from webapp.settings import SettingsError, load, worker_count
+
+try:
+    settings = load()
+except SettingsError as error:
+    sys.exit(str(error))
+
+wsgi_app = "wsgi:app"
+bind = f"{settings.host}:{settings.port}"
+workers, _why = worker_count(settings)
+
+# Greenlets: thousands of idle streams in one process.
+worker_class = "webapp.worker.WeirWorker"
+worker_connections = 10_000
+backlog = 4096
+# A heartbeat, not a limit on requests: a worker that hangs this long is replaced.
+timeout = 60
+# Longer than the idle time of common load balancers (60 s), so that they close first.
+keepalive = 75
+graceful_timeout = int(settings.shutdown_grace)
+# The heartbeat file in memory: on a slow disk it would look like a hanging worker.
+worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108
+control_socket_disable = True
+
+logger_class = "webapp.observability.logs.WeirGunicornLogger"
+accesslog = None
+# Proxies are trusted by count (TRUSTED_PROXIES), not by address.
+forwarded_allow_ips = ""
+
+
+def on_starting(server):
+    """Room for two file descriptors a stream; and why there are this many workers."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    server.log.info("Workers: %s (%s)", workers, _why)
+    if settings.web_concurrency and settings.web_concurrency != workers:
+        server.log.warning(_why)
+
+
+def post_worker_init(worker):
+    """Logging, then the database, before the first request is accepted."""
+    from webapp.observability import logs
+
+    logs.configure(settings.log_level, settings.secrets)
+    worker.wsgi.extensions["weir"].lifecycle.start()
+
+
+def worker_exit(server, worker):
+    """The last counters."""
+    application = getattr(worker, "wsgi", None)
+    if application is not None:
+        application.extensions["weir"].lifecycle.stop()
+    logging.shutdown()

@@ -1,0 +1,1 @@
+"""Accounts and keys: tables and the rules over them."""

@@ -1,0 +1,31 @@
+"""The doors for programs: one blueprint a file, listed here."""
+
+from __future__ import annotations
+
+from flask import Flask
+
+from webapp.api import chat, documents, errors, generate, health, home, hooks, stats, summarize
+from webapp.services import Services
+
+# In the order of the documentation. Each is served at the root and under /v1.
+DOORS = (
+    chat.blueprint,
+    summarize.blueprint,
+    generate.blueprint,
+    stats.blueprint,
+    health.blueprint,
+    home.blueprint,
+)
+
+
+def register(app: Flask, services: Services) -> None:
+    """Open all doors of the application."""
+    hooks.register(app, services)
+    errors.register(app)
+    api = documents.configure(app)
+    app.extensions["weir.api"] = api
+    for door in DOORS:
+        api.register_blueprint(door)
+    for door in (*DOORS, documents.blueprint):
+        app.register_blueprint(door, url_prefix="/v1", name=f"{door.name}_v1")
+    app.register_blueprint(documents.blueprint)

@@ -1,0 +1,162 @@
+"""Carries a task's answer to the client, whole or streamed, and notes it for log and counters."""
+
+from __future__ import annotations
+
+import json
+import logging
+import select
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from flask import Response, g, request
+
+from webapp.errors import ClientHungUp, InternalError, ShuttingDown, WeirError
+from webapp.gate.identity import Principal
+from webapp.llm.messages import CacheState, Opening, Part, Reply, Terms
+from webapp.llm.relay import RelayedStream, attend
+from webapp.observability import record
+from webapp.observability.lifecycle import Lifecycle
+from webapp.observability.record import RequestRecord
+from webapp.services import services
+
+PING_EVERY = 15.0
+PING = b": ping\n\n"
+DONE = b"data: [DONE]\n\n"
+
+Body = dict[str, Any]
+Describe = Callable[[Reply, RequestRecord], Body]
+
+log = logging.getLogger(__name__)
+
+
+class HTTPCaller:
+    """The client behind a request, as far as its socket tells."""
+
+    def __init__(self, lifecycle: Lifecycle, connection: Any) -> None:
+        self._lifecycle = lifecycle
+        self._connection = connection
+
+    def check(self) -> None:
+        if self._lifecycle.grace_is_over:
+            raise ShuttingDown
+        if self._connection is not None and self._hung_up():
+            raise ClientHungUp
+
+    def _hung_up(self) -> bool:
+        """Whether the client closed its side; bytes of a next request do not count."""
+        try:
+            readable, _, _ = select.select([self._connection], [], [], 0)
+            return bool(readable) and not self._connection.recv(1, socket.MSG_PEEK)
+        except (OSError, ValueError):
+            return True
+
+
+def terms() -> Terms:
+    """The terms of this request: its Cache-Control and its principal."""
+    principal: Principal = g.principal
+    control = request.cache_control
+    scope = services().settings.cache_scope
+    bypass = bool(control.no_cache or control.no_store)
+    return Terms(
+        scope=principal.bucket if scope == "key" else None,
+        read_cache=not bypass,
+        write_cache=not control.no_store,
+        max_age=control.max_age,
+        only_cached=principal.stale,
+    )
+
+
+def answer(work: Callable[[], Reply], body: Describe) -> tuple[Body, int, dict[str, str]]:
+    """The whole answer: its body, its status, its headers."""
+    noted = record.current()
+    reply = attend(work, _caller(), services().settings.plain_deadline)
+    _note(noted, reply)
+    return body(reply, noted), 200, _headers(reply.cache, reply.age)
+
+
+def stream(produce: Callable[[], Iterator[Part]], body: Describe) -> Response:
+    """The answer as server-sent events.
+
+    Status and headers wait for the first piece or the final error, at most STREAM_HEADERS_AFTER.
+    """
+    settings = services().settings
+    relayed = RelayedStream(produce, _caller(), settings.stream_deadline)
+    try:
+        first = relayed.next(settings.stream_headers_after)
+    except BaseException:
+        relayed.close()
+        raise
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    if isinstance(first, Opening):
+        headers |= _headers(first.cache, first.age)
+    events = _events(relayed, first, body, record.current())
+    return Response(events, mimetype="text/event-stream", headers=headers)
+
+
+def _caller() -> HTTPCaller:
+    return HTTPCaller(services().lifecycle, request.environ.get("gunicorn.socket"))
+
+
+def _events(
+    relayed: RelayedStream, part: Part | None, body: Describe, noted: RequestRecord
+) -> Iterator[bytes]:
+    try:
+        while not isinstance(part, Reply):
+            if part is None:
+                yield PING
+            elif isinstance(part, str):
+                yield _event({"content": part})
+            part = relayed.next(PING_EVERY)
+        _note(noted, part)
+        yield _event({"done": True, **body(part, noted)})
+        yield DONE
+    except GeneratorExit:
+        noted.error = ClientHungUp.__name__
+        raise
+    except Exception as error:
+        known = error if isinstance(error, WeirError) else InternalError()
+        if known is not error:
+            log.exception("A stream failed", extra={"request_id": noted.request_id})
+        noted.error = known.name
+        yield _event({"error": {"error": known.name, "message": known.message}})
+        yield DONE
+    finally:
+        relayed.close()
+
+
+def _event(data: Body) -> bytes:
+    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
+
+
+def _headers(cache: CacheState, age: float) -> dict[str, str]:
+    headers = {"X-Cache": str(cache)}
+    if cache is CacheState.HIT:
+        headers["Age"] = str(int(age))
+    return headers
+
+
+def _note(noted: RequestRecord, reply: Reply) -> None:
+    noted.cache = str(reply.cache)
+    noted.model = reply.answer.model
+    noted.provider = reply.answer.provider
+    noted.tokens = reply.answer.usage.total_tokens
+    noted.cost_usd = reply.cost_usd
+
+
+def tail(reply: Reply, noted: RequestRecord) -> Body:
+    """The fields that /chat and /summarize end with."""
+    usage = reply.answer.usage
+    return {
+        "tokens_used": usage.total_tokens,
+        "cached": reply.cached,
+        "model": reply.answer.model,
+        "provider": reply.answer.provider,
+        "usage": {
+            "input_tokens": usage.input_tokens,
+            "output_tokens": usage.output_tokens,
+            "total_tokens": usage.total_tokens,
+        },
+        "cost_usd": reply.cost_usd,
+        "request_id": noted.request_id,
+    }

@@ -1,0 +1,111 @@
+"""What the OpenAPI document says of every door beside its schemas, and the pages that show it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+import flask_smorest
+from flask import Flask, Response, current_app, render_template, url_for
+
+from webapp.api.blueprint import Blueprint
+from webapp.api.schemas import ErrorSchema
+from webapp.gate import public
+from webapp.version import VERSION
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+blueprint = public(Blueprint("documents", __name__))
+
+SECURITY_SCHEMES = {
+    "ApiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "Bearer": {"type": "http", "scheme": "bearer"},
+}
+ONE_OF_THEM: list[dict[str, list[str]]] = [{name: []} for name in SECURITY_SCHEMES]
+DESCRIPTION = (
+    "Weir stands between applications and LLM providers: keys with tiers, exact limits, a cache. "
+    "Press Authorize and enter a key (`prod_key_456` works in development, from this machine)."
+)
+# Swagger UI and ReDoc style their widgets from script: the hash allows the empty <style> elements
+# they fill through the CSSOM, and nothing else inline.
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; font-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+
+
+class Api(flask_smorest.Api):
+    """smorest's API with the errors of the house; HTTP errors are rendered by api/errors.py."""
+
+    ERROR_SCHEMA = ErrorSchema
+    DEFAULT_ERROR_RESPONSE_NAME = None
+
+    def _register_error_handlers(self) -> None:
+        """None of smorest's: they know another envelope."""
+
+
+def configure(app: Flask) -> Api:
+    """The OpenAPI document of the application."""
+    app.config.update(
+        API_TITLE="Weir API",
+        API_VERSION=VERSION,
+        OPENAPI_VERSION="3.0.3",
+        API_SPEC_OPTIONS={
+            "info": {"description": DESCRIPTION},
+            "components": {"securitySchemes": SECURITY_SCHEMES},
+        },
+    )
+    return Api(app)
+
+
+def errors_of(*statuses: int) -> Callable[[View], View]:
+    """Document these error statuses, all of one shape."""
+    schema = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    responses = {
+        str(status): {"description": HTTPStatus(status).phrase, "content": schema}
+        for status in statuses
+    }
+    decorator: Callable[[View], View] = Blueprint.doc(responses=responses)
+    return decorator
+
+
+def answers_and_errors(view: View) -> View:
+    """Document what all answering doors share: credentials, the stream, the errors."""
+    stream = {"text/event-stream": {"schema": {"type": "string"}}}
+    control = {
+        "name": "Cache-Control",
+        "in": "header",
+        "required": False,
+        "schema": {"type": "string", "example": "no-cache"},
+        "description": "`no-cache` (do not read), `no-store` (neither read nor write), `max-age=N`",
+    }
+    documented: View = Blueprint.doc(
+        security=ONE_OF_THEM, responses={"200": {"content": stream}}, parameters=[control]
+    )(errors_of(400, 401, 403, 404, 413, 415, 422, 429, 500, 502, 503, 504)(view))
+    return documented
+
+
+@blueprint.get("/openapi.json")
+def openapi_json() -> Any:
+    """The OpenAPI document"""
+    return current_app.extensions["weir.api"].spec.to_dict()
+
+
+@blueprint.get("/docs")
+def swagger() -> Response:
+    """Swagger UI"""
+    return _page("docs/swagger.html")
+
+
+@blueprint.get("/redoc")
+def redoc() -> Response:
+    """ReDoc"""
+    return _page("docs/redoc.html")
+
+
+def _page(template: str) -> Response:
+    response = Response(render_template(template, openapi_url=url_for("documents.openapi_json")))
+    response.headers["Content-Security-Policy"] = PAGE_POLICY
+    return response

@@ -1,0 +1,78 @@
+"""Health, readiness and liveness, for people, load balancers and schedulers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from webapp.api.blueprint import Blueprint
+from webapp.api.schemas import HealthSchema
+from webapp.gate import public
+from webapp.observability import record
+from webapp.observability.health import UNHEALTHY, overall
+from webapp.services import services
+from webapp.version import VERSION
+
+blueprint = public(Blueprint("health", __name__, description="Health"))
+
+
+@blueprint.get("/health")
+@blueprint.response(200, HealthSchema)
+@blueprint.alt_response(503, schema=HealthSchema, description="It cannot serve")
+def health() -> Any:
+    """Overall health; 503 when Weir cannot serve"""
+    checks = services().health.checks()
+    status, score = overall(checks)
+    return {
+        "status": status,
+        "score": score,
+        "version": VERSION,
+        "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "checks": {name: check.status for name, check in checks.items()},
+        "response_time_ms": round(record.current().milliseconds, 2),
+    }, (503 if status == UNHEALTHY else 200)
+
+
+@blueprint.get("/health/detailed")
+@blueprint.response(200)
+@blueprint.alt_response(503, description="It cannot serve")
+def detailed() -> Any:
+    """Every dependency, how long it took to answer, and what is wrong with it"""
+    checks = services().health.checks()
+    status, score = overall(checks)
+    shown = {
+        name: {field: value for field, value in asdict(check).items() if value is not None}
+        for name, check in checks.items()
+    }
+    return {"status": status, "score": score, "version": VERSION, "checks": shown}, (
+        503 if status == UNHEALTHY else 200
+    )
+
+
+@blueprint.get("/health/ready")
+@blueprint.response(200)
+@blueprint.alt_response(503, description="It cannot take requests now")
+def ready() -> Any:
+    """Whether it can take requests"""
+    reason = services().health.not_ready_because()
+    database = "away" if reason else "ready"
+    status = "not_ready" if reason else "ready"
+    checks = {"database": database} if not reason else {"reason": reason}
+    return {"status": status, "checks": checks}, 503 if reason else 200
+
+
+@blueprint.get("/readiness")
+@blueprint.response(200)
+@blueprint.alt_response(503, description="It cannot take requests now")
+def readiness() -> Any:
+    """Whether it can take requests, for a scheduler"""
+    reason = services().health.not_ready_because()
+    return ({"ready": False, "reason": reason}, 503) if reason else ({"ready": True}, 200)
+
+
+@blueprint.get("/liveness")
+@blueprint.response(200)
+def liveness() -> Any:
+    """Whether the process answers; touches no dependency"""
+    return {"alive": True}

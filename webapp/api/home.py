@@ -1,0 +1,41 @@
+"""GET /: what this is, for programs as JSON, for people as a small page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Response, render_template, request
+
+from webapp.api.blueprint import Blueprint
+from webapp.gate import public
+from webapp.services import services
+from webapp.version import VERSION
+
+blueprint = public(Blueprint("home", __name__, description="Service"))
+
+POLICY = "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; " + (
+    "form-action 'none'; frame-ancestors 'none'"
+)
+LINKS = {
+    "docs": "/docs",
+    "redoc": "/redoc",
+    "openapi": "/openapi.json",
+    "health": "/health",
+    "stats": "/stats",
+}
+
+
+@blueprint.get("/", strict_slashes=False)
+@blueprint.response(200)
+def home() -> Any:
+    """Service, version and links"""
+    wanted = request.accept_mimetypes.best_match(["application/json", "text/html"])
+    if wanted != "text/html":
+        return {"service": "weir", "version": VERSION, "links": LINKS}, 200, {"Vary": "Accept"}
+    page = render_template(
+        "landing.html",
+        version=VERSION,
+        base_url=request.host_url.rstrip("/"),
+        offline=not services().settings.has_provider,
+    )
+    return Response(page, headers={"Content-Security-Policy": POLICY, "Vary": "Accept"})

@@ -1,0 +1,72 @@
+"""What happens around every request: its record, its headers, its log line, its count."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from flask import Flask, Response, g, request
+
+from webapp.gate.limits import set_headers
+from webapp.metering.traffic import Counts, Traffic
+from webapp.observability import record
+from webapp.observability.logs import log_request
+from webapp.observability.record import RequestRecord
+from webapp.services import Services
+
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+}
+API_POLICY = "default-src 'none'; frame-ancestors 'none'"
+
+
+def register(app: Flask, services: Services) -> None:
+    app.before_request(_begin)
+    app.after_request(set_headers)
+    app.after_request(partial(_finish, services.traffic, services.settings.production))
+
+
+def _begin() -> None:
+    rule = request.url_rule
+    g.record = record.begin(
+        request.headers.get("X-Request-ID"),
+        request.headers.get("traceparent"),
+        request.method,
+        rule.rule if rule else request.path[:200],
+    )
+
+
+def _finish(traffic: Traffic, production: bool, response: Response) -> Response:
+    noted = record.current()
+    headers = response.headers
+    headers["X-Request-ID"] = noted.request_id
+    headers["X-Process-Time"] = f"{noted.milliseconds / 1000:.6f}"
+    for name, value in SECURITY_HEADERS.items():
+        headers.setdefault(name, value)
+    headers.setdefault("Content-Security-Policy", API_POLICY)
+    if production and request.is_secure:
+        headers["Strict-Transport-Security"] = "max-age=31536000; includeSubDomains"
+    principal = g.get("principal")
+    if principal is not None:
+        noted.key_id, noted.api_key, noted.tier = principal.key_id, principal.mask, principal.tier
+    noted.admitted = g.get("admitted", False)
+    # A stream is over when the server closes it, not when its headers are made.
+    response.call_on_close(partial(_closed, traffic, noted, response.status_code))
+    return response
+
+
+def _closed(traffic: Traffic, noted: RequestRecord, status: int) -> None:
+    log_request(noted, status)
+    if noted.admitted and noted.key_id is not None:
+        failed = status >= 500 or (noted.error is not None and status == 200)
+        counts = Counts(
+            requests=1,
+            hits=int(noted.cache == "HIT"),
+            misses=int(noted.cache == "MISS"),
+            errors=int(failed),
+            tokens=noted.tokens or 0,
+        )
+        traffic.count(noted.key_id, counts, noted.milliseconds)

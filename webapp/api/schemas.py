@@ -1,0 +1,135 @@
+"""What comes in and goes out at the native doors."""
+
+from __future__ import annotations
+
+from marshmallow import Schema, fields, validate
+
+from webapp.api.blueprint import Flag, ModelName, Number, Text, Whole
+
+LONGEST_MESSAGE = 10_000
+LONGEST_TEXT = {"free": 5_000, "premium": 50_000, "enterprise": 500_000}
+
+TEMPERATURE = validate.Range(0, 2)
+MAX_TOKENS = validate.Range(1, 4_000)
+STREAM = {"description": "Server-sent events instead of one JSON answer."}
+
+
+class HistoryEntry(Schema):
+    role = fields.String(required=True, validate=validate.OneOf(["system", "user", "assistant"]))
+    content = Text(required=True, longest=100_000)
+
+
+class ChatBody(Schema):
+    message = Text(required=True, longest=LONGEST_MESSAGE)
+    temperature = Number(load_default=0.7, validate=TEMPERATURE)
+    max_tokens = Whole(load_default=None, validate=MAX_TOKENS)
+    model = ModelName(load_default=None)
+    system = Text(load_default=None, longest=LONGEST_MESSAGE)
+    history = fields.List(
+        fields.Nested(HistoryEntry), load_default=list, validate=validate.Length(max=200)
+    )
+    stream = Flag(load_default=False, metadata=STREAM)
+
+
+class SummarizeBody(Schema):
+    text = Text(
+        required=True,
+        shortest=10,
+        longest=max(LONGEST_TEXT.values()),
+        metadata={"description": "Up to 5,000 characters on tier free, 50,000 on premium."},
+    )
+    length = fields.String(
+        load_default="medium", validate=validate.OneOf(["short", "medium", "long"])
+    )
+    model = ModelName(load_default=None)
+    stream = Flag(load_default=False, metadata=STREAM)
+
+
+class GenerateBody(Schema):
+    prompt = Text(required=True, longest=LONGEST_MESSAGE)
+    max_tokens = Whole(load_default=1_000, validate=MAX_TOKENS)
+    temperature = Number(load_default=None, validate=TEMPERATURE)
+    model = ModelName(load_default=None)
+    stream = Flag(load_default=False, metadata=STREAM)
+
+
+class UsageSchema(Schema):
+    input_tokens = fields.Integer()
+    output_tokens = fields.Integer()
+    total_tokens = fields.Integer()
+
+
+class CompletionUsageSchema(Schema):
+    prompt_tokens = fields.Integer()
+    completion_tokens = fields.Integer()
+    total_tokens = fields.Integer()
+
+
+class Tail(Schema):
+    """What every answer ends with."""
+
+    tokens_used = fields.Integer()
+    cached = fields.Boolean()
+    model = fields.String()
+    provider = fields.String()
+    usage = fields.Nested(UsageSchema)
+    cost_usd = fields.Float(
+        allow_none=True, metadata={"description": "0 if cached, null without a known price."}
+    )
+    request_id = fields.String()
+
+
+class ChatAnswer(Tail):
+    response = fields.String()
+
+
+class SummarizeAnswer(Tail):
+    summary = fields.String()
+    original_length = fields.Integer(metadata={"description": "Characters."})
+    summary_length = fields.Integer(metadata={"description": "Characters."})
+
+
+class GenerateAnswer(Schema):
+    content = fields.String()
+    model = fields.String()
+    usage = fields.Nested(CompletionUsageSchema)
+    latency_ms = fields.Float()
+    cached = fields.Boolean()
+    provider = fields.String()
+    cost_usd = fields.Float(allow_none=True)
+    request_id = fields.String()
+
+
+class ErrorSchema(Schema):
+    """Every error of the native doors."""
+
+    error = fields.String(required=True, metadata={"example": "ValidationError"})
+    message = fields.String(required=True)
+    details = fields.Dict(allow_none=True, required=True)
+    path = fields.String(required=True)
+    request_id = fields.String(required=True)
+
+
+class StatsSchema(Schema):
+    """Public figures; the last six only with a credential."""
+
+    total_requests = fields.Integer()
+    cache_hits = fields.Integer()
+    cache_misses = fields.Integer()
+    cache_hit_rate = fields.Float()
+    total_api_keys = fields.Integer()
+    requests_by_key = fields.Dict(keys=fields.String(), values=fields.Integer())
+    errors = fields.Integer()
+    tokens = fields.Integer()
+    latency_ms = fields.Dict(keys=fields.String(), values=fields.Float(allow_none=True))
+    since = fields.String()
+    you = fields.Dict()
+
+
+class HealthSchema(Schema):
+    status = fields.String(validate=validate.OneOf(["healthy", "degraded", "unhealthy"]))
+    score = fields.Integer(validate=validate.Range(0, 100))
+    version = fields.String()
+    timestamp = fields.String()
+    checks = fields.Dict(keys=fields.String(), values=fields.String())
+    response_time_ms = fields.Float()

@@ -1,0 +1,52 @@
+"""POST /summarize: a text of any length, shorter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import g
+
+from webapp.api import answers
+from webapp.api.blueprint import MEBIBYTE, Blueprint, limit_body
+from webapp.api.documents import answers_and_errors
+from webapp.api.schemas import LONGEST_TEXT, SummarizeAnswer, SummarizeBody
+from webapp.errors import ValidationError
+from webapp.gate import guard
+from webapp.llm.messages import Reply
+from webapp.llm.tasks.summarize import stream_summary, summarize
+from webapp.observability.record import RequestRecord
+from webapp.services import services
+
+blueprint = guard(Blueprint("summarize", __name__, description="Summarize texts"))
+blueprint.before_request(lambda: limit_body(8 * MEBIBYTE))
+
+EXAMPLE = {
+    "text": "A weir is a low barrier across a river. It raises the water upstream and lets the "
+    "rest flow over its crest. Mills were built at weirs, since the fall of the water turns a "
+    "wheel. Today weirs mostly measure and regulate the flow.",
+    "length": "short",
+}
+
+
+@blueprint.post("/summarize")
+@answers_and_errors
+@blueprint.arguments(SummarizeBody, example=EXAMPLE)
+@blueprint.response(200, SummarizeAnswer)
+def summarize_text(body: dict[str, Any]) -> Any:
+    """Summarize a text; long ones are split, summarized in pieces and merged"""
+    text = body["text"]
+    # Tiers of one's own get what premium gets.
+    longest = LONGEST_TEXT.get(g.principal.tier, LONGEST_TEXT["premium"])
+    if len(text) > longest:
+        reason = f"Longer than maximum length {longest} of tier {g.principal.tier}."
+        raise ValidationError("The request is not valid: text.", details={"text": [reason]})
+
+    def describe(reply: Reply, noted: RequestRecord) -> dict[str, Any]:
+        summary = reply.answer.content
+        lengths = {"original_length": len(text), "summary_length": len(summary)}
+        return {"summary": summary, **lengths, **answers.tail(reply, noted)}
+
+    asked = (services().gateway, text, body["length"], body["model"], answers.terms())
+    if body["stream"]:
+        return answers.stream(lambda: stream_summary(*asked), describe)
+    return answers.answer(lambda: summarize(*asked), describe)

@@ -1,0 +1,120 @@
+"""create_app(): the one place where the parts are put together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flask import Flask
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from webapp import api, cli
+from webapp.accounts.keys import KeyStore
+from webapp.extensions import cache, cors
+from webapp.gate import limits
+from webapp.gate.identity import Identities
+from webapp.gate.windows import SlidingWindows
+from webapp.llm.gateway import Gateway
+from webapp.llm.routing import Router
+from webapp.metering.stats import Stats
+from webapp.metering.traffic import Traffic
+from webapp.observability.health import Health
+from webapp.observability.lifecycle import Lifecycle
+from webapp.providers.base import BaseProvider
+from webapp.providers.offline import OfflineProvider
+from webapp.providers.openai import OpenAIProvider
+from webapp.services import Services
+from webapp.settings import Settings, load, worker_count
+from webapp.storage import migrations
+from webapp.storage.answer_cache import FlaskAnswerCache, MemoryBackend, RedisBackend
+from webapp.storage.database import Database
+from webapp.storage.shared_memory import SharedMemory
+
+ROOT = Path(__file__).resolve().parent.parent
+EXPOSED = [
+    "Age", "Retry-After", "X-Cache", "X-Process-Time", "X-RateLimit-Limit",
+    "X-RateLimit-Remaining", "X-RateLimit-Reset", "X-Request-ID",
+]  # fmt: skip
+
+
+def create_app(settings: Settings | None = None) -> Flask:
+    """The application. Raises SettingsError where it must not start."""
+    settings = settings or load()
+    app = Flask(__name__, static_folder=ROOT / "static", template_folder=ROOT / "templates")
+    app.config["SECRET_KEY"] = settings.secret_key
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    services = app.extensions["weir"] = assemble(app, settings)
+
+    limits.configure(app)
+    if settings.allowed_origins:
+        cors.init_app(app, origins=list(settings.allowed_origins), expose_headers=EXPOSED)
+    if settings.trusted_proxies:
+        hops = settings.trusted_proxies
+        app.wsgi_app = ProxyFix(app.wsgi_app, hops, hops, hops)  # type: ignore[method-assign]
+
+    api.register(app, services)
+    cli.register(app)
+    return app
+
+
+def assemble(app: Flask, settings: Settings) -> Services:
+    """One of each part, wired to the others."""
+    database = Database(settings.database_url)
+    shared_memory = _shared_memory(settings)
+    keys = KeyStore(database)
+    traffic = Traffic(database)
+    providers = _providers(settings)
+
+    def prepare() -> None:
+        migrations.upgrade(database)
+        keys.take_over(settings.api_keys)
+
+    lifecycle = Lifecycle(prepare, [traffic.flush, database.seen_lately], settings.shutdown_grace)
+    answers = _answer_cache(app, settings, shared_memory)
+    return Services(
+        settings=settings,
+        database=database,
+        shared_memory=shared_memory,
+        keys=keys,
+        identities=Identities(keys, settings.tiers),
+        windows=SlidingWindows(shared_memory, worker_count(settings)[0]),
+        traffic=traffic,
+        stats=Stats(traffic, keys),
+        lifecycle=lifecycle,
+        health=Health(
+            database, shared_memory, providers, lifecycle, offline=not settings.has_provider
+        ),
+        gateway=Gateway(Router(providers, settings.default_model), answers),
+    )
+
+
+def _shared_memory(settings: Settings) -> SharedMemory | None:
+    if not settings.redis_url:
+        return None
+    # Heroku's Redis has a certificate of its own making.
+    return SharedMemory(settings.redis_url, verify_certificate=settings.platform != "heroku")
+
+
+def _answer_cache(
+    app: Flask, settings: Settings, shared_memory: SharedMemory | None
+) -> FlaskAnswerCache:
+    backend = RedisBackend if shared_memory else MemoryBackend
+    cache.init_app(
+        app,
+        {
+            "CACHE_TYPE": f"{backend.__module__}.{backend.__name__}",
+            "CACHE_DEFAULT_TIMEOUT": settings.cache_ttl,
+            "CACHE_OPTIONS": {"shared_memory": shared_memory} if shared_memory else {},
+        },
+    )
+    return FlaskAnswerCache(app, cache, settings.cache_ttl)
+
+
+def _providers(settings: Settings) -> dict[str, BaseProvider]:
+    if not settings.has_provider:
+        return {"offline": OfflineProvider(settings.llm_timeout)}
+    openai = OpenAIProvider(
+        api_key=settings.openai_api_key,
+        base_url=settings.openai_base_url,
+        timeout=settings.llm_timeout,
+    )
+    return {openai.name: openai}

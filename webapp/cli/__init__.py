@@ -1,0 +1,13 @@
+"""The doors for operators: `flask keys …`, `flask db …`, `flask settings`."""
+
+from __future__ import annotations
+
+from flask import Flask
+
+from webapp.cli import database, keys, settings
+
+
+def register(app: Flask) -> None:
+    """Add Weir's commands to `flask`."""
+    for group in (keys.group, database.group, settings.group):
+        app.cli.add_command(group)

@@ -1,0 +1,24 @@
+"""`flask db upgrade`: the release step of a deployment."""
+
+from __future__ import annotations
+
+import click
+from flask.cli import AppGroup
+
+from webapp.errors import StoreUnavailable
+from webapp.services import services
+from webapp.storage import migrations
+
+group = AppGroup("db", help="The database.")
+
+
+@group.command("upgrade")
+def upgrade() -> None:
+    """Bring the database to the newest schema. Safe to run from several places at once."""
+    try:
+        changed = migrations.upgrade(services().database)
+    except StoreUnavailable:
+        raise click.ClickException(
+            "The database cannot be reached. Is DATABASE_URL right?"
+        ) from None
+    click.echo(f"{'Migrated to' if changed else 'Already at'} {migrations.head()}.")

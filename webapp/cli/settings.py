@@ -1,0 +1,22 @@
+"""`flask settings`: the table of all settings, as the README shows it."""
+
+from __future__ import annotations
+
+import click
+from flask.cli import AppGroup
+
+from webapp import settings
+
+group = AppGroup("settings", help="Settings.")
+
+
+@group.command("table")
+def table() -> None:
+    """Print all settings as a Markdown table."""
+    click.echo("| variable | default | meaning |\n|---|---|---|")
+    for declared in settings.table():
+        data = declared.metadata
+        shown = data["shown"]
+        default = shown if " " in shown or "`" in shown or shown == "none" else f"`{shown}`"
+        meaning = data["meaning"].replace("|", "\\|")
+        click.echo(f"| `{data['variable']}` | {default} | {meaning} |")

@@ -1,0 +1,47 @@
+"""What every protected request passes, in this order: identity, then limits."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar, cast
+
+from flask import Blueprint, g, request
+
+from webapp.errors import NotAllowed, NotAuthenticated
+from webapp.gate.identity import Principal, read_credential
+from webapp.gate.limits import consume, count_failed_attempt
+from webapp.services import services
+
+PUBLIC = "weir_public"
+
+Door = TypeVar("Door", bound=Blueprint)
+
+
+def guard(blueprint: Door) -> Door:
+    """Let only identified requests within their limits into the blueprint."""
+    blueprint.before_request(_admit)
+    return blueprint
+
+
+def public(blueprint: Door) -> Door:
+    """Say that the blueprint needs no credential: every blueprint is guarded or public."""
+    setattr(blueprint, PUBLIC, True)
+    return blueprint
+
+
+def identify() -> Principal:
+    """The principal of this request, counting wrong credentials against its address."""
+    credential = read_credential(cast(Any, request.headers))
+    try:
+        g.principal = services().identities.identify(credential, request.remote_addr)
+    except (NotAllowed, NotAuthenticated):
+        count_failed_attempt(request.remote_addr)
+        raise
+    return cast(Principal, g.principal)
+
+
+def _admit() -> None:
+    if request.method == "OPTIONS":
+        return
+    identify()
+    consume()
+    g.admitted = True

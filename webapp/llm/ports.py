@@ -1,0 +1,56 @@
+"""What the core needs from outside, as Protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from webapp.llm.messages import Answer, ChatRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a provider's latest call ended: when (monotonic), and the error's name if it failed."""
+
+    at: float
+    error: str | None
+
+
+class Provider(Protocol):
+    """Something that answers.
+
+    `identity` tells apart providers whose answers must not be mixed in the cache. Both verbs raise
+    ProviderError, or ModelNotFound where the provider says so.
+    """
+
+    name: str
+    identity: str
+    piece_tokens: int | None
+    """The longest text, in tokens, that it takes in one piece; None for any length."""
+
+    def answer(self, request: ChatRequest, model: str) -> Answer: ...
+
+    def stream(self, request: ChatRequest, model: str) -> Iterator[str | Answer]:
+        """Pieces of text as they come, at last the whole Answer."""
+        ...
+
+    def default_model(self) -> str | None:
+        """The model to use where nobody names one, if the provider has an opinion."""
+        ...
+
+
+class AnswerCache(Protocol):
+    """Keeps complete answers as JSON-ready dicts. Never raises: away means empty."""
+
+    def get(self, key: str) -> dict[str, Any] | None: ...
+
+    def put(self, key: str, entry: dict[str, Any]) -> None: ...
+
+
+class Caller(Protocol):
+    """Whoever waits for an answer."""
+
+    def check(self) -> None:
+        """Raise ClientHungUp or ShuttingDown when waiting on has no sense."""
+        ...

@@ -1,0 +1,1 @@
+"""What people ask for: prompts and splitting, on LangChain."""

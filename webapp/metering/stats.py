@@ -1,0 +1,55 @@
+"""The figures of GET /stats, from the counters and the keys."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from webapp.accounts.keys import KeyStore
+from webapp.metering.traffic import Counts, Traffic
+
+
+class Stats:
+    """Figures of the whole service. Every method raises StoreUnavailable."""
+
+    def __init__(self, traffic: Traffic, keys: KeyStore) -> None:
+        self._traffic = traffic
+        self._keys = keys
+
+    def report(self, key_id: int | None) -> dict[str, Any]:
+        """The public figures, and with a key's id also those that a credential shows."""
+        self._traffic.flush()
+        counts, by_key, since = self._traffic.totals()
+        figures: dict[str, Any] = {
+            "total_requests": counts.requests,
+            "cache_hits": counts.hits,
+            "cache_misses": counts.misses,
+            "cache_hit_rate": _hit_rate(counts),
+            "total_api_keys": self._keys.count(),
+            "requests_by_key": _by_mask(by_key),
+        }
+        if key_id is not None:
+            p50, p95, p99 = self._traffic.percentiles(0.5, 0.95, 0.99)
+            mask, requests = by_key.get(key_id, (None, 0))
+            figures |= {
+                "errors": counts.errors,
+                "tokens": counts.tokens,
+                "latency_ms": {"p50": p50, "p95": p95, "p99": p99},
+                "since": since.isoformat(),
+                "you": {"api_key": mask, "requests": requests},
+            }
+        return figures
+
+
+def _hit_rate(counts: Counts) -> float:
+    looked_up = counts.hits + counts.misses
+    return round(counts.hits / looked_up, 3) if looked_up else 0.0
+
+
+def _by_mask(by_key: dict[int, tuple[str, int]]) -> dict[str, int]:
+    """Requests by mask; keys that look alike are told apart by `#<id>`."""
+    alike = Counter(mask for mask, _ in by_key.values())
+    return {
+        mask if alike[mask] == 1 else f"{mask}#{key_id}": requests
+        for key_id, (mask, requests) in by_key.items()
+    }

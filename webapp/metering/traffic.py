@@ -1,0 +1,160 @@
+"""Traffic counters: added up in the process, flushed to the database every second."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import astuple, dataclass, fields
+from datetime import UTC, date, datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, Connection, Date, DateTime, Integer, Table, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from webapp.accounts.keys import api_keys
+from webapp.storage.database import Database, metadata
+
+traffic = Table(
+    "traffic",
+    metadata,
+    Column("day", Date, primary_key=True),
+    Column("key_id", Integer, primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("hits", BigInteger, nullable=False),
+    Column("misses", BigInteger, nullable=False),
+    Column("errors", BigInteger, nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+)
+latency = Table(
+    "latency",
+    metadata,
+    Column("day", Date, primary_key=True),
+    Column("bucket", Integer, primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+)
+service = Table(
+    "service",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("since", DateTime(timezone=True), nullable=False),
+)
+
+# Each latency bucket is 5 % wider than the one before, so a percentile is off by at most that.
+BUCKET_GROWTH = math.log(1.05)
+
+
+@dataclass(slots=True)
+class Counts:
+    """What is counted of admitted requests."""
+
+    requests: int = 0
+    hits: int = 0
+    misses: int = 0
+    errors: int = 0
+    tokens: int = 0
+
+    def add(self, other: Counts) -> None:
+        for counter in fields(self):
+            total = getattr(self, counter.name) + getattr(other, counter.name)
+            setattr(self, counter.name, total)
+
+
+class Traffic:
+    """Counts requests and says what was counted, by all workers and since the beginning."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._counts: dict[tuple[date, int], Counts] = {}
+        self._latency: Counter[tuple[date, int]] = Counter()
+
+    def count(self, key_id: int, counts: Counts, milliseconds: float) -> None:
+        """Add one request to what the next flush writes."""
+        today = datetime.now(UTC).date()
+        self._counts.setdefault((today, key_id), Counts()).add(counts)
+        self._latency[today, _bucket(milliseconds)] += 1
+
+    def flush(self) -> None:
+        """Write what has gathered. Raises StoreUnavailable, and then keeps it for the next time."""
+        counts, self._counts = self._counts, {}
+        timings, self._latency = self._latency, Counter()
+        if not counts:
+            return
+        try:
+            self._database.write(lambda connection: _add(connection, counts, timings))
+        except BaseException:
+            for key, lost in counts.items():
+                self._counts.setdefault(key, Counts()).add(lost)
+            self._latency.update(timings)
+            raise
+
+    def totals(self) -> tuple[Counts, dict[int, tuple[str, int]], datetime]:
+        """All counts, {key id: (mask, requests)} and since when. Raises StoreUnavailable."""
+        sums = [func.coalesce(func.sum(traffic.c[c.name]), 0) for c in fields(Counts)]
+        by_key = (
+            select(traffic.c.key_id, api_keys.c.mask, func.sum(traffic.c.requests))
+            .join(api_keys, api_keys.c.id == traffic.c.key_id)
+            .group_by(traffic.c.key_id, api_keys.c.mask)
+            .order_by(traffic.c.key_id)
+        )
+
+        def work(connection: Connection) -> Any:
+            return (
+                Counts(*(int(total) for total in connection.execute(select(*sums)).one())),
+                {id_: (mask, int(total)) for id_, mask, total in connection.execute(by_key)},
+                connection.execute(select(service.c.since)).scalar_one(),
+            )
+
+        counts, keys, since = self._database.read(work)
+        return counts, keys, since if since.tzinfo else since.replace(tzinfo=UTC)
+
+    def percentiles(self, *shares: float) -> list[float | None]:
+        """The latencies, in milliseconds, that these shares (0..1) of all requests kept below."""
+        query = (
+            select(latency.c.bucket, func.sum(latency.c.requests))
+            .group_by(latency.c.bucket)
+            .order_by(latency.c.bucket)
+        )
+        rows = self._database.read(lambda connection: connection.execute(query).all())
+        total = sum(int(requests) for _, requests in rows)
+        return [_percentile(share * total, rows) for share in shares]
+
+
+def _bucket(milliseconds: float) -> int:
+    return math.ceil(math.log(max(milliseconds, 0.01)) / BUCKET_GROWTH)
+
+
+def _percentile(rank: float, rows: Any) -> float | None:
+    seen = 0
+    for bucket, requests in rows:
+        seen += int(requests)
+        if seen >= rank:
+            return round(math.exp(bucket * BUCKET_GROWTH), 2)
+    return None
+
+
+def _add(
+    connection: Connection,
+    counts: dict[tuple[date, int], Counts],
+    timings: Counter[tuple[date, int]],
+) -> None:
+    # Always in one order: two workers that lock the same rows must not wait for each other.
+    names = [counter.name for counter in fields(Counts)]
+    rows = [
+        {"day": day, "key_id": key_id, **dict(zip(names, astuple(counted), strict=True))}
+        for (day, key_id), counted in sorted(counts.items(), key=lambda entry: entry[0])
+    ]
+    buckets = [
+        {"day": day, "bucket": bucket, "requests": requests}
+        for (day, bucket), requests in sorted(timings.items())
+    ]
+    connection.execute(_increment(connection, traffic, names), rows)
+    connection.execute(_increment(connection, latency, ["requests"]), buckets)
+
+
+def _increment(connection: Connection, table: Table, counters: list[str]) -> Any:
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(table)
+    return statement.on_conflict_do_update(
+        index_elements=list(table.primary_key.columns),
+        set_={name: table.c[name] + statement.excluded[name] for name in counters},
+    )

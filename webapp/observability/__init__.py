@@ -1,0 +1,1 @@
+"""Seeing inside: request context, logs, health."""

@@ -1,0 +1,131 @@
+"""How Weir and everything it depends on is doing. No check spends money."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from gevent.lock import BoundedSemaphore
+
+from webapp.errors import WeirError
+from webapp.llm.ports import Outcome
+from webapp.observability.lifecycle import Lifecycle
+from webapp.storage.database import Database
+from webapp.storage.shared_memory import SharedMemory, SharedMemoryAway
+
+HEALTHY, DEGRADED, UNHEALTHY = "healthy", "degraded", "unhealthy"
+WEIGHTS = {"api": 20, "llm": 25, "cache": 15, "database": 40}
+SHARES = {HEALTHY: 1.0, DEGRADED: 0.5, UNHEALTHY: 0.0}
+PROVIDER_KEPT = 30.0
+PROVIDER_PATIENCE = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One dependency: its status, and an error that names no host and no secret."""
+
+    status: str
+    latency_ms: float
+    error: str | None = None
+
+
+class Asked(Protocol):
+    """A provider, as far as its health goes."""
+
+    name: str
+    latest: Outcome | None
+
+    def check(self, timeout: float) -> None:
+        """A free call. Raises WeirError; records the outcome in `latest`."""
+
+
+class Health:
+    """Asks each dependency. `offline` says that no provider is configured."""
+
+    def __init__(
+        self,
+        database: Database,
+        shared_memory: SharedMemory | None,
+        providers: Mapping[str, Asked],
+        lifecycle: Lifecycle,
+        *,
+        offline: bool,
+    ) -> None:
+        self._database = database
+        self._shared_memory = shared_memory
+        self._providers = providers
+        self._lifecycle = lifecycle
+        self._offline = offline
+        self._asking = BoundedSemaphore()
+
+    def checks(self) -> dict[str, Check]:
+        asked: dict[str, Callable[[], tuple[str, str | None]]] = {
+            "api": self._api,
+            "llm": self._llm,
+            "cache": self._cache,
+            "database": self._storage,
+        }
+        return {name: _timed(ask) for name, ask in asked.items()}
+
+    def not_ready_because(self) -> str | None:
+        """Why Weir cannot take requests now, or None. Neither provider nor Redis is a reason."""
+        if self._lifecycle.draining:
+            return "shutting down"
+        if not self._lifecycle.prepared:
+            return "the database is not migrated yet"
+        if not self._database.seen_lately():
+            return "the database cannot be reached"
+        return None
+
+    def _api(self) -> tuple[str, str | None]:
+        return (DEGRADED, "shutting down") if self._lifecycle.draining else (HEALTHY, None)
+
+    def _llm(self) -> tuple[str, str | None]:
+        if self._offline:
+            return DEGRADED, "no provider is configured"
+        errors = [self._provider_error(provider) for provider in self._providers.values()]
+        failed = [error for error in errors if error]
+        if not failed:
+            return HEALTHY, None
+        return UNHEALTHY if len(failed) == len(errors) else DEGRADED, ", ".join(failed)
+
+    def _provider_error(self, provider: Asked) -> str | None:
+        """What is wrong with a provider by its latest call, or by a free one if that is old."""
+        with self._asking:
+            latest = provider.latest
+            if latest is None or time.monotonic() - latest.at > PROVIDER_KEPT:
+                with contextlib.suppress(WeirError):
+                    provider.check(PROVIDER_PATIENCE)
+                latest = provider.latest
+        return f"{provider.name}: {latest.error}" if latest and latest.error else None
+
+    def _cache(self) -> tuple[str, str | None]:
+        if self._shared_memory is None:
+            return HEALTHY, None
+        try:
+            self._shared_memory.execute("PING")
+        except SharedMemoryAway:
+            return DEGRADED, "Redis cannot be reached; limits are counted by each process"
+        return HEALTHY, None
+
+    def _storage(self) -> tuple[str, str | None]:
+        if not self._lifecycle.prepared:
+            return UNHEALTHY, "not migrated yet"
+        return (HEALTHY, None) if self._database.ping() else (UNHEALTHY, "cannot be reached")
+
+
+def overall(checks: Mapping[str, Check]) -> tuple[str, int]:
+    """(status, score 0..100) of all checks: only without its database can Weir not serve."""
+    score = round(sum(WEIGHTS[name] * SHARES[check.status] for name, check in checks.items()))
+    if checks["database"].status == UNHEALTHY:
+        return UNHEALTHY, score
+    return (HEALTHY if score == 100 else DEGRADED), score
+
+
+def _timed(ask: Callable[[], tuple[str, str | None]]) -> Check:
+    began = time.perf_counter()
+    status, error = ask()
+    return Check(status, round((time.perf_counter() - began) * 1000, 2), error)

@@ -1,0 +1,52 @@
+"""What is remembered of one request while it runs: for its log line, its headers, the counters."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import cast
+
+from flask import g
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """The facts of a request. `cost_usd` is None where unknown; `cache` is an X-Cache value."""
+
+    request_id: str
+    method: str
+    endpoint: str
+    trace_id: str | None = None
+    key_id: int | None = None
+    api_key: str | None = None
+    tier: str | None = None
+    admitted: bool = False
+    cache: str | None = None
+    model: str | None = None
+    provider: str | None = None
+    tokens: int | None = None
+    cost_usd: float | None = None
+    error: str | None = None
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def milliseconds(self) -> float:
+        return (time.perf_counter() - self.started) * 1000
+
+
+def begin(request_id: str | None, traceparent: str | None, method: str, path: str) -> RequestRecord:
+    """A new record, under the client's request id if that is well-formed."""
+    if not request_id or not REQUEST_ID.fullmatch(request_id):
+        request_id = str(uuid.uuid4())
+    trace = TRACEPARENT.fullmatch(traceparent or "")
+    return RequestRecord(request_id, method, path, trace.group(1) if trace else None)
+
+
+def current() -> RequestRecord:
+    """The record of the current request."""
+    return cast(RequestRecord, g.record)

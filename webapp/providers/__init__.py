@@ -1,0 +1,1 @@
+"""Whom Weir asks: one file a provider, behind one base class."""

@@ -1,0 +1,43 @@
+"""The parts that create_app() has put together, for whoever needs one of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from flask import current_app
+
+if TYPE_CHECKING:
+    from webapp.accounts.keys import KeyStore
+    from webapp.gate.identity import Identities
+    from webapp.gate.windows import SlidingWindows
+    from webapp.llm.gateway import Gateway
+    from webapp.metering.stats import Stats
+    from webapp.metering.traffic import Traffic
+    from webapp.observability.health import Health
+    from webapp.observability.lifecycle import Lifecycle
+    from webapp.settings import Settings
+    from webapp.storage.database import Database
+    from webapp.storage.shared_memory import SharedMemory
+
+
+@dataclass(kw_only=True)
+class Services:
+    """One of each, for the life of a process."""
+
+    settings: Settings
+    database: Database
+    shared_memory: SharedMemory | None
+    keys: KeyStore
+    identities: Identities
+    windows: SlidingWindows
+    traffic: Traffic
+    stats: Stats
+    lifecycle: Lifecycle
+    health: Health
+    gateway: Gateway
+
+
+def services() -> Services:
+    """The parts of the application that handles the current request."""
+    return cast("Services", current_app.extensions["weir"])

@@ -1,0 +1,451 @@
+"""Every setting of Weir: name, type, default and meaning. The only reader of the environment."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from limits import RateLimitItem, parse_many
+
+DEMO_KEYS = "Development:free:dev_key_123,Production:premium:prod_key_456"
+DEMO_SECRETS = frozenset(entry.split(":")[2] for entry in DEMO_KEYS.split(","))
+KNOWN_SECRET_KEYS = frozenset(
+    """
+    secret secret_key secret-key secretkey your-secret-key your_secret_key mysecret supersecret
+    changeme change-me change_me replace-me dev development test password default
+    """.split()  # noqa: SIM905 a list would take twenty lines
+)
+DEFAULT_TIERS = "free=5/minute;premium=20/minute;enterprise=1000/minute"
+DEFAULT_DENYLIST = "<script\\b\njavascript:\ndata:[\\w/+.-]+[;,]"
+WORKER_MEMORY = 256 * 1024 * 1024
+
+
+class SettingsError(Exception):
+    """One or more settings are bad; the message names each and what to set instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfiguredKey:
+    """One entry of API_KEYS."""
+
+    name: str
+    tier: str
+    secret: str
+
+
+# -- parsers: text from the environment -> value, or ValueError saying what would be right --
+
+
+def _flag(text: str) -> bool:
+    lowered = text.strip().lower()
+    if lowered in {"1", "true", "yes", "on"}:
+        return True
+    if lowered in {"", "0", "false", "no", "off"}:
+        return False
+    raise ValueError("must be true or false")
+
+
+def _number(least: float, most: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not least <= value <= most:
+            raise ValueError(f"must be a number from {least:g} to {most:g}")
+        return value
+
+    return parse
+
+
+def _integer(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"\d{1,18}", text.strip()) or not least <= int(text) <= most:
+            raise ValueError(f"must be a whole number from {least} to {most}")
+        return int(text)
+
+    return parse
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text.lower() not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return text.lower()
+
+    return parse
+
+
+def _url(*schemes: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text and not text.startswith(tuple(f"{scheme}://" for scheme in schemes)):
+            raise ValueError(f"must start with one of {', '.join(s + '://' for s in schemes)}")
+        return text.strip()
+
+    return parse
+
+
+def _database_url(text: str) -> str:
+    url = _url("sqlite", "postgres", "postgresql", "postgresql+psycopg")(text)
+    return re.sub(r"^(postgres|postgresql)://", "postgresql+psycopg://", url)
+
+
+def _patterns(text: str) -> tuple[re.Pattern[str], ...]:
+    try:
+        return tuple(re.compile(line, re.IGNORECASE) for line in text.splitlines() if line.strip())
+    except re.error as error:
+        raise ValueError(f"must be regular expressions, one a line: {error}") from None
+
+
+def _tiers(text: str) -> dict[str, tuple[RateLimitItem, ...]]:
+    tiers: dict[str, tuple[RateLimitItem, ...]] = {}
+    for entry in filter(None, (part.strip() for part in text.split(";"))):
+        name, separator, notation = entry.partition("=")
+        try:
+            items = tuple(sorted(set(parse_many(notation))))
+        except ValueError:
+            items = ()
+        if not re.fullmatch(r"[a-z][a-z0-9_-]{0,31}", name) or not separator or not items:
+            raise ValueError(f"must look like {DEFAULT_TIERS!r} ({entry!r} does not)")
+        if any(item.amount < 1 for item in items):
+            raise ValueError(f"must allow at least 1 request ({entry!r} does not)")
+        if len({item.get_expiry() for item in items}) < len(items):
+            raise ValueError(f"must not limit one period twice ({entry!r} does)")
+        tiers[name] = items
+    if not tiers:
+        raise ValueError("must name at least one tier")
+    return tiers
+
+
+def _api_keys(text: str) -> tuple[ConfiguredKey, ...]:
+    keys: list[ConfiguredKey] = []
+    for number, entry in enumerate(filter(None, (part.strip() for part in text.split(","))), 1):
+        parts = entry.split(":")
+        # The entry itself is not quoted: it may hold a secret.
+        if len(parts) != 3 or not all(parts):
+            raise ValueError(f"must be name:tier:key, comma-separated (entry {number} is not)")
+        if not re.fullmatch(r"[\x21-\x7e]{1,256}", parts[2]):
+            raise ValueError(f"keys must be visible ASCII without spaces (entry {number} is not)")
+        keys.append(ConfiguredKey(*parts))
+    for what, values in (("name", [k.name for k in keys]), ("key", [k.secret for k in keys])):
+        if len(set(values)) < len(values):
+            raise ValueError(f"must not use one {what} twice")
+    return tuple(keys)
+
+
+def _setting(
+    variable: str,
+    default: Any,
+    meaning: str,
+    parse: Callable[[str], Any] = str,
+    *,
+    secret: bool = False,
+    shown: str | None = None,
+) -> Any:
+    """One line of the table. `default` is text, as it would stand in the environment.
+
+    `shown` is what the documentation prints as the default where that text is not it.
+    """
+    metadata = {
+        "variable": variable,
+        "default": default,
+        "meaning": meaning,
+        "parse": parse,
+        "secret": secret,
+        "shown": default if shown is None else shown,
+    }
+    return field(default=MISSING, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All settings, parsed and checked. Times are in seconds, sizes in bytes."""
+
+    app_env: str = _setting(
+        "APP_ENV", "", "`development` or `production`",
+        _one_of("", "development", "production"),
+        shown="`production` on Heroku, Render, Railway, Kubernetes and in the Docker image, "
+        "else `development`",
+    )  # fmt: skip
+    host: str = _setting(
+        "HOST", "", "address to listen on", shown="`127.0.0.1` in development, else `0.0.0.0`"
+    )
+    port: int = _setting("PORT", "8000", "port to listen on", _integer(1, 65535))
+    debug: bool = _setting("DEBUG", "false", "never in production", _flag)
+    secret_key: str = _setting(
+        "SECRET_KEY", "", "signs sessions and tokens; at least 16 characters", secret=True,
+        shown="generated and kept in `DATA_DIR` in development; required in production",
+    )  # fmt: skip
+    data_dir: Path = _setting(
+        "DATA_DIR", "./data", "where SQLite and the development secret live", Path
+    )
+    database_url: str = _setting(
+        "DATABASE_URL", "", "PostgreSQL or SQLite; `postgres://` is accepted", _database_url,
+        secret=True, shown="SQLite in `DATA_DIR`",
+    )  # fmt: skip
+    allow_ephemeral_sqlite: bool = _setting(
+        "ALLOW_EPHEMERAL_SQLITE", "false",
+        "on a PaaS: accept SQLite, which every deploy there erases", _flag,
+    )  # fmt: skip
+    redis_url: str = _setting(
+        "REDIS_URL", "", "shared cache and limits; without it they are this process's own",
+        _url("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster",
+             "rediss+cluster"), secret=True, shown="none",
+    )  # fmt: skip
+    web_concurrency: int | None = _setting(
+        "WEB_CONCURRENCY", "", "worker processes; more than one needs Redis",
+        lambda text: _integer(1, 256)(text) if text else None,
+        shown="1 without Redis, else the CPUs the container may use, bounded by its memory",
+    )  # fmt: skip
+    openai_api_key: str = _setting(
+        "OPENAI_API_KEY", "", "OpenAI, or anything that speaks its protocol", secret=True,
+        shown="none",
+    )  # fmt: skip
+    openai_base_url: str = _setting(
+        "OPENAI_BASE_URL", "", "another server of OpenAI's protocol; alone it is enough",
+        _url("http", "https"), shown="none",
+    )  # fmt: skip
+    default_model: str = _setting(
+        "DEFAULT_MODEL", "", "model of requests that name none",
+        shown="the first model that a custom base URL lists, else `gpt-4o-mini`",
+    )  # fmt: skip
+    llm_timeout: float = _setting(
+        "LLM_TIMEOUT", "60",
+        "one attempt at a provider; of a stream, its first piece and each gap", _number(0.1, 3600),
+    )  # fmt: skip
+    llm_deadline: float = _setting(
+        "LLM_DEADLINE", "", "a whole request; of a stream, until its first piece",
+        lambda text: _number(0.1, 3600)(text) if text else 0.0,
+        shown="120 (plain calls on Heroku: 25)",
+    )  # fmt: skip
+    tiers: dict[str, tuple[RateLimitItem, ...]] = _setting(
+        "TIERS", DEFAULT_TIERS, "limits of each tier, in Flask-Limiter's notation, several "
+        "comma-separated", _tiers,
+    )  # fmt: skip
+    api_keys: tuple[ConfiguredKey, ...] = _setting(
+        "API_KEYS", "", "`name:tier:key,…`, taken over at start", _api_keys, secret=True,
+        shown="the demo keys in development",
+    )  # fmt: skip
+    cache_ttl: int = _setting(
+        "CACHE_TTL", "3600", "how long an answer is kept; 0 turns the cache off",
+        _integer(0, 31_536_000),
+    )  # fmt: skip
+    cache_scope: str = _setting(
+        "CACHE_SCOPE", "shared", "`shared`: all keys share answers; `key`: each key has its own",
+        _one_of("shared", "key"),
+    )  # fmt: skip
+    trusted_proxies: int = _setting(
+        "TRUSTED_PROXIES", "", "how many proxies in front add X-Forwarded-For",
+        lambda text: _integer(0, 16)(text) if text else -1, shown="1 on a detected PaaS, else 0",
+    )  # fmt: skip
+    prompt_denylist: tuple[re.Pattern[str], ...] = _setting(
+        "PROMPT_DENYLIST", DEFAULT_DENYLIST, "case-insensitive regular expressions, one a line, "
+        "refused in native prompts; empty turns it off", _patterns,
+        shown="`<script\\b`, `javascript:`, `data:[\\w/+.-]+[;,]`",
+    )  # fmt: skip
+    stats_access: str = _setting(
+        "STATS_ACCESS", "public", "who may read `/stats`: `public` or `key`",
+        _one_of("public", "key"),
+    )  # fmt: skip
+    allowed_origins: tuple[str, ...] = _setting(
+        "ALLOWED_ORIGINS", "", "origins for CORS, comma-separated",
+        lambda text: tuple(filter(None, (part.strip() for part in text.split(",")))),
+        shown="`*` in development, none in production",
+    )  # fmt: skip
+    max_body_bytes: int = _setting(
+        "MAX_BODY_BYTES", str(20 * 1024 * 1024), "no body may be larger", _integer(1024, 2**31)
+    )
+    stream_headers_after: float = _setting(
+        "STREAM_HEADERS_AFTER", "10", "a stream's headers wait this long for its first piece",
+        _number(0, 60),
+    )  # fmt: skip
+    shutdown_grace: float = _setting(
+        "SHUTDOWN_GRACE", "25", "after SIGTERM, how long running requests may take to finish",
+        _number(1, 3600),
+    )  # fmt: skip
+    log_level: str = _setting(
+        "LOG_LEVEL", "info", "`debug`, `info`, `warning` or `error`",
+        _one_of("debug", "info", "warning", "error"),
+    )  # fmt: skip
+
+    platform: str | None = None
+
+    @property
+    def production(self) -> bool:
+        return self.app_env == "production"
+
+    @property
+    def plain_deadline(self) -> float:
+        """The deadline of a plain call. Heroku's router gives up at 30 s without a byte."""
+        return self.llm_deadline or (25.0 if self.platform == "heroku" else 120.0)
+
+    @property
+    def stream_deadline(self) -> float:
+        return self.llm_deadline or 120.0
+
+    @property
+    def has_provider(self) -> bool:
+        return bool(self.openai_api_key or self.openai_base_url)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Every value that no log line may hold."""
+        urls = (self.database_url, self.redis_url)
+        passwords = [urlsplit(url).password or "" for url in urls]
+        own = (self.secret_key, self.openai_api_key, *passwords)
+        return tuple(value for value in (*own, *(key.secret for key in self.api_keys)) if value)
+
+
+def table() -> list[Field[Any]]:
+    """The declared settings in order, for the documentation."""
+    return [declared for declared in fields(Settings) if "variable" in declared.metadata]
+
+
+def load(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read, complete and check the settings.
+
+    Raises SettingsError with one message that names everything to set.
+    """
+    environment = os.environ if environ is None else environ
+    values: dict[str, Any] = {"platform": _platform(environment)}
+    problems: list[str] = []
+    for declared in table():
+        variable = declared.metadata["variable"]
+        try:
+            text = environment.get(variable, declared.metadata["default"])
+            values[declared.name] = declared.metadata["parse"](text)
+        except ValueError as error:
+            problems.append(f"{variable} {error}")
+    if problems:
+        raise SettingsError(_refusal(problems))
+    _complete(values, environment)
+    settings = Settings(**values)
+    problems = _weaknesses(settings)
+    if problems:
+        raise SettingsError(_refusal(problems))
+    return settings
+
+
+def _platform(environment: Mapping[str, str]) -> str | None:
+    marks = {"heroku": "DYNO", "render": "RENDER", "railway": "RAILWAY_ENVIRONMENT"}
+    return next((name for name, mark in marks.items() if environment.get(mark)), None)
+
+
+def _complete(values: dict[str, Any], environment: Mapping[str, str]) -> None:
+    """Fill in the defaults that depend on where Weir runs."""
+    hosted = values["platform"] or environment.get("KUBERNETES_SERVICE_HOST")
+    values["app_env"] = values["app_env"] or ("production" if hosted else "development")
+    development = values["app_env"] == "development"
+    values["host"] = values["host"] or ("127.0.0.1" if development else "0.0.0.0")  # noqa: S104
+    if values["trusted_proxies"] < 0:
+        values["trusted_proxies"] = 1 if values["platform"] else 0
+    if not values["database_url"]:
+        values["database_url"] = f"sqlite:///{values['data_dir'].resolve() / 'weir.db'}"
+    if development:
+        values["secret_key"] = values["secret_key"] or _kept_secret(values["data_dir"])
+        if "API_KEYS" not in environment:
+            values["api_keys"] = _api_keys(DEMO_KEYS)
+        values["allowed_origins"] = values["allowed_origins"] or ("*",)
+
+
+def _kept_secret(data_dir: Path) -> str:
+    """The development secret, made at the first start. Racing starts agree on one."""
+    path = data_dir / "secret_key"
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        draft = data_dir / f".secret_key.{os.getpid()}"
+        if not path.exists():
+            draft.touch(mode=0o600)
+            draft.write_text(secrets.token_urlsafe(32))
+            try:
+                os.link(draft, path)
+            except FileExistsError:
+                pass
+            finally:
+                draft.unlink()
+        return path.read_text().strip()
+    except OSError as error:
+        raise SettingsError(_refusal([f"DATA_DIR must be a writable folder: {error}"])) from None
+
+
+def _weaknesses(settings: Settings) -> list[str]:
+    """What must not go into service, each with what to do."""
+    problems = [
+        f"API_KEYS: {key.name} has the unknown tier {key.tier} (TIERS has "
+        f"{', '.join(settings.tiers)})"
+        for key in settings.api_keys
+        if key.tier not in settings.tiers
+    ]
+    if not settings.production:
+        return problems
+    known = settings.secret_key.lower() in KNOWN_SECRET_KEYS
+    if known or len(settings.secret_key) < 16:
+        problems.append(
+            "SECRET_KEY must be set to a random value of at least 16 characters "
+            "(openssl rand -base64 32)"
+        )
+    if settings.debug:
+        problems.append("DEBUG must not be set in production")
+    for key in settings.api_keys:
+        if key.secret in DEMO_SECRETS:
+            problems.append(f"API_KEYS: {key.name} is a demo key; give it a key of your own")
+        elif not re.fullmatch(r"[A-Za-z0-9_-]{16,}", key.secret):
+            problems.append(
+                f"API_KEYS: the key of {key.name} must be at least 16 characters of [A-Za-z0-9_-]"
+            )
+    ephemeral = settings.platform and settings.database_url.startswith("sqlite")
+    if ephemeral and not settings.allow_ephemeral_sqlite:
+        problems.append(
+            "DATABASE_URL must name a PostgreSQL database (SQLite is erased by every deploy here; "
+            "ALLOW_EPHEMERAL_SQLITE=true accepts that)"
+        )
+    return problems
+
+
+def _refusal(problems: list[str]) -> str:
+    return "Weir does not start. Please set:\n" + "\n".join(f"  - {line}" for line in problems)
+
+
+def worker_count(settings: Settings) -> tuple[int, str]:
+    """How many workers to start, and why.
+
+    More than one process cannot share limits and cache without Redis.
+    """
+    if not settings.redis_url:
+        if (settings.web_concurrency or 1) > 1:
+            return 1, (
+                f"WEB_CONCURRENCY={settings.web_concurrency} needs REDIS_URL: limits and cache "
+                "would be each worker's own; one worker is started"
+            )
+        return 1, "one worker, as there is no REDIS_URL"
+    if settings.web_concurrency:
+        return settings.web_concurrency, "WEB_CONCURRENCY"
+    processors, memory = _container_processors(), _container_memory()
+    fitting = max(1, memory // WORKER_MEMORY) if memory else processors
+    return max(1, min(processors, fitting)), f"{processors} CPUs, memory for {fitting} workers"
+
+
+def _container_processors() -> int:
+    processors = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            processors = min(processors, max(1, round(int(quota) / int(period))))
+    except (OSError, ValueError):
+        pass
+    return processors
+
+
+def _container_memory() -> int | None:
+    """The memory limit of this container in bytes, or None where there is none."""
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        return None if limit == "max" else int(limit)
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,1 @@
+"""How Weir reaches its stores."""

@@ -1,0 +1,131 @@
+"""Where answers are kept: Flask-Caching backends, in Redis or in this process, always as JSON."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections import OrderedDict
+from typing import Any
+
+from flask import Flask
+from flask_caching import Cache
+from flask_caching.backends.base import BaseCache
+
+from webapp.storage.shared_memory import SharedMemory, SharedMemoryAway
+
+log = logging.getLogger(__name__)
+
+PREFIX = "weir:answer:"
+MEMORY_BYTES = 32 * 1024 * 1024
+
+
+class JSONSerializer:
+    """Values as compact UTF-8 JSON; what cannot be read back counts as absent."""
+
+    def dumps(self, value: Any) -> bytes:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+    def loads(self, stored: bytes | None) -> Any:
+        if stored is None:
+            return None
+        try:
+            return json.loads(stored)
+        except ValueError:
+            log.warning("A cache entry is not JSON and is ignored")
+            return None
+
+
+class RedisBackend(BaseCache):
+    """Answers in Redis, shared by all workers and replicas. Away, it is simply empty."""
+
+    def __init__(self, shared_memory: SharedMemory, default_timeout: int) -> None:
+        super().__init__(default_timeout)
+        self.serializer = JSONSerializer()
+        self._shared_memory = shared_memory
+
+    @classmethod
+    def factory(
+        cls, app: Flask, config: dict[str, Any], args: list[Any], kwargs: dict[str, Any]
+    ) -> RedisBackend:
+        return cls(kwargs["shared_memory"], kwargs["default_timeout"])
+
+    def get(self, key: str) -> Any:
+        try:
+            return self.serializer.loads(self._shared_memory.execute("GET", PREFIX + key))
+        except SharedMemoryAway:
+            return None
+
+    def set(self, key: str, value: Any, timeout: int | None = None) -> bool:
+        seconds = self._normalize_timeout(timeout)
+        try:
+            self._shared_memory.execute(
+                "SET", PREFIX + key, self.serializer.dumps(value), "EX", seconds
+            )
+        except SharedMemoryAway:
+            return False
+        return True
+
+
+class MemoryBackend(BaseCache):
+    """Answers in this process, the least recently used leaving first when MEMORY_BYTES are full."""
+
+    def __init__(self, default_timeout: int, capacity: int = MEMORY_BYTES) -> None:
+        super().__init__(default_timeout)
+        self.serializer = JSONSerializer()
+        self._capacity = capacity
+        self._size = 0
+        self._entries: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
+
+    @classmethod
+    def factory(
+        cls, app: Flask, config: dict[str, Any], args: list[Any], kwargs: dict[str, Any]
+    ) -> MemoryBackend:
+        return cls(kwargs["default_timeout"])
+
+    def get(self, key: str) -> Any:
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        if entry[0] < time.monotonic():
+            self._drop(key)
+            return None
+        self._entries.move_to_end(key)
+        return self.serializer.loads(entry[1])
+
+    def set(self, key: str, value: Any, timeout: int | None = None) -> bool:
+        stored = self.serializer.dumps(value)
+        self._drop(key)
+        if len(stored) > self._capacity // 8:
+            return False
+        self._entries[key] = (time.monotonic() + self._normalize_timeout(timeout), stored)
+        self._size += _weight(key, stored)
+        while self._size > self._capacity:
+            self._drop(next(iter(self._entries)))
+        return True
+
+    def _drop(self, key: str) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self._size -= _weight(key, entry[1])
+
+
+def _weight(key: str, stored: bytes) -> int:
+    """Bytes an entry takes, with what Python needs around it."""
+    return len(key) + len(stored) + 250
+
+
+class FlaskAnswerCache:
+    """The gateway's AnswerCache on Flask-Caching."""
+
+    def __init__(self, app: Flask, cache: Cache, ttl: int) -> None:
+        self._backend = app.extensions["cache"][cache]
+        self._ttl = ttl
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        entry: dict[str, Any] | None = self._backend.get(key)
+        return entry
+
+    def put(self, key: str, entry: dict[str, Any]) -> None:
+        if self._ttl:
+            self._backend.set(key, entry, timeout=self._ttl)

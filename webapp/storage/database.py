@@ -1,0 +1,131 @@
+"""The database: one engine, short transactions, and what "away" means."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import gevent
+from sqlalchemy import Connection, Engine, MetaData, create_engine, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import NullPool
+
+from webapp.beside import beside
+from webapp.errors import StoreUnavailable
+
+metadata = MetaData()
+
+Result = TypeVar("Result")
+
+CONNECT_TIMEOUT = 3
+ANSWER_TIMEOUT = 5.0
+SQLITE_BUSY_TIMEOUT = 4
+FRESH_FOR = 30.0
+
+
+class Database:
+    """Runs units of work, each in a transaction of its own.
+
+    PostgreSQL is spoken to cooperatively. SQLite's calls block, so under gevent they run in one
+    native thread beside the loop: no commit stalls a stream.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = make_url(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self.engine = self._sqlite_engine() if self.is_sqlite else self._postgres_engine()
+        self._reading = self.engine.execution_options(reading=True)
+        self.last_seen: float | None = None
+
+    def write(
+        self, work: Callable[[Connection], Result], *, timeout: float | None = ANSWER_TIMEOUT
+    ) -> Result:
+        """Do `work` in one transaction and return what it returns.
+
+        Raises StoreUnavailable when the database cannot be reached or does not answer in
+        `timeout` seconds.
+        """
+        return self._run(self.engine, work, timeout)
+
+    def read(self, work: Callable[[Connection], Result]) -> Result:
+        """As write(), for work that changes nothing: on SQLite it waits for no writer."""
+        return self._run(self._reading, work, ANSWER_TIMEOUT)
+
+    def _run(
+        self, engine: Engine, work: Callable[[Connection], Result], timeout: float | None
+    ) -> Result:
+        def transact() -> Result:
+            with engine.begin() as connection:
+                return work(connection)
+
+        patience = gevent.Timeout(timeout)
+        try:
+            with patience:
+                result = beside(transact) if self.is_sqlite else transact()
+        except gevent.Timeout as expired:
+            if expired is not patience:
+                raise
+            raise StoreUnavailable from expired
+        except DBAPIError as error:
+            if error.connection_invalidated or isinstance(error, OperationalError):
+                raise StoreUnavailable from error
+            raise
+        except PoolTimeout as error:
+            raise StoreUnavailable from error
+        self.last_seen = time.monotonic()
+        return result
+
+    def seen_lately(self) -> bool:
+        """Whether a transaction succeeded, or a ping does now, within the last 30 s."""
+        if self.last_seen and time.monotonic() - self.last_seen < FRESH_FOR:
+            return True
+        return self.ping()
+
+    def ping(self) -> bool:
+        try:
+            self.read(lambda connection: connection.execute(text("SELECT 1")).scalar())
+        except (StoreUnavailable, SQLAlchemyError):
+            return False
+        return True
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    def _sqlite_engine(self) -> Engine:
+        engine = create_engine(
+            self.url, poolclass=NullPool, connect_args={"timeout": SQLITE_BUSY_TIMEOUT}
+        )
+
+        @event.listens_for(engine, "connect")
+        def prepare(connection, _record):  # type: ignore[no-untyped-def]
+            connection.isolation_level = None  # SQLAlchemy's BEGIN below, not the driver's
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute("PRAGMA foreign_keys=ON")
+
+        @event.listens_for(engine, "begin")
+        def begin(connection: Connection) -> None:
+            # A writer takes the lock at once: upgrading to it later fails without waiting.
+            reading = connection.get_execution_options().get("reading")
+            connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+        return engine
+
+    def _postgres_engine(self) -> Engine:
+        return create_engine(
+            self.url,
+            pool_size=5,
+            max_overflow=5,
+            pool_timeout=CONNECT_TIMEOUT,
+            pool_pre_ping=True,
+            connect_args={
+                "connect_timeout": CONNECT_TIMEOUT,
+                "keepalives_idle": 5,
+                "keepalives_interval": 2,
+                "keepalives_count": 2,
+                "tcp_user_timeout": int(ANSWER_TIMEOUT * 1000),
+            },
+        )

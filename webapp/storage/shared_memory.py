@@ -1,0 +1,172 @@
+"""Redis, through one connection a worker that carries many commands a trip.
+
+Greenlets hand in commands; one greenlet sends what has gathered as a pipeline and hands out the
+replies. So a worker holds one connection however many requests are open, a burst shares its round
+trips, and a dead Redis is noticed once, not by each request.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import gevent
+from gevent.event import AsyncResult, Event
+from redis import Redis, RedisCluster, Sentinel
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import TimeoutError as RedisTimeout
+from redis.retry import Retry
+
+log = logging.getLogger(__name__)
+
+TIMEOUT = 0.2
+PROBE_EVERY = 0.5
+BATCH = 256
+
+Argument = str | bytes | int | float
+Handed = tuple[tuple[Argument, ...], AsyncResult]
+
+
+class SharedMemoryAway(Exception):
+    """Redis cannot be reached or does not answer in time."""
+
+
+class Script:
+    """A Lua script that Redis knows by its digest after its first run."""
+
+    def __init__(self, text: str, keys: int) -> None:
+        self.text = text
+        self.keys = keys
+        self.digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+class SharedMemory:
+    """Commands to Redis: an answer within TIMEOUT, or SharedMemoryAway.
+
+    After a failure it stays "away" and fails at once, until a probe beside the requests succeeds.
+    """
+
+    def __init__(self, url: str, *, verify_certificate: bool = True) -> None:
+        self._client = _client(url, verify_certificate)
+        self._waiting: deque[Handed] = deque()
+        self._handed_in = Event()
+        self._sender: gevent.Greenlet | None = None
+        self.away = False
+
+    def execute(self, *command: Argument) -> Any:
+        """The reply to one command. Raises SharedMemoryAway, or ResponseError for a bad command."""
+        if self.away:
+            raise SharedMemoryAway
+        if self._sender is None:
+            self._sender = gevent.spawn(self._send_forever)
+        reply = AsyncResult()
+        self._waiting.append((command, reply))
+        self._handed_in.set()
+        return reply.get()
+
+    def run(self, script: Script, *arguments: Argument) -> Any:
+        """The reply of a script to its keys and arguments."""
+        try:
+            return self.execute("EVALSHA", script.digest, script.keys, *arguments)
+        except NoScriptError:
+            return self.execute("EVAL", script.text, script.keys, *arguments)
+
+    def close(self) -> None:
+        if self._sender is not None:
+            self._sender.kill(block=False)
+        self._client.close()
+
+    def _send_forever(self) -> None:
+        while True:
+            self._handed_in.wait()
+            self._handed_in.clear()
+            while self._waiting:
+                batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+                try:
+                    replies = self._send([command for command, _ in batch])
+                except (RedisError, OSError) as error:
+                    self._lost(batch, error)
+                    break
+                for (_, waiting), reply in zip(batch, replies, strict=True):
+                    if isinstance(reply, Exception):
+                        waiting.set_exception(reply)
+                    else:
+                        waiting.set(reply)
+
+    def _send(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
+        started = time.monotonic()
+        try:
+            return self._pipeline(commands)
+        except RedisTimeout:
+            # Woken much later than asked for: this process was busy, Redis may well be there.
+            if time.monotonic() - started < TIMEOUT * 1.5:
+                raise
+            return self._pipeline(commands)
+
+    def _pipeline(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
+        pipeline = self._client.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        return list(pipeline.execute(raise_on_error=False))
+
+    def _lost(self, batch: list[Handed], error: Exception) -> None:
+        self.away = True
+        log.warning("Redis is away: %s", type(error).__name__)
+        for _, reply in [*batch, *self._waiting]:
+            reply.set_exception(SharedMemoryAway())
+        self._waiting.clear()
+        gevent.spawn(self._probe_until_back)
+
+    def _probe_until_back(self) -> None:
+        while self.away:
+            gevent.sleep(PROBE_EVERY)
+            try:
+                self._client.ping()
+            except (RedisError, OSError):
+                continue
+            self.away = False
+            log.warning("Redis is back")
+
+
+def _behind_sentinels(rest: str, *, tls: bool, options: dict[str, Any]) -> Any:
+    """The client of `[user:password@]host:port,…/service[/database]`."""
+    credentials, _, location = rest.rpartition("@")
+    hosts, _, path = location.partition("/")
+    service, _, database = path.partition("/")
+    user, _, password = credentials.partition(":")
+    options |= {"ssl": tls, "username": user or None, "password": password or None}
+    pairs = (host.partition(":") for host in hosts.split(","))
+    addresses = [(host, int(port or 26379)) for host, _, port in pairs]
+    sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
+        addresses, sentinel_kwargs={"socket_timeout": TIMEOUT}, **options
+    )
+    return sentinel.master_for(service or "mymaster", db=int(database or 0))
+
+
+def _client(url: str, verify_certificate: bool) -> Any:
+    """A client for a plain, sentinel or cluster URL, with short timeouts and its own retry off.
+
+    `redis+sentinel://host:26379,host:26379/service/0`, `redis+cluster://host:port`.
+    """
+    options: dict[str, Any] = {
+        "socket_timeout": TIMEOUT,
+        "socket_connect_timeout": TIMEOUT,
+        "socket_keepalive": True,
+        "health_check_interval": 0,
+    }
+    scheme, _, rest = url.partition("://")
+    if scheme.startswith("rediss") and not verify_certificate:
+        options["ssl_cert_reqs"] = "none"
+    # One repetition on a connection that broke while idle; none after a timeout.
+    retry = Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
+    if scheme.endswith("+cluster"):
+        return RedisCluster.from_url(f"{scheme.removesuffix('+cluster')}://{rest}", **options)
+    if scheme.endswith("+sentinel"):
+        return _behind_sentinels(rest, tls=scheme.startswith("rediss"), options=options)
+    return Redis.from_url(url, retry=retry, **options)

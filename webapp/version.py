@@ -1,0 +1,3 @@
+"""Weir's version."""
+
+VERSION = "0.1.0"
