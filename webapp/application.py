@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -36,17 +38,25 @@ EXPOSED = [
 ]  # fmt: skip
 
 
+class WeirFlask(Flask):
+    """Flask without what Weir does not use and every request would pay for."""
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """No view is a coroutine."""
+        return func
+
+
 def create_app(settings: Settings | None = None) -> Flask:
     """The application. Raises SettingsError where it must not start."""
     settings = settings or load()
-    app = Flask(__name__, static_folder=ROOT / "static", template_folder=ROOT / "templates")
-    app.config["SECRET_KEY"] = settings.secret_key
+    app = WeirFlask(__name__, static_folder=ROOT / "static", template_folder=ROOT / "templates")
     app.json.sort_keys = False  # type: ignore[attr-defined]
     services = app.extensions["weir"] = assemble(app, settings)
 
     limits.configure(app)
     if settings.allowed_origins:
-        cors.init_app(app, origins=list(settings.allowed_origins), expose_headers=EXPOSED)
+        origins = list(settings.allowed_origins)
+        cors.init_app(app, origins=origins, expose_headers=EXPOSED, always_send=False)
     if settings.trusted_proxies:
         hops = settings.trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, hops, hops, hops)  # type: ignore[method-assign]

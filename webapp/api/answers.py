@@ -6,6 +6,7 @@ import json
 import logging
 import select
 import socket
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,8 +14,9 @@ from flask import Response, g, request
 
 from webapp.errors import ClientHungUp, InternalError, ShuttingDown, WeirError
 from webapp.gate.identity import Principal
-from webapp.llm.messages import CacheState, Opening, Part, Reply, Terms
-from webapp.llm.relay import RelayedStream, attend
+from webapp.llm.messages import CacheState, Opening, Part, Reply
+from webapp.llm.ports import Terms
+from webapp.llm.relay import RelayedStream
 from webapp.observability import record
 from webapp.observability.lifecycle import Lifecycle
 from webapp.observability.record import RequestRecord
@@ -52,14 +54,17 @@ class HTTPCaller:
             return True
 
 
-def terms() -> Terms:
-    """The terms of this request: its Cache-Control and its principal."""
+def terms(*, streamed: bool) -> Terms:
+    """The terms of this request: its principal, its client, its Cache-Control."""
     principal: Principal = g.principal
+    settings = services().settings
     control = request.cache_control
-    scope = services().settings.cache_scope
     bypass = bool(control.no_cache or control.no_store)
+    patience = settings.stream_deadline if streamed else settings.plain_deadline
     return Terms(
-        scope=principal.bucket if scope == "key" else None,
+        caller=HTTPCaller(services().lifecycle, request.environ.get("gunicorn.socket")),
+        deadline=time.monotonic() + patience,
+        scope=principal.bucket if settings.cache_scope == "key" else None,
         read_cache=not bypass,
         write_cache=not control.no_store,
         max_age=control.max_age,
@@ -67,39 +72,33 @@ def terms() -> Terms:
     )
 
 
-def answer(work: Callable[[], Reply], body: Describe) -> tuple[Body, int, dict[str, str]]:
+def answer(reply: Reply, describe: Describe) -> tuple[Body, int, dict[str, str]]:
     """The whole answer: its body, its status, its headers."""
     noted = record.current()
-    reply = attend(work, _caller(), services().settings.plain_deadline)
     _note(noted, reply)
-    return body(reply, noted), 200, _headers(reply.cache, reply.age)
+    return describe(reply, noted), 200, _headers(reply.cache, reply.age)
 
 
-def stream(produce: Callable[[], Iterator[Part]], body: Describe) -> Response:
+def stream(produce: Callable[[], Iterator[Part]], terms: Terms, describe: Describe) -> Response:
     """The answer as server-sent events.
 
     Status and headers wait for the first piece or the final error, at most STREAM_HEADERS_AFTER.
     """
-    settings = services().settings
-    relayed = RelayedStream(produce, _caller(), settings.stream_deadline)
+    relayed = RelayedStream(produce, terms)
     try:
-        first = relayed.next(settings.stream_headers_after)
+        first = relayed.next(services().settings.stream_headers_after)
     except BaseException:
         relayed.close()
         raise
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     if isinstance(first, Opening):
         headers |= _headers(first.cache, first.age)
-    events = _events(relayed, first, body, record.current())
+    events = _events(relayed, first, describe, record.current())
     return Response(events, mimetype="text/event-stream", headers=headers)
 
 
-def _caller() -> HTTPCaller:
-    return HTTPCaller(services().lifecycle, request.environ.get("gunicorn.socket"))
-
-
 def _events(
-    relayed: RelayedStream, part: Part | None, body: Describe, noted: RequestRecord
+    relayed: RelayedStream, part: Part | None, describe: Describe, noted: RequestRecord
 ) -> Iterator[bytes]:
     try:
         while not isinstance(part, Reply):
@@ -109,7 +108,7 @@ def _events(
                 yield _event({"content": part})
             part = relayed.next(PING_EVERY)
         _note(noted, part)
-        yield _event({"done": True, **body(part, noted)})
+        yield _event({"done": True, **describe(part, noted)})
         yield DONE
     except GeneratorExit:
         noted.error = ClientHungUp.__name__

@@ -22,11 +22,11 @@ EXAMPLE = {"message": "What is a weir?", "max_tokens": 200}
 
 @blueprint.post("/chat")
 @answers_and_errors
-@blueprint.arguments(ChatBody, example=EXAMPLE)
+@blueprint.arguments(ChatBody(), example=EXAMPLE)
 @blueprint.response(200, ChatAnswer)
 def chat(body: dict[str, Any]) -> Any:
     """Answer a message, with what was said before it"""
-    gateway, terms = services().gateway, answers.terms()
+    gateway, terms = services().gateway, answers.terms(streamed=body["stream"])
     asked = chat_request(
         body["message"],
         temperature=body["temperature"],
@@ -36,8 +36,8 @@ def chat(body: dict[str, Any]) -> Any:
         history=[Message(entry["role"], entry["content"]) for entry in body["history"]],
     )
     if body["stream"]:
-        return answers.stream(lambda: gateway.stream(asked, terms), _body)
-    return answers.answer(lambda: gateway.answer(asked, terms), _body)
+        return answers.stream(lambda: gateway.stream(asked, terms), terms, _body)
+    return answers.answer(gateway.answer(asked, terms), _body)
 
 
 def _body(reply: Reply, noted: RequestRecord) -> dict[str, Any]:

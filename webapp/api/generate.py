@@ -22,11 +22,11 @@ EXAMPLE = {"prompt": "Write a haiku about rivers.", "max_tokens": 100}
 
 @blueprint.post("/generate")
 @answers_and_errors
-@blueprint.arguments(GenerateBody, example=EXAMPLE)
+@blueprint.arguments(GenerateBody(), example=EXAMPLE)
 @blueprint.response(200, GenerateAnswer)
 def generate(body: dict[str, Any]) -> Any:
     """Continue a prompt"""
-    gateway, terms = services().gateway, answers.terms()
+    gateway, terms = services().gateway, answers.terms(streamed=body["stream"])
     asked = generate_request(
         body["prompt"],
         max_tokens=body["max_tokens"],
@@ -34,8 +34,8 @@ def generate(body: dict[str, Any]) -> Any:
         model=body["model"],
     )
     if body["stream"]:
-        return answers.stream(lambda: gateway.stream(asked, terms), _body)
-    return answers.answer(lambda: gateway.answer(asked, terms), _body)
+        return answers.stream(lambda: gateway.stream(asked, terms), terms, _body)
+    return answers.answer(gateway.answer(asked, terms), _body)
 
 
 def _body(reply: Reply, noted: RequestRecord) -> dict[str, Any]:

@@ -13,13 +13,13 @@ from webapp.observability.logs import log_request
 from webapp.observability.record import RequestRecord
 from webapp.services import Services
 
-SECURITY_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-}
+SECURITY_HEADERS = [
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "DENY"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+    ("Permissions-Policy", "camera=(), geolocation=(), microphone=()"),
+]
 API_POLICY = "default-src 'none'; frame-ancestors 'none'"
 
 
@@ -42,13 +42,13 @@ def _begin() -> None:
 def _finish(traffic: Traffic, production: bool, response: Response) -> Response:
     noted = record.current()
     headers = response.headers
-    headers["X-Request-ID"] = noted.request_id
-    headers["X-Process-Time"] = f"{noted.milliseconds / 1000:.6f}"
-    for name, value in SECURITY_HEADERS.items():
-        headers.setdefault(name, value)
-    headers.setdefault("Content-Security-Policy", API_POLICY)
+    headers.extend(SECURITY_HEADERS)
+    headers.add("X-Request-ID", noted.request_id)
+    headers.add("X-Process-Time", f"{noted.milliseconds / 1000:.6f}")
+    if "Content-Security-Policy" not in headers:
+        headers.add("Content-Security-Policy", API_POLICY)
     if production and request.is_secure:
-        headers["Strict-Transport-Security"] = "max-age=31536000; includeSubDomains"
+        headers.add("Strict-Transport-Security", "max-age=31536000; includeSubDomains")
     principal = g.get("principal")
     if principal is not None:
         noted.key_id, noted.api_key, noted.tier = principal.key_id, principal.mask, principal.tier

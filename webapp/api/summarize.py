@@ -30,7 +30,7 @@ EXAMPLE = {
 
 @blueprint.post("/summarize")
 @answers_and_errors
-@blueprint.arguments(SummarizeBody, example=EXAMPLE)
+@blueprint.arguments(SummarizeBody(), example=EXAMPLE)
 @blueprint.response(200, SummarizeAnswer)
 def summarize_text(body: dict[str, Any]) -> Any:
     """Summarize a text; long ones are split, summarized in pieces and merged"""
@@ -46,7 +46,8 @@ def summarize_text(body: dict[str, Any]) -> Any:
         lengths = {"original_length": len(text), "summary_length": len(summary)}
         return {"summary": summary, **lengths, **answers.tail(reply, noted)}
 
-    asked = (services().gateway, text, body["length"], body["model"], answers.terms())
+    terms = answers.terms(streamed=body["stream"])
+    asked = (services().gateway, text, body["length"], body["model"], terms)
     if body["stream"]:
-        return answers.stream(lambda: stream_summary(*asked), describe)
-    return answers.answer(lambda: summarize(*asked), describe)
+        return answers.stream(lambda: stream_summary(*asked), terms, describe)
+    return answers.answer(summarize(*asked), describe)

@@ -47,9 +47,15 @@ def configure(app: Flask) -> None:
     limiter.init_app(app)
 
 
+@limiter.request_filter
+def _not_identified_yet() -> bool:
+    """Whether Flask-Limiter asks too early: its own hook runs before the guard's."""
+    return "principal" not in g
+
+
 def _tier_limits() -> str:
-    # Flask-Limiter also asks before the request has been identified.
-    return g.principal.notation if "principal" in g else ""
+    notation: str = g.principal.notation
+    return notation
 
 
 @limiter.shared_limit(_tier_limits, scope="tier", key_func=lambda: g.principal.bucket)

@@ -8,15 +8,16 @@ from typing import Any
 
 from webapp.errors import StoreUnavailable
 from webapp.llm.cache_key import cache_key
-from webapp.llm.messages import Answer, CacheState, ChatRequest, Opening, Part, Reply, Terms, Usage
-from webapp.llm.ports import AnswerCache
+from webapp.llm.messages import Answer, CacheState, ChatRequest, Opening, Part, Reply, Usage
+from webapp.llm.ports import AnswerCache, Terms
+from webapp.llm.relay import attend
 from webapp.llm.routing import Router
 
 REPLAYED_PIECE = 64  # characters of each piece when a kept answer is streamed
 
 
 class Gateway:
-    """Answers requests. Both verbs block and raise WeirError; Relay runs them beside the caller."""
+    """Answers requests. Both verbs block, and raise WeirError."""
 
     def __init__(self, router: Router, cache: AnswerCache) -> None:
         self._router = router
@@ -32,7 +33,7 @@ class Gateway:
         kept = self._kept(key, terms)
         if kept:
             return kept
-        answer = target.provider.answer(request, target.model)
+        answer = attend(lambda: target.provider.answer(request, target.model), terms)
         return self._fresh(key, answer, terms)
 
     def stream(self, request: ChatRequest, terms: Terms) -> Iterator[Part]:

@@ -104,25 +104,6 @@ class Opening:
 Part = Opening | str | Reply
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """The terms on which a caller asks.
-
-    `scope` separates cache entries (None: shared). `only_cached` refuses what needs a provider.
-    """
-
-    scope: str | None = None
-    read_cache: bool = True
-    write_cache: bool = True
-    max_age: float | None = None
-    only_cached: bool = False
-
-    @property
-    def missed(self) -> CacheState:
-        """What to call an answer that a provider gave on these terms."""
-        return CacheState.MISS if self.read_cache else CacheState.BYPASS
-
-
 def estimate_tokens(text: str) -> int:
     """A stated estimate: four ASCII characters a token, one of any other script."""
     other = sum(1 for character in text if ord(character) > 127) if not text.isascii() else 0

@@ -1,4 +1,4 @@
-"""What the core needs from outside, as Protocols."""
+"""What the core needs from outside, as Protocols, and the terms on which it is asked."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from webapp.llm.messages import Answer, ChatRequest
+from webapp.llm.messages import Answer, CacheState, ChatRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +54,25 @@ class Caller(Protocol):
     def check(self) -> None:
         """Raise ClientHungUp or ShuttingDown when waiting on has no sense."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The terms on which a caller asks.
+
+    `deadline` is monotonic; of a stream, it ends with the first piece. `scope` separates cache
+    entries (None: shared). `only_cached` refuses what needs a provider.
+    """
+
+    caller: Caller
+    deadline: float
+    scope: str | None = None
+    read_cache: bool = True
+    write_cache: bool = True
+    max_age: float | None = None
+    only_cached: bool = False
+
+    @property
+    def missed(self) -> CacheState:
+        """What to call an answer that a provider gave on these terms."""
+        return CacheState.MISS if self.read_cache else CacheState.BYPASS

@@ -15,7 +15,7 @@ from gevent.queue import Empty, Queue
 
 from webapp.errors import ProviderTimedOut
 from webapp.llm.messages import Part
-from webapp.llm.ports import Caller
+from webapp.llm.ports import Terms
 
 Result = TypeVar("Result")
 
@@ -23,18 +23,21 @@ CHECK_EVERY = 1.0
 PIECES_AHEAD = 64  # a slow client slows the provider, instead of filling the memory
 
 
-def attend(work: Callable[[], Result], caller: Caller, deadline: float) -> Result:
-    """The result of `work`, or what it raised; ProviderTimedOut after `deadline` seconds."""
+def attend(work: Callable[[], Result], terms: Terms) -> Result:
+    """The result of `work`, or what it raised, or what the caller's check raises.
+
+    Raises ProviderTimedOut when the deadline of the terms has passed.
+    """
     outcome: list[Result | Exception] = []
     greenlet = gevent.spawn(_record, work, outcome)
-    until = time.monotonic() + deadline
     try:
         while not outcome:
-            greenlet.join(min(CHECK_EVERY, max(0.0, until - time.monotonic())))
+            remaining = terms.deadline - time.monotonic()
+            if remaining <= 0:
+                raise ProviderTimedOut("There was no answer before the deadline.")
+            greenlet.join(min(CHECK_EVERY, remaining))
             if not outcome:
-                caller.check()
-                if time.monotonic() >= until:
-                    raise ProviderTimedOut(f"There was no answer within {deadline:g} s.")
+                terms.caller.check()
     finally:
         greenlet.kill(block=False)
     if isinstance(outcome[0], Exception):
@@ -52,13 +55,11 @@ def _record(work: Callable[[], Result], outcome: list[Result | Exception]) -> No
 class RelayedStream:
     """A stream produced in a greenlet: `next()` until it gives the Reply, then `close()`."""
 
-    def __init__(
-        self, produce: Callable[[], Iterator[Part]], caller: Caller, deadline: float
-    ) -> None:
+    def __init__(self, produce: Callable[[], Iterator[Part]], terms: Terms) -> None:
         self._queue = Queue(maxsize=PIECES_AHEAD)
-        self._caller = caller
+        self._caller = terms.caller
         self._next_check = time.monotonic() + CHECK_EVERY
-        self._deadline: float | None = time.monotonic() + deadline
+        self._deadline: float | None = terms.deadline
         self._greenlet = gevent.spawn(self._produce, produce)
 
     def next(self, within: float) -> Part | None:

@@ -38,8 +38,8 @@ class BaseProvider(ABC):
         """The models, by a call that costs nothing."""
 
     @abstractmethod
-    def _translate(self, error: Exception) -> WeirError:
-        """The WeirError that an exception of the SDK below stands for."""
+    def _translate(self, error: Exception) -> WeirError | None:
+        """The WeirError that an exception of the SDK below stands for; None for any other."""
 
     def default_model(self) -> str | None:
         return None
@@ -49,7 +49,7 @@ class BaseProvider(ABC):
             with self._bounded():
                 answer = self._answer(request, model)
         except Exception as error:
-            raise self._failed(error) from error
+            raise self._known(error) from error
         self._succeeded()
         return answer
 
@@ -65,7 +65,7 @@ class BaseProvider(ABC):
                 if isinstance(piece, Answer):
                     break
         except Exception as error:
-            raise self._failed(error) from error
+            raise self._known(error) from error
         finally:
             close = getattr(pieces, "close", None)
             if close:
@@ -78,7 +78,7 @@ class BaseProvider(ABC):
             with gevent.Timeout(timeout, ProviderTimedOut("The provider did not answer in time.")):
                 self._list_models()
         except Exception as error:
-            raise self._failed(error) from error
+            raise self._known(error) from error
         self._succeeded()
 
     def _bounded(self) -> gevent.Timeout:
@@ -88,9 +88,10 @@ class BaseProvider(ABC):
     def _succeeded(self) -> None:
         self.latest = Outcome(time.monotonic(), None)
 
-    def _failed(self, error: Exception) -> WeirError:
+    def _known(self, error: Exception) -> Exception:
+        """The error to raise; one that nobody foresaw stays as it is, and becomes a 500."""
         known = error if isinstance(error, WeirError) else self._translate(error)
         # What the caller got wrong says nothing against the provider.
         at_fault = isinstance(known, ProviderError) and known.status >= 500
-        self.latest = Outcome(time.monotonic(), known.name if at_fault else None)
-        return known
+        self.latest = Outcome(time.monotonic(), known.name if known and at_fault else None)
+        return known or error

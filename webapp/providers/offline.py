@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from webapp.beside import beside
-from webapp.errors import ProviderFailed, WeirError
 from webapp.llm.extractive import summarize
 from webapp.llm.messages import Answer, ChatRequest, Usage, estimate_tokens
 from webapp.providers.base import BaseProvider
@@ -45,5 +44,5 @@ class OfflineProvider(BaseProvider):
     def _list_models(self) -> list[str]:
         return [self.model]
 
-    def _translate(self, error: Exception) -> WeirError:
-        return ProviderFailed("The text could not be summarized.")
+    def _translate(self, error: Exception) -> None:
+        return None

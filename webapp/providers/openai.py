@@ -10,8 +10,10 @@ import json
 import math
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from urllib.request import getproxies
 
 from webapp.errors import (
     ModelNotFound,
@@ -58,6 +60,10 @@ class OpenAIProvider(BaseProvider):
         import httpx2
         from openai import OpenAI
 
+        from webapp.providers.connections import ConnectionStack
+
+        # Behind a forward proxy (HTTPS_PROXY) httpx finds its own way.
+        transport = None if getproxies() else ConnectionStack()
         # BaseProvider bounds every wait; these catch what it cannot interrupt.
         timeout = httpx2.Timeout(self._timeout + 1, connect=min(CONNECT_TIMEOUT, self._timeout))
         return OpenAI(
@@ -65,11 +71,7 @@ class OpenAIProvider(BaseProvider):
             base_url=self._base_url or OFFICIAL_URL,
             max_retries=0,
             timeout=timeout,
-            http_client=httpx2.Client(
-                timeout=timeout,
-                limits=httpx2.Limits(max_connections=None, max_keepalive_connections=64),
-                follow_redirects=True,
-            ),
+            http_client=httpx2.Client(transport=transport, timeout=timeout, follow_redirects=True),
         )
 
     def default_model(self) -> str | None:
@@ -80,9 +82,10 @@ class OpenAIProvider(BaseProvider):
             return model
         try:
             model = next(iter(self._list_models()), model)
-        except Exception as error:  # noqa: BLE001 translated and recorded
+        except Exception as error:
             # The last known one serves: what the cache holds for it can still be answered.
-            self._failed(error)
+            if not isinstance(self._known(error), WeirError):
+                raise
         self._listed = (time.monotonic(), model)
         return model
 
@@ -90,15 +93,17 @@ class OpenAIProvider(BaseProvider):
         response = self._client.get(
             "/models", cast_to=_response_class(), options={"timeout": LISTING_TIMEOUT}
         )
-        return [str(model["id"]) for model in response.json()["data"]]
+        with _shape():
+            return [str(model["id"]) for model in json.loads(response.content)["data"]]
 
     def _answer(self, request: ChatRequest, model: str) -> Answer:
         response = self._client.post(
             "/chat/completions", cast_to=_response_class(), body=self._body(request, model)
         )
-        body = json.loads(response.content)
-        content = body["choices"][0]["message"]["content"] or ""
-        return self._complete(request, model, content, body)
+        with _shape():
+            body = json.loads(response.content)
+            content = body["choices"][0]["message"]["content"] or ""
+            return self._complete(request, model, content, body)
 
     def _stream(self, request: ChatRequest, model: str) -> Iterator[str | Answer]:
         from openai import Stream
@@ -129,20 +134,23 @@ class OpenAIProvider(BaseProvider):
             if data == b"[DONE]":
                 finished = True
                 break
-            chunk = json.loads(data)
-            if "error" in chunk:
-                raise ProviderFailed("The provider reported an error in its stream.")
-            for name in ("model", "usage"):
-                seen[name] = chunk.get(name) or seen.get(name)
-            for choice in chunk["choices"][:1]:
+            with _shape():
+                chunk = json.loads(data)
+                if "error" in chunk:
+                    raise ProviderFailed("The provider reported an error in its stream.")
+                for name in ("model", "usage"):
+                    seen[name] = chunk.get(name) or seen.get(name)
+                choice = chunk["choices"][0] if chunk["choices"] else {}
                 finished = finished or bool(choice.get("finish_reason"))
                 piece = (choice.get("delta") or {}).get("content")
-                if piece:
-                    pieces.append(piece)
-                    yield piece
+            if piece:
+                pieces.append(piece)
+                yield piece
         if not finished:
             raise ProviderFailed("The provider's stream was cut before its end.")
-        yield self._complete(request, model, "".join(pieces), seen)
+        with _shape():
+            answer = self._complete(request, model, "".join(pieces), seen)
+        yield answer
 
     def _body(self, request: ChatRequest, model: str) -> dict[str, Any]:
         # OpenAI's newer models take only the new name; most other servers only the old one.
@@ -166,18 +174,28 @@ class OpenAIProvider(BaseProvider):
             counted = Usage(prompt, estimate_tokens(content))
         return Answer(content, body.get("model") or model, self.name, counted)
 
-    def _translate(self, error: Exception) -> WeirError:
+    def _translate(self, error: Exception) -> WeirError | None:
+        import httpx2
         import openai
 
-        if isinstance(error, openai.APITimeoutError):
+        if isinstance(error, openai.APITimeoutError | httpx2.TimeoutException):
             return ProviderTimedOut("The provider did not answer in time.")
         if isinstance(error, openai.APIStatusError):
             return _translate_status(error)
         if isinstance(error, openai.APIConnectionError):
             return ProviderFailed("The provider cannot be reached.")
-        if isinstance(error, (ValueError, LookupError, TypeError, AttributeError)):
-            return ProviderFailed("The provider's answer is not of OpenAI's shape.")
-        return ProviderFailed("The provider's answer broke off.")
+        if isinstance(error, openai.OpenAIError | httpx2.HTTPError):
+            return ProviderFailed("The provider's answer broke off.")
+        return None
+
+
+@contextmanager
+def _shape() -> Iterator[None]:
+    """Around all that reads what the provider sent: anything may be in there."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise ProviderFailed("The provider's answer is not of OpenAI's shape.") from None
 
 
 def _translate_status(error: APIStatusError) -> WeirError:

@@ -23,10 +23,10 @@ from webapp.llm.messages import (
     Part,
     Reply,
     Source,
-    Terms,
     Usage,
     estimate_tokens,
 )
+from webapp.llm.ports import Terms
 
 PIECES_AT_ONCE = 4
 TEMPERATURE = 0.2
