@@ -36,7 +36,6 @@ class Principal:
     mask: str
     tier: str
     limits: tuple[RateLimitItem, ...]
-    notation: str
     stale: bool = False
 
     @property
@@ -133,9 +132,7 @@ class Identities:
         return principal
 
     def _principal(self, key: ApiKey) -> Principal:
-        limits = self._tiers[key.tier]
-        notation = ";".join(f"{i.amount}/{i.multiples} {i.GRANULARITY.name}" for i in limits)
-        return Principal(key.id, key.name, key.mask, key.tier, limits, notation)
+        return Principal(key.id, key.name, key.mask, key.tier, self._tiers[key.tier])
 
 
 def _is_loopback(address: str | None) -> bool:

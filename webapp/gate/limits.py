@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from ipaddress import IPv6Address, ip_address
+from typing import cast
 
 from flask import Flask, Response, g
-from flask_limiter import RateLimitExceeded as LimiterExceeded
 from limits import RateLimitItem, RateLimitItemPerMinute
 from limits.strategies import STRATEGIES, RateLimiter
 from limits.util import WindowStats
 
 from webapp.errors import RateLimitExceeded
 from webapp.extensions import limiter
+from webapp.gate.identity import Principal
 from webapp.gate.windows import Verdict
 from webapp.services import services
 
@@ -21,21 +23,20 @@ FAILED_ATTEMPTS = (RateLimitItemPerMinute(30),)
 
 
 class SlidingWindowStrategy(RateLimiter):
-    """The strategy Flask-Limiter consults, limit by limit; the first takes from all as one."""
+    """The strategy that Flask-Limiter is configured with: windows that pass or fail as one."""
+
+    def take(self, bucket: str, items: Sequence[RateLimitItem]) -> Verdict:
+        """Take a request from every limit of a bucket, or from none."""
+        return services().windows.take(bucket, items)
 
     def hit(self, item: RateLimitItem, *identifiers: str, cost: int = 1) -> bool:
-        if "verdict" not in g:
-            g.verdict = services().windows.take(g.principal.bucket, g.principal.limits)
-        verdict: Verdict = g.verdict
-        return verdict.allowed or any(w.item == item and w.remaining for w in verdict.windows)
+        return all(self.take(":".join(identifiers), [item]).allowed for _ in range(cost))
 
     def test(self, item: RateLimitItem, *identifiers: str, cost: int = 1) -> bool:
-        verdict: Verdict | None = g.get("verdict")
-        return verdict is None or any(w.item == item and w.remaining for w in verdict.windows)
+        raise NotImplementedError("Weir's windows are only ever taken from.")
 
     def get_window_stats(self, item: RateLimitItem, *identifiers: str) -> WindowStats:
-        window = next(window for window in g.verdict.windows if window.item == item)
-        return WindowStats(window.reset, window.remaining)
+        raise NotImplementedError("The verdict of take() says what is left.")
 
 
 STRATEGIES[STRATEGY] = SlidingWindowStrategy  # type: ignore[assignment]
@@ -47,35 +48,27 @@ def configure(app: Flask) -> None:
     limiter.init_app(app)
 
 
-@limiter.request_filter
-def _not_identified_yet() -> bool:
-    """Whether Flask-Limiter asks too early: its own hook runs before the guard's."""
-    return "principal" not in g
-
-
-def _tier_limits() -> str:
-    notation: str = g.principal.notation
-    return notation
-
-
-@limiter.shared_limit(_tier_limits, scope="tier", key_func=lambda: g.principal.bucket)
-def _consume() -> None:
-    """Where Flask-Limiter counts: a plain function, called once the principal is known."""
-
-
 def consume() -> None:
-    """Count this request. Raises RateLimitExceeded, which says which limit and until when."""
-    try:
-        _consume()
-    except LimiterExceeded:
-        raise exceeded(g.verdict, f"tier {g.principal.tier}") from None
+    """Count this request. Raises RateLimitExceeded, which says which limit and until when.
+
+    Asks Flask-Limiter's strategy itself: its decorators know no tier before the request is
+    identified, take limit by limit, and would cost a tenth of a cached answer.
+    """
+    principal: Principal = g.principal
+    g.verdict = _strategy().take(principal.bucket, principal.limits)
+    if not g.verdict.allowed:
+        raise exceeded(g.verdict, f"tier {principal.tier}")
 
 
 def count_failed_attempt(address: str | None) -> None:
     """Count a wrong credential against its address; too many become 429."""
-    verdict = services().windows.take(f"failed-{_network(address)}", FAILED_ATTEMPTS)
+    verdict = _strategy().take(f"failed-{_network(address)}", FAILED_ATTEMPTS)
     if not verdict.allowed:
         raise exceeded(verdict, "failed credentials of this address")
+
+
+def _strategy() -> SlidingWindowStrategy:
+    return cast(SlidingWindowStrategy, limiter.limiter)
 
 
 def exceeded(verdict: Verdict, whose: str) -> RateLimitExceeded:

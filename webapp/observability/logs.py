@@ -32,9 +32,8 @@ class WeirFormatter(JsonFormatter):
     ) -> None:
         log_data["timestamp"] = _rfc3339(record.created)
         log_data["level"] = record.levelname.lower()
-        request = getattr(record, "request", None)
-        if isinstance(request, dict):
-            log_data.update(request)
+        if record.name == request_log.name:
+            log_data.update(message_dict)
             return
         super().add_fields(log_data, record, message_dict)
         log_data["logger"] = record.name
@@ -75,28 +74,28 @@ def configure(level: str, secrets: Iterable[str]) -> None:
 
 def log_request(record: RequestRecord, status: int) -> None:
     """Write the line of one request."""
-    request_log.log(
-        logging.ERROR if status >= 500 else logging.INFO,
-        "",
-        extra={
-            "request": {
-                "request_id": record.request_id,
-                "api_key": record.api_key,
-                "tier": record.tier,
-                "endpoint": record.endpoint,
-                "method": record.method,
-                "status_code": status,
-                "response_time_ms": round(record.milliseconds, 2),
-                "cache_hit": record.cache == "HIT" if record.cache else None,
-                "model": record.model,
-                "provider": record.provider,
-                "tokens": record.tokens,
-                "cost_usd": record.cost_usd,
-                "error": record.error,
-                "trace_id": record.trace_id,
-            }
-        },
-    )
+    level = logging.ERROR if status >= 500 else logging.INFO
+    if not request_log.isEnabledFor(level):
+        return
+    facts = {
+        "request_id": record.request_id,
+        "api_key": record.api_key,
+        "tier": record.tier,
+        "endpoint": record.endpoint,
+        "method": record.method,
+        "status_code": status,
+        "response_time_ms": round(record.milliseconds, 2),
+        "cache_hit": record.cache == "HIT" if record.cache else None,
+        "model": record.model,
+        "provider": record.provider,
+        "tokens": record.tokens,
+        "cost_usd": record.cost_usd,
+        "error": record.error,
+        "trace_id": record.trace_id,
+    }
+    # Handed over as a finished record: nobody needs the source line, and finding it is not free.
+    line = logging.LogRecord(request_log.name, level, "", 0, facts, None, None)
+    request_log.handle(line)
 
 
 def _rfc3339(seconds: float) -> str:
