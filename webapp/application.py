@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flask import Flask
+from flask.json.provider import DefaultJSONProvider
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from webapp import api, cli
@@ -38,6 +39,13 @@ EXPOSED = [
 ]  # fmt: skip
 
 
+class PlainJSON(DefaultJSONProvider):
+    """Fields in the order they were given, text as it is."""
+
+    sort_keys = False
+    ensure_ascii = False
+
+
 class WeirFlask(Flask):
     """Flask without what Weir does not use and every request would pay for."""
 
@@ -50,7 +58,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     """The application. Raises SettingsError where it must not start."""
     settings = settings or load()
     app = WeirFlask(__name__, static_folder=ROOT / "static", template_folder=ROOT / "templates")
-    app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.json = PlainJSON(app)
     services = app.extensions["weir"] = assemble(app, settings)
 
     limits.configure(app)

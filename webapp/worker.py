@@ -1,14 +1,31 @@
-"""The Gunicorn worker: gevent's, that drains without waiting for idle connections."""
+"""The Gunicorn worker: gevent's, that drains without waiting, and refuses garbage as JSON."""
 
 from __future__ import annotations
 
+import json
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import gevent
+from gunicorn.http.errors import (
+    LimitRequestHeaders,
+    LimitRequestLine,
+    ParseException,
+    UnsupportedTransferCoding,
+)
 from gunicorn.workers.ggevent import GeventWorker
 
 if TYPE_CHECKING:
     from webapp.observability.lifecycle import Lifecycle
+
+
+# What Gunicorn refuses before the application sees it.
+REFUSALS: list[tuple[type[Exception], str, str]] = [
+    (LimitRequestLine, "414 URI Too Long", "The address is too long."),
+    (LimitRequestHeaders, "431 Request Header Fields Too Large", "The headers are too large."),
+    (UnsupportedTransferCoding, "501 Not Implemented", "This Transfer-Encoding is not known."),
+    (ParseException, "400 Bad Request", "This is not a well-formed HTTP request."),
+]
 
 
 class IdleTimeout(gevent.Timeout):  # type: ignore[misc]
@@ -42,6 +59,15 @@ class WeirWorker(GeventWorker):  # type: ignore[misc]
     def timeout_ctx(self) -> IdleTimeout:
         return IdleTimeout(self._idle, self.cfg.keepalive)
 
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+        """Answer what is not HTTP in the native envelope; log no byte of it, it may hold a key."""
+        for kind, status, message in REFUSALS:
+            if isinstance(exc, kind):
+                self.log.warning("Refused a request that is not HTTP: %s", type(exc).__name__)
+                client.sendall(_refusal(status, message))
+                return
+        super().handle_error(req, client, addr, exc)
+
     def handle_exit(self, sig: int, frame: Any) -> None:
         super().handle_exit(sig, frame)
         self._lifecycle.drain()
@@ -58,3 +84,21 @@ class WeirWorker(GeventWorker):  # type: ignore[misc]
     def _lifecycle(self) -> Lifecycle:
         lifecycle: Lifecycle = self.wsgi.extensions["weir"].lifecycle
         return lifecycle
+
+
+def _refusal(status: str, message: str) -> bytes:
+    request_id = str(uuid.uuid4())
+    envelope = {
+        "error": "MalformedRequest",
+        "message": message,
+        "details": None,
+        "path": "",
+        "request_id": request_id,
+    }
+    body = json.dumps(envelope).encode()
+    head = (
+        f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\nX-Request-ID: {request_id}\r\n"
+        "X-Content-Type-Options: nosniff\r\n\r\n"
+    )
+    return head.encode() + body

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 from webapp.api.blueprint import Blueprint
 from webapp.api.schemas import HealthSchema
-from webapp.gate import public
+from webapp.gate import credential_sent, identify, public
 from webapp.observability import record
 from webapp.observability.health import UNHEALTHY, overall
 from webapp.services import services
@@ -38,28 +39,35 @@ def health() -> Any:
 @blueprint.response(200)
 @blueprint.alt_response(503, description="It cannot serve")
 def detailed() -> Any:
-    """Every dependency, how long it took to answer, and what is wrong with it"""
+    """Every dependency; with a credential, or in development, also providers and build"""
     checks = services().health.checks()
     status, score = overall(checks)
-    shown = {
-        name: {field: value for field, value in asdict(check).items() if value is not None}
-        for name, check in checks.items()
+    shown: dict[str, Any] = {
+        "status": status,
+        "score": score,
+        "version": VERSION,
+        "checks": {
+            name: {field: value for field, value in asdict(check).items() if value is not None}
+            for name, check in checks.items()
+        },
     }
-    return {"status": status, "score": score, "version": VERSION, "checks": shown}, (
-        503 if status == UNHEALTHY else 200
-    )
+    if credential_sent() or not services().settings.production:
+        if credential_sent():
+            identify()
+        shown["providers"] = services().health.provider_names
+        shown["build"] = {"version": VERSION, "python": platform.python_version()}
+    return shown, (503 if status == UNHEALTHY else 200)
 
 
 @blueprint.get("/health/ready")
 @blueprint.response(200)
 @blueprint.alt_response(503, description="It cannot take requests now")
 def ready() -> Any:
-    """Whether it can take requests"""
-    reason = services().health.not_ready_because()
-    database = "away" if reason else "ready"
-    status = "not_ready" if reason else "ready"
-    checks = {"database": database} if not reason else {"reason": reason}
-    return {"status": status, "checks": checks}, 503 if reason else 200
+    """Whether it can take requests, and what of it holds"""
+    conditions = services().health.conditions()
+    is_ready = all(conditions.values())
+    status = "ready" if is_ready else "not_ready"
+    return {"status": status, "checks": conditions}, 200 if is_ready else 503
 
 
 @blueprint.get("/readiness")

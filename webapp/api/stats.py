@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import request
-
 from webapp.api.blueprint import Blueprint
 from webapp.api.documents import errors_of
 from webapp.api.schemas import StatsSchema
 from webapp.errors import NotAllowed
-from webapp.gate import identify, public
-from webapp.gate.identity import KEY_HEADERS, NO_CREDENTIAL
+from webapp.gate import credential_sent, identify, public
+from webapp.gate.identity import NO_CREDENTIAL
 from webapp.services import services
 
 blueprint = public(Blueprint("stats", __name__, description="Figures"))
@@ -22,7 +20,6 @@ blueprint = public(Blueprint("stats", __name__, description="Figures"))
 @blueprint.response(200, StatsSchema)
 def stats() -> dict[str, Any]:
     """Figures of all workers since the first start; more of them with a credential"""
-    sent = any(request.headers.get(name) for name in (*KEY_HEADERS, "Authorization"))
-    if not sent and services().settings.stats_access != "public":
+    if not credential_sent() and services().settings.stats_access != "public":
         raise NotAllowed(NO_CREDENTIAL)
-    return services().stats.report(identify().key_id if sent else None)
+    return services().stats.report(identify().key_id if credential_sent() else None)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 from flask import Blueprint, g, request
 
 from webapp.errors import NotAllowed, NotAuthenticated
-from webapp.gate.identity import Principal, read_credential
+from webapp.gate.identity import KEY_HEADERS, Principal, read_credential
 from webapp.gate.limits import consume, count_failed_attempt
 from webapp.services import services
 
@@ -26,6 +26,11 @@ def public(blueprint: Door) -> Door:
     """Say that the blueprint needs no credential: every blueprint is guarded or public."""
     setattr(blueprint, PUBLIC, True)
     return blueprint
+
+
+def credential_sent() -> bool:
+    """Whether the request has a credential, good or bad."""
+    return any(request.headers.get(name) for name in (*KEY_HEADERS, "Authorization"))
 
 
 def identify() -> Principal:

@@ -70,15 +70,28 @@ class Health:
         }
         return {name: _timed(ask) for name, ask in asked.items()}
 
+    @property
+    def provider_names(self) -> list[str]:
+        return list(self._providers)
+
+    def conditions(self) -> dict[str, bool]:
+        """What readiness is made of. Neither provider nor Redis is in it, so that one outage
+        does not restart everything."""
+        return {
+            "migrated": self._lifecycle.prepared,
+            "database": self._lifecycle.prepared and self._database.seen_lately(),
+            "not_draining": not self._lifecycle.draining,
+        }
+
     def not_ready_because(self) -> str | None:
-        """Why Weir cannot take requests now, or None. Neither provider nor Redis is a reason."""
-        if self._lifecycle.draining:
-            return "shutting down"
-        if not self._lifecycle.prepared:
-            return "the database is not migrated yet"
-        if not self._database.seen_lately():
-            return "the database cannot be reached"
-        return None
+        """Why Weir cannot take requests now, or None."""
+        reasons = {
+            "not_draining": "shutting down",
+            "migrated": "the database is not migrated yet",
+            "database": "the database cannot be reached",
+        }
+        conditions = self.conditions()
+        return next((reason for name, reason in reasons.items() if not conditions[name]), None)
 
     def _api(self) -> tuple[str, str | None]:
         return (DEGRADED, "shutting down") if self._lifecycle.draining else (HEALTHY, None)
