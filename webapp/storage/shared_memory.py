@@ -12,6 +12,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import gevent
@@ -19,7 +20,7 @@ from gevent.event import AsyncResult, Event
 from redis import Redis, RedisCluster, Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 from redis.exceptions import TimeoutError as RedisTimeout
 from redis.retry import Retry
 
@@ -53,14 +54,23 @@ class SharedMemory:
     """
 
     def __init__(self, url: str, *, verify_certificate: bool = True) -> None:
-        self._client = _client(url, verify_certificate)
+        self._url = url
+        self._verify_certificate = verify_certificate
         self._waiting: deque[Handed] = deque()
         self._handed_in = Event()
         self._sender: gevent.Greenlet | None = None
         self.away = False
 
+    @cached_property
+    def _client(self) -> Any:
+        # Made with the first command: a cluster's client asks the cluster at once.
+        return _client(self._url, self._verify_certificate)
+
     def execute(self, *command: Argument) -> Any:
-        """The reply to one command. Raises SharedMemoryAway, or ResponseError for a bad command."""
+        """The reply to one command.
+
+        Raises SharedMemoryAway, also where Redis is there but refuses (full, read-only, loading).
+        """
         if self.away:
             raise SharedMemoryAway
         if self._sender is None:
@@ -68,7 +78,13 @@ class SharedMemory:
         reply = AsyncResult()
         self._waiting.append((command, reply))
         self._handed_in.set()
-        return reply.get()
+        try:
+            return reply.get()
+        except NoScriptError:
+            raise
+        except RedisError as error:
+            log.error("Redis refuses a command: %s", error)
+            raise SharedMemoryAway from error
 
     def run(self, script: Script, *arguments: Argument) -> Any:
         """The reply of a script to its keys and arguments."""
@@ -80,7 +96,8 @@ class SharedMemory:
     def close(self) -> None:
         if self._sender is not None:
             self._sender.kill(block=False)
-        self._client.close()
+        if "_client" in self.__dict__:
+            self._client.close()
 
     def _send_forever(self) -> None:
         while True:
@@ -90,7 +107,7 @@ class SharedMemory:
                 batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
                 try:
                     replies = self._send([command for command, _ in batch])
-                except (RedisError, OSError) as error:
+                except Exception as error:  # noqa: BLE001 whatever it is, nobody may wait for ever
                     self._lost(batch, error)
                     break
                 for (_, waiting), reply in zip(batch, replies, strict=True):
@@ -128,7 +145,7 @@ class SharedMemory:
             gevent.sleep(PROBE_EVERY)
             try:
                 self._client.ping()
-            except (RedisError, OSError):
+            except (RedisError, RedisClusterException, OSError):
                 continue
             self.away = False
             log.warning("Redis is back")
