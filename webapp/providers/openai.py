@@ -11,9 +11,10 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.request import getproxies
+
+from gevent.lock import BoundedSemaphore
 
 from webapp.errors import (
     ModelNotFound,
@@ -48,15 +49,25 @@ class OpenAIProvider(BaseProvider):
         self._api_key = api_key
         self._base_url = base_url
         self._official = not base_url or base_url.rstrip("/") == OFFICIAL_URL
-        self._listed: tuple[float, str | None] = (0.0, None)
+        self._making = BoundedSemaphore()
+        self._made: OpenAI | None = None
+        self._listing = BoundedSemaphore()
+        self._listed: tuple[str | None, float] = (None, -LISTED_FOR)
         # OpenAI's models take far more; of another server nothing is known, and small windows are
         # common there and cut without a word.
         self.piece_tokens = 100_000 if self._official else 3_000
         self.identity = f"openai@{base_url or OFFICIAL_URL}"
 
-    @cached_property
+    @property
     def _client(self) -> OpenAI:
-        # Imported with the first call: it takes 0.4 s and 50 MB.
+        # Made with the first call, which takes 0.4 s and 50 MB; of many first calls, one makes it.
+        if self._made is None:
+            with self._making:
+                if self._made is None:
+                    self._made = self._make_client()
+        return self._made
+
+    def _make_client(self) -> OpenAI:
         import httpx2
         from openai import OpenAI
 
@@ -75,19 +86,25 @@ class OpenAIProvider(BaseProvider):
         )
 
     def default_model(self) -> str | None:
-        """The first model that a custom server lists, asked again now and then."""
-        listed_at, model = self._listed
-        keep = LISTED_FOR if model else LISTED_AGAIN_AFTER
-        if self._official or (listed_at and time.monotonic() - listed_at < keep):
-            return model
+        """The first model that a custom server lists; asked again now and then, by one."""
+        if not self._official and not self._listing_is_fresh():
+            with self._listing:
+                if not self._listing_is_fresh():
+                    self._listed = (self._first_listed(), time.monotonic())
+        return self._listed[0]
+
+    def _listing_is_fresh(self) -> bool:
+        model, listed_at = self._listed
+        return time.monotonic() - listed_at < (LISTED_FOR if model else LISTED_AGAIN_AFTER)
+
+    def _first_listed(self) -> str | None:
         try:
-            model = next(iter(self._list_models()), model)
+            return next(iter(self._list_models()), None)
         except Exception as error:
-            # The last known one serves: what the cache holds for it can still be answered.
             if not isinstance(self._known(error), WeirError):
                 raise
-        self._listed = (time.monotonic(), model)
-        return model
+            # The last known one serves: what the cache holds for it can still be answered.
+            return self._listed[0]
 
     def _list_models(self) -> list[str]:
         response = self._client.get(
