@@ -318,7 +318,11 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     for declared in table():
         variable = declared.metadata["variable"]
         try:
-            text = environment.get(variable, declared.metadata["default"])
+            text = environment.get(variable, "")
+            turned_off = variable == "PROMPT_DENYLIST" and variable in environment
+            if not text.strip() and not turned_off:
+                # Set to nothing is not set, as compose files and forms have it.
+                text = declared.metadata["default"]
             values[declared.name] = declared.metadata["parse"](text)
         except ValueError as error:
             problems.append(f"{variable} {error}")

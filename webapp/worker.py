@@ -46,7 +46,7 @@ class IdleTimeout(gevent.Timeout):  # type: ignore[misc]
         return super().__exit__(*raised)
 
     def expire(self) -> None:
-        gevent.kill(self._greenlet, self, block=False)
+        gevent.kill(self._greenlet, self)
 
 
 class WeirWorker(GeventWorker):  # type: ignore[misc]

@@ -1,0 +1,33 @@
+// The whole project on Railway, for `railway config plan` and `railway config apply`.
+// A service that railway.json manages cannot be managed from here: see docs/deploying.md.
+import { defineRailway, github, postgres, preserve, project, redis, service } from "railway/iac";
+
+export default defineRailway(() => {
+  const database = postgres("weir-database");
+  const cache = redis("weir-cache");
+
+  const weir = service("weir", {
+    source: github("YOUR-ORG/weir"),
+    build: { builder: "RAILPACK" },
+    deploy: {
+      preDeployCommand: ["flask db upgrade"],
+      startCommand: "gunicorn --config gunicorn.conf.py",
+      healthcheckPath: "/readiness",
+      healthcheckTimeout: 120,
+      restartPolicyType: "ON_FAILURE",
+      restartPolicyMaxRetries: 10,
+      drainingSeconds: 30,
+    },
+    env: {
+      APP_ENV: "production",
+      DATABASE_URL: database.env.DATABASE_URL,
+      REDIS_URL: cache.env.REDIS_URL,
+      // Set in Railway, never here.
+      SECRET_KEY: preserve(),
+      OPENAI_API_KEY: preserve(),
+      OPENAI_BASE_URL: preserve(),
+    },
+  });
+
+  return project("weir", { resources: [database, cache, weir] });
+});

@@ -1,0 +1,1 @@
+"""The tests of Weir; they run against real processes."""

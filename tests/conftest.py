@@ -1,0 +1,116 @@
+"""The servers of the tests: one of each for a session, and as many Weirs as a test starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from tests.support.servers import Postgres, Provider, Valkey, Weir
+
+# Takes settings by their names, and `data_dir` and `until` of Weir.
+MakeWeir = Callable[..., Weir]
+
+SHARED_SERVERS = ("valkey", "postgres", "provider")
+database_numbers = count(1)
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[Valkey]:
+    with Valkey() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    with Postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def provider() -> Iterator[Provider]:
+    """The stand-in; each test finds it without a fault and without earlier calls."""
+    with Provider() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def shared_servers_as_new(request: pytest.FixtureRequest) -> None:
+    """Bring back what an earlier test stopped or paused, and let the stand-in forget it."""
+    for name in set(SHARED_SERVERS) & set(request.fixturenames):
+        server = request.getfixturevalue(name)
+        server.start()
+        if isinstance(server, Provider):
+            server.reset()
+
+
+@pytest.fixture
+def fresh_valkey(valkey: Valkey) -> Valkey:
+    """Valkey, empty."""
+    valkey.start().flush()
+    return valkey
+
+
+@pytest.fixture(scope="module")
+def fresh_shared_valkey(valkey: Valkey) -> Valkey:
+    """Valkey, empty when the module begins: for start_shared_weir."""
+    valkey.start().flush()
+    return valkey
+
+
+@pytest.fixture
+def fresh_database(postgres: Postgres) -> str:
+    """The URL of an empty database on PostgreSQL."""
+    return postgres.start().create_database(f"weir_{next(database_numbers)}")
+
+
+@pytest.fixture(scope="module")
+def fresh_shared_database(postgres: Postgres) -> str:
+    """As fresh_database, for start_shared_weir."""
+    return postgres.start().create_database(f"weir_{next(database_numbers)}")
+
+
+@pytest.fixture
+def new_weir() -> Iterator[MakeWeir]:
+    """`new_weir(NAME=value, …)` is a Weir with these settings, not started yet."""
+    with _weirs() as make:
+        yield make
+
+
+@pytest.fixture
+def start_weir(new_weir: MakeWeir) -> MakeWeir:
+    """`start_weir(NAME=value, …)` starts a Weir with these settings, until the test ends."""
+    return _starting(new_weir)
+
+
+@pytest.fixture(scope="module")
+def start_shared_weir() -> Iterator[MakeWeir]:
+    """As start_weir, until the module ends: for a module-scoped fixture of the tests' own."""
+    with _weirs() as make:
+        yield _starting(make)
+
+
+@contextmanager
+def _weirs() -> Iterator[MakeWeir]:
+    with ExitStack() as made:
+
+        def make(*, data_dir: Path | None = None, until: str = "/readiness", **env: object) -> Weir:
+            weir = Weir(env, data_dir=data_dir, until=until)
+            made.callback(_close, weir)
+            return weir
+
+        yield make
+
+
+def _starting(make: MakeWeir) -> MakeWeir:
+    return lambda **settings: make(**settings).start()
+
+
+def _close(weir: Weir) -> None:
+    weir.stop()
+    # Pytest shows it where the test failed.
+    print(weir.raw_logs())
+    weir.close()

@@ -1,0 +1,418 @@
+"""The platforms' manifests: they agree, name what Weir knows, and their commands serve."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from tests.support.servers import REPOSITORY, Weir
+from webapp import settings
+
+BINARIES = Path(sys.executable).parent
+SCHEMAS = Path(__file__).parent / "schemas"
+KEY = "a-key-for-the-manifests-test"
+# What images and platforms are told beside Weir's own settings.
+OF_THE_IMAGE = {"PATH", "PYTHONUNBUFFERED"}
+OF_RENDER = {"PYTHON_VERSION"}
+
+KNOWN = {declared.metadata["variable"]: declared.metadata for declared in settings.table()}
+
+
+# -- reading --
+
+
+def text(name: str) -> str:
+    return (REPOSITORY / name).read_text()
+
+
+def procfile() -> dict[str, str]:
+    lines = (line.partition(":") for line in text("Procfile").splitlines())
+    return {process: command.strip() for process, _, command in lines}
+
+
+def render() -> dict[str, Any]:
+    blueprint: dict[str, Any] = yaml.safe_load(text("render.yaml"))
+    return blueprint
+
+
+def render_web() -> dict[str, Any]:
+    (web,) = (service for service in render()["services"] if service["type"] == "web")
+    return dict(web)
+
+
+def railway() -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads(text("railway.json"))
+    return manifest
+
+
+def railway_program(field: str) -> str:
+    """The value of a field of .railway/railway.ts that is a literal."""
+    found = re.search(rf"\b{field}: (\[?[\"\d].*?),\n", text(".railway/railway.ts"))
+    assert found, f".railway/railway.ts has no {field}"
+    return found[1]
+
+
+def heroku() -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads(text("app.json"))
+    return manifest
+
+
+def dockerfile() -> list[tuple[str, str]]:
+    """Its instructions in order, each with its arguments on one line."""
+    lines = re.sub(r"^\s*#.*\n", "", text("deploy/Dockerfile"), flags=re.MULTILINE)
+    joined = re.sub(r"\\\n\s*", " ", lines)
+    instructions = (line.partition(" ") for line in joined.splitlines() if line.strip())
+    return [(name, arguments.strip()) for name, _, arguments in instructions]
+
+
+def instruction(name: str) -> str:
+    """The arguments of the last instruction of this name: that one counts."""
+    return [arguments for found, arguments in dockerfile() if found == name][-1]
+
+
+def image_environment() -> dict[str, str]:
+    pairs = (part.partition("=") for part in shlex.split(instruction("ENV")))
+    return {name: value for name, _, value in pairs}
+
+
+def image_command() -> list[str]:
+    command: list[str] = json.loads(instruction("CMD"))
+    return command
+
+
+def image_health_command() -> list[str]:
+    command: list[str] = json.loads(instruction("HEALTHCHECK").partition("CMD ")[2])
+    return command
+
+
+def compose() -> dict[str, Any]:
+    services: dict[str, Any] = yaml.safe_load(text("deploy/docker-compose.yml"))["services"]
+    return services
+
+
+def seconds(duration: str) -> int:
+    return int(duration.removesuffix("s"))
+
+
+# -- commands --
+
+
+def test_every_platform_starts_weir_with_the_same_command() -> None:
+    web = procfile()["web"]
+    assert render_web()["startCommand"] == web
+    assert railway()["deploy"]["startCommand"] == web
+    assert json.loads(railway_program("startCommand")) == web
+    assert image_command() == shlex.split(web)
+    assert "web" in heroku()["formation"], "Heroku must run the Procfile's web process"
+
+
+def test_every_platform_migrates_with_the_same_command() -> None:
+    release = procfile()["release"]
+    assert render_web()["preDeployCommand"] == release
+    assert railway()["deploy"]["preDeployCommand"] == [release]
+    assert json.loads(railway_program("preDeployCommand")) == [release]
+
+
+def test_the_commands_are_installed() -> None:
+    for command in procfile().values():
+        program = shlex.split(command)[0]
+        assert (BINARIES / program).exists(), f"{program} is not installed"
+    assert (REPOSITORY / "gunicorn.conf.py").exists()
+
+
+def test_the_platforms_install_the_pinned_requirements() -> None:
+    assert render_web()["buildCommand"] == "pip install -r requirements.txt"
+    installs = [arguments for name, arguments in dockerfile() if "pip install" in arguments]
+    assert len(installs) == 1
+    assert installs[0].endswith("--requirement /tmp/requirements.txt")
+
+
+def test_no_platform_kills_before_the_grace_period_is_over() -> None:
+    grace = float(KNOWN["SHUTDOWN_GRACE"]["default"])
+    assert render_web()["maxShutdownDelaySeconds"] > grace
+    assert railway()["deploy"]["drainingSeconds"] > grace
+    assert int(railway_program("drainingSeconds")) > grace
+    assert seconds(compose()["weir"]["stop_grace_period"]) > grace
+    # Heroku kills after 30 s, whatever it is told.
+    assert grace < 30
+
+
+def test_both_files_for_railway_say_the_same() -> None:
+    for field, value in railway()["deploy"].items():
+        assert json.loads(railway_program(field)) == value, field
+    assert json.loads(railway_program("build: { builder").partition(" }")[0]) == "RAILPACK"
+    assert railway()["build"] == {"builder": "RAILPACK"}
+
+
+# -- settings --
+
+
+def environments() -> Iterator[tuple[str, set[str]]]:
+    yield "render.yaml", {entry["key"] for entry in render_web()["envVars"]} - OF_RENDER
+    yield "app.json", set(heroku()["env"])
+    yield "deploy/Dockerfile", set(image_environment()) - OF_THE_IMAGE
+    yield "deploy/docker-compose.yml", set(compose()["weir"]["environment"])
+    block = re.search(r"env: \{\n(.*?)\n    \}", text(".railway/railway.ts"), re.DOTALL)
+    assert block, ".railway/railway.ts sets no environment"
+    yield ".railway/railway.ts", set(re.findall(r"^ +(\w+):", block[1], re.MULTILINE))
+
+
+def test_every_variable_is_a_setting() -> None:
+    for manifest, names in environments():
+        assert names, f"{manifest} sets nothing"
+        assert names <= set(KNOWN), f"{manifest} names what Weir does not know"
+
+
+def test_a_hosted_weir_has_a_secret_a_database_and_redis() -> None:
+    hosted = {entry["key"]: entry for entry in render_web()["envVars"]}
+    assert hosted["SECRET_KEY"]["generateValue"] is True
+    assert heroku()["env"]["SECRET_KEY"]["generator"] == "secret"
+    assert {addon.partition(":")[0] for addon in heroku()["addons"]} == {
+        "heroku-postgresql",
+        "heroku-redis",
+    }
+    names = dict(environments())[".railway/railway.ts"]
+    assert {"SECRET_KEY", "DATABASE_URL", "REDIS_URL"} <= names
+
+
+def test_render_wires_what_it_creates() -> None:
+    hosted = {entry["key"]: entry for entry in render_web()["envVars"]}
+    (cache,) = (service for service in render()["services"] if service["type"] == "keyvalue")
+    (database,) = render()["databases"]
+    assert hosted["REDIS_URL"]["fromService"] == {
+        "type": "keyvalue",
+        "name": cache["name"],
+        "property": "connectionString",
+    }
+    assert hosted["DATABASE_URL"]["fromDatabase"] == {
+        "name": database["name"],
+        "property": "connectionString",
+    }
+    assert cache["ipAllowList"] == database["ipAllowList"] == []
+
+
+def test_no_manifest_holds_a_secret() -> None:
+    secrets = {name for name, metadata in KNOWN.items() if metadata["secret"]}
+    for entry in render_web()["envVars"]:
+        assert entry["key"] not in secrets or "value" not in entry, entry["key"]
+    for name, entry in heroku()["env"].items():
+        assert name not in secrets or "value" not in entry, name
+    assert not secrets & set(image_environment())
+
+
+def test_compose_takes_its_secrets_from_the_environment_and_insists_on_them() -> None:
+    services = compose()
+    password = r"\$\{POSTGRES_PASSWORD:\?[^}]+\}"
+    given = services["weir"]["environment"]
+    assert re.fullmatch(r"\$\{SECRET_KEY:\?[^}]+\}", given["SECRET_KEY"])
+    assert re.search(f":{password}@", given["DATABASE_URL"])
+    assert re.fullmatch(password, services["postgres"]["environment"]["POSTGRES_PASSWORD"])
+    assert given["OPENAI_API_KEY"] is None
+    assert given["API_KEYS"] is None
+
+
+def test_compose_starts_weir_once_its_stores_are_healthy() -> None:
+    services = compose()
+    waits = services["weir"]["depends_on"]
+    assert set(waits) == {"postgres", "valkey"}
+    for name, condition in waits.items():
+        assert condition == {"condition": "service_healthy"}
+        assert services[name]["healthcheck"]["test"]
+
+
+# -- versions, names --
+
+
+def test_every_manifest_means_the_same_python() -> None:
+    version = text(".python-version").strip()
+    assert text("runtime.txt").strip() == f"python-{version}"
+    images = {arguments.split()[0] for name, arguments in dockerfile() if name == "FROM"}
+    assert images == {f"python:{version}-slim-trixie"}
+    for entry in render_web()["envVars"]:
+        assert entry["key"] != "PYTHON_VERSION" or str(entry["value"]).startswith(version)
+
+
+def test_one_placeholder_stands_for_the_repository_everywhere() -> None:
+    repository = heroku()["repository"]
+    owner_and_name = repository.removeprefix("https://github.com/")
+    assert heroku()["website"] == repository
+    assert f'github("{owner_and_name}")' in text(".railway/railway.ts")
+    named = re.findall(r"https://github\.com/[\w.-]+/[\w-]+", text("docs/deploying.md"))
+    assert set(named) == {repository}
+
+
+# -- formats --
+
+
+@pytest.mark.parametrize(
+    ("name", "manifest"),
+    [("render", render), ("railway", railway), ("app", heroku)],
+    ids=["render.yaml", "railway.json", "app.json"],
+)
+def test_a_manifest_has_its_platforms_format(name: str, manifest: Any) -> None:
+    schema = json.loads((SCHEMAS / f"{name}.schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.Draft202012Validator(schema).validate(manifest())
+
+
+def test_hadolint_has_nothing_to_say_about_the_dockerfile() -> None:
+    check("hadolint", "--no-color", "deploy/Dockerfile")
+
+
+def test_the_compose_file_has_the_format_of_compose() -> None:
+    schema = ("--builtin-schema", "vendor.compose-spec")
+    check("check-jsonschema", *schema, "deploy/docker-compose.yml")
+
+
+def check(program: str, *arguments: str) -> None:
+    done = subprocess.run(
+        [BINARIES / program, *arguments], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# -- the image --
+
+
+def test_the_image_runs_without_root_and_keeps_its_data_in_a_volume() -> None:
+    names = [name for name, _ in dockerfile()]
+    assert names.count("FROM") == 2
+    assert re.fullmatch(r"[1-9]\d*", instruction("USER")), "a numeric user that is not root"
+    assert image_environment()["APP_ENV"] == "production"
+    assert instruction("VOLUME") == image_environment()["DATA_DIR"]
+    assert instruction("EXPOSE") == KNOWN["PORT"]["default"]
+    assert compose()["weir"]["volumes"] == [f"weir-data:{image_environment()['DATA_DIR']}"]
+    assert any("--owner weir" in arguments for name, arguments in dockerfile() if name == "RUN")
+
+
+def image_files(folder: Path) -> Path:
+    """What `COPY . .` brings into the image: .dockerignore lists what is let through."""
+    patterns = [line for line in text(".dockerignore").splitlines() if not line.startswith("#")]
+    assert patterns[0] == "*", "all that is not named stays outside"
+    for name in (pattern.removeprefix("!") for pattern in patterns if pattern.startswith("!")):
+        source, target = REPOSITORY / name, folder / name
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+        elif source.exists():
+            shutil.copy(source, target)
+    return folder
+
+
+# -- serving --
+
+
+class Deployed(Weir):
+    """Weir as a platform runs it: a manifest's command on the PATH, in a folder with its files."""
+
+    def __init__(self, command: list[str], folder: Path, env: Mapping[str, str]) -> None:
+        of_the_platform = {
+            "PATH": f"{BINARIES}:/usr/bin:/bin",
+            "APP_ENV": "production",
+            "SECRET_KEY": "a-secret-for-the-manifests-test",
+            "API_KEYS": f"Manifests:premium:{KEY}",
+        }
+        super().__init__(of_the_platform | env)
+        self.command = command
+        self.cwd = folder
+
+    def run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
+        """Run another command as and where the server runs."""
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=60, **self._process_options()
+        )
+
+    def _command(self) -> list[str]:
+        return self.command
+
+    def _process_options(self) -> dict[str, Any]:
+        return {"cwd": self.cwd, "env": self.env}
+
+
+@pytest.fixture
+def from_procfile() -> Iterator[Deployed]:
+    """Not yet started."""
+    weir = Deployed(shlex.split(procfile()["web"]), REPOSITORY, {})
+    yield weir
+    weir.close()
+
+
+@pytest.fixture
+def from_image(tmp_path: Path) -> Iterator[Deployed]:
+    """Not yet started; the files, the environment and the command are the image's."""
+    environment = {
+        name: value
+        for name, value in image_environment().items()
+        if name not in {"PATH", "DATA_DIR"}
+    }
+    weir = Deployed(image_command(), image_files(tmp_path), environment)
+    yield weir
+    weir.close()
+
+
+def test_the_procfile_migrates_serves_and_ends_well(from_procfile: Deployed) -> None:
+    released = from_procfile.run(shlex.split(procfile()["release"]))
+    assert released.returncode == 0, released.stderr
+    assert "Migrated to" in released.stdout
+
+    from_procfile.start()
+
+    assert from_procfile.get(render_web()["healthCheckPath"]).status_code == 200
+    assert from_procfile.get(railway()["deploy"]["healthcheckPath"]).status_code == 200
+    assert from_procfile.get(heroku()["success_url"]).status_code == 200
+    answer = from_procfile.post("/chat", key=KEY, json={"message": "Hello"})
+    assert answer.status_code == 200, answer.text
+    assert from_procfile.terminate() == 0
+
+
+def test_the_release_step_may_run_again(from_procfile: Deployed) -> None:
+    release = shlex.split(procfile()["release"])
+    assert from_procfile.run(release).returncode == 0
+    again = from_procfile.run(release)
+    assert again.returncode == 0, again.stderr
+    assert "Already at" in again.stdout
+
+
+def test_the_files_of_the_image_are_enough_to_serve(from_image: Deployed) -> None:
+    from_image.start()
+
+    answer = from_image.post("/chat", key=KEY, json={"message": "Hello"})
+    assert answer.status_code == 200, answer.text
+    created = from_image.run(["flask", "keys", "create", "First", "--tier", "premium"])
+    assert created.returncode == 0, created.stderr
+    assert from_image.post("/chat", key=created.stdout.strip(), json={"message": "Hello"}).ok
+    assert from_image.terminate() == 0
+
+
+def test_the_health_check_of_the_image_sees_whether_weir_lives(from_image: Deployed) -> None:
+    assert from_image.run(image_health_command()).returncode != 0
+    from_image.start()
+    alive = from_image.run(image_health_command())
+    assert alive.returncode == 0, alive.stderr
+
+
+def test_a_platform_without_a_secret_and_a_database_is_told_all_at_once(tmp_path: Path) -> None:
+    bare = {"PATH": f"{BINARIES}:/usr/bin:/bin", "HOME": str(tmp_path), "RENDER": "true"}
+    for command in procfile().values():
+        refused = subprocess.run(
+            shlex.split(command),
+            cwd=REPOSITORY,
+            env=bare,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert refused.returncode != 0
+        assert "SECRET_KEY" in refused.stderr
+        assert "DATABASE_URL" in refused.stderr
+        assert "Traceback" not in refused.stderr
