@@ -32,10 +32,12 @@ def home() -> Any:
     wanted = request.accept_mimetypes.best_match(["application/json", "text/html"])
     if wanted != "text/html":
         return {"service": "weir", "version": VERSION, "links": LINKS}, 200, {"Vary": "Accept"}
+    settings = services().settings
     page = render_template(
         "landing.html",
         version=VERSION,
         base_url=request.host_url.rstrip("/"),
-        offline=not services().settings.has_provider,
+        offline=not settings.has_provider,
+        example_key="YOUR-KEY" if settings.production else "prod_key_456",
     )
     return Response(page, headers={"Content-Security-Policy": POLICY, "Vary": "Accept"})

@@ -14,17 +14,16 @@ That is why a short summary is contained in a medium one, and that in a long one
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from heapq import nlargest
 from itertools import chain, groupby, pairwise
 from math import hypot, log
-from operator import add
+from operator import add, mul
 from statistics import median
 from typing import Literal, NamedTuple
 
 Length = Literal["short", "medium", "long"]
-Vector = dict[str, float]
 
 # The share of the text's characters to aim for, and the most sentences to take.
 SIZES: dict[Length, tuple[float, int]] = {"short": (0.1, 3), "medium": (0.25, 8), "long": (0.5, 20)}
@@ -47,6 +46,7 @@ UNSPACED = CJK + "\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\uac00-\ud
 INDIC = "\u0900-\u0963\u0966-\u0dff"  # their vowel signs are no \w, their danda is a stop
 MARKS = "\u0300-\u036f\u0591-\u05c7\u064b-\u065f"
 NARROW_STOPS = ".!?…।॥؟۔።։"
+OPENERS = "\"'“‘„«»‹›([{¿¡*_—–- "
 WIDE_STOPS = "。！？｡．"  # these need no space after them
 
 TERM = re.compile(rf"[{UNSPACED}]+|(?:[^\W_{UNSPACED}]|[{INDIC}{MARKS}])+")
@@ -69,8 +69,7 @@ def _words(text: str) -> frozenset[str]:
 
 
 # What stands before a full stop that does not end a sentence.
-INITIAL = re.compile(r"(?:^|[^\w'’])(?:[^\W\d_]\.)*[^\W\d_]\Z|(?:^|\s)\d{1,2}\Z")
-LAST_WORD = re.compile(r"[^\W\d_]+\Z")
+INITIAL = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]|\d{1,2}")
 FIRST_WORD = re.compile(r"[^\W\d_]+(?=[\s,'’])")
 ABBREVIATIONS = _words(
     "adm al approx asst bzw ca capt cf co col corp dept dr eds esp est evtl gen ggf gov hon hrsg"
@@ -220,7 +219,7 @@ def _is_end(text: str, stop: re.Match[str], capitalizes: bool) -> bool:
             return False  # 「はい。」と言った goes on after the quotation
         wide = IDEOGRAPH.match(following) and stop["stop"][-1] in "!?"
         return bool(wide) or stop["stop"][-1] in WIDE_STOPS
-    following = following.lstrip("\"'“‘„«‹([{¿¡*_—–- ")
+    following = following.lstrip(OPENERS)
     if capitalizes and following[:1].islower() and stop["stop"][-1] not in WIDE_STOPS:
         return False
     if stop["stop"] != "." or stop["closers"]:
@@ -230,11 +229,11 @@ def _is_end(text: str, stop: re.Match[str], capitalizes: bool) -> bool:
 
 def _abbreviates(before: str, following: str) -> bool:
     """Whether a full stop between these two belongs to an abbreviation, initial or ordinal."""
-    if INITIAL.search(before):
+    words = before.rsplit(maxsplit=1)
+    word = words[-1].lstrip(OPENERS).lower() if words else ""
+    if INITIAL.fullmatch(word):
         first = FIRST_WORD.match(following)
         return first is None or first[0].lower() not in STARTERS
-    last = LAST_WORD.search(before)
-    word = last[0].lower() if last else ""
     return word in ABBREVIATIONS or (word in BEFORE_NUMBERS and following[:1].isdigit())
 
 
@@ -256,9 +255,11 @@ def _ranked(found: list[Sentence]) -> list[int]:
     places: dict[str, int] = {}
     for place, sentence in enumerate(found):
         places.setdefault(sentence.text, place)
-    vectors = _vectors(list(places))
-    scores = _scores([found[place] for place in places.values()], vectors)
+    counts = _counts(places)
+    weights = _weights(counts)
+    scores = _scores([found[place] for place in places.values()], _centralities(counts, weights))
     pool = nlargest(POOL, range(len(scores)), scores.__getitem__)
+    vectors = {index: dict(zip(counts[index], weights[index], strict=True)) for index in pool}
     value = {index: scores[index] for index in pool}
     ranked: list[int] = []
     while value and len(ranked) < MOST:
@@ -267,20 +268,20 @@ def _ranked(found: list[Sentence]) -> list[int]:
             break
         ranked.append(best)
         value = {
-            index: min(worth, scores[index] * (1 - _dot(vectors[best], vectors[index])))
+            index: min(worth, scores[index] * (1 - _cosine(vectors[best], vectors[index])))
             for index, worth in value.items()
         }
     order = list(places.values())
     return [order[index] for index in ranked]
 
 
-def _scores(found: list[Sentence], vectors: list[Vector]) -> list[float]:
+def _scores(found: list[Sentence], centralities: Iterable[float]) -> list[float]:
     """How much each sentence says of the text, from its centrality, its place and its form."""
     usual = median(len(sentence.text) for sentence in found)
     scores: list[float] = []
     whole = 0  # whole sentences so far: a heading does not take the lead from what it heads
     opens = True
-    for sentence, centrality in zip(found, _centralities(vectors), strict=True):
+    for sentence, centrality in zip(found, centralities, strict=True):
         score = centrality * min(1.0, len(sentence.text) / (SHORT * usual))
         opens = opens or sentence.before == "\n\n"
         if FINISHED.search(sentence.text[-8:]):
@@ -293,31 +294,38 @@ def _scores(found: list[Sentence], vectors: list[Vector]) -> list[float]:
     return scores
 
 
-def _centralities(vectors: list[Vector]) -> list[float]:
-    """The cosine between each sentence and the sum of all of them."""
-    centroid: Vector = {}
-    for vector in vectors:
-        for term, weight in vector.items():
-            centroid[term] = centroid.get(term, 0.0) + weight
-    length = hypot(*centroid.values()) or 1.0
-    return [_dot(vector, centroid) / length for vector in vectors]
+def _counts(texts: Iterable[str]) -> list[Counter[int]]:
+    """How often each sentence has which term; terms are numbered, which makes them fast keys."""
+    numbers: defaultdict[str, int] = defaultdict()
+    numbers.default_factory = numbers.__len__
+    return [Counter(map(numbers.__getitem__, _terms(text))) for text in texts]
 
 
-def _vectors(texts: list[str]) -> list[Vector]:
-    """Each sentence as a TF-IDF vector of length 1; without terms, an empty one."""
-    counts = [Counter(_terms(text)) for text in texts]
+def _weights(counts: list[Counter[int]]) -> list[list[float]]:
+    """The TF-IDF weight of each sentence's terms, scaled so that its vector has length 1."""
     holders = Counter(chain.from_iterable(counts))
-    rarity = {term: log(1 + len(texts) / number) for term, number in holders.items()}
-    vectors: list[Vector] = []
+    rarity = [log(1 + len(counts) / holders[term]) for term in range(len(holders))]
+    scaled: list[list[float]] = []
     for count in counts:
         weights = [times * rarity[term] for term, times in count.items()]
         length = hypot(*weights) or 1.0
-        vectors.append({term: weight / length for term, weight in zip(count, weights, strict=True)})
-    return vectors
+        scaled.append([weight / length for weight in weights])
+    return scaled
 
 
-def _dot(left: Vector, right: Vector) -> float:
-    return sum([weight * right[term] for term, weight in left.items() if term in right])
+def _centralities(counts: list[Counter[int]], weights: list[list[float]]) -> Iterator[float]:
+    """The cosine between each sentence's vector and the centroid, the sum of all of them."""
+    centroid: defaultdict[int, float] = defaultdict(float)
+    for terms, row in zip(counts, weights, strict=True):
+        for term, weight in zip(terms, row, strict=True):
+            centroid[term] += weight
+    length = hypot(*centroid.values()) or 1.0
+    for terms, row in zip(counts, weights, strict=True):
+        yield sum(map(mul, row, map(centroid.__getitem__, terms))) / length
+
+
+def _cosine(left: dict[int, float], right: dict[int, float]) -> float:
+    return sum(weight * right[term] for term, weight in left.items() if term in right)
 
 
 def _terms(text: str) -> list[str]:
