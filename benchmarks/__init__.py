@@ -1,0 +1,1 @@
+"""Speed and memory of Weir, measured on the real server: `make bench`."""
