@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flask import Flask
+from flask import Flask, request
 from flask.json.provider import DefaultJSONProvider
 from werkzeug.middleware.proxy_fix import ProxyFix
 
@@ -65,6 +65,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     if settings.allowed_origins:
         origins = list(settings.allowed_origins)
         cors.init_app(app, origins=origins, expose_headers=EXPOSED, always_send=False)
+        answer_browsers = app.after_request_funcs[None].pop()
+        app.after_request(lambda r: answer_browsers(r) if "Origin" in request.headers else r)
     if settings.trusted_proxies:
         hops = settings.trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, hops, hops, hops)  # type: ignore[method-assign]

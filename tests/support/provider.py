@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from http.client import responses
-from itertools import cycle, islice, pairwise
+from itertools import pairwise
 from typing import Any
 
 MODELS = ("stand-in-1", "stand-in-2")
@@ -28,6 +28,7 @@ MODELS = ("stand-in-1", "stand-in-2")
 CREATED = 1_700_000_000
 ECHOED = 200
 BIG_PIECE = 4096
+FILLER = "x" * 99 + " "
 PIECES_BEFORE_A_CUT = 2
 DIRECTIVE = re.compile(r"\s*\[\[fault:([^\]]*)\]\]")
 
@@ -189,13 +190,15 @@ def _content(body: dict[str, Any], fault: Fault) -> str:
     if fault.empty:
         return ""
     if fault.big:
-        return "".join(islice(cycle("echo "), fault.big))
+        return _repeated(FILLER, fault.big)
     # Without the directive: an answer that is asked about again must not fail because of it.
     said = DIRECTIVE.sub("", last_user_message(body["messages"]))
     content = f"echo: {said[:ECHOED]}"
-    if fault.pieces <= len(content):
-        return content
-    return "".join(islice(cycle(content + " "), fault.pieces))
+    return content if fault.pieces <= len(content) else _repeated(content + " ", fault.pieces)
+
+
+def _repeated(text: str, length: int) -> str:
+    return (text * (length // len(text) + 1))[:length]
 
 
 def last_user_message(messages: list[dict[str, Any]]) -> str:

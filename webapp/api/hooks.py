@@ -6,7 +6,7 @@ from functools import partial
 
 from flask import Flask, Response, g, request
 
-from webapp.gate.limits import set_headers
+from webapp.gate import limits
 from webapp.metering.traffic import Counts, Traffic
 from webapp.observability import record
 from webapp.observability.logs import log_request
@@ -25,7 +25,6 @@ API_POLICY = "default-src 'none'; frame-ancestors 'none'"
 
 def register(app: Flask, services: Services) -> None:
     app.before_request(_begin)
-    app.after_request(set_headers)
     app.after_request(partial(_finish, services.traffic, services.settings.production))
 
 
@@ -42,9 +41,14 @@ def _begin() -> None:
 def _finish(traffic: Traffic, production: bool, response: Response) -> Response:
     noted = record.current()
     headers = response.headers
-    headers.extend(SECURITY_HEADERS)
-    headers.add("X-Request-ID", noted.request_id)
-    headers.add("X-Process-Time", f"{noted.milliseconds / 1000:.6f}")
+    headers.extend(
+        [
+            ("X-Request-ID", noted.request_id),
+            ("X-Process-Time", f"{noted.milliseconds / 1000:.6f}"),
+            *limits.headers(),
+            *SECURITY_HEADERS,
+        ]
+    )
     if "Content-Security-Policy" not in headers:
         headers.add("Content-Security-Policy", API_POLICY)
     if production and request.is_secure:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ipaddress import IPv6Address, ip_address
 from typing import cast
 
-from flask import Flask, Response, g
+from flask import Flask, g
 from limits import RateLimitItem, RateLimitItemPerMinute
 from limits.strategies import STRATEGIES, RateLimiter
 from limits.util import WindowStats
@@ -43,8 +43,12 @@ STRATEGIES[STRATEGY] = SlidingWindowStrategy  # type: ignore[assignment]
 
 
 def configure(app: Flask) -> None:
-    """Bind Flask-Limiter. Its own storage stays unused: the strategy keeps the windows."""
+    """Bind Flask-Limiter. Its own storage stays unused: the strategy keeps the windows.
+
+    Known to the application beforehand, it leaves out its hooks around every request.
+    """
     app.config.update(RATELIMIT_STRATEGY=STRATEGY, RATELIMIT_STORAGE_URI="memory://")
+    app.extensions["limiter"] = {limiter}
     limiter.init_app(app)
 
 
@@ -86,15 +90,17 @@ def exceeded(verdict: Verdict, whose: str) -> RateLimitExceeded:
     )
 
 
-def set_headers(response: Response) -> Response:
-    """Tell every authenticated response of a limited door what is left."""
+def headers() -> list[tuple[str, str]]:
+    """What every authenticated response of a limited door says is left."""
     verdict: Verdict | None = g.get("verdict")
-    if verdict is not None:
-        window = verdict.tightest
-        response.headers["X-RateLimit-Limit"] = str(window.item.amount)
-        response.headers["X-RateLimit-Remaining"] = str(window.remaining)
-        response.headers["X-RateLimit-Reset"] = str(math.ceil(window.reset))
-    return response
+    if verdict is None:
+        return []
+    window = verdict.tightest
+    return [
+        ("X-RateLimit-Limit", str(window.item.amount)),
+        ("X-RateLimit-Remaining", str(window.remaining)),
+        ("X-RateLimit-Reset", str(math.ceil(window.reset))),
+    ]
 
 
 def _network(address: str | None) -> str:
