@@ -54,9 +54,11 @@ class Counts:
     tokens: int = 0
 
     def add(self, other: Counts) -> None:
-        for counter in fields(self):
-            total = getattr(self, counter.name) + getattr(other, counter.name)
-            setattr(self, counter.name, total)
+        self.requests += other.requests
+        self.hits += other.hits
+        self.misses += other.misses
+        self.errors += other.errors
+        self.tokens += other.tokens
 
 
 class Traffic:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import logging
-import logging.config
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -30,16 +30,16 @@ class WeirFormatter(JsonFormatter):
     def add_fields(
         self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
     ) -> None:
-        log_data["timestamp"] = _rfc3339(record.created)
-        log_data["level"] = record.levelname.lower()
-        if record.name == request_log.name:
-            log_data.update(message_dict)
-            return
+        log_data.update(_head(record))
         super().add_fields(log_data, record, message_dict)
         log_data["logger"] = record.name
 
     def format(self, record: logging.LogRecord) -> str:
-        line = super().format(record)
+        # The one line that every request writes has its facts ready.
+        if isinstance(record.msg, dict):
+            line = json.dumps(_head(record) | record.msg)
+        else:
+            line = super().format(record)
         for secret in self._secrets:
             if secret in line:
                 line = line.replace(secret, mask(secret))
@@ -98,5 +98,10 @@ def log_request(record: RequestRecord, status: int) -> None:
     request_log.handle(line)
 
 
-def _rfc3339(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+def _head(record: logging.LogRecord) -> dict[str, Any]:
+    """What every line begins with: the time (RFC 3339) and the level."""
+    moment = datetime.fromtimestamp(record.created, UTC)
+    return {
+        "timestamp": moment.isoformat(timespec="milliseconds"),
+        "level": record.levelname.lower(),
+    }
