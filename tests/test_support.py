@@ -521,11 +521,15 @@ def test_the_flask_command_runs_where_a_weir_would(new_weir: MakeWeir) -> None:
     assert not weir.is_running
 
 
-def test_a_weir_has_workers_and_ends_when_it_is_told(
+def test_a_weir_has_as_many_workers_as_it_is_told(
     start_weir: MakeWeir, fresh_valkey: Valkey
 ) -> None:
     weir = start_weir(REDIS_URL=fresh_valkey.url, WEB_CONCURRENCY=2)
     wait_until(lambda: len(weir.pids()) == 2)
+
+
+def test_a_weir_ends_when_it_is_told_and_can_be_started_again(start_weir: MakeWeir) -> None:
+    weir = start_weir()
     assert weir.terminate() == 0
     assert weir.pids() == []
     assert weir.start().get("/liveness").status_code == 200

@@ -1,0 +1,197 @@
+"""Bad input: each gets its status and an error that names the field; none is a 500."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+import pytest
+
+from tests.conftest import MakeWeir
+from tests.support.servers import Weir
+
+KEY = "test_key_0123456789"
+ENVELOPE = {"error", "message", "details", "path", "request_id"}
+
+
+@pytest.fixture(scope="module")
+def weir(start_shared_weir: MakeWeir) -> Weir:
+    return start_shared_weir(API_KEYS=f"test:enterprise:{KEY}", TIERS="enterprise=99999/minute")
+
+
+def send(weir: Weir, path: str, body: bytes, content_type: str | None = "application/json") -> Any:
+    headers = {"Content-Type": content_type} if content_type else {}
+    response = weir.post(path, key=KEY, data=body, headers=headers)
+    assert set(response.json()) == ENVELOPE, response.text
+    return response
+
+
+FIELDS = [
+    ("/chat", {"message": 5}, "message"),
+    ("/chat", {"message": None}, "message"),
+    ("/chat", {"message": ""}, "message"),
+    ("/chat", {"message": "x" * 10_001}, "message"),
+    ("/chat", {"message": ["x"]}, "message"),
+    ("/chat", {"message": "\ud800"}, "message"),
+    ("/chat", {}, "message"),
+    ("/chat", {"message": "x", "temprature": 1}, "temprature"),
+    ("/chat", {"message": "x", "temperature": "1"}, "temperature"),
+    ("/chat", {"message": "x", "temperature": True}, "temperature"),
+    ("/chat", {"message": "x", "temperature": 2.1}, "temperature"),
+    ("/chat", {"message": "x", "temperature": -1}, "temperature"),
+    ("/chat", {"message": "x", "temperature": float("nan")}, "temperature"),
+    ("/chat", {"message": "x", "temperature": float("inf")}, "temperature"),
+    ("/chat", {"message": "x", "max_tokens": 0}, "max_tokens"),
+    ("/chat", {"message": "x", "max_tokens": 1.5}, "max_tokens"),
+    ("/chat", {"message": "x", "max_tokens": "5"}, "max_tokens"),
+    ("/chat", {"message": "x", "max_tokens": True}, "max_tokens"),
+    ("/chat", {"message": "x", "max_tokens": 10**400}, "max_tokens"),
+    ("/chat", {"message": "x", "stream": "true"}, "stream"),
+    ("/chat", {"message": "x", "stream": 1}, "stream"),
+    ("/chat", {"message": "x", "model": "a b"}, "model"),
+    ("/chat", {"message": "x", "model": "a\n"}, "model"),
+    ("/chat", {"message": "x", "model": ""}, "model"),
+    ("/chat", {"message": "x", "system": 1}, "system"),
+    ("/chat", {"message": "x", "history": {}}, "history"),
+    ("/chat", {"message": "x", "history": [{"role": "king", "content": "x"}]}, "history"),
+    ("/chat", {"message": "x", "history": [{"role": "user"}]}, "history"),
+    ("/chat", {"message": "<ScRiPt>alert(1)"}, "message"),
+    ("/chat", {"message": "go to JavaScript:alert(1)"}, "message"),
+    ("/chat", {"message": "data:text/html;base64,xxx"}, "message"),
+    ("/summarize", {"text": "too short"}, "text"),
+    ("/summarize", {"text": "x" * 500_001}, "text"),
+    ("/summarize", {"text": "long enough", "length": "huge"}, "length"),
+    ("/summarize", {"text": "long enough", "length": 5}, "length"),
+    ("/generate", {"prompt": ""}, "prompt"),
+    ("/generate", {"prompt": "x", "max_tokens": 4001}, "max_tokens"),
+    ("/generate", {"message": "x"}, "message"),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "field"), FIELDS, ids=lambda value: str(value)[:40])
+def test_a_bad_field_is_named(weir: Weir, path: str, body: dict[str, Any], field: str) -> None:
+    response = send(weir, path, json.dumps(body).encode())
+    assert response.status_code == 422, response.text
+    assert response.json()["error"] == "ValidationError"
+    assert field in response.json()["details"]
+
+
+@pytest.mark.parametrize("path", ["/chat", "/summarize", "/generate"])
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"{", 400),
+        (b'{"message": }', 400),
+        (b"{'message': 'x'}", 400),
+        (b'{"message": "\xff"}', 400),
+        (b"\xef\xbb\xbf{}", 400),
+        (b"[" * 100_000, 400),
+        (b'{"a":' * 100_000, 400),
+        (b'{"max_tokens": ' + b"9" * 5000 + b"}", 400),
+        (b"null", 422),
+        (b"[]", 422),
+        (b'"text"', 422),
+        (b"1e400", 422),
+        (b"NaN", 422),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+def test_what_is_no_json_object_is_refused(weir: Weir, path: str, body: bytes, status: int) -> None:
+    assert send(weir, path, body).status_code == status
+
+
+@pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "json"])
+def test_another_content_type_is_refused(weir: Weir, kind: str | None) -> None:
+    assert send(weir, "/chat", b'{"message": "x"}', kind).status_code == 415
+
+
+def test_what_json_allows_is_taken(weir: Weir) -> None:
+    for text in ("\u0000", "😀", "\u2028", "a\tb"):
+        assert weir.post("/chat", key=KEY, json={"message": text}).status_code == 200
+    twice = b'{"message": "first", "message": "last"}'
+    headers = {"Content-Type": "application/json; charset=utf-8"}
+    assert weir.post("/chat", key=KEY, data=twice, headers=headers).status_code == 200
+
+
+def test_bodies_are_as_large_as_their_door_allows(weir: Weir) -> None:
+    large = b'{"text": "' + b"x" * 1_100_000 + b'"}'
+    assert send(weir, "/chat", large).status_code == 413
+    assert send(weir, "/summarize", large).status_code == 422
+    assert send(weir, "/summarize", b" " * (8 * 1024 * 1024 + 1)).status_code == 413
+    chunks = (b"x" * 65536 for _ in range(20))
+    chunked = weir.post("/chat", key=KEY, data=chunks, headers={"Content-Type": "application/json"})
+    assert chunked.status_code == 413
+
+
+def test_the_denylist_can_be_turned_off(start_weir: MakeWeir) -> None:
+    weir = start_weir(PROMPT_DENYLIST="")
+    assert weir.post("/chat", key="prod_key_456", json={"message": "<script>"}).status_code == 200
+
+
+def test_unknown_paths_and_methods_are_told(weir: Weir) -> None:
+    missing = weir.get("/nope")
+    assert (missing.status_code, missing.json()["error"]) == (404, "NotFound")
+    wrong = weir.get("/chat")
+    assert (wrong.status_code, wrong.json()["error"]) == (405, "MethodNotAllowed")
+    assert "POST" in wrong.headers["Allow"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [("my-id_1.2", True), ("a" * 128, True), ("a" * 129, False), ("a b", False), ("é", False)],
+)
+def test_a_well_formed_request_id_is_kept(weir: Weir, sent: str, kept: bool) -> None:
+    response = weir.get("/liveness", headers={"X-Request-ID": sent.encode()})
+    assert (response.headers["X-Request-ID"] == sent) == kept
+    assert len(response.headers["X-Request-ID"]) >= 9
+
+
+@pytest.mark.parametrize(
+    ("raw", "statuses"),
+    [
+        (b"GET /liveness HTTP/1.1\r\nHost: x\r\nX-Request-ID: a\r\nX-Evil: b\r\n\r\n", {200}),
+        (b"GET /liveness HTTP/1.1\r\nHost: x\r\nX-Request-ID: a\x00b\r\n\r\n", {400}),
+        (b"GET /liveness HTTP/1.1\r\nHost: x\r\nX-Request-ID: a\rb\r\n\r\n", {400}),
+        (b"nonsense\r\n\r\n", {400}),
+        (b"POST /chat HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", {400}),
+        (
+            b"POST /chat HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+            {400},
+        ),
+        (b"POST /chat HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: magic\r\n\r\n", {400, 501}),
+        (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", {414}),
+        (b"GET /liveness HTTP/1.1\r\nHost: x\r\nX-Long: " + b"a" * 9000 + b"\r\n\r\n", {431}),
+        (b"GET /%00%ff HTTP/1.1\r\nHost: x\r\n\r\n", {404}),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_raw_bytes_get_an_answer_in_the_envelope(
+    weir: Weir, raw: bytes, statuses: set[int]
+) -> None:
+    with socket.create_connection(("127.0.0.1", weir.port), timeout=5) as client:
+        client.sendall(raw)
+        answer = client.recv(65536)
+        while b"\r\n\r\n" not in answer or answer.endswith(b"\r\n\r\n"):
+            answer += client.recv(65536)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    status = int(head.split()[1])
+    assert status in statuses
+    if status != 200:
+        assert set(json.loads(body)) == ENVELOPE
+
+
+def test_a_broken_chunked_body_is_refused(weir: Weir) -> None:
+    with socket.create_connection(("127.0.0.1", weir.port), timeout=5) as client:
+        client.sendall(
+            f"POST /chat HTTP/1.1\r\nHost: x\r\nX-API-Key: {KEY}\r\nContent-Type: application/json"
+            "\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n".encode()
+        )
+        assert client.recv(65536).split()[1] == b"400"
+
+
+def test_the_server_lives_on_and_never_failed(weir: Weir) -> None:
+    assert weir.get("/readiness").status_code == 200
+    requests = [line for line in weir.logs() if "status_code" in line]
+    assert not [line for line in requests if line["status_code"] == 500]

@@ -1,0 +1,77 @@
+"""The OpenAPI document is true: schemathesis finds nothing, and every example runs as it stands."""
+
+from __future__ import annotations
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, settings
+from schemathesis.specs.openapi.checks import ignored_auth, unsupported_method
+
+from tests.conftest import MakeWeir
+from tests.support.servers import Weir
+
+KEY = "test_key_0123456789"
+
+
+@pytest.fixture(scope="module")
+def weir(start_shared_weir: MakeWeir) -> Weir:
+    return start_shared_weir(API_KEYS=f"test:enterprise:{KEY}", TIERS="enterprise=99999/minute")
+
+
+@pytest.fixture(scope="module")
+def document(weir: Weir) -> schemathesis.BaseSchema:
+    return schemathesis.openapi.from_url(f"{weir.url}/openapi.json")
+
+
+schema = schemathesis.pytest.from_fixture("document")
+
+
+@schema.parametrize()
+@settings(
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+def test_the_live_server_does_what_the_document_says(case: schemathesis.Case) -> None:
+    case.call_and_validate(
+        headers={"X-API-Key": KEY},
+        # The key goes along always, and OPTIONS is answered for browsers.
+        excluded_checks=[ignored_auth, unsupported_method],
+    )
+
+
+def test_every_example_runs_as_it_stands(weir: Weir) -> None:
+    paths = weir.get("/openapi.json").json()["paths"]
+    examples = {
+        path: operations["post"]["requestBody"]["content"]["application/json"]["example"]
+        for path, operations in paths.items()
+        if "post" in operations
+    }
+    assert set(examples) == {"/chat", "/summarize", "/generate"}
+    for path, example in examples.items():
+        assert weir.post(path, key=KEY, json=example).status_code == 200
+
+
+def test_the_document_names_credentials_and_errors(weir: Weir) -> None:
+    document = weir.get("/openapi.json").json()
+    assert set(document["components"]["securitySchemes"]) == {"ApiKey", "Bearer"}
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            assert operation["summary"], path
+        if "post" in operations:
+            assert {"ApiKey": []} in operations["post"]["security"]
+            assert {
+                "200",
+                "400",
+                "401",
+                "403",
+                "413",
+                "415",
+                "422",
+                "429",
+                "502",
+                "503",
+                "504",
+            } <= set(operations["post"]["responses"])

@@ -1,0 +1,146 @@
+"""Tier limits at the doors: exact, shared, honest about when, and no hostage of Redis."""
+
+from __future__ import annotations
+
+import math
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import requests
+
+from tests.conftest import MakeWeir
+from tests.support.servers import Valkey, Weir, wait_until
+
+BODY = {"message": "hello"}
+KEY = "test_key_0123456789"
+
+
+def chat(weir: Weir, key: str = KEY, path: str = "/chat") -> requests.Response:
+    return weir.post(path, key=key, json=BODY)
+
+
+def test_five_pass_and_the_sixth_is_refused_with_a_true_retry_after(start_weir: MakeWeir) -> None:
+    weir = start_weir()
+    statuses = [chat(weir, "dev_key_123").status_code for _ in range(6)]
+    assert statuses == [200] * 5 + [429]
+    refused = chat(weir, "dev_key_123")
+    assert 0 < int(refused.headers["Retry-After"]) <= 60
+    details = refused.json()["details"]
+    assert (details["size"], details["used"]) == (5, 5)
+    assert [chat(weir, "prod_key_456").status_code for _ in range(21)] == [200] * 20 + [429]
+
+
+def test_the_next_request_passes_when_retry_after_says_so(start_weir: MakeWeir) -> None:
+    weir = start_weir(TIERS="free=3/3second;premium=9/minute")
+    assert [chat(weir, "dev_key_123").status_code for _ in range(3)] == [200] * 3
+    refused = chat(weir, "dev_key_123")
+    assert refused.status_code == 429
+    until = time.monotonic() + int(refused.headers["Retry-After"])
+    wait_until(lambda: time.monotonic() >= until)
+    assert chat(weir, "dev_key_123").status_code == 200
+
+
+def test_the_headers_tell_what_is_left(start_weir: MakeWeir) -> None:
+    weir = start_weir()
+    response = chat(weir, "dev_key_123")
+    assert response.headers["X-RateLimit-Limit"] == "5"
+    assert response.headers["X-RateLimit-Remaining"] == "4"
+    assert 58 <= int(response.headers["X-RateLimit-Reset"]) - time.time() <= 61
+    assert "Retry-After" not in response.headers
+
+
+def test_all_doors_share_one_bucket_and_invalid_requests_count(start_weir: MakeWeir) -> None:
+    weir = start_weir()
+    key = "dev_key_123"
+    assert chat(weir, key, "/v1/chat").status_code == 200
+    invalid = weir.post("/chat", key=key, json={"massage": "typo"})
+    assert (invalid.status_code, invalid.headers["X-RateLimit-Remaining"]) == (422, "3")
+    assert weir.post("/generate", key=key, json={"prompt": "x"}).status_code == 200
+    assert weir.post("/summarize", key=key, json={"text": "A text of some length."}).ok
+    assert weir.post("/v1/generate", key=key, json={"prompt": "x"}).status_code == 200
+    assert chat(weir, key).status_code == 429
+
+
+def test_several_limits_pass_or_fail_as_one(start_weir: MakeWeir, fresh_valkey: Valkey) -> None:
+    settings = {"TIERS": "free=2/second;enterprise=2/second,5/minute"}
+    for redis in ({}, {"REDIS_URL": fresh_valkey.url}):
+        weir = start_weir(**settings, **redis, API_KEYS=f"t:enterprise:{KEY}", WEB_CONCURRENCY=1)
+        passed = 0
+        give_up_at = time.monotonic() + 10
+        while passed < 5 and time.monotonic() < give_up_at:
+            passed += chat(weir).status_code == 200
+        assert passed == 5, "what was refused by the second must not count for the minute"
+        refused = chat(weir)
+        assert refused.status_code == 429
+        assert "minute" in refused.json()["details"]["limit"]
+
+
+def test_limits_are_exact_across_workers_and_servers(
+    start_weir: MakeWeir, fresh_valkey: Valkey, fresh_database: str
+) -> None:
+    settings = {
+        "REDIS_URL": fresh_valkey.url,
+        "DATABASE_URL": fresh_database,
+        "WEB_CONCURRENCY": 4,
+        "API_KEYS": f"test:premium:{KEY}",
+    }
+    weirs = [start_weir(**settings), start_weir(**settings)]
+    with ThreadPoolExecutor(30) as pool:
+        statuses = list(pool.map(lambda n: chat(weirs[n % 2]).status_code, range(90)))
+    assert sorted(statuses) == [200] * 20 + [429] * 70
+
+
+@pytest.mark.parametrize("outage", ["stop", "pause"])
+def test_redis_away_costs_no_request_and_little_time(
+    start_weir: MakeWeir, fresh_valkey: Valkey, outage: str
+) -> None:
+    weir = start_weir(
+        REDIS_URL=fresh_valkey.url, WEB_CONCURRENCY=1, TIERS="enterprise=30/minute",
+        API_KEYS=f"test:enterprise:{KEY}",
+    )  # fmt: skip
+    assert chat(weir).headers["X-RateLimit-Remaining"] == "29"
+    getattr(fresh_valkey, outage)()
+    slowest = 0.0
+    for _ in range(10):
+        began = time.monotonic()
+        assert chat(weir).status_code == 200
+        slowest = max(slowest, time.monotonic() - began)
+    # 0.3 s for Redis, and what the request itself takes on a busy machine.
+    assert slowest < 0.8
+    health = weir.get("/health").json()
+    assert (health["status"], health["checks"]["cache"]) == ("degraded", "degraded")
+    assert weir.get("/readiness").status_code == 200
+    fresh_valkey.start()
+
+    def back() -> bool:
+        return bool(weir.get("/health").json()["checks"]["cache"] == "healthy")
+
+    wait_until(back, 5, "the recovery")
+    assert chat(weir).status_code == 200
+
+
+def test_each_worker_allows_its_share_while_redis_is_away(
+    start_weir: MakeWeir, fresh_valkey: Valkey, fresh_database: str
+) -> None:
+    weir = start_weir(
+        REDIS_URL=fresh_valkey.url, DATABASE_URL=fresh_database, WEB_CONCURRENCY=2,
+        TIERS="enterprise=10/minute", API_KEYS=f"test:enterprise:{KEY}",
+    )  # fmt: skip
+    fresh_valkey.stop()
+    passed = sum(chat(weir).status_code == 200 for _ in range(60))
+    assert 5 <= passed <= 10
+
+
+def test_the_time_of_a_reset_is_redis_s(fresh_valkey: Valkey) -> None:
+    from limits import parse_many
+
+    from webapp.gate.windows import SlidingWindows
+    from webapp.storage.shared_memory import SharedMemory
+
+    windows = SlidingWindows(SharedMemory(fresh_valkey.url), workers=1)
+    verdict = windows.take("bucket", parse_many("1/minute"))
+    with fresh_valkey.client() as client:
+        seconds, microseconds = client.time()
+    assert math.isclose(verdict.now, seconds + microseconds / 1e6, abs_tol=1)
+    assert math.isclose(verdict.windows[0].reset, verdict.now + 60, abs_tol=0.01)

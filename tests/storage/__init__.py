@@ -1,0 +1,1 @@
+"""Tests of how Weir reaches its stores."""
