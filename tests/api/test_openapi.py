@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import ignored_auth, unsupported_method
 
 from tests.conftest import MakeWeir
@@ -20,26 +21,50 @@ def weir(start_shared_weir: MakeWeir) -> Weir:
 
 @pytest.fixture(scope="module")
 def document(weir: Weir) -> schemathesis.BaseSchema:
-    return schemathesis.openapi.from_url(f"{weir.url}/openapi.json")
-
-
-schema = schemathesis.pytest.from_fixture("document")
-
-
-@schema.parametrize()
-@settings(
-    max_examples=40,
-    deadline=None,
-    derandomize=True,
-    phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
-def test_the_live_server_does_what_the_document_says(case: schemathesis.Case) -> None:
-    case.call_and_validate(
-        headers={"X-API-Key": KEY},
-        # The key goes along always, and OPTIONS is answered for browsers.
-        excluded_checks=[ignored_auth, unsupported_method],
+    # Beside what schemathesis expects of a refusal: a body that is too large.
+    refused = [400, 401, 403, 404, 405, 406, 409, 413, 415, 422, 428, 429]
+    config = schemathesis.Config.from_dict(
+        {"checks": {"negative_data_rejection": {"expected-statuses": refused}}}
     )
+    return schemathesis.openapi.from_url(f"{weir.url}/openapi.json", config=config)
+
+
+OPERATIONS = ["/chat", "/summarize", "/generate", "/stats", "/health", "/health/detailed",
+              "/health/ready", "/readiness", "/liveness", "/"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("path", "mode"),
+    [(path, GenerationMode.POSITIVE) for path in OPERATIONS]
+    + [(path, GenerationMode.NEGATIVE) for path in OPERATIONS[:3]],
+)
+def test_the_live_server_does_what_the_document_says(
+    document: schemathesis.BaseSchema, path: str, mode: GenerationMode
+) -> None:
+    method = "POST" if path in {"/chat", "/summarize", "/generate"} else "GET"
+    operation = document[path][method]
+
+    @given(case=operation.as_strategy(generation_mode=mode))
+    @settings(
+        max_examples=60,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    def conforms(case: schemathesis.Case) -> None:
+        # The key goes along always, and OPTIONS is answered for browsers.
+        case.call_and_validate(
+            headers={"X-API-Key": KEY, "Authorization": f"Bearer {KEY}"},
+            excluded_checks=[ignored_auth, unsupported_method],
+        )
+
+    conforms()
+
+
+def test_every_operation_was_tried(document: schemathesis.BaseSchema) -> None:
+    assert sorted(document) == sorted(OPERATIONS)
 
 
 def test_every_example_runs_as_it_stands(weir: Weir) -> None:

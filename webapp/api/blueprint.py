@@ -45,8 +45,13 @@ def _read_json() -> Any:
     mimetype = request.mimetype
     if mimetype != "application/json" and not mimetype.endswith("+json"):
         raise errors.UnsupportedMediaType("Send JSON, with Content-Type: application/json.")
+    body = request.get_data(cache=False)
+    longest = request.max_content_length
+    # What comes in chunks has no length to refuse by; Werkzeug stops reading at the limit.
+    if request.content_length is None and longest is not None and len(body) >= longest:
+        raise errors.PayloadTooLarge("The body is larger than this address takes.")
     try:
-        return json.loads(request.get_data(cache=False).decode("utf-8"))
+        return json.loads(body.decode("utf-8"))
     except UnicodeDecodeError:
         raise errors.MalformedRequest("The body is not UTF-8.") from None
     except RecursionError:

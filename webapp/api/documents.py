@@ -76,7 +76,13 @@ def errors_of(*statuses: int) -> Callable[[View], View]:
 
 def answers_and_errors(view: View) -> View:
     """Document what all answering doors share: credentials, the stream, the errors."""
-    stream = {"text/event-stream": {"schema": {"type": "string"}}}
+    event = {
+        "type": "object",
+        "description": "One server-sent event; its data is JSON, of the last one `[DONE]`.",
+        "properties": {"data": {"type": "string"}},
+        "required": ["data"],
+    }
+    stream = {"text/event-stream": {"schema": event}}
     control = {
         "name": "Cache-Control",
         "in": "header",

@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 from flask import Flask, Response, jsonify, request
+from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException
 
 from webapp import errors
@@ -25,6 +26,7 @@ OF_STATUS: dict[int, type[errors.WeirError]] = {
 def register(app: Flask) -> None:
     app.register_error_handler(errors.WeirError, render)
     app.register_error_handler(HTTPException, _http)
+    app.register_error_handler(ParseException, _not_http)
     app.register_error_handler(Exception, _unexpected)
 
 
@@ -46,6 +48,11 @@ def render(error: errors.WeirError) -> Response:
     if error.status in {429, 503}:
         response.headers["Retry-After"] = str(error.retry_after or 1)
     return response
+
+
+def _not_http(error: Exception) -> Response:
+    """A body that turned out, while it was read, to be no HTTP."""
+    return render(errors.MalformedRequest("The body is not well-formed HTTP."))
 
 
 def _http(error: HTTPException) -> Any:
