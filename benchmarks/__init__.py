@@ -1,1 +1,1 @@
-"""Speed and memory of Weir, measured on the real server: `make bench`."""
+"""How fast Weir is, and how much memory it takes: `make bench`."""

@@ -1,86 +1,114 @@
-"""Many streams opened at once: `python -m benchmarks.streams URL NUMBER KEY` prints JSON."""
+"""Opens many streams at once and says how long first bytes took and how many streams failed.
+
+    python -m benchmarks.streams --port 8000 --count 500 --key KEY
+
+A stream is good if it is a 200 with every piece of the upstream and ends in `data: [DONE]`.
+"""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
-import resource
-import subprocess
-import sys
 import time
-from dataclasses import dataclass
-from urllib.parse import urlsplit
+import uuid
+from typing import Any
 
-from benchmarks.servers import ASKED_FROM, KEY, PinnedWeir, megabytes
+from benchmarks.load import percentile
+from benchmarks.processes import allow_many_files
 from benchmarks.upstream import PIECES
-from tests.support.servers import REPOSITORY
 
 PATIENCE = 60.0
+PIECE = b'data: {"content": '
+DONE = b"data: [DONE]"
 
 
-@dataclass(frozen=True)
-class Streams:
-    """First bytes in seconds, streams that did not come complete, the memory at the peak in MB."""
+class Stream(asyncio.Protocol):
+    """One stream on a connection of its own, kept until the server closes it."""
 
-    p50: float
-    p99: float
-    failed: int
-    megabytes: float
+    def __init__(self, request: bytes) -> None:
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.first_byte_at: float | None = None
+        self._request = request
+        self._received = bytearray()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport: Any = transport
+        self._transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        if self.first_byte_at is None:
+            self.first_byte_at = time.perf_counter()
+        self._received += data
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.over.done():
+            self.over.set_result(None)
+
+    @property
+    def is_good(self) -> bool:
+        head, _, body = bytes(self._received).partition(b"\r\n\r\n")
+        lines = _without_transfer_coding(body).split(b"\n")
+        pieces = sum(line.startswith(PIECE) for line in lines)
+        said = [line for line in lines if line]
+        return head[9:12] == b"200" and pieces == PIECES and said[-1:] == [DONE]
 
 
-def open_at_once(server: PinnedWeir, number: int) -> Streams:
-    """Open `number` streams together and watch the server's memory while they flow."""
-    command = [sys.executable, "-m", "benchmarks.streams", server.url, str(number), KEY]
-    client = subprocess.Popen(
-        ["taskset", "-c", ASKED_FROM, *command], stdout=subprocess.PIPE, cwd=REPOSITORY
-    )
-    peak = 0.0
-    while client.poll() is None:
-        peak = max(peak, megabytes(server))
-        time.sleep(0.5)
-    assert client.stdout is not None
-    seen = json.loads(client.stdout.read())
-    return Streams(seen["p50"], seen["p99"], seen["failed"], peak)
+def _without_transfer_coding(body: bytes) -> bytes:
+    content = bytearray()
+    while body:
+        size, _, rest = body.partition(b"\r\n")
+        length = int(size or b"0", 16)
+        content += rest[:length]
+        body = rest[length + 2 :]
+    return bytes(content)
 
 
-async def _one(host: str, port: int, key: str, number: int) -> float | None:
-    """Seconds to the first byte of a stream, None if it does not come complete."""
-    body = json.dumps({"message": f"Stream {number} at {time.time()}", "stream": True}).encode()
-    head = (
-        f"POST /chat HTTP/1.1\r\nHost: {host}\r\nX-API-Key: {key}\r\nConnection: close\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    began = time.perf_counter()
+def _request(port: int, key: str, run: str, number: int) -> bytes:
+    body = json.dumps({"message": f"Stream {number} of {run}", "stream": True})
+    head = [
+        "POST /chat HTTP/1.1",
+        f"Host: 127.0.0.1:{port}",
+        f"X-API-Key: {key}",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        "Connection: close",
+    ]
+    return "\r\n".join([*head, "", body]).encode()
+
+
+async def _open(port: int, stream: Stream) -> None:
     try:
-        async with asyncio.timeout(PATIENCE):
-            reader, writer = await asyncio.open_connection(host, port)
-            writer.write(head.encode() + body)
-            first = await reader.read(1)
-            seconds = time.perf_counter() - began
-            answer = first + await reader.read()
-            writer.close()
-    except (OSError, TimeoutError):
-        return None
-    complete = answer.count(b'{"content": ') == PIECES and b"data: [DONE]" in answer
-    return seconds if complete and answer.startswith(b"HTTP/1.1 200") else None
+        loop = asyncio.get_running_loop()
+        await loop.create_connection(lambda: stream, "127.0.0.1", port)
+        await asyncio.wait_for(stream.over, PATIENCE)
+    except OSError:
+        return  # it has nothing received, and so is not good; TimeoutError is one of these
 
 
-async def _all(url: str, number: int, key: str) -> dict[str, float]:
-    address = urlsplit(url)
-    assert address.hostname is not None
-    assert address.port is not None
-    seen = await asyncio.gather(
-        *(_one(address.hostname, address.port, key, each) for each in range(number))
-    )
-    good = sorted(seconds for seconds in seen if seconds is not None) or [float("nan")]
+async def open_streams(port: int, key: str, count: int) -> dict[str, float]:
+    """First bytes (in ms, from the moment the first one was asked for), and failures."""
+    run = uuid.uuid4().hex
+    streams = [Stream(_request(port, key, run, number)) for number in range(count)]
+    began = time.perf_counter()
+    await asyncio.gather(*(_open(port, stream) for stream in streams))
+    first = sorted((s.first_byte_at - began) * 1000 for s in streams if s.first_byte_at)
     return {
-        "p50": good[len(good) // 2],
-        "p99": good[int(len(good) * 0.99)],
-        "failed": number - sum(seconds is not None for seconds in seen),
+        "p50": percentile(first, 0.5),
+        "p99": percentile(first, 0.99),
+        "failed": sum(not stream.is_good for stream in streams),
     }
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--count", type=int, required=True)
+    parser.add_argument("--key", required=True)
+    options = parser.parse_args()
+    allow_many_files()
+    print(json.dumps(asyncio.run(open_streams(options.port, options.key, options.count))))
+
+
 if __name__ == "__main__":
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    print(json.dumps(asyncio.run(_all(sys.argv[1], int(sys.argv[2]), sys.argv[3]))))
+    main()

@@ -1,105 +1,145 @@
-"""A static OpenAI-compatible provider that answers faster than Weir asks: `python -m … PORT`."""
+"""A static upstream of OpenAI's protocol, without a framework, faster than Weir by far.
+
+    python -m benchmarks.upstream --port 9000
+
+A plain completion is answered at once, a streamed one in 20 pieces over 5 s. `GET /calls` counts
+the completions that were asked for.
+"""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
-import resource
-import sys
 from typing import Any
 
+from benchmarks.processes import allow_many_files
+
+MODEL = "static-1"
 PIECES = 20
-SECONDS = 5.0
+STREAM_SECONDS = 5.0
+PIECE = "a piece of text "
+USAGE = {"prompt_tokens": 20, "completion_tokens": 60, "total_tokens": 80}
+LAST_CHUNK = b"0\r\n\r\n"
 
 
-def _http(body: bytes) -> bytes:
-    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-    return head.encode() + b"\r\n\r\n" + body
+def plain_completion() -> dict[str, Any]:
+    message = {"role": "assistant", "content": PIECE * PIECES}
+    return {
+        "id": "chatcmpl-static",
+        "object": "chat.completion",
+        "created": 1_700_000_000,
+        "model": MODEL,
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "usage": USAGE,
+    }
 
 
-def _chunk(data: bytes) -> bytes:
-    event = b"data: " + data + b"\n\n"
-    return b"%x\r\n%s\r\n" % (len(event), event)
+def stream_chunk(choices: list[dict[str, Any]], usage: dict[str, int] | None = None) -> bytes:
+    chunk = {
+        "id": "chatcmpl-static",
+        "object": "chat.completion.chunk",
+        "created": 1_700_000_000,
+        "model": MODEL,
+        "choices": choices,
+        "usage": usage,
+    }
+    return in_transfer_coding(b"data: " + json.dumps(chunk).encode() + b"\n\n")
 
 
-def _event(choices: list[dict[str, Any]], **more: Any) -> bytes:
-    common = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "static"}
-    return _chunk(json.dumps(common | {"choices": choices} | more).encode())
+def piece_of_stream(delta: dict[str, str], finish_reason: str | None = None) -> bytes:
+    return stream_chunk([{"index": 0, "delta": delta, "finish_reason": finish_reason}])
 
 
-USAGE = {"prompt_tokens": 5, "completion_tokens": PIECES, "total_tokens": 5 + PIECES}
-MESSAGE = {"role": "assistant", "content": "A weir is a low barrier across a river."}
-PLAIN = _http(
-    json.dumps(
-        {
-            "id": "c",
-            "object": "chat.completion",
-            "created": 1,
-            "model": "static",
-            "choices": [{"index": 0, "message": MESSAGE, "finish_reason": "stop"}],
-            "usage": USAGE,
-        }
-    ).encode()
-)
-MODELS = _http(json.dumps({"object": "list", "data": [{"id": "static"}]}).encode())
+def in_transfer_coding(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def json_response(body: Any) -> bytes:
+    content = json.dumps(body).encode()
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
+    return head.encode() + b"\r\n\r\n" + content
+
+
+MODELS = json_response({"object": "list", "data": [{"id": MODEL, "object": "model"}]})
+COMPLETION = json_response(plain_completion())
+NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 )
-PIECE = _event([{"index": 0, "delta": {"content": "word "}, "finish_reason": None}])
-END = (
-    _event([{"index": 0, "delta": {}, "finish_reason": "stop"}])
-    + _event([], usage=USAGE)
-    + _chunk(b"[DONE]")
-    + b"0\r\n\r\n"
+STREAM_PIECE = piece_of_stream({"content": PIECE})
+STREAM_END = (
+    piece_of_stream({}, "stop")
+    + stream_chunk([], USAGE)
+    + in_transfer_coding(b"data: [DONE]\n\n")
+    + LAST_CHUNK
 )
 
 
-class Provider(asyncio.Protocol):
-    """One connection: requests in order, each answered as soon as it is complete."""
+class Upstream(asyncio.Protocol):
+    """One connection; its requests come one after the other."""
+
+    calls = 0
+
+    def __init__(self) -> None:
+        self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        self.received = b""
+        self._transport: Any = transport
 
     def data_received(self, data: bytes) -> None:
-        self.received += data
-        while (request := self._next_request()) is not None:
-            self._answer(*request)
-
-    def _next_request(self) -> tuple[bytes, bytes] | None:
-        head, separator, rest = self.received.partition(b"\r\n\r\n")
-        _, _, after = head.lower().partition(b"content-length:")
-        length = int(after.partition(b"\r\n")[0] or 0)
-        if not separator or len(rest) < length:
-            return None
-        self.received = rest[length:]
-        return head, rest[:length]
-
-    def _answer(self, head: bytes, body: bytes) -> None:
-        if head.startswith(b"GET"):
-            self.transport.write(MODELS)
-        elif b'"stream":true' in body.replace(b" ", b""):
-            self.transport.write(STREAM_HEAD)
-            self._stream(PIECES)
-        else:
-            self.transport.write(PLAIN)
-
-    def _stream(self, left: int) -> None:
-        if self.transport.is_closing():
+        self._received += data
+        head, separator, rest = self._received.partition(b"\r\n\r\n")
+        if not separator:
             return
-        self.transport.write(PIECE if left else END)
-        if left:
-            asyncio.get_running_loop().call_later(SECONDS / PIECES, self._stream, left - 1)
+        length = _content_length(head)
+        if len(rest) >= length:
+            self._received = rest[length:]
+            self._respond(head, rest[:length])
+
+    def _respond(self, head: bytes, body: bytes) -> None:
+        if head.startswith(b"POST /v1/chat/completions "):
+            Upstream.calls += 1
+            if json.loads(body).get("stream"):
+                self._stream(0)
+            else:
+                self._transport.write(COMPLETION)
+        elif head.startswith(b"GET /v1/models "):
+            self._transport.write(MODELS)
+        elif head.startswith(b"GET /calls "):
+            self._transport.write(json_response(Upstream.calls))
+        else:
+            self._transport.write(NOT_FOUND)
+
+    def _stream(self, sent: int) -> None:
+        """Write one piece, and come back for the next one."""
+        if self._transport.is_closing():
+            return
+        if sent == PIECES:
+            self._transport.write(STREAM_END)
+            return
+        self._transport.write(STREAM_PIECE if sent else STREAM_HEAD + STREAM_PIECE)
+        loop = asyncio.get_running_loop()
+        loop.call_later(STREAM_SECONDS / PIECES, self._stream, sent + 1)
 
 
-async def _serve(port: int) -> None:
+def _content_length(head: bytes) -> int:
+    _, name, rest = head.lower().partition(b"\r\ncontent-length:")
+    return int(rest.partition(b"\r\n")[0]) if name else 0
+
+
+async def serve(port: int) -> None:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(Provider, "127.0.0.1", port, backlog=8192)
+    server = await loop.create_server(Upstream, "127.0.0.1", port, backlog=4096)
     await server.serve_forever()
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, required=True)
+    allow_many_files()
+    asyncio.run(serve(parser.parse_args().port))
+
+
 if __name__ == "__main__":
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    asyncio.run(_serve(int(sys.argv[1])))
+    main()

@@ -1,0 +1,63 @@
+"""The table of figures: what was measured, beside what is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+Format = Callable[[float], str]
+
+
+def number(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def milliseconds(value: float) -> str:
+    return f"{value:,.1f} ms"
+
+
+def seconds(value: float) -> str:
+    return f"{value:.2f} s"
+
+
+def megabytes(value: float) -> str:
+    return f"{value / 1024 / 1024:.0f} MB"
+
+
+def percent(value: float) -> str:
+    return f"{value:.0%}"
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One line of the table; a figure without a target is only told."""
+
+    name: str
+    value: float
+    shown: Format
+    least: float | None = None
+    most: float | None = None
+
+    @property
+    def target(self) -> str:
+        if self.least is not None:
+            return f"≥ {self.shown(self.least)}"
+        if self.most is not None:
+            return self.shown(self.most) if not self.most else f"≤ {self.shown(self.most)}"
+        return ""
+
+    @property
+    def verdict(self) -> str:
+        if not self.target:
+            return ""
+        too_low = self.least is not None and self.value < self.least
+        too_high = self.most is not None and self.value > self.most
+        return "miss" if too_low or too_high else "pass"
+
+    def line(self) -> str:
+        return f"| {self.name} | {self.shown(self.value)} | {self.target} | {self.verdict} |"
+
+
+def markdown(figures: Iterable[Figure]) -> str:
+    head = ["| measure | figure | target | |", "|---|--:|--:|---|"]
+    return "\n".join([*head, *(figure.line() for figure in figures)])

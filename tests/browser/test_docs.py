@@ -1,0 +1,88 @@
+"""The pages of the documentation in Chromium: they work, and ask nobody but Weir."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.conftest import MakeWeir
+from tests.support.servers import Weir
+
+QUIET = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def weir(start_shared_weir: MakeWeir) -> Weir:
+    return start_shared_weir()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        chromium = shutil.which("chromium")
+        launched = playwright.chromium.launch(executable_path=chromium, args=QUIET)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def page(browser: Browser, weir: Weir) -> Iterator[Page]:
+    """A page that ends its test if the console complains or another host is asked."""
+    complaints: list[str] = []
+    page = browser.new_page()
+    page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on(
+        "request",
+        lambda asked: complaints.append(asked.url) if not is_own(asked.url, weir) else None,
+    )
+    yield page
+    page.close()
+    assert complaints == []
+
+
+def is_own(url: str, weir: Weir) -> bool:
+    return url.startswith((weir.url, "data:", "blob:"))
+
+
+def test_swagger_ui_authorizes_and_runs_the_example(page: Page, weir: Weir) -> None:
+    page.goto(f"{weir.url}/docs")
+    page.locator(".btn.authorize").click()
+    page.locator(".auth-container input").first.fill("prod_key_456")
+    page.locator(".auth-btn-wrapper .authorize").first.click()
+    page.locator(".btn-done").first.click()
+    page.locator(".opblock-post").first.click()
+    page.locator(".execute").click()
+    status = page.locator(".live-responses-table tbody .response-col_status").first
+    assert status.inner_text().startswith("200")
+
+
+def test_redoc_shows_the_operations(page: Page, weir: Weir) -> None:
+    page.goto(f"{weir.url}/redoc")
+    page.get_by_role("heading", name="Answer a message, with what was said before it").wait_for()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_landing_page_fits_a_phone(browser: Browser, weir: Weir, scheme: str) -> None:
+    page = browser.new_page(viewport={"width": 360, "height": 740}, color_scheme=scheme)  # type: ignore[arg-type]
+    page.goto(weir.url)
+    assert page.get_by_role("heading", name="Weir").is_visible()
+    assert page.get_by_text("No provider is configured").is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    page.close()
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/redoc"])
+def test_no_page_allows_inline_script(weir: Weir, path: str) -> None:
+    response = weir.get(path, headers={"Accept": "text/html"})
+    policy = response.headers["Content-Security-Policy"]
+    assert "unsafe" not in policy
+    assert "default-src 'none'" in policy
+    assert "<script>" not in response.text
+    assert "style=" not in response.text

@@ -1,0 +1,81 @@
+"""Rules that nobody has to remember."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from webapp import errors, settings
+from webapp.api import DOORS, documents
+from webapp.cli import settings as settings_command
+from webapp.gate import PUBLIC, _admit
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def tracked(*patterns: str) -> list[Path]:
+    listed = subprocess.run(
+        ["git", "ls-files", *patterns], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return [ROOT / line for line in listed.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("door", [*DOORS, documents.blueprint], ids=lambda door: door.name)
+def test_every_blueprint_is_guarded_or_named_public(door: object) -> None:
+    hooks = door.before_request_funcs.get(None, [])  # type: ignore[attr-defined]
+    assert (_admit in hooks) != getattr(door, PUBLIC, False)
+
+
+def test_the_settings_table_of_the_readme_is_the_generated_one() -> None:
+    table = CliRunner().invoke(settings_command.table).output.strip()
+    assert table in (ROOT / "README.md").read_text()
+
+
+def test_only_the_settings_read_the_environment() -> None:
+    readers = {
+        path.relative_to(ROOT).as_posix()
+        for path in tracked("webapp/*.py")
+        if re.search(r"os\.environ|getenv|environb", path.read_text())
+    }
+    assert readers == {"webapp/settings.py"}
+
+
+def test_every_file_says_what_it_is_for() -> None:
+    silent = [
+        path.relative_to(ROOT).as_posix()
+        for path in tracked("*.py")
+        if not ast.get_docstring(ast.parse(path.read_text()))
+    ]
+    assert silent == []
+
+
+def test_every_error_is_in_the_documentation() -> None:
+    documented = (ROOT / "docs/errors.md").read_text()
+    names = [
+        name
+        for name, kind in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(kind, errors.WeirError)
+    ]
+    assert len(names) > 15
+    for name in names:
+        assert f"`{name}`" in documented, name
+        assert name in (errors.__doc__ or ""), name
+
+
+def test_every_requirement_is_pinned() -> None:
+    for path in tracked("requirements*.txt"):
+        for line in path.read_text().splitlines():
+            if line and not line.lstrip().startswith("#"):
+                assert re.match(r"[a-z0-9_.\[\]-]+==\S+", line), line
+
+
+def test_no_secret_of_a_setting_has_a_default() -> None:
+    for declared in settings.table():
+        if declared.metadata["secret"]:
+            assert declared.metadata["default"] == ""

@@ -1,0 +1,113 @@
+"""Redis as shared memory: one connection, quick failure, recovery; cluster and sentinel too."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import gevent
+import pytest
+import redis
+
+from tests.support.servers import REPOSITORY, Valkey, wait_until
+from webapp.storage.answer_cache import MemoryBackend
+from webapp.storage.shared_memory import SharedMemory, SharedMemoryAway
+
+MANY = """
+from gevent import monkey; monkey.patch_all()
+import gevent, sys
+from webapp.storage.shared_memory import SharedMemory
+memory = SharedMemory(sys.argv[1])
+asked = [gevent.spawn(memory.execute, "INCR", "n") for _ in range(500)]
+gevent.joinall(asked)
+assert sorted(one.value for one in asked) == list(range(1, 501))
+print(len(memory.execute("CLIENT", "LIST")))
+"""
+
+
+class ClusterNode(Valkey):
+    """A cluster of one node that has all slots."""
+
+    def _command(self) -> list[str]:
+        return [*super()._command(), "--cluster-enabled", "yes"]
+
+    def take_all_slots(self) -> None:
+        with self.client() as client:
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            wait_until(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"))
+
+
+class Sentinel(Valkey):
+    """A sentinel that watches one master."""
+
+    def __init__(self, master: Valkey) -> None:
+        super().__init__()
+        watched = f"port {self.port}\nsentinel monitor weir 127.0.0.1 {master.port} 1\n"
+        (self.folder / "sentinel.conf").write_text(watched)
+
+    def _command(self) -> list[str]:
+        return [super()._command()[0], str(Path(self.folder) / "sentinel.conf"), "--sentinel"]
+
+
+@pytest.fixture
+def memory(fresh_valkey: Valkey) -> SharedMemory:
+    return SharedMemory(fresh_valkey.url)
+
+
+def test_many_greenlets_share_one_connection(fresh_valkey: Valkey) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", MANY, fresh_valkey.url],
+        cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=30,
+    )  # fmt: skip
+    assert result.stdout.strip() == "1"
+
+
+def test_it_fails_at_once_while_redis_is_away_and_finds_it_again(
+    memory: SharedMemory, fresh_valkey: Valkey
+) -> None:
+    memory.execute("SET", "a", "1")
+    fresh_valkey.stop()
+    for _ in range(100):
+        with pytest.raises(SharedMemoryAway):
+            memory.execute("GET", "a")
+    assert memory.away
+    fresh_valkey.start()
+    with gevent.Timeout(5):
+        while memory.away:
+            gevent.sleep(0.05)
+    assert memory.execute("SET", "a", "2")
+
+
+def test_what_redis_refuses_counts_as_away_for_its_caller_alone(memory: SharedMemory) -> None:
+    memory.execute("SET", "text", "x")
+    with pytest.raises(SharedMemoryAway):
+        memory.execute("LPUSH", "text", "y")
+    assert not memory.away
+    assert memory.execute("GET", "text") == b"x"
+
+
+def test_a_cluster_and_a_sentinel_are_reached_by_their_urls(fresh_valkey: Valkey) -> None:
+    with ClusterNode() as node:
+        node.take_all_slots()
+        memory = SharedMemory(f"redis+cluster://127.0.0.1:{node.port}")
+        memory.execute("SET", "a", "1")
+        assert memory.execute("GET", "a") == b"1"
+    with Sentinel(fresh_valkey) as sentinel:
+        memory = SharedMemory(f"redis+sentinel://127.0.0.1:{sentinel.port}/weir/0")
+        memory.execute("SET", "b", "2")
+        assert memory.execute("GET", "b") == b"2"
+    with redis.Redis.from_url(fresh_valkey.url) as client:
+        assert client.get("b") == b"2"
+
+
+def test_the_cache_in_the_process_is_bounded_in_bytes() -> None:
+    cache = MemoryBackend(default_timeout=60, capacity=10_000)
+    for number in range(100):
+        assert cache.set(f"key{number}", {"content": "x" * 500})
+    kept = [number for number in range(100) if cache.get(f"key{number}")]
+    assert 5 < len(kept) < 20
+    assert kept[-1] == 99
+    assert not cache.set("large", {"content": "x" * 9_000})
+    cache.set("short", "x", timeout=-1)
+    assert cache.get("short") is None

@@ -1,0 +1,177 @@
+"""How a server starts, refuses to start, migrates, and ends."""
+
+from __future__ import annotations
+
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+import webapp.accounts.keys
+import webapp.metering.traffic  # noqa: F401 its tables
+from tests.conftest import MakeWeir
+from tests.support.servers import DidNotStart, Postgres, Valkey, wait_until
+from webapp.settings import SettingsError, load
+from webapp.storage import migrations
+from webapp.storage.database import Database, metadata
+
+PRODUCTION = {"APP_ENV": "production", "SECRET_KEY": "0123456789abcdef0123"}
+
+
+def refusal(environment: dict[str, str], tmp_path: Path) -> str:
+    with pytest.raises(SettingsError) as refused:
+        load({"DATA_DIR": str(tmp_path), **environment})
+    return str(refused.value)
+
+
+def test_one_message_names_every_bad_setting_and_no_traceback(new_weir: MakeWeir) -> None:
+    weir = new_weir(LLM_TIMEOUT="soon", TIERS="free=lots", CACHE_SCOPE="all", PROMPT_DENYLIST="(")
+    with pytest.raises(DidNotStart) as refused:
+        weir.start()
+    assert refused.value.exit_code not in {0, None}
+    for name in ("LLM_TIMEOUT", "TIERS", "CACHE_SCOPE", "PROMPT_DENYLIST"):
+        assert f"- {name} must" in refused.value.output
+    assert "Traceback" not in refused.value.output
+    command = weir.run_flask("keys", "list")
+    assert command.returncode != 0
+    assert "LLM_TIMEOUT must" in command.stderr
+    assert "Traceback" not in command.stderr
+
+
+def test_production_names_everything_that_is_weak(tmp_path: Path) -> None:
+    message = refusal(
+        {
+            "DYNO": "web.1",
+            "DEBUG": "1",
+            "API_KEYS": "demo:free:dev_key_123,short:free:abc,odd:free:0123456789abcdef!",
+        },
+        tmp_path,
+    )
+    for part in ("SECRET_KEY", "DEBUG", "demo is a demo key", "short", "odd", "DATABASE_URL"):
+        assert part in message
+
+
+@pytest.mark.parametrize("secret", ["", "changeme", "secret", "short"])
+def test_production_refuses_a_weak_secret(tmp_path: Path, secret: str) -> None:
+    environment = {"APP_ENV": "production", "SECRET_KEY": secret}
+    assert "SECRET_KEY" in refusal(environment, tmp_path)
+
+
+@pytest.mark.parametrize("platform", ["DYNO", "RENDER", "RAILWAY_ENVIRONMENT"])
+def test_a_platform_means_production_and_wants_a_database(tmp_path: Path, platform: str) -> None:
+    environment = {"DATA_DIR": str(tmp_path), platform: "x", "SECRET_KEY": "0123456789abcdef"}
+    assert "DATABASE_URL" in refusal(environment, tmp_path)
+    settings = load({**environment, "ALLOW_EPHEMERAL_SQLITE": "true"})
+    assert settings.production
+    assert (settings.host, settings.trusted_proxies) == ("0.0.0.0", 1)
+    assert settings.api_keys == ()
+    assert settings.plain_deadline == (25 if platform == "DYNO" else 120)
+
+
+def test_development_is_for_this_machine(tmp_path: Path) -> None:
+    settings = load({"DATA_DIR": str(tmp_path)})
+    assert (settings.app_env, settings.host, settings.port) == ("development", "127.0.0.1", 8000)
+    assert settings.allowed_origins == ("*",)
+    assert load({"DATA_DIR": str(tmp_path)}).secret_key == settings.secret_key
+    assert (tmp_path / "secret_key").stat().st_mode & 0o777 == 0o600
+
+
+def test_demo_keys_are_refused_in_production(start_weir: MakeWeir) -> None:
+    weir = start_weir(**PRODUCTION)
+    assert weir.post("/chat", key="prod_key_456", json={"message": "x"}).status_code == 403
+    assert (
+        "Access-Control-Allow-Origin" not in weir.get("/", headers={"Origin": "https://a"}).headers
+    )
+
+
+def test_one_worker_without_redis_and_the_log_says_why(start_weir: MakeWeir) -> None:
+    weir = start_weir(WEB_CONCURRENCY=4)
+    assert len(weir.pids()) == 1
+    assert any("needs REDIS_URL" in line.get("message", "") for line in weir.logs())
+
+
+@pytest.mark.parametrize("store", ["sqlite", "postgresql"])
+def test_replicas_may_start_at_once_on_an_empty_database(
+    new_weir: MakeWeir, fresh_valkey: Valkey, fresh_database: str, tmp_path: Path, store: str
+) -> None:
+    settings: dict[str, object] = {"REDIS_URL": fresh_valkey.url, "WEB_CONCURRENCY": 4}
+    if store == "postgresql":
+        settings["DATABASE_URL"] = fresh_database.replace("postgresql://", "postgres://")
+    else:
+        settings["data_dir"] = tmp_path
+    weirs = [new_weir(**settings) for _ in range(3)]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda weir: weir.start(), weirs))
+    for weir in weirs:
+        assert weir.post("/chat", key="prod_key_456", json={"message": "hello"}).status_code == 200
+        assert "Traceback" not in weir.raw_logs()
+    assert weirs[0].run_flask("db", "upgrade").stdout == f"Already at {migrations.head()}.\n"
+
+
+def test_the_migrations_make_the_tables_that_the_code_has(
+    fresh_database: str, tmp_path: Path
+) -> None:
+    assert ScriptDirectory(str(migrations.FOLDER)).get_current_head() == migrations.head()
+    urls = (
+        fresh_database.replace("postgresql://", "postgresql+psycopg://"),
+        f"sqlite:///{tmp_path}/w.db",
+    )
+    for url in urls:
+        database = Database(url)
+        assert migrations.upgrade(database)
+        assert not migrations.upgrade(database)
+        with database.engine.connect() as connection:
+            context = MigrationContext.configure(connection)
+            differences = [
+                found
+                for found in compare_metadata(context, metadata)
+                # What only one side names differently: an index, a unique constraint.
+                if found[0] in {"add_table", "remove_table", "add_column", "remove_column"}
+                and getattr(found[1], "name", "") != "alembic_version"
+            ]
+        database.engine.dispose()
+        assert differences == []
+
+
+def test_a_database_that_comes_late_is_awaited(
+    new_weir: MakeWeir, postgres: Postgres, fresh_database: str
+) -> None:
+    postgres.stop()
+    weir = new_weir(DATABASE_URL=fresh_database, until="/liveness").start()
+    readiness = weir.get("/readiness")
+    assert readiness.status_code == 503
+    assert readiness.json()["reason"] == "the database is not migrated yet"
+    assert weir.post("/chat", key="prod_key_456", json={"message": "x"}).status_code == 503
+    postgres.start()
+    wait_until(lambda: weir.get("/readiness").status_code == 200, 15, "readiness")
+    assert weir.post("/chat", key="prod_key_456", json={"message": "x"}).status_code == 200
+
+
+def test_a_killed_worker_is_replaced(start_weir: MakeWeir) -> None:
+    import os
+    import signal
+
+    weir = start_weir()
+    [killed] = weir.pids()
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: weir.pids() and weir.pids() != [killed], 10, "another worker")
+
+    def answers() -> bool:
+        return bool(weir.post("/chat", key="prod_key_456", json={"message": "x"}).ok)
+
+    wait_until(answers, 10)
+
+
+def test_sigterm_ends_with_zero_and_sqlite_stays_whole(start_weir: MakeWeir) -> None:
+    weir = start_weir()
+    assert weir.post("/chat", key="prod_key_456", json={"message": "x"}).ok
+    assert weir.terminate() == 0
+    with sqlite3.connect(weir.data_dir / "weir.db") as database:
+        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert database.execute("SELECT sum(requests) FROM traffic").fetchone() == (1,)
+    database.close()
