@@ -70,6 +70,8 @@ class WeirWorker(GeventWorker):  # type: ignore[misc]
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         super().handle_exit(sig, frame)
+        if getattr(self, "wsgi", None) is None:
+            return  # still booting: nothing runs yet
         self._lifecycle.drain()
         # A signal handler must not switch greenlets itself.
         gevent.spawn_later(1.0, self._let_idle_connections_go)

@@ -22,7 +22,7 @@ memory = SharedMemory(sys.argv[1])
 asked = [gevent.spawn(memory.execute, "INCR", "n") for _ in range(500)]
 gevent.joinall(asked)
 assert sorted(one.value for one in asked) == list(range(1, 501))
-print(len(memory.execute("CLIENT", "LIST")))
+print(len(memory.execute("CLIENT", "LIST").splitlines()))
 """
 
 
