@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 
@@ -128,19 +130,21 @@ def test_the_keys_of_the_settings_are_taken_over_by_name(
     assert statuses("shop:free:shop-key-0000003", "shop-key-0000003") == [200]
 
 
+@pytest.mark.parametrize("outage", ["stop", "pause"])
 def test_without_its_database_weir_calls_no_key_invalid(
     start_weir: MakeWeir,
     fresh_valkey: Valkey,
     postgres: Postgres,
     fresh_database: str,
     provider: Provider,
+    outage: str,
 ) -> None:
     weir = start_weir(
         REDIS_URL=fresh_valkey.url, DATABASE_URL=fresh_database, WEB_CONCURRENCY=1,
         API_KEYS=f"test:enterprise:{KEY}", OPENAI_BASE_URL=provider.base_url,
     )  # fmt: skip
     assert chat(weir, {"X-API-Key": KEY}).status_code == 200
-    postgres.stop()
+    getattr(postgres, outage)()
 
     def uncached() -> requests.Response:
         headers = {"Cache-Control": "no-store"}
@@ -152,6 +156,11 @@ def test_without_its_database_weir_calls_no_key_invalid(
     assert uncached().json()["error"] == "StoreUnavailable"
     assert chat(weir, {"X-API-Key": "unknown-key-0000"}).status_code == 503
     assert weir.get("/health").status_code == 503
+    # One request may wait for the database; the others are not held up behind it.
+    with ThreadPoolExecutor(10) as pool:
+        began = time.monotonic()
+        assert set(pool.map(lambda _: uncached().status_code, range(20))) == {503}
+        assert time.monotonic() - began < 8
     postgres.start()
     wait_until(lambda: uncached().status_code == 200, 15, "the recovery")
     assert weir.get("/health").status_code == 200

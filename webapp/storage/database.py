@@ -22,6 +22,7 @@ Result = TypeVar("Result")
 
 CONNECT_TIMEOUT = 3
 ANSWER_TIMEOUT = 5.0
+RETRY_EVERY = 0.5
 SQLITE_BUSY_TIMEOUT = 4
 FRESH_FOR = 30.0
 
@@ -39,6 +40,8 @@ class Database:
         self.engine = self._sqlite_engine() if self.is_sqlite else self._postgres_engine()
         self._reading = self.engine.execution_options(reading=True)
         self.last_seen: float | None = None
+        self._away = False
+        self._retry_at = 0.0
 
     def write(
         self, work: Callable[[Connection], Result], *, timeout: float | None = ANSWER_TIMEOUT
@@ -57,6 +60,25 @@ class Database:
     def _run(
         self, engine: Engine, work: Callable[[Connection], Result], timeout: float | None
     ) -> Result:
+        now = time.monotonic()
+        if now < self._retry_at:
+            raise StoreUnavailable
+        if self._away:
+            # One tries; the others need not wait for what it finds out.
+            self._retry_at = now + ANSWER_TIMEOUT
+        try:
+            result = self._attempt(engine, work, timeout)
+        except StoreUnavailable:
+            self._away = True
+            self._retry_at = time.monotonic() + RETRY_EVERY
+            raise
+        self._away, self._retry_at = False, 0.0
+        self.last_seen = time.monotonic()
+        return result
+
+    def _attempt(
+        self, engine: Engine, work: Callable[[Connection], Result], timeout: float | None
+    ) -> Result:
         def transact() -> Result:
             with engine.begin() as connection:
                 return work(connection)
@@ -64,7 +86,7 @@ class Database:
         patience = gevent.Timeout(timeout)
         try:
             with patience:
-                result = beside(transact) if self.is_sqlite else transact()
+                return beside(transact) if self.is_sqlite else transact()
         except gevent.Timeout as expired:
             if expired is not patience:
                 raise
@@ -75,8 +97,6 @@ class Database:
             raise
         except PoolTimeout as error:
             raise StoreUnavailable from error
-        self.last_seen = time.monotonic()
-        return result
 
     def seen_lately(self) -> bool:
         """Whether a transaction succeeded, or a ping does now, within the last 30 s."""
@@ -90,9 +110,6 @@ class Database:
         except (StoreUnavailable, SQLAlchemyError):
             return False
         return True
-
-    def close(self) -> None:
-        self.engine.dispose()
 
     def _sqlite_engine(self) -> Engine:
         engine = create_engine(

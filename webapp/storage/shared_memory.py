@@ -93,12 +93,6 @@ class SharedMemory:
         except NoScriptError:
             return self.execute("EVAL", script.text, script.keys, *arguments)
 
-    def close(self) -> None:
-        if self._sender is not None:
-            self._sender.kill(block=False)
-        if "_client" in self.__dict__:
-            self._client.close()
-
     def _send_forever(self) -> None:
         while True:
             self._handed_in.wait()
