@@ -87,3 +87,16 @@ def test_stats_may_be_kept_for_keys(start_weir: MakeWeir) -> None:
     assert weir.get("/stats").status_code == 403
     assert weir.get("/stats", key="prod_key_456").status_code == 200
     assert weir.get("/stats", headers={"Authorization": "Bearer wrong"}).status_code == 401
+
+
+def test_a_stream_that_the_provider_cut_is_an_error_and_one_that_was_left_is_not(
+    start_weir: MakeWeir, provider: Provider
+) -> None:
+    weir = start_weir(API_KEYS=API_KEYS, OPENAI_BASE_URL=provider.base_url)
+    provider.fault(cut=True)
+    with weir.stream("/chat", {"message": "cut", "stream": True}, KEYS[0]) as stream:
+        list(stream)
+    provider.fault(gap=0.1, pieces=500)
+    with weir.stream("/chat", {"message": "left", "stream": True}, KEYS[0]) as stream:
+        next(stream)
+    assert figures(weir, 2, KEYS[0])["errors"] == 1

@@ -123,7 +123,7 @@ def _events(
         known = error if isinstance(error, WeirError) else InternalError()
         if known is not error:
             log.exception("A stream failed", extra={"request_id": noted.request_id})
-        noted.error = known.name
+        noted.error, noted.failed = known.name, known.status >= 500
         yield _event({"error": {"error": known.name, "message": known.message}})
         yield DONE
     finally:

@@ -33,7 +33,7 @@ def register(app: Flask) -> None:
 def render(error: errors.WeirError) -> Response:
     """The envelope of an error, with its status and the headers that go with it."""
     noted = record.current()
-    noted.error = error.name
+    noted.error, noted.failed = error.name, error.status >= 500
     body = {
         "error": error.name,
         "message": error.message,

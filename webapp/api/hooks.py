@@ -65,12 +65,11 @@ def _finish(traffic: Traffic, production: bool, response: Response) -> Response:
 def _closed(traffic: Traffic, noted: RequestRecord, status: int) -> None:
     log_request(noted, status)
     if noted.admitted and noted.key_id is not None:
-        failed = status >= 500 or (noted.error is not None and status == 200)
         counts = Counts(
             requests=1,
             hits=int(noted.cache == "HIT"),
             misses=int(noted.cache == "MISS"),
-            errors=int(failed),
+            errors=int(noted.failed),
             tokens=noted.tokens or 0,
         )
         traffic.count(noted.key_id, counts, noted.milliseconds)

@@ -16,7 +16,10 @@ TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 @dataclass(slots=True)
 class RequestRecord:
-    """The facts of a request. `cost_usd` is None where unknown; `cache` is an X-Cache value."""
+    """The facts of a request. `cost_usd` is None where unknown; `cache` is an X-Cache value.
+
+    `failed` says that it ended with a fault of the server's side, whatever its status had been.
+    """
 
     request_id: str
     method: str
@@ -32,6 +35,7 @@ class RequestRecord:
     tokens: int | None = None
     cost_usd: float | None = None
     error: str | None = None
+    failed: bool = False
     started: float = field(default_factory=time.perf_counter)
 
     @property
