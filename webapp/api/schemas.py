@@ -82,11 +82,17 @@ class Tail(Schema):
 class ChatAnswer(Tail):
     response = fields.String()
 
+    class Meta:
+        fields = ("response", *Tail._declared_fields)
+
 
 class SummarizeAnswer(Tail):
     summary = fields.String()
     original_length = fields.Integer(metadata={"description": "Characters."})
     summary_length = fields.Integer(metadata={"description": "Characters."})
+
+    class Meta:
+        fields = ("summary", "original_length", "summary_length", *Tail._declared_fields)
 
 
 class GenerateAnswer(Schema):
