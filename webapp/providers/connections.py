@@ -93,7 +93,7 @@ class ConnectionStack(httpx2.BaseTransport):
             connection.close()
             return
         stack.append(connection)
-        if len(stack) > KEPT_IDLE or stack[0].has_expired():
+        if len(stack) > KEPT_IDLE:
             stack.popleft().close()
 
 
