@@ -65,6 +65,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     if settings.allowed_origins:
         origins = list(settings.allowed_origins)
         cors.init_app(app, origins=origins, expose_headers=EXPOSED, always_send=False)
+        # Only browsers send an Origin; nobody else needs to pay for the headers.
         answer_browsers = app.after_request_funcs[None].pop()
         app.after_request(lambda r: answer_browsers(r) if "Origin" in request.headers else r)
     if settings.trusted_proxies:

@@ -100,7 +100,10 @@ def stream(produce: Callable[[], Iterator[Part]], terms: Terms, describe: Descri
     if isinstance(first, Opening):
         headers |= _headers(first.cache, first.age)
     events = _events(relayed, first, describe, record.current())
-    return Response(events, mimetype="text/event-stream", headers=headers)
+    response = Response(events, mimetype="text/event-stream", headers=headers)
+    # Events that nobody began to read do not close what they read from.
+    response.call_on_close(relayed.close)
+    return response
 
 
 def _events(
