@@ -5,7 +5,8 @@ import os
 import resource
 import sys
 
-from webapp.settings import SettingsError, load, worker_count
+from webapp.concurrency import worker_count
+from webapp.settings import SettingsError, load
 
 try:
     settings = load()

@@ -12,6 +12,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from webapp import api, cli
 from webapp.accounts.keys import KeyStore
+from webapp.concurrency import worker_count
 from webapp.extensions import cache, cors
 from webapp.gate import limits
 from webapp.gate.identity import Identities
@@ -26,7 +27,7 @@ from webapp.providers.base import BaseProvider
 from webapp.providers.offline import OfflineProvider
 from webapp.providers.openai import OpenAIProvider
 from webapp.services import Services
-from webapp.settings import Settings, load, worker_count
+from webapp.settings import Settings, load
 from webapp.storage import migrations
 from webapp.storage.answer_cache import FlaskAnswerCache, MemoryBackend, RedisBackend
 from webapp.storage.database import Database

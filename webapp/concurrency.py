@@ -1,0 +1,49 @@
+"""How many workers to start: what the settings, the processors and the memory allow."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from webapp.settings import Settings
+
+WORKER_MEMORY = 256 * 1024 * 1024
+
+
+def worker_count(settings: Settings) -> tuple[int, str]:
+    """How many workers to start, and why.
+
+    More than one process cannot share limits and cache without Redis.
+    """
+    if not settings.redis_url:
+        if (settings.web_concurrency or 1) > 1:
+            return 1, (
+                f"WEB_CONCURRENCY={settings.web_concurrency} needs REDIS_URL: limits and cache "
+                "would be each worker's own; one worker is started"
+            )
+        return 1, "one worker, as there is no REDIS_URL"
+    if settings.web_concurrency:
+        return settings.web_concurrency, "WEB_CONCURRENCY"
+    processors, memory = _container_processors(), _container_memory()
+    fitting = max(1, memory // WORKER_MEMORY) if memory else processors
+    return max(1, min(processors, fitting)), f"{processors} CPUs, memory for {fitting} workers"
+
+
+def _container_processors() -> int:
+    processors = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            processors = min(processors, max(1, round(int(quota) / int(period))))
+    except (OSError, ValueError):
+        pass
+    return processors
+
+
+def _container_memory() -> int | None:
+    """The memory limit of this container in bytes, or None where there is none."""
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        return None if limit == "max" else int(limit)
+    except (OSError, ValueError):
+        return None
