@@ -41,10 +41,9 @@ EXPOSED = [
 
 
 class PlainJSON(DefaultJSONProvider):
-    """Fields in the order they were given, text as it is."""
+    """Fields in the order they were given; escaped, as half a surrogate pair has no bytes."""
 
     sort_keys = False
-    ensure_ascii = False
 
 
 class WeirFlask(Flask):

@@ -134,7 +134,7 @@ def _events(
 
 
 def _event(data: Body) -> bytes:
-    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
+    return f"data: {json.dumps(data)}\n\n".encode()
 
 
 def _headers(cache: CacheState, age: float) -> dict[str, str]:

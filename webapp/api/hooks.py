@@ -7,6 +7,7 @@ from functools import partial
 from flask import Flask, Response, g, request
 
 from webapp.gate import limits
+from webapp.gate.identity import KEY_HEADERS
 from webapp.metering.traffic import Counts, Traffic
 from webapp.observability import record
 from webapp.observability.logs import log_request
@@ -30,12 +31,20 @@ def register(app: Flask, services: Services) -> None:
 
 def _begin() -> None:
     rule = request.url_rule
+    request_id = request.headers.get("X-Request-ID")
     g.record = record.begin(
-        request.headers.get("X-Request-ID"),
+        None if request_id in _credentials() else request_id,
         request.headers.get("traceparent"),
         request.method,
-        rule.rule if rule else request.path[:200],
+        # An address that is none may hold anything, a key too.
+        rule.rule if rule else "(unknown)",
     )
+
+
+def _credentials() -> set[str]:
+    """What the request sent as a key: no request id, which is logged."""
+    sent = (request.headers.get(name, "") for name in (*KEY_HEADERS, "Authorization"))
+    return {word for value in sent for word in value.split()}
 
 
 def _finish(traffic: Traffic, production: bool, response: Response) -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from webapp.observability.record import RequestRecord
 
 request_log = logging.getLogger("webapp.request")
+
+
+GENERATED_KEY = re.compile(r"weir_[A-Za-z0-9]{12}_[A-Za-z0-9_-]{43}")
 
 
 class WeirFormatter(JsonFormatter):
@@ -43,7 +47,8 @@ class WeirFormatter(JsonFormatter):
         for secret in self._secrets:
             if secret in line:
                 line = line.replace(secret, mask(secret))
-        return line
+        # A key that somebody put where none belongs, such as a request id.
+        return GENERATED_KEY.sub(lambda key: mask(key[0]), line) if "weir_" in line else line
 
 
 class WeirGunicornLogger(GunicornLogger):  # type: ignore[misc]

@@ -12,7 +12,7 @@ from webapp.providers.base import BaseProvider
 NO_PROVIDER = (
     "No LLM provider is configured, so this is Weir itself speaking, not a model. "
     "To get real answers, set OPENAI_API_KEY, or OPENAI_BASE_URL for any server that speaks "
-    "OpenAI's protocol (Ollama, vLLM, …), and restart Weir."
+    "OpenAI's protocol (Ollama, vLLM, ...), and restart Weir."
 )
 PIECE = 48
 

@@ -21,10 +21,10 @@ MEMORY_BYTES = 32 * 1024 * 1024
 
 
 class JSONSerializer:
-    """Values as compact UTF-8 JSON; what cannot be read back counts as absent."""
+    """Values as compact JSON; what cannot be read back counts as absent."""
 
     def dumps(self, value: Any) -> bytes:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+        return json.dumps(value, separators=(",", ":")).encode()
 
     def loads(self, stored: bytes | None) -> Any:
         if stored is None:
