@@ -70,7 +70,9 @@ def test_a_stream_is_logged_once_with_its_whole_duration(
     start_weir: MakeWeir, provider: Provider
 ) -> None:
     weir = start_weir(API_KEYS=f"test:enterprise:{KEY}", OPENAI_BASE_URL=provider.base_url)
-    provider.fault(gap=0.2, pieces=5)
+    # The first call of a worker takes long by itself: it imports what it needs.
+    assert weir.post("/generate", key=KEY, json={"prompt": "x"}).ok
+    provider.fault(gap=0.2, pieces=10)
     with weir.stream("/chat", {"message": "x", "stream": True}, KEY) as stream:
         list(stream)
 
@@ -80,4 +82,4 @@ def test_a_stream_is_logged_once_with_its_whole_duration(
     [line] = wait_until(logged)
     duration = line["response_time_ms"]
     assert isinstance(duration, float)
-    assert duration > 700
+    assert duration > 1500
