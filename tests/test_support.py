@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -549,3 +551,78 @@ def test_a_weir_that_refuses_to_start_says_why(start_weir: MakeWeir) -> None:
         start_weir(APP_ENV="production")
     assert refused.value.exit_code
     assert "Traceback" not in refused.value.output
+
+
+# -- beyond plain words --
+
+
+def test_tools_are_called_in_order_and_streamed_in_fragments(provider: Provider) -> None:
+    parameters = {"type": "object", "properties": {"days": {"type": "integer"}}}
+    tools = [
+        {"type": "function", "function": {"name": "weather", "parameters": parameters}},
+        {"type": "function", "function": {"name": "clock"}},
+    ]
+    [choice] = ask(provider, "both", tools=tools).json()["choices"]
+    calls = [call["function"] for call in choice["message"]["tool_calls"]]
+    assert [call["name"] for call in calls] == ["weather", "clock"]
+    assert json.loads(calls[0]["arguments"]) == {"days": 3}
+    assert choice["finish_reason"] == "tool_calls"
+    choices = [
+        one for chunk in chunks(provider, "the clock", tools=tools) for one in chunk["choices"]
+    ]
+    deltas = [call for one in choices for call in one["delta"].get("tool_calls") or []]
+    assert [delta["function"].get("name") for delta in deltas if "id" in delta] == ["clock"]
+
+
+def test_embeddings_tell_texts_apart(provider: Provider) -> None:
+    def embed(**body: Any) -> list[Any]:
+        url = f"{provider.base_url}/embeddings"
+        answer = requests.post(url, json={"model": "m", **body}, timeout=10).json()
+        return [one["embedding"] for one in answer["data"]]
+
+    first, second = embed(input=["one", "two"], dimensions=4)
+    assert len(first) == len(second) == 4
+    assert first != second
+    assert embed(input="one", dimensions=4) == [first]
+    [packed] = embed(input="one", dimensions=4, encoding_format="base64")
+    assert list(struct.unpack("<4f", base64.b64decode(packed))) == first
+
+
+def test_a_schema_is_satisfied(provider: Provider) -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}, "s": {"enum": ["a"]}}}
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    [choice] = ask(provider, "x", response_format=wanted).json()["choices"]
+    assert json.loads(choice["message"]["content"]) == {"n": 3, "s": "a"}
+
+
+def claude(provider: Provider, body: dict[str, Any], **kwargs: Any) -> requests.Response:
+    headers = {"x-api-key": "k", "anthropic-version": "2023-06-01"}
+    full = {"model": "stand-in-claude", "max_tokens": 50, **body}
+    url = f"{provider.anthropic_url}/v1/messages"
+    return requests.post(url, json=full, headers=headers, timeout=10, **kwargs)
+
+
+def test_anthropic_s_messages_are_answered_and_refused_as_there(provider: Provider) -> None:
+    asked = {"messages": [{"role": "user", "content": "hello"}]}
+    answer = claude(provider, asked | {"system": "Be brief."}).json()
+    assert answer["content"] == [{"type": "text", "text": "system: Be brief. echo: hello"}]
+    assert answer["stop_reason"] == "end_turn"
+    assert claude(provider, asked | {"max_tokens": 1}).json()["stop_reason"] == "max_tokens"
+    for wrong in ({"messages": []}, asked | {"n": 2}, asked | {"temperature": 1.5}):
+        refused = claude(provider, wrong)
+        assert refused.status_code == 400
+        assert refused.json()["error"]["type"] == "invalid_request_error"
+    unkeyed = requests.post(f"{provider.anthropic_url}/v1/messages", json=asked, timeout=10)
+    assert unkeyed.status_code == 401
+
+
+def test_anthropic_s_events_come_in_their_order(provider: Provider) -> None:
+    asked = {"messages": [{"role": "user", "content": "hello"}], "stream": True}
+    lines = claude(provider, asked).text.splitlines()
+    names = [line.removeprefix("event: ") for line in lines if line.startswith("event: ")]
+    assert names == [
+        "message_start", "ping", "content_block_start", "content_block_delta",
+        "content_block_delta", "content_block_stop", "message_delta", "message_stop",
+    ]  # fmt: skip
+    provider.fault(error_event=True, pieces=5)
+    assert '"type": "overloaded_error"' in claude(provider, asked).text

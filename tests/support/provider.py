@@ -2,92 +2,35 @@
 
     python -m tests.support.provider --port 0
 
-It prints its port and serves `GET /v1/models` and `POST /v1/chat/completions`. Its answers are
-deterministic. A call fails as its last user message says (`[[fault:status=500,slow=1]]`), or else
-as `POST /control/fault` last said; `Fault` lists what can go wrong. `GET /control/calls` tells
-what was asked, `POST /control/reset` forgets it.
+It prints its port and serves OpenAI's models, chat completions and embeddings under /v1, the same
+as Azure has them under /azure/openai, and Anthropic's messages and models under /anthropic/v1. Its
+answers are deterministic. A call fails as its last user message says
+(`[[fault:status=500,slow=1]]`), or else as `POST /control/fault` last said; `Fault` lists what can
+go wrong. `GET /control/calls` tells what was asked, `POST /control/reset` forgets it.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import hashlib
 import json
 import re
 import resource
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from http.client import responses
-from itertools import pairwise
 from typing import Any
 
-MODELS = ("stand-in-1", "stand-in-2")
-# One moment for all answers, so that equal questions get equal bytes.
-CREATED = 1_700_000_000
-ECHOED = 200
-BIG_PIECE = 4096
-FILLER = "x" * 99 + " "
+from tests.support import anthropic, completions
+from tests.support.completions import Completion, last_user_message
+from tests.support.faults import Fault
+
 PIECES_BEFORE_A_CUT = 2
+ANTHROPIC = "/anthropic/v1/"
+# Azure's two ways: its v1 API, and one with a deployment in the path.
+AZURE = re.compile(r"/azure/openai/(?:v1|deployments/[^/]+)?/?(.*)")
 DIRECTIVE = re.compile(r"\s*\[\[fault:([^\]]*)\]\]")
-
-
-# -- what can go wrong --
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """What is wrong with a call, several at once where they combine. Times are in seconds."""
-
-    status: int = 0  # an error of this status, in OpenAI's envelope ...
-    code: str = ""  # ... with this code
-    retry_after: str = ""  # ... and this Retry-After
-    slow: float = 0.0  # waits before the first byte
-    hang: bool = False  # never answers
-    garbage: bool = False  # 200 with what is not JSON
-    wrong_json: bool = False  # 200 with JSON of another shape
-    cut_before: bool = False  # closes after the headers
-    cut: bool = False  # closes after two pieces (plain: within the body)
-    no_finish: bool = False  # ends with neither finish_reason nor [DONE]
-    error_event: bool = False  # a stream reports an error after two pieces
-    empty: bool = False  # the content is empty
-    big: int = 0  # the content has this many bytes
-    usage_on_choice: bool = False  # a stream's usage stands on its last choice, asked for or not
-    gap: float = 0.0  # a pause between the pieces of a stream
-    pieces: int = 0  # how many pieces a stream has; the content grows if it is too short
-
-    # Whom it concerns; empty means everybody.
-    path: str = ""
-    model: str = ""
-    times: int = 0
-
-    @classmethod
-    def parse(cls, settings: Mapping[str, Any]) -> Fault:
-        """Raises ValueError for a name that does not exist, so that no typo tests nothing."""
-        defaults = {one.name: one.default for one in fields(cls)}
-        unknown = settings.keys() - defaults.keys()
-        if unknown:
-            raise ValueError(f"unknown fault: {', '.join(sorted(unknown))}")
-        return cls(**{name: _like(defaults[name], settings[name]) for name in settings})
-
-    @classmethod
-    def from_directive(cls, directive: str) -> Fault:
-        """From `status=429,retry_after=2,slow=1`; a name alone switches it on."""
-        parts = (part.strip().partition("=") for part in directive.split(",") if part.strip())
-        return cls.parse({name: value if equals else True for name, equals, value in parts})
-
-    def concerns(self, path: str, model: str) -> bool:
-        return self.path in {"", path} and self.model in {"", model}
-
-
-def _like(default: Any, value: Any) -> Any:
-    """The value as the type of the default; a switch is on, or off by false."""
-    if isinstance(default, bool):
-        return str(value).lower() == "true"
-    if isinstance(value, bool):
-        raise ValueError("this fault needs a value: how much of it?")
-    return type(default)(value)
 
 
 # -- what is asked and answered --
@@ -99,9 +42,16 @@ class Request:
 
     method: str
     path: str
+    query: str
     headers: dict[str, str]
     body: Any  # the JSON, or the text where it is none
     keep_alive: bool
+
+    @property
+    def door(self) -> tuple[str, str]:
+        """The method, and the path as OpenAI has it."""
+        azure = AZURE.fullmatch(self.path)
+        return self.method, f"/v1/{azure[1]}" if azure else self.path
 
 
 @dataclass(slots=True)
@@ -110,141 +60,13 @@ class Call:
 
     method: str
     path: str
+    query: str
     headers: dict[str, str]
     body: Any
     began: float = field(default_factory=time.time)
     ended: bool = False
     hung_up: bool = False
     lasted: float | None = None
-
-
-class Completion:
-    """The answer to one chat request, whole or in chunks."""
-
-    def __init__(self, body: dict[str, Any], fault: Fault) -> None:
-        self._fault = fault
-        self._model = body["model"]
-        self._usage_wanted = bool((body.get("stream_options") or {}).get("include_usage"))
-        self._content = _content(body, fault)
-        words = sum(len(_text(message).split()) for message in body["messages"])
-        self._usage = _usage(words, len(self._content.split()))
-        canonical = json.dumps(body, sort_keys=True).encode()
-        self._id = "chatcmpl-" + hashlib.sha256(canonical).hexdigest()[:29]
-
-    def whole(self) -> dict[str, Any]:
-        message = {"role": "assistant", "content": self._content, "refusal": None}
-        finish_reason = None if self._fault.no_finish else "stop"
-        choice = self._choice("message", message, finish_reason)
-        return self._object("chat.completion", [choice]) | {"usage": self._usage}
-
-    def chunks(self) -> Iterator[dict[str, Any]]:
-        """All chunks in order: the role, the pieces, and where it finishes, how and the usage."""
-        yield self._chunk({"role": "assistant", "content": "", "refusal": None})
-        for piece in self._pieces():
-            yield self._chunk({"content": piece})
-        fault = self._fault
-        if fault.no_finish or fault.cut or fault.error_event:
-            return
-        yield self._chunk({}, "stop", self._usage if fault.usage_on_choice else None)
-        if self._usage_wanted and not fault.usage_on_choice:
-            yield self._object("chat.completion.chunk", []) | {"usage": self._usage}
-
-    def _pieces(self) -> list[str]:
-        content, wanted = self._content, self._fault.pieces
-        if not wanted and self._fault.big:
-            wanted = -(-len(content) // BIG_PIECE)
-        if not wanted:
-            return re.findall(r"\s*\S+\s*", content)
-        edges = [len(content) * number // wanted for number in range(wanted + 1)]
-        return [content[start:end] for start, end in pairwise(edges)]
-
-    def _chunk(
-        self,
-        delta: dict[str, Any],
-        finish_reason: str | None = None,
-        usage: dict[str, Any] | None = None,
-    ) -> dict[str, Any]:
-        choice = self._choice("delta", delta, finish_reason)
-        chunk = self._object("chat.completion.chunk", [choice])
-        # With include_usage every chunk has the field, and only the last a value.
-        return chunk | {"usage": usage} if usage or self._usage_wanted else chunk
-
-    def _choice(
-        self, name: str, value: dict[str, Any], finish_reason: str | None
-    ) -> dict[str, Any]:
-        return {"index": 0, name: value, "logprobs": None, "finish_reason": finish_reason}
-
-    def _object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        return {
-            "id": self._id,
-            "object": kind,
-            "created": CREATED,
-            "model": self._model,
-            "service_tier": "default",
-            "system_fingerprint": "fp_stand_in",
-            "choices": choices,
-        }
-
-
-def _content(body: dict[str, Any], fault: Fault) -> str:
-    if fault.empty:
-        return ""
-    if fault.big:
-        return _repeated(FILLER, fault.big)
-    # Without the directive: an answer that is asked about again must not fail because of it.
-    said = DIRECTIVE.sub("", last_user_message(body["messages"]))
-    content = f"echo: {said[:ECHOED]}"
-    return content if fault.pieces <= len(content) else _repeated(content + " ", fault.pieces)
-
-
-def _repeated(text: str, length: int) -> str:
-    return (text * (length // len(text) + 1))[:length]
-
-
-def last_user_message(messages: list[dict[str, Any]]) -> str:
-    """The text of the last message of the user, empty where there is none."""
-    return next((_text(one) for one in reversed(messages) if one.get("role") == "user"), "")
-
-
-def _text(message: dict[str, Any]) -> str:
-    content = message.get("content") or ""
-    if isinstance(content, str):
-        return content
-    return " ".join(str(part["text"]) for part in content if "text" in part)
-
-
-def _usage(prompt: int, completion: int) -> dict[str, Any]:
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
-        "completion_tokens_details": {
-            "reasoning_tokens": 0,
-            "audio_tokens": 0,
-            "accepted_prediction_tokens": 0,
-            "rejected_prediction_tokens": 0,
-        },
-    }
-
-
-def _what_is_wrong(body: Any) -> str | None:
-    if not isinstance(body, dict):
-        return "We could not parse the JSON body of your request."
-    if not isinstance(body.get("model"), str):
-        return "you must provide a model parameter"
-    messages = body.get("messages")
-    if not isinstance(messages, list) or not all(isinstance(one, dict) for one in messages):
-        return "Missing required parameter: 'messages'."
-    return None
-
-
-def _error(status: int, message: str, code: str | None = None) -> dict[str, Any]:
-    kind = "server_error" if status >= 500 else "invalid_request_error"
-    if status == 429:
-        code = code or "rate_limit_exceeded"
-        kind = "insufficient_quota" if code == "insufficient_quota" else "requests"
-    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 
 # -- the server --
@@ -266,11 +88,12 @@ class StandIn:
 
         Raises ValueError where the message asks for one that does not exist.
         """
-        asking = _what_is_wrong(request.body) is None
-        said = last_user_message(request.body["messages"]) if asking else ""
-        directive = DIRECTIVE.search(said)
+        body = request.body if isinstance(request.body, dict) else {}
+        messages = body.get("messages")
+        asking = isinstance(messages, list) and all(isinstance(one, dict) for one in messages)
+        directive = DIRECTIVE.search(last_user_message(messages) if asking else "")
         fault = Fault.from_directive(directive[1]) if directive else self.fault
-        if not fault.concerns(request.path, request.body["model"] if asking else ""):
+        if not fault.concerns(request.path, str(body.get("model", ""))):
             return Fault()
         if fault is self.fault and fault.times:
             self.fault = replace(fault, times=fault.times - 1) if fault.times > 1 else Fault()
@@ -327,7 +150,9 @@ class Connection(asyncio.Protocol):
             request = self._take_request()
         except ValueError:
             self._keep_alive = False
-            self._send(400, _error(400, "This is not HTTP that the stand-in understands."))
+            self._send(
+                400, completions.error(400, "This is not HTTP that the stand-in understands.")
+            )
             self._transport.close()
             return
         if request:
@@ -351,7 +176,8 @@ class Connection(asyncio.Protocol):
         del self._received[:after]
         method, target, version = start.split(" ")
         keep_alive = version == "HTTP/1.1" and headers.get("connection", "").lower() != "close"
-        return Request(method, target.partition("?")[0], headers, _parse(content), keep_alive)
+        path, _, query = target.partition("?")
+        return Request(method, path, query, headers, _parse(content), keep_alive)
 
     # Answering.
 
@@ -382,18 +208,18 @@ class Connection(asyncio.Protocol):
         elif door == ("POST", "/control/fault"):
             self._set_fault(request.body or {})
         else:
-            self._send(404, _error(404, "There is no such control door."))
+            self._send(404, completions.error(404, "There is no such control door."))
 
     def _set_fault(self, settings: Any) -> None:
         try:
             self._stand_in.fault = Fault.parse(settings)
         except (ValueError, TypeError, AttributeError) as error:
-            self._send(400, _error(400, str(error)))
+            self._send(400, completions.error(400, str(error)))
         else:
             self._send(200, asdict(self._stand_in.fault))
 
     async def _record(self, request: Request) -> None:
-        call = Call(request.method, request.path, request.headers, request.body)
+        call = Call(request.method, request.path, request.query, request.headers, request.body)
         self._stand_in.calls.append(call)
         began = time.monotonic()
         try:
@@ -409,26 +235,42 @@ class Connection(asyncio.Protocol):
         try:
             fault = self._stand_in.fault_for(request)
         except ValueError as error:
-            self._send(400, _error(400, str(error)))
+            self._send(400, completions.error(400, str(error)))
             return
-        door = (request.method, request.path)
-        body = request.body
+        door, body = request.door, request.body
         streamed = isinstance(body, dict) and body.get("stream") is True
-        if await self._fail_at_once(fault, streamed):
+        if await self._fail_at_once(fault, streamed, request.path):
             return
         if door == ("GET", "/v1/models"):
-            self._send(200, _models())
+            self._send(200, completions.models())
+        elif door[1].startswith("/v1/models/"):
+            self._send(*completions.model(door[1].removeprefix("/v1/models/")))
+        elif door == ("POST", "/v1/embeddings"):
+            self._send(*completions.embeddings(body))
+        elif request.path.startswith(ANTHROPIC):
+            await self._serve_anthropic(request, fault, streamed)
         elif door != ("POST", "/v1/chat/completions"):
             message = f"Invalid URL ({request.method} {request.path})"
-            self._send(404, _error(404, message))
-        elif wrong := _what_is_wrong(body):
-            self._send(400, _error(400, wrong))
+            self._send(404, completions.error(404, message))
+        elif wrong := completions.what_is_wrong(body):
+            self._send(400, completions.error(400, wrong))
         elif streamed:
             await self._stream(Completion(body, fault), fault)
         else:
-            await self._whole(Completion(body, fault), fault)
+            await self._whole(Completion(body, fault).whole(), fault)
 
-    async def _fail_at_once(self, fault: Fault, streamed: bool) -> bool:
+    async def _serve_anthropic(self, request: Request, fault: Fault, streamed: bool) -> None:
+        door = (request.method, request.path.removeprefix(ANTHROPIC))
+        if wrong := anthropic.what_is_wrong(door, request.headers, request.body):
+            self._send(*wrong)
+        elif door[0] == "GET":
+            self._send(200, anthropic.models())
+        elif streamed:
+            await self._stream_anthropic(anthropic.Reply(request.body, fault), fault)
+        else:
+            await self._whole(anthropic.Reply(request.body, fault).whole(), fault)
+
+    async def _fail_at_once(self, fault: Fault, streamed: bool, path: str) -> bool:
         """Do what the fault says before any content; whether that was the whole answer."""
         if fault.slow:
             await asyncio.sleep(fault.slow)
@@ -437,7 +279,8 @@ class Connection(asyncio.Protocol):
         if fault.status:
             message = f"The stand-in was told to answer {fault.status}."
             headers = {"Retry-After": fault.retry_after} if fault.retry_after else {}
-            self._send(fault.status, _error(fault.status, message, fault.code or None), headers)
+            says = anthropic.error if path.startswith(ANTHROPIC) else completions.error
+            self._send(fault.status, says(fault.status, message, fault.code or None), headers)
         elif fault.cut_before:
             self._begin(streamed, length=1000)
             self._transport.close()
@@ -456,8 +299,8 @@ class Connection(asyncio.Protocol):
         else:
             self._transport.write(content)
 
-    async def _whole(self, completion: Completion, fault: Fault) -> None:
-        content = json.dumps(completion.whole()).encode()
+    async def _whole(self, body: Any, fault: Fault) -> None:
+        content = json.dumps(body).encode()
         self._begin(False, len(content))
         if fault.cut:
             self._transport.write(content[: len(content) // 2])
@@ -476,13 +319,39 @@ class Connection(asyncio.Protocol):
                 break
             self._write_event(json.dumps(chunk))
             await self._flush()
-        if fault.cut:
+            if fault.role_then_cut:
+                break
+        if fault.cut or fault.role_then_cut:
             self._transport.close()
             return
         if fault.error_event:
-            self._write_event(json.dumps(_error(500, "The stand-in failed in its stream.")))
+            self._write_event(
+                json.dumps(completions.error(500, "The stand-in failed in its stream."))
+            )
         elif not fault.no_finish:
             self._write_event("[DONE]")
+        self._write_chunk(b"")
+
+    async def _stream_anthropic(self, reply: anthropic.Reply, fault: Fault) -> None:
+        self._begin(True)
+        sent = 0
+        for event in reply.events():
+            piece = event["type"] == "content_block_delta"
+            if piece and sent and fault.gap:
+                await asyncio.sleep(fault.gap)
+            if piece and sent == PIECES_BEFORE_A_CUT and (fault.cut or fault.error_event):
+                break
+            sent += piece
+            self._write_event(json.dumps(event), event["type"])
+            await self._flush()
+            if fault.role_then_cut:
+                break
+        if fault.cut or fault.role_then_cut:
+            self._transport.close()
+            return
+        if fault.error_event:
+            failed = anthropic.error(529, "The stand-in failed in its stream.")
+            self._write_event(json.dumps(failed), "error")
         self._write_chunk(b"")
 
     # Writing.
@@ -515,8 +384,9 @@ class Connection(asyncio.Protocol):
         await self._room.wait()
         await asyncio.sleep(0)
 
-    def _write_event(self, data: str) -> None:
-        self._write_chunk(f"data: {data}\n\n".encode())
+    def _write_event(self, data: str, name: str = "") -> None:
+        named = f"event: {name}\n" if name else ""
+        self._write_chunk(f"{named}data: {data}\n\n".encode())
 
     def _write_chunk(self, content: bytes) -> None:
         """A chunk of a chunked body; the empty one ends it."""
@@ -528,14 +398,6 @@ def _parse(content: bytes) -> Any:
         return json.loads(content) if content else None
     except ValueError:
         return content.decode(errors="replace")
-
-
-def _models() -> dict[str, Any]:
-    listed = [
-        {"id": name, "object": "model", "created": CREATED, "owned_by": "stand-in"}
-        for name in MODELS
-    ]
-    return {"object": "list", "data": listed}
 
 
 async def serve(port: int) -> None:

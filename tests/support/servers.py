@@ -323,6 +323,16 @@ class Provider(Server):
     def base_url(self) -> str:
         return f"http://127.0.0.1:{self.port}/v1"
 
+    @property
+    def azure_url(self) -> str:
+        """The endpoint for clients of Azure OpenAI."""
+        return f"http://127.0.0.1:{self.port}/azure"
+
+    @property
+    def anthropic_url(self) -> str:
+        """The base URL for clients of Anthropic's API."""
+        return f"http://127.0.0.1:{self.port}/anthropic"
+
     def calls(self, path: str | None = None) -> list[dict[str, Any]]:
         """The calls seen since the last reset, oldest first; of one path, such as `/v1/models`."""
         response = _request("GET", self._control("calls"))
