@@ -20,7 +20,7 @@ from gevent.event import AsyncResult, Event
 from redis import Redis, RedisCluster, Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 from redis.retry import Retry
 
@@ -59,6 +59,7 @@ class SharedMemory:
         self._waiting: deque[Handed] = deque()
         self._handed_in = Event()
         self._sender: gevent.Greenlet | None = None
+        self._connected = False
         self.away = False
 
     @cached_property
@@ -66,25 +67,24 @@ class SharedMemory:
         # Made with the first command: a cluster's client asks the cluster at once.
         return _client(self._url, self._verify_certificate)
 
+    @cached_property
+    def _connection(self) -> Any:
+        return self._client.connection_pool.make_connection()
+
+    @property
+    def _is_cluster(self) -> bool:
+        return isinstance(self._client, RedisCluster)
+
     def execute(self, *command: Argument) -> Any:
         """The reply to one command.
 
         Raises SharedMemoryAway, also where Redis is there but refuses (full, read-only, loading).
         """
-        if self.away:
-            raise SharedMemoryAway
-        if self._sender is None:
-            self._sender = gevent.spawn(self._send_forever)
-        reply = AsyncResult()
-        self._waiting.append((command, reply))
-        self._handed_in.set()
-        try:
-            return reply.get()
-        except NoScriptError:
-            raise
-        except RedisError as error:
-            log.error("Redis refuses a command: %s", error)
-            raise SharedMemoryAway from error
+        return _reply(self._hand_in(command))
+
+    def execute_all(self, *commands: tuple[Argument, ...]) -> list[Any]:
+        """The replies to several commands, sent in one trip, in this order. Raises as execute()."""
+        return [_reply(waiting) for waiting in [self._hand_in(command) for command in commands]]
 
     def run(self, script: Script, *arguments: Argument) -> Any:
         """The reply of a script to its keys and arguments."""
@@ -92,6 +92,16 @@ class SharedMemory:
             return self.execute("EVALSHA", script.digest, script.keys, *arguments)
         except NoScriptError:
             return self.execute("EVAL", script.text, script.keys, *arguments)
+
+    def _hand_in(self, command: tuple[Argument, ...]) -> AsyncResult:
+        if self.away:
+            raise SharedMemoryAway
+        if self._sender is None:
+            self._sender = gevent.spawn(self._send_forever)
+        reply = AsyncResult()
+        self._waiting.append((command, reply))
+        self._handed_in.set()
+        return reply
 
     def _send_forever(self) -> None:
         while True:
@@ -111,16 +121,35 @@ class SharedMemory:
                         waiting.set(reply)
 
     def _send(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
+        send = self._through_cluster if self._is_cluster else self._through_connection
         started = time.monotonic()
         try:
-            return self._pipeline(commands)
+            return send(commands)
         except RedisTimeout:
             # Woken much later than asked for: this process was busy, Redis may well be there.
             if time.monotonic() - started < TIMEOUT * 1.5:
                 raise
-            return self._pipeline(commands)
+        except RedisConnectionError:
+            # The connection may have broken while it was idle: a new one tells.
+            pass
+        return send(commands)
 
-    def _pipeline(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
+    def _through_connection(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
+        """Without redis-py's pipeline, whose bookkeeping costs more than the exchange."""
+        connection = self._connection
+        try:
+            if not self._connected:
+                connection.connect()
+                self._connected = True
+            connection.send_packed_command(connection.pack_commands(commands))
+            return [_read(connection) for _ in commands]
+        except BaseException:
+            # What is still to be read would be taken for the replies to the next commands.
+            self._connected = False
+            connection.disconnect()
+            raise
+
+    def _through_cluster(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
         pipeline = self._client.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
@@ -143,6 +172,24 @@ class SharedMemory:
                 continue
             self.away = False
             log.warning("Redis is back")
+
+
+def _read(connection: Any) -> Any:
+    """The next reply; an error that Redis replies is returned, as the others still follow."""
+    try:
+        return connection.read_response()
+    except ResponseError as error:
+        return error
+
+
+def _reply(waiting: AsyncResult) -> Any:
+    try:
+        return waiting.get()
+    except NoScriptError:
+        raise
+    except RedisError as error:
+        log.error("Redis refuses a command: %s", error)
+        raise SharedMemoryAway from error
 
 
 def _behind_sentinels(rest: str, *, tls: bool, options: dict[str, Any]) -> Any:
