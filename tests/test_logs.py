@@ -35,6 +35,13 @@ def test_every_line_is_json_and_no_secret_is_in_it(
     weir.post("/chat", key="wrong-key-0123456789", json=body)
     weir.post(f"/chat/{KEY}", key=KEY, json=body)
     weir.get(f"/nope?key={KEY}")
+    weir.get(f"/nope/{created}", headers={"X-Request-ID": created})
+    weir.post("/chat", key=KEY, json=body, headers={"X-Request-ID": KEY})
+    weir.post(
+        "/chat",
+        json=body,
+        headers={"api-key": "unknown-key-01234", "X-Request-ID": "unknown-key-01234"},
+    )
     provider.fault(status=500)
     weir.post("/chat", key=KEY, json={"message": "secret-prompt, failing"})
     fresh_valkey.stop()
@@ -48,8 +55,8 @@ def test_every_line_is_json_and_no_secret_is_in_it(
         assert datetime.fromisoformat(line["timestamp"]).utcoffset() is not None
         assert line["level"] in {"debug", "info", "warning", "error"}
     for secret in (
-        KEY, created, "wrong-key", "sk-provider", "session-secret", "database-password",
-        "secret-prompt", "echo:",
+        KEY, created, "wrong-key", "unknown-key", "sk-provider", "session-secret",
+        "database-password", "secret-prompt", "echo:",
     ):  # fmt: skip
         assert secret not in weir.raw_logs(), secret
 

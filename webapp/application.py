@@ -16,27 +16,31 @@ from webapp.concurrency import worker_count
 from webapp.extensions import cache, cors
 from webapp.gate import limits
 from webapp.gate.identity import Identities
+from webapp.gate.replays import Replays
 from webapp.gate.windows import SlidingWindows
+from webapp.llm.attempts import Attempts
+from webapp.llm.flight import Flights
 from webapp.llm.gateway import Gateway
 from webapp.llm.routing import Router
 from webapp.metering.stats import Stats
 from webapp.metering.traffic import Traffic
 from webapp.observability.health import Health
 from webapp.observability.lifecycle import Lifecycle
-from webapp.providers.base import BaseProvider
-from webapp.providers.offline import OfflineProvider
-from webapp.providers.openai import OpenAIProvider
+from webapp.providers import make_providers
 from webapp.services import Services
 from webapp.settings import Settings, load
 from webapp.storage import migrations
 from webapp.storage.answer_cache import FlaskAnswerCache, MemoryBackend, RedisBackend
+from webapp.storage.breakers import CircuitBreakers
 from webapp.storage.database import Database
+from webapp.storage.flight_board import LoneBoard, SharedBoard
 from webapp.storage.shared_memory import SharedMemory
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPOSED = [
-    "Age", "Retry-After", "X-Cache", "X-Process-Time", "X-RateLimit-Limit",
-    "X-RateLimit-Remaining", "X-RateLimit-Reset", "X-Request-ID",
+    "Age", "Idempotency-Replayed", "Retry-After", "X-Cache", "X-Process-Time", "X-RateLimit-Limit",
+    "X-RateLimit-Remaining", "X-RateLimit-Reset", "X-Request-ID", "X-Weir-Attempts",
+    "X-Weir-Provider", "X-Weir-Route",
 ]  # fmt: skip
 
 
@@ -83,14 +87,24 @@ def assemble(app: Flask, settings: Settings) -> Services:
     shared_memory = _shared_memory(settings)
     keys = KeyStore(database)
     traffic = Traffic(database)
-    providers = _providers(settings)
+    replays = Replays(database)
+    providers = make_providers(settings)
+    breakers = CircuitBreakers(shared_memory, settings.breaker_failures, settings.breaker_pause)
+    flights = Flights(SharedBoard(shared_memory) if shared_memory else LoneBoard())
+    router = Router(providers, settings.model_routes, settings.default_model)
 
     def prepare() -> None:
         migrations.upgrade(database)
         keys.take_over(settings.api_keys)
 
-    lifecycle = Lifecycle(prepare, [traffic.flush, database.seen_lately], settings.shutdown_grace)
+    lifecycle = Lifecycle(
+        prepare,
+        ticks=[traffic.flush, replays.tick, database.seen_lately],
+        ends=[flights.close],
+        grace=settings.shutdown_grace,
+    )
     answers = _answer_cache(app, settings, shared_memory)
+    attempts = Attempts(breakers, settings.llm_max_retries)
     return Services(
         settings=settings,
         database=database,
@@ -98,13 +112,15 @@ def assemble(app: Flask, settings: Settings) -> Services:
         keys=keys,
         identities=Identities(keys, settings.tiers),
         windows=SlidingWindows(shared_memory, worker_count(settings)[0]),
+        replays=replays,
         traffic=traffic,
         stats=Stats(traffic, keys),
         lifecycle=lifecycle,
         health=Health(
             database, shared_memory, providers, lifecycle, offline=not settings.has_provider
         ),
-        gateway=Gateway(Router(providers, settings.default_model), answers),
+        breakers=breakers,
+        gateway=Gateway(router, answers, flights, attempts),
     )
 
 
@@ -127,15 +143,4 @@ def _answer_cache(
             "CACHE_OPTIONS": {"shared_memory": shared_memory} if shared_memory else {},
         },
     )
-    return FlaskAnswerCache(app, cache, settings.cache_ttl)
-
-
-def _providers(settings: Settings) -> dict[str, BaseProvider]:
-    if not settings.has_provider:
-        return {"offline": OfflineProvider(settings.llm_timeout)}
-    openai = OpenAIProvider(
-        api_key=settings.openai_api_key,
-        base_url=settings.openai_base_url,
-        timeout=settings.llm_timeout,
-    )
-    return {openai.name: openai}
+    return FlaskAnswerCache(app, cache, settings.cache_ttl, settings.cache_stale_if_error)

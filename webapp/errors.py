@@ -2,21 +2,26 @@
 
 WeirError                       status
 ├── MalformedRequest              400  not JSON, not UTF-8, two credentials
+├── UnsupportedParameter          400  the provider asked cannot be told this
 ├── NotAuthenticated              401  a bad Authorization header
 ├── NotAllowed                    403  no credential, or a bad X-API-Key
 ├── NotFound                      404
 │   └── ModelNotFound             404
 ├── MethodNotAllowed              405
+├── IdempotencyInProgress         409  the first request with this key still runs
 ├── PayloadTooLarge               413
 ├── UnsupportedMediaType          415
-├── ValidationError               422  details name each field
+├── ValidationError               422  details name each field (400 at OpenAI's doors)
+├── IdempotencyMismatch           422  this key was used with another body
 ├── RateLimitExceeded             429
 ├── ClientHungUp                  499  nobody is left to be told; for the log
 ├── InternalError                 500
 ├── ProviderError
 │   ├── ProviderRefusedRequest    400  the request itself is at fault
-│   ├── ProviderFailed            502  5xx, garbage, cut, unreachable, Weir's own credentials
+│   ├── ProviderFailed            502  5xx, garbage, cut, unreachable
+│   │   └── ProviderRefusedWeir   502  Weir's own credentials or quota
 │   ├── ProviderBusy              503  the provider's 429
+│   ├── ProvidersUnavailable      503  all breakers are open
 │   └── ProviderTimedOut          504
 ├── StoreUnavailable              503  the database is away and the answer needs it
 └── ShuttingDown                  503
@@ -31,10 +36,12 @@ from typing import Any
 class WeirError(Exception):
     """An error with a public face: `status`, a name (the class's) and a safe message.
 
-    `details` (JSON-ready) says what the client needs to act; `retry_after` is in whole seconds.
+    `details` (JSON-ready) says what the client needs to act; `retry_after` is in whole seconds;
+    `attempts` counts the calls to providers that led to it.
     """
 
     status = 500
+    attempts = 0
     message = "Something went wrong in Weir. The request id finds it in the log."
 
     def __init__(
@@ -56,6 +63,19 @@ class WeirError(Exception):
 
 class MalformedRequest(WeirError):
     status = 400
+
+
+class UnsupportedParameter(WeirError):
+    """`parameter` is its dotted path in the body."""
+
+    status = 400
+
+    def __init__(self, parameter: str, message: str | None = None) -> None:
+        self.parameter = parameter
+        super().__init__(
+            message or f"The provider of this model cannot be told {parameter!r}.",
+            details={parameter: ["Not supported by the provider of this model."]},
+        )
 
 
 class NotAuthenticated(WeirError):
@@ -80,6 +100,11 @@ class MethodNotAllowed(WeirError):
     message = "This address does not take this method."
 
 
+class IdempotencyInProgress(WeirError):
+    status = 409
+    message = "The first request with this Idempotency-Key is still running. Try again in 1 s."
+
+
 class PayloadTooLarge(WeirError):
     status = 413
 
@@ -91,6 +116,11 @@ class UnsupportedMediaType(WeirError):
 class ValidationError(WeirError):
     status = 422
     message = "The request is not valid."
+
+
+class IdempotencyMismatch(WeirError):
+    status = 422
+    message = "This Idempotency-Key was used before with another body. Use a new one."
 
 
 class RateLimitExceeded(WeirError):
@@ -107,18 +137,37 @@ class InternalError(WeirError):
 
 
 class ProviderError(WeirError):
-    """The provider, not Weir, is at fault; the message never names its host."""
+    """The provider, not Weir, is at fault; the message never names its host.
+
+    `try_again` says whether the same provider may do better in a moment, `try_next` whether
+    another one may.
+    """
+
+    try_again = False
+    try_next = True
 
 
 class ProviderRefusedRequest(ProviderError):
     status = 400
+    try_next = False
 
 
 class ProviderFailed(ProviderError):
     status = 502
+    try_again = True
+
+
+class ProviderRefusedWeir(ProviderFailed):
+    message = "The provider refuses Weir's credentials or its quota."
+    try_again = False
 
 
 class ProviderBusy(ProviderError):
+    status = 503
+    try_again = True
+
+
+class ProvidersUnavailable(ProviderError):
     status = 503
 
 

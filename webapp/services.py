@@ -10,6 +10,7 @@ from flask import current_app
 if TYPE_CHECKING:
     from webapp.accounts.keys import KeyStore
     from webapp.gate.identity import Identities
+    from webapp.gate.replays import Replays
     from webapp.gate.windows import SlidingWindows
     from webapp.llm.gateway import Gateway
     from webapp.metering.stats import Stats
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from webapp.observability.health import Health
     from webapp.observability.lifecycle import Lifecycle
     from webapp.settings import Settings
+    from webapp.storage.breakers import CircuitBreakers
     from webapp.storage.database import Database
     from webapp.storage.shared_memory import SharedMemory
 
@@ -31,10 +33,12 @@ class Services:
     keys: KeyStore
     identities: Identities
     windows: SlidingWindows
+    replays: Replays
     traffic: Traffic
     stats: Stats
     lifecycle: Lifecycle
     health: Health
+    breakers: CircuitBreakers
     gateway: Gateway
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from limits import RateLimitItem, parse_many
@@ -22,6 +22,12 @@ KNOWN_SECRET_KEYS = frozenset(
     """.split()  # noqa: SIM905 a list would take twenty lines
 )
 DEFAULT_TIERS = "free=5/minute;premium=20/minute;enterprise=1000/minute"
+# How a model may be called, alone and in a route: provider/model, with or without *weight.
+MODEL = r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}"
+ROUTED_MODEL = rf"([a-z][a-z0-9_-]{{0,31}})/({MODEL})(?:\*(\d{{1,6}}))?"
+NAMED_PROVIDERS = frozenset({"openai", "azure", "anthropic", "offline"})
+PROVIDER_VARIABLE = re.compile(r"PROVIDER_([A-Z][A-Z0-9_]{0,31})_(TYPE|BASE_URL|API_KEY)")
+PROVIDER_TYPE = re.compile(r"openai|azure|anthropic|langchain:[a-z0-9_]+")
 DEFAULT_DENYLIST = "<script\\b\njavascript:\ndata:[\\w/+.-]+[;,]"
 
 
@@ -36,6 +42,24 @@ class ConfiguredKey:
     name: str
     tier: str
     secret: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConfiguredProvider:
+    """A provider by its name: `openai`, `azure`, `anthropic`, or `langchain:<provider>`."""
+
+    name: str
+    type: str
+    base_url: str = ""
+    api_key: str = field(default="", repr=False)
+
+
+class RoutedModel(NamedTuple):
+    """A model of a provider in a route; `weight` is its share of the first attempts."""
+
+    provider: str
+    model: str
+    weight: int
 
 
 # -- parsers: text from the environment -> value, or ValueError saying what would be right --
@@ -138,6 +162,23 @@ def _api_keys(text: str) -> tuple[ConfiguredKey, ...]:
     return tuple(keys)
 
 
+def _routes(text: str) -> dict[str, tuple[RoutedModel, ...]]:
+    routes: dict[str, tuple[RoutedModel, ...]] = {}
+    for entry in filter(None, (part.strip() for part in text.split(";"))):
+        name, separator, targets = entry.partition("=")
+        parsed = [re.fullmatch(ROUTED_MODEL, target.strip()) for target in targets.split(">")]
+        if not separator or not re.fullmatch(MODEL, name.strip()) or not all(parsed):
+            raise ValueError(
+                f"must look like name=provider/model>provider/model;… ({entry!r} does not)"
+            )
+        if name.strip() in routes:
+            raise ValueError(f"must not name a route twice ({name.strip()!r} is)")
+        routes[name.strip()] = tuple(
+            RoutedModel(found[1], found[2], int(found[3] or 0)) for found in parsed if found
+        )
+    return routes
+
+
 def _setting(
     variable: str,
     default: Any,
@@ -210,18 +251,58 @@ class Settings:
         "OPENAI_BASE_URL", "", "another server of OpenAI's protocol; alone it is enough",
         _url("http", "https"), shown="none",
     )  # fmt: skip
+    azure_openai_endpoint: str = _setting(
+        "AZURE_OPENAI_ENDPOINT", "", "Azure OpenAI: the resource's address",
+        _url("http", "https"), shown="none",
+    )  # fmt: skip
+    azure_openai_api_key: str = _setting(
+        "AZURE_OPENAI_API_KEY", "", "its key", secret=True, shown="none"
+    )
+    openai_api_version: str = _setting(
+        "OPENAI_API_VERSION", "", "of Azure's API, such as `2024-10-21`",
+        shown="none: Azure's v1 API",
+    )  # fmt: skip
+    anthropic_api_key: str = _setting(
+        "ANTHROPIC_API_KEY", "", "Anthropic", secret=True, shown="none"
+    )
+    anthropic_base_url: str = _setting(
+        "ANTHROPIC_BASE_URL", "", "another server of Anthropic's protocol",
+        _url("http", "https"), shown="none",
+    )  # fmt: skip
+    providers: tuple[ConfiguredProvider, ...] = _setting(
+        "PROVIDER_<NAME>_TYPE", "", "with `PROVIDER_<NAME>_BASE_URL` and `PROVIDER_<NAME>_API_KEY`:"
+        " a further provider, `<name>`; type `openai`, `azure`, `anthropic` or "
+        "`langchain:<init_chat_model provider>`", lambda _: (), shown="`openai`",
+    )  # fmt: skip
+    model_routes: dict[str, tuple[RoutedModel, ...]] = _setting(
+        "MODEL_ROUTES", "", "`name=provider/model[*weight]>provider/model;…`: the names that "
+        "clients may use, and whom to ask in which order", _routes, shown="none",
+    )  # fmt: skip
     default_model: str = _setting(
         "DEFAULT_MODEL", "", "model of requests that name none",
-        shown="the first model that a custom base URL lists, else `gpt-4o-mini`",
+        shown="the route `default`, else the first model that a custom base URL lists, else "
+        "`gpt-4o-mini`",
     )  # fmt: skip
     llm_timeout: float = _setting(
         "LLM_TIMEOUT", "60",
         "one attempt at a provider; of a stream, its first piece and each gap", _number(0.1, 3600),
     )  # fmt: skip
+    llm_max_retries: int = _setting(
+        "LLM_MAX_RETRIES", "2", "further attempts at one provider, before the next one's turn",
+        _integer(0, 10),
+    )  # fmt: skip
     llm_deadline: float = _setting(
         "LLM_DEADLINE", "", "a whole request; of a stream, until its first piece",
         lambda text: _number(0.1, 3600)(text) if text else 0.0,
         shown="120 (plain calls on Heroku: 25)",
+    )  # fmt: skip
+    breaker_failures: int = _setting(
+        "BREAKER_FAILURES", "5", "a model of a provider that fails so often in a row, within a "
+        "minute, is left alone", _integer(1, 1_000_000),
+    )  # fmt: skip
+    breaker_pause: float = _setting(
+        "BREAKER_PAUSE", "15", "for so long, before one call tries whether it is back",
+        _number(0.1, 3600),
     )  # fmt: skip
     tiers: dict[str, tuple[RateLimitItem, ...]] = _setting(
         "TIERS", DEFAULT_TIERS, "limits of each tier, in Flask-Limiter's notation, several "
@@ -234,6 +315,10 @@ class Settings:
     cache_ttl: int = _setting(
         "CACHE_TTL", "3600", "how long an answer is kept; 0 turns the cache off",
         _integer(0, 31_536_000),
+    )  # fmt: skip
+    cache_stale_if_error: int = _setting(
+        "CACHE_STALE_IF_ERROR", "86400", "how old an answer may be that is served where every "
+        "provider fails; 0 turns this off", _integer(0, 31_536_000),
     )  # fmt: skip
     cache_scope: str = _setting(
         "CACHE_SCOPE", "shared", "`shared`: all keys share answers; `key`: each key has its own",
@@ -290,15 +375,16 @@ class Settings:
 
     @property
     def has_provider(self) -> bool:
-        return bool(self.openai_api_key or self.openai_base_url)
+        return bool(self.providers)
 
     @property
     def secrets(self) -> tuple[str, ...]:
         """Every value that no log line may hold."""
         urls = (self.database_url, self.redis_url)
         passwords = [urlsplit(url).password or "" for url in urls]
-        own = (self.secret_key, self.openai_api_key, *passwords)
-        return tuple(value for value in (*own, *(key.secret for key in self.api_keys)) if value)
+        theirs = [provider.api_key for provider in self.providers]
+        own = [key.secret for key in self.api_keys]
+        return tuple(filter(None, (self.secret_key, *passwords, *theirs, *own)))
 
 
 def table() -> list[Field[Any]]:
@@ -325,9 +411,12 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
             values[declared.name] = declared.metadata["parse"](text)
         except ValueError as error:
             problems.append(f"{variable} {error}")
+    further, wrong = _further_providers(environment)
+    problems += wrong
     if problems:
         raise SettingsError(_refusal(problems))
     _complete(values, environment)
+    values["providers"] = (*_named_providers(values), *further)
     settings = Settings(**values)
     problems = _weaknesses(settings)
     if problems:
@@ -357,6 +446,47 @@ def _complete(values: dict[str, Any], environment: Mapping[str, str]) -> None:
         values["allowed_origins"] = values["allowed_origins"] or ("*",)
 
 
+def _named_providers(values: Mapping[str, Any]) -> Iterator[ConfiguredProvider]:
+    """The providers that have settings of their own, in the order in which they are meant."""
+    if values["openai_api_key"] or values["openai_base_url"]:
+        openai = (values["openai_base_url"], values["openai_api_key"])
+        yield ConfiguredProvider("openai", "openai", *openai)
+    if values["azure_openai_endpoint"]:
+        azure = (values["azure_openai_endpoint"], values["azure_openai_api_key"])
+        yield ConfiguredProvider("azure", "azure", *azure)
+    if values["anthropic_api_key"]:
+        anthropic = (values["anthropic_base_url"], values["anthropic_api_key"])
+        yield ConfiguredProvider("anthropic", "anthropic", *anthropic)
+
+
+def _further_providers(
+    environment: Mapping[str, str],
+) -> tuple[list[ConfiguredProvider], list[str]]:
+    """The providers of PROVIDER_<NAME>_…, sorted by name, and what is wrong with them."""
+    found: dict[str, dict[str, str]] = {}
+    problems: list[str] = []
+    for variable, value in sorted(environment.items()):
+        named = PROVIDER_VARIABLE.fullmatch(variable)
+        if named and value.strip():
+            found.setdefault(named[1].lower(), {})[named[2].lower()] = value.strip()
+    providers = []
+    for name, values in found.items():
+        provider = ConfiguredProvider(name, **{"type": "openai"} | values)
+        providers.append(provider)
+        prefix = f"PROVIDER_{name.upper()}"
+        if name in NAMED_PROVIDERS:
+            problems.append(f"{prefix}_…: {name} has settings of its own; choose another name")
+        if not PROVIDER_TYPE.fullmatch(provider.type):
+            problems.append(
+                f"{prefix}_TYPE must be openai, azure, anthropic or langchain:<provider>"
+            )
+        elif provider.type in {"openai", "azure"} and not provider.base_url:
+            problems.append(f"{prefix}_BASE_URL must be set for type {provider.type}")
+        if provider.base_url and not provider.base_url.startswith(("http://", "https://")):
+            problems.append(f"{prefix}_BASE_URL must start with http:// or https://")
+    return providers, problems
+
+
 def _kept_secret(data_dir: Path) -> str:
     """The development secret, made at the first start. Racing starts agree on one."""
     path = data_dir / "secret_key"
@@ -384,6 +514,14 @@ def _weaknesses(settings: Settings) -> list[str]:
         f"{', '.join(settings.tiers)})"
         for key in settings.api_keys
         if key.tier not in settings.tiers
+    ]
+    names = [provider.name for provider in settings.providers]
+    problems += [
+        f"MODEL_ROUTES: {route} names the unknown provider {model.provider} (configured: "
+        f"{', '.join(names) or 'none'})"
+        for route, models in settings.model_routes.items()
+        for model in models
+        if model.provider not in names
     ]
     if not settings.production:
         return problems

@@ -6,7 +6,11 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
-from schemathesis.specs.openapi.checks import ignored_auth, unsupported_method
+from schemathesis.specs.openapi.checks import (
+    ignored_auth,
+    positive_data_acceptance,
+    unsupported_method,
+)
 
 from tests.conftest import MakeWeir
 from tests.support.servers import Weir
@@ -29,19 +33,21 @@ def document(weir: Weir) -> schemathesis.BaseSchema:
     return schemathesis.openapi.from_url(f"{weir.url}/openapi.json", config=config)
 
 
-OPERATIONS = ["/chat", "/summarize", "/generate", "/stats", "/health", "/health/detailed",
-              "/health/ready", "/readiness", "/liveness", "/"]  # fmt: skip
+POSTED = ["/chat", "/summarize", "/generate", "/v1/chat/completions", "/v1/embeddings",
+          "/v1/explain"]  # fmt: skip
+OPERATIONS = [*POSTED, "/stats", "/health", "/health/detailed", "/health/ready", "/readiness",
+              "/liveness", "/", "/v1/models", "/v1/models/{model_id}", "/v1/key"]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("path", "mode"),
     [(path, GenerationMode.POSITIVE) for path in OPERATIONS]
-    + [(path, GenerationMode.NEGATIVE) for path in OPERATIONS[:3]],
+    + [(path, GenerationMode.NEGATIVE) for path in POSTED[:3]],
 )
 def test_the_live_server_does_what_the_document_says(
     document: schemathesis.BaseSchema, path: str, mode: GenerationMode
 ) -> None:
-    method = "POST" if path in {"/chat", "/summarize", "/generate"} else "GET"
+    method = "POST" if path in POSTED else "GET"
     operation = document[path][method]
 
     @given(case=operation.as_strategy(generation_mode=mode))
@@ -54,10 +60,16 @@ def test_the_live_server_does_what_the_document_says(
         suppress_health_check=list(HealthCheck),
     )
     def conforms(case: schemathesis.Case) -> None:
+        if mode is GenerationMode.POSITIVE:
+            # The short keys that are tried first come again with other bodies.
+            case.headers.pop("Idempotency-Key", None)
         # The key goes along always, and OPTIONS is answered for browsers.
+        excluded = [ignored_auth, unsupported_method]
+        # Without a provider there are no embeddings; what is explained has its door's own schema.
+        if path in {"/v1/embeddings", "/v1/explain"}:
+            excluded.append(positive_data_acceptance)
         case.call_and_validate(
-            headers={"X-API-Key": KEY, "Authorization": f"Bearer {KEY}"},
-            excluded_checks=[ignored_auth, unsupported_method],
+            headers={"X-API-Key": KEY, "Authorization": f"Bearer {KEY}"}, excluded_checks=excluded
         )
 
     conforms()
@@ -74,29 +86,20 @@ def test_every_example_runs_as_it_stands(weir: Weir) -> None:
         for path, operations in paths.items()
         if "post" in operations
     }
-    assert set(examples) == {"/chat", "/summarize", "/generate"}
+    assert set(examples) == set(POSTED)
     for path, example in examples.items():
-        assert weir.post(path, key=KEY, json=example).status_code == 200
+        # Without a provider there are no embeddings.
+        expected = 400 if path == "/v1/embeddings" else 200
+        assert weir.post(path, key=KEY, json=example).status_code == expected
 
 
 def test_the_document_names_credentials_and_errors(weir: Weir) -> None:
     document = weir.get("/openapi.json").json()
     assert set(document["components"]["securitySchemes"]) == {"ApiKey", "Bearer"}
     for path, operations in document["paths"].items():
-        for operation in operations.values():
-            assert operation["summary"], path
+        for method in operations.keys() & {"get", "post"}:
+            assert operations[method]["summary"], path
         if "post" in operations:
             assert {"ApiKey": []} in operations["post"]["security"]
-            assert {
-                "200",
-                "400",
-                "401",
-                "403",
-                "413",
-                "415",
-                "422",
-                "429",
-                "502",
-                "503",
-                "504",
-            } <= set(operations["post"]["responses"])
+            everywhere = {"200", "400", "401", "404", "413", "415", "429", "503"}
+            assert everywhere <= set(operations["post"]["responses"])

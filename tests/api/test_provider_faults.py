@@ -10,7 +10,13 @@ from tests.conftest import MakeWeir
 from tests.support.servers import Provider, Weir, free_port
 
 KEY = "test_key_0123456789"
-SETTINGS = {"API_KEYS": f"test:enterprise:{KEY}", "OPENAI_API_KEY": "sk-provider-secret-1234"}
+SETTINGS = {
+    "API_KEYS": f"test:enterprise:{KEY}",
+    "OPENAI_API_KEY": "sk-provider-secret-1234",
+    "LLM_MAX_RETRIES": 0,
+    "BREAKER_FAILURES": 1_000_000,
+    "CACHE_STALE_IF_ERROR": 0,
+}
 
 FAULTS = [
     ({"status": 400}, 400, "ProviderRefusedRequest"),
@@ -18,10 +24,10 @@ FAULTS = [
     ({"status": 404, "code": "model_not_found"}, 404, "ModelNotFound"),
     ({"status": 413}, 400, "ProviderRefusedRequest"),
     ({"status": 422}, 400, "ProviderRefusedRequest"),
-    ({"status": 401}, 502, "ProviderFailed"),
-    ({"status": 403}, 502, "ProviderFailed"),
+    ({"status": 401}, 502, "ProviderRefusedWeir"),
+    ({"status": 403}, 502, "ProviderRefusedWeir"),
     ({"status": 429}, 503, "ProviderBusy"),
-    ({"status": 429, "code": "insufficient_quota"}, 502, "ProviderFailed"),
+    ({"status": 429, "code": "insufficient_quota"}, 502, "ProviderRefusedWeir"),
     ({"status": 500}, 502, "ProviderFailed"),
     ({"status": 503}, 502, "ProviderFailed"),
     ({"garbage": True}, 502, "ProviderFailed"),

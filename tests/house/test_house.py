@@ -7,14 +7,16 @@ import inspect
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from webapp import errors, settings
-from webapp.api import DOORS, documents
+from webapp.api import DOORS, OPENAI_DOORS, documents
+from webapp.api.blueprint import is_openai_door
 from webapp.cli import settings as settings_command
-from webapp.gate import PUBLIC, _admit
+from webapp.gate import PUBLIC, _admit, _look_in
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,10 +28,18 @@ def tracked(*patterns: str) -> list[Path]:
     return [ROOT / line for line in listed.stdout.splitlines()]
 
 
-@pytest.mark.parametrize("door", [*DOORS, documents.blueprint], ids=lambda door: door.name)
-def test_every_blueprint_is_guarded_or_named_public(door: object) -> None:
-    hooks = door.before_request_funcs.get(None, [])  # type: ignore[attr-defined]
-    assert (_admit in hooks) != getattr(door, PUBLIC, False)
+ALL_DOORS = [*DOORS, *OPENAI_DOORS, documents.blueprint]
+
+
+@pytest.mark.parametrize("door", ALL_DOORS, ids=lambda door: door.name)
+def test_every_blueprint_is_guarded_or_named_public(door: Any) -> None:
+    hooks = door.before_request_funcs.get(None, [])
+    assert [_admit in hooks, _look_in in hooks, getattr(door, PUBLIC, False)].count(True) == 1
+
+
+@pytest.mark.parametrize("door", ALL_DOORS, ids=lambda door: door.name)
+def test_openai_s_doors_are_named_so(door: object) -> None:
+    assert is_openai_door(door) == (door in OPENAI_DOORS)
 
 
 def test_the_settings_table_of_the_readme_is_the_generated_one() -> None:

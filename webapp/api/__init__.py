@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from flask import Flask
 
-from webapp.api import chat, documents, errors, generate, health, home, hooks, stats, summarize
+from webapp.api import (
+    chat,
+    completions,
+    documents,
+    embeddings,
+    errors,
+    explain,
+    generate,
+    health,
+    home,
+    hooks,
+    key,
+    models,
+    stats,
+    summarize,
+)
 from webapp.services import Services
 
 # In the order of the documentation. Each is served at the root and under /v1.
@@ -15,6 +30,14 @@ DOORS = (
     stats.blueprint,
     health.blueprint,
     home.blueprint,
+)
+# Under /v1 only.
+OPENAI_DOORS = (
+    completions.blueprint,
+    embeddings.blueprint,
+    models.blueprint,
+    key.blueprint,
+    explain.blueprint,
 )
 
 
@@ -29,3 +52,6 @@ def register(app: Flask, services: Services) -> None:
     for door in (*DOORS, documents.blueprint):
         app.register_blueprint(door, url_prefix="/v1", name=f"{door.name}_v1")
     app.register_blueprint(documents.blueprint)
+    app.extensions["weir.native_paths"] = {rule.rule for rule in app.url_map.iter_rules()}
+    for door in OPENAI_DOORS:
+        api.register_blueprint(door, url_prefix="/v1")

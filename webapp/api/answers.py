@@ -8,16 +8,17 @@ import select
 import socket
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 from flask import Response, g, request
 from gevent.monkey import get_original
 
+from webapp.api.errors import openai_envelope
 from webapp.errors import ClientHungUp, InternalError, ShuttingDown, WeirError
 from webapp.gate.identity import Principal
-from webapp.llm.messages import CacheState, Opening, Part, Reply
+from webapp.llm.live import Stream
+from webapp.llm.messages import ModelRequest, Origin, Part, Piece, Reply
 from webapp.llm.ports import Terms
-from webapp.llm.relay import RelayedStream
 from webapp.observability import record
 from webapp.observability.lifecycle import Lifecycle
 from webapp.observability.record import RequestRecord
@@ -78,47 +79,108 @@ def terms(*, streamed: bool) -> Terms:
     )
 
 
+class Dialect(Protocol):
+    """How a door writes the events of a stream."""
+
+    def piece(self, piece: Piece) -> bytes: ...
+
+    def end(self, reply: Reply, noted: RequestRecord) -> bytes:
+        """What comes before the last event."""
+        ...
+
+    def error(self, error: WeirError) -> Body: ...
+
+
+class NativeDialect:
+    """Events of the native doors: the text, at last what a plain answer holds."""
+
+    def __init__(self, describe: Describe) -> None:
+        self._describe = describe
+
+    def piece(self, piece: Piece) -> bytes:
+        return event({"content": piece.text})
+
+    def end(self, reply: Reply, noted: RequestRecord) -> bytes:
+        return event({"done": True, **self._describe(reply, noted)})
+
+    def error(self, error: WeirError) -> Body:
+        return {"error": {"error": error.name, "message": error.message}}
+
+
+class OpenAIDialect:
+    """Events of OpenAI's doors: the provider's chunks, as they are."""
+
+    def piece(self, piece: Piece) -> bytes:
+        return f"data: {piece.data}\n\n".encode()
+
+    def end(self, reply: Reply, noted: RequestRecord) -> bytes:
+        return b""
+
+    def error(self, error: WeirError) -> Body:
+        return openai_envelope(error)
+
+
+def native(request: ModelRequest, describe: Describe) -> Any:
+    """The answer of a native door that asks its model once, whole or streamed."""
+    gateway, asked_on = services().gateway, terms(streamed=request.stream)
+    if request.stream:
+        return stream(gateway.open(request, asked_on), NativeDialect(describe))
+    return answer(gateway.answer(request, asked_on), describe)
+
+
+def openai(request: ModelRequest) -> Response:
+    """The answer of one of OpenAI's doors, whole or streamed."""
+    gateway, asked_on = services().gateway, terms(streamed=request.stream)
+    if request.stream:
+        return stream(gateway.open(request, asked_on), OpenAIDialect())
+    return verbatim(gateway.answer(request, asked_on))
+
+
 def answer(reply: Reply, describe: Describe) -> tuple[Body, int, dict[str, str]]:
     """The whole answer: its body, its status, its headers."""
     noted = record.current()
     _note(noted, reply)
-    return describe(reply, noted), 200, _headers(reply.cache, reply.age)
+    return describe(reply, noted), 200, _headers(reply.origin)
 
 
-def stream(produce: Callable[[], Iterator[Part]], terms: Terms, describe: Describe) -> Response:
+def verbatim(reply: Reply) -> Response:
+    """The whole answer as the provider sent it."""
+    _note(record.current(), reply)
+    return Response(reply.answer.body, mimetype="application/json", headers=_headers(reply.origin))
+
+
+def stream(parts: Stream, dialect: Dialect) -> Response:
     """The answer as server-sent events.
 
     Status and headers wait for the first piece or the final error, at most STREAM_HEADERS_AFTER.
     """
-    relayed = RelayedStream(produce, terms)
     try:
-        first = relayed.next(services().settings.stream_headers_after)
+        first = parts.next(services().settings.stream_headers_after)
     except BaseException:
-        relayed.close()
+        parts.close()
         raise
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    if isinstance(first, Opening):
-        headers |= _headers(first.cache, first.age)
-    events = _events(relayed, first, describe, record.current())
+    if isinstance(first, Origin):
+        headers |= _headers(first)
+    events = _events(parts, first, dialect, record.current())
     response = Response(events, mimetype="text/event-stream", headers=headers)
     # Events that nobody began to read do not close what they read from.
-    response.call_on_close(relayed.close)
+    response.call_on_close(parts.close)
     return response
 
 
 def _events(
-    relayed: RelayedStream, part: Part | None, describe: Describe, noted: RequestRecord
+    parts: Stream, part: Part | None, dialect: Dialect, noted: RequestRecord
 ) -> Iterator[bytes]:
     try:
         while not isinstance(part, Reply):
             if part is None:
                 yield PING
-            elif isinstance(part, str):
-                yield _event({"content": part})
-            part = relayed.next(PING_EVERY)
+            elif isinstance(part, Piece):
+                yield dialect.piece(part)
+            part = parts.next(PING_EVERY)
         _note(noted, part)
-        yield _event({"done": True, **describe(part, noted)})
-        yield DONE
+        yield dialect.end(part, noted) + DONE
     except GeneratorExit:
         noted.error = ClientHungUp.__name__
         raise
@@ -127,25 +189,30 @@ def _events(
         if known is not error:
             log.exception("A stream failed", extra={"request_id": noted.request_id})
         noted.error, noted.failed = known.name, known.status >= 500
-        yield _event({"error": {"error": known.name, "message": known.message}})
-        yield DONE
+        yield event(dialect.error(known)) + DONE
     finally:
-        relayed.close()
+        parts.close()
 
 
-def _event(data: Body) -> bytes:
+def event(data: Body) -> bytes:
+    """A server-sent event with this data."""
     return f"data: {json.dumps(data)}\n\n".encode()
 
 
-def _headers(cache: CacheState, age: float) -> dict[str, str]:
-    headers = {"X-Cache": str(cache)}
-    if cache is CacheState.HIT:
-        headers["Age"] = str(int(age))
+def _headers(origin: Origin) -> dict[str, str]:
+    headers = {
+        "X-Cache": str(origin.cache),
+        "X-Weir-Route": origin.route,
+        "X-Weir-Provider": origin.provider,
+        "X-Weir-Attempts": str(origin.attempts),
+    }
+    if origin.cache.from_cache:
+        headers["Age"] = str(int(origin.age))
     return headers
 
 
 def _note(noted: RequestRecord, reply: Reply) -> None:
-    noted.cache = str(reply.cache)
+    noted.cache = str(reply.origin.cache)
     noted.model = reply.answer.model
     noted.provider = reply.answer.provider
     noted.tokens = reply.answer.usage.total_tokens

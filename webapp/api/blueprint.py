@@ -8,17 +8,28 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar, cast
 
+import flask
 import flask_smorest
 from flask import request
 from marshmallow import Schema, ValidationError, fields, validate
 
 from webapp import errors
 from webapp.services import services
+from webapp.settings import MODEL
 
 View = TypeVar("View", bound=Callable[..., Any])
+Door = TypeVar("Door", bound=flask.Blueprint)
 
 MEBIBYTE = 1024 * 1024
-MODEL = r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}"
+OPENAI_DOOR = "weir_openai_door"
+
+
+def _not_json(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")
+
+
+# Python reads NaN and Infinity, which JSON has not, and providers refuse.
+STRICT_JSON = json.JSONDecoder(parse_constant=_not_json)
 
 
 class JSONBody:
@@ -34,14 +45,15 @@ class JSONBody:
         def decorator(view: View) -> View:
             @wraps(view)
             def wrapper(*args: Any, **kwargs: Any) -> Any:
-                return view(*args, _validated(schema, _read_json()), **kwargs)
+                return view(*args, validated(schema, read_json()), **kwargs)
 
             return cast(View, wrapper)
 
         return decorator
 
 
-def _read_json() -> Any:
+def read_json() -> Any:
+    """The JSON of this request's body."""
     mimetype = request.mimetype
     if mimetype != "application/json" and not mimetype.endswith("+json"):
         raise errors.UnsupportedMediaType("Send JSON, with Content-Type: application/json.")
@@ -50,8 +62,10 @@ def _read_json() -> Any:
     # What comes in chunks has no length to refuse by; Werkzeug stops reading at the limit.
     if request.content_length is None and longest is not None and len(body) >= longest:
         raise errors.PayloadTooLarge("The body is larger than this address takes.")
+    if request.content_length is not None and len(body) < request.content_length:
+        raise errors.MalformedRequest("The body ended before its Content-Length.")
     try:
-        return json.loads(body.decode("utf-8"))
+        return STRICT_JSON.decode(body.decode("utf-8"))
     except UnicodeDecodeError:
         raise errors.MalformedRequest("The body is not UTF-8.") from None
     except RecursionError:
@@ -60,7 +74,8 @@ def _read_json() -> Any:
         raise errors.MalformedRequest(f"The body is not JSON: {error}") from None
 
 
-def _validated(schema: Schema, body: Any) -> Any:
+def validated(schema: Schema, body: Any) -> Any:
+    """The body as the schema loads it. Raises errors.ValidationError."""
     try:
         return schema.load(body)
     except ValidationError as error:
@@ -73,6 +88,16 @@ def _validated(schema: Schema, body: Any) -> Any:
 
 class Blueprint(flask_smorest.Blueprint):
     ARGUMENTS_PARSER = JSONBody()
+
+
+def openai_door(blueprint: Door) -> Door:
+    """Say that the blueprint is one of OpenAI's doors: under /v1 only, with OpenAI's envelope."""
+    setattr(blueprint, OPENAI_DOOR, True)
+    return blueprint
+
+
+def is_openai_door(blueprint: object) -> bool:
+    return getattr(blueprint, OPENAI_DOOR, False)
 
 
 def limit_body(size: int) -> None:
@@ -131,6 +156,23 @@ class Flag(fields.Boolean):
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> bool:
         if not isinstance(value, bool):
             raise self.make_error("invalid", input=value)
+        return value
+
+
+class Objects(fields.List[dict[str, Any]]):
+    """A list of JSON objects, whatever is in them; they are not copied."""
+
+    def __init__(self, *, shortest: int, **kwargs: Any) -> None:
+        self._shortest = shortest
+        super().__init__(
+            fields.Dict(keys=fields.String()), metadata={"minItems": shortest}, **kwargs
+        )
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> list[Any]:
+        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+            raise ValidationError("Not a list of objects.")
+        if len(value) < self._shortest:
+            raise ValidationError(f"Shorter than minimum length {self._shortest}.")
         return value
 
 

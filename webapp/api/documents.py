@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 import flask_smorest
 from flask import Flask, Response, current_app, render_template, url_for
+from marshmallow import Schema
 
 from webapp.api.blueprint import Blueprint
-from webapp.api.schemas import ErrorSchema
+from webapp.api.schemas import ErrorSchema, OpenAIErrorSchema
 from webapp.gate import public
 from webapp.version import VERSION
 
@@ -40,6 +41,30 @@ REDOC_HASHES = (
 )
 
 
+EVENT = {
+    "type": "object",
+    "description": "One server-sent event; its data is JSON, of the last one `[DONE]`.",
+    "properties": {"data": {"type": "string"}},
+    "required": ["data"],
+}
+HEADERS = [
+    {
+        "name": "Cache-Control",
+        "in": "header",
+        "required": False,
+        "schema": {"type": "string"},
+        "description": "`no-cache` (do not read), `no-store` (neither read nor write), `max-age=N`",
+    },
+    {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "required": False,
+        "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
+        "description": "A repeated request with this key gets the first one's answer, for 24 h.",
+    },
+]
+
+
 class Api(flask_smorest.Api):
     """smorest's API with the errors of the house; HTTP errors are rendered by api/errors.py."""
 
@@ -64,11 +89,10 @@ def configure(app: Flask) -> Api:
     return Api(app)
 
 
-def errors_of(*statuses: int) -> Callable[[View], View]:
+def errors_of(*statuses: int, schema: type[Schema] = ErrorSchema) -> Callable[[View], View]:
     """Document these error statuses, all of one shape."""
-    schema = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     responses = {
-        status: {"description": HTTPStatus(status).phrase, "content": schema} for status in statuses
+        status: {"description": HTTPStatus(status).phrase, "schema": schema} for status in statuses
     }
     decorator: Callable[[View], View] = Blueprint.doc(responses=responses)
     return decorator
@@ -76,24 +100,34 @@ def errors_of(*statuses: int) -> Callable[[View], View]:
 
 def answers_and_errors(view: View) -> View:
     """Document what all answering doors share: credentials, the stream, the errors."""
-    event = {
-        "type": "object",
-        "description": "One server-sent event; its data is JSON, of the last one `[DONE]`.",
-        "properties": {"data": {"type": "string"}},
-        "required": ["data"],
-    }
-    stream = {"text/event-stream": {"schema": event}}
-    control = {
-        "name": "Cache-Control",
-        "in": "header",
-        "required": False,
-        "schema": {"type": "string"},
-        "description": "`no-cache` (do not read), `no-store` (neither read nor write), `max-age=N`",
-    }
+    stream = {"text/event-stream": {"schema": EVENT}}
     documented: View = Blueprint.doc(
-        security=ONE_OF_THEM, responses={200: {"content": stream}}, parameters=[control]
-    )(errors_of(400, 401, 403, 404, 413, 415, 422, 429, 500, 502, 503, 504)(view))
+        security=ONE_OF_THEM, responses={200: {"content": stream}}, parameters=HEADERS
+    )(errors_of(400, 401, 403, 404, 409, 413, 415, 422, 429, 500, 502, 503, 504)(view))
     return documented
+
+
+def openai_errors_of(*statuses: int) -> Callable[[View], View]:
+    """As errors_of(), in OpenAI's envelope."""
+    return errors_of(*statuses, schema=OpenAIErrorSchema)
+
+
+def openai_answers_and_errors(*, streamed: bool) -> Callable[[View], View]:
+    """Document what OpenAI's answering doors share; their answers are the provider's own."""
+    content: dict[str, Any] = {
+        "application/json": {"schema": {"type": "object", "additionalProperties": True}}
+    }
+    if streamed:
+        content["text/event-stream"] = {"schema": EVENT}
+
+    def decorator(view: View) -> View:
+        errors = openai_errors_of(400, 401, 404, 409, 413, 415, 422, 429, 500, 502, 503, 504)
+        documented: View = Blueprint.doc(
+            security=ONE_OF_THEM, responses={200: {"content": content}}, parameters=HEADERS
+        )(errors(view))
+        return documented
+
+    return decorator
 
 
 @blueprint.get("/openapi.json")

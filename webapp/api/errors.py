@@ -1,15 +1,17 @@
-"""Renders every error as the native envelope."""
+"""Renders every error, in the native envelope or, at OpenAI's doors, in OpenAI's."""
 
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any
 
-from flask import Flask, Response, jsonify, request
+from flask import Flask, Response, current_app, jsonify, request
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException
 
 from webapp import errors
+from webapp.api.blueprint import is_openai_door
 from webapp.observability import record
 
 log = logging.getLogger(__name__)
@@ -23,6 +25,14 @@ OF_STATUS: dict[int, type[errors.WeirError]] = {
 }
 
 
+# What OpenAI calls the kinds of errors; whatever else is below 500 is the request's own fault.
+OPENAI_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    429: "rate_limit_error",
+}
+
+
 def register(app: Flask) -> None:
     app.register_error_handler(errors.WeirError, render)
     app.register_error_handler(HTTPException, _http)
@@ -32,22 +42,61 @@ def register(app: Flask) -> None:
 
 def render(error: errors.WeirError) -> Response:
     """The envelope of an error, with its status and the headers that go with it."""
+    openai = at_openai_door()
+    if openai and isinstance(error, errors.NotAllowed):
+        error = errors.NotAuthenticated(error.message)
     noted = record.current()
     noted.error, noted.failed = error.name, error.status >= 500
-    body = {
+    response = jsonify(openai_envelope(error) if openai else native_envelope(error))
+    response.status_code = error.status
+    if openai and type(error) is errors.ValidationError:
+        response.status_code = 400
+    if error.status == 401:
+        response.headers["WWW-Authenticate"] = 'Bearer realm="weir"'
+    if error.status in {429, 503} or isinstance(error, errors.IdempotencyInProgress):
+        response.headers["Retry-After"] = str(error.retry_after or 1)
+    if error.attempts:
+        response.headers["X-Weir-Attempts"] = str(error.attempts)
+    return response
+
+
+def native_envelope(error: errors.WeirError) -> dict[str, Any]:
+    return {
         "error": error.name,
         "message": error.message,
         "details": error.details,
         "path": request.path,
-        "request_id": noted.request_id,
+        "request_id": record.current().request_id,
     }
-    response = jsonify(body)
-    response.status_code = error.status
-    if error.status == 401:
-        response.headers["WWW-Authenticate"] = 'Bearer realm="weir"'
-    if error.status in {429, 503}:
-        response.headers["Retry-After"] = str(error.retry_after or 1)
-    return response
+
+
+def openai_envelope(error: errors.WeirError) -> dict[str, Any]:
+    """All four fields, always: clients read each of them."""
+    details = error.details or {}
+    param = details.get("param")
+    if isinstance(error, errors.ValidationError | errors.UnsupportedParameter):
+        param = next(iter(details), None)
+    kind = "server_error" if error.status >= 500 else "invalid_request_error"
+    return {
+        "error": {
+            "message": error.message,
+            "type": OPENAI_TYPES.get(error.status, kind),
+            "param": None if param is None else str(param),
+            "code": details.get("code") or _snake_case(error.name),
+        }
+    }
+
+
+def at_openai_door() -> bool:
+    """Whether the request is for one of OpenAI's doors, or for an address that OpenAI may have."""
+    if request.blueprint:
+        return is_openai_door(current_app.blueprints[request.blueprint])
+    native = current_app.extensions["weir.native_paths"]
+    return request.path.startswith("/v1/") and request.path not in native
+
+
+def _snake_case(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
 def _not_http(error: Exception) -> Response:

@@ -9,15 +9,27 @@ from webapp.api.blueprint import MEBIBYTE, Blueprint, limit_body
 from webapp.api.documents import answers_and_errors
 from webapp.api.schemas import GenerateAnswer, GenerateBody
 from webapp.gate import guard
-from webapp.llm.messages import Reply
+from webapp.gate.idempotency import idempotent
+from webapp.llm.messages import ModelRequest, Reply
 from webapp.llm.tasks.generate import generate_request
 from webapp.observability.record import RequestRecord
-from webapp.services import services
 
 blueprint = guard(Blueprint("generate", __name__, description="Generate text"))
 blueprint.before_request(lambda: limit_body(MEBIBYTE))
+idempotent(blueprint)
 
 EXAMPLE = {"prompt": "Write a haiku about rivers.", "max_tokens": 100}
+
+
+def asked(body: dict[str, Any]) -> ModelRequest:
+    """What a valid body asks of a model."""
+    return generate_request(
+        body["prompt"],
+        max_tokens=body["max_tokens"],
+        temperature=body["temperature"],
+        model=body["model"],
+        stream=body["stream"],
+    )
 
 
 @blueprint.post("/generate")
@@ -26,16 +38,7 @@ EXAMPLE = {"prompt": "Write a haiku about rivers.", "max_tokens": 100}
 @blueprint.response(200, GenerateAnswer)
 def generate(body: dict[str, Any]) -> Any:
     """Continue a prompt"""
-    gateway, terms = services().gateway, answers.terms(streamed=body["stream"])
-    asked = generate_request(
-        body["prompt"],
-        max_tokens=body["max_tokens"],
-        temperature=body["temperature"],
-        model=body["model"],
-    )
-    if body["stream"]:
-        return answers.stream(lambda: gateway.stream(asked, terms), terms, _body)
-    return answers.answer(gateway.answer(asked, terms), _body)
+    return answers.native(asked(body), _body)
 
 
 def _body(reply: Reply, noted: RequestRecord) -> dict[str, Any]:

@@ -55,6 +55,8 @@ def detailed() -> Any:
         if credential_sent():
             identify()
         shown["providers"] = services().health.provider_names
+        shown["breakers"] = services().breakers.states()
+        shown["models"] = [name for name, _, _ in services().gateway.router.names()]
         shown["build"] = {"version": VERSION, "python": platform.python_version()}
     return shown, (503 if status == UNHEALTHY else 200)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response, current_app, g, request
 
+from webapp.api.blueprint import is_openai_door
 from webapp.gate import limits
 from webapp.gate.identity import KEY_HEADERS
 from webapp.metering.traffic import Counts, Traffic
@@ -50,11 +51,13 @@ def _credentials() -> set[str]:
 def _finish(traffic: Traffic, production: bool, response: Response) -> Response:
     noted = record.current()
     headers = response.headers
+    openai = request.blueprint and is_openai_door(current_app.blueprints[request.blueprint])
     headers.extend(
         [
             ("X-Request-ID", noted.request_id),
             ("X-Process-Time", f"{noted.milliseconds / 1000:.6f}"),
             *limits.headers(),
+            *(limits.openai_headers() if openai else ()),
             *SECURITY_HEADERS,
         ]
     )
@@ -76,8 +79,8 @@ def _closed(traffic: Traffic, noted: RequestRecord, status: int) -> None:
     if noted.admitted and noted.key_id is not None:
         counts = Counts(
             requests=1,
-            hits=int(noted.cache == "HIT"),
-            misses=int(noted.cache == "MISS"),
+            hits=int(noted.cache in {"HIT", "STALE"}),
+            misses=int(noted.cache in {"MISS", "COALESCED"}),
             errors=int(noted.failed),
             tokens=noted.tokens or 0,
         )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from marshmallow import Schema, fields, validate
+from marshmallow import INCLUDE, Schema, fields, validate
 
-from webapp.api.blueprint import Flag, ModelName, Number, Text, Whole
+from webapp.api.blueprint import Flag, ModelName, Number, Objects, Text, Whole
 
 LONGEST_MESSAGE = 10_000
 LONGEST_TEXT = {"free": 5_000, "premium": 50_000, "enterprise": 500_000}
@@ -51,6 +51,25 @@ class GenerateBody(Schema):
     temperature = Number(load_default=None, validate=TEMPERATURE)
     model = ModelName(load_default=None)
     stream = Flag(load_default=False, metadata=STREAM)
+
+
+class OpenAIBody(Schema):
+    """What Weir itself reads of a request for OpenAI's doors; the rest is the provider's."""
+
+    class Meta:
+        unknown = INCLUDE
+
+    model = ModelName(allow_none=True)
+
+
+class CompletionBody(OpenAIBody):
+    messages = Objects(required=True, shortest=1)
+    stream = Flag(allow_none=True, metadata=STREAM)
+    stream_options = fields.Dict(keys=fields.String(), allow_none=True)
+
+
+class EmbeddingsBody(OpenAIBody):
+    input = fields.Raw(required=True)
 
 
 class UsageSchema(Schema):
@@ -114,6 +133,19 @@ class ErrorSchema(Schema):
     details = fields.Dict(allow_none=True, required=True)
     path = fields.String(required=True)
     request_id = fields.String(required=True)
+
+
+class OpenAIErrorBody(Schema):
+    message = fields.String(required=True)
+    type = fields.String(required=True)
+    param = fields.String(required=True, allow_none=True)
+    code = fields.String(required=True, allow_none=True)
+
+
+class OpenAIErrorSchema(Schema):
+    """Every error of OpenAI's doors."""
+
+    error = fields.Nested(OpenAIErrorBody, required=True)
 
 
 class StatsSchema(Schema):

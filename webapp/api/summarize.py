@@ -12,13 +12,15 @@ from webapp.api.documents import answers_and_errors
 from webapp.api.schemas import LONGEST_TEXT, SummarizeAnswer, SummarizeBody
 from webapp.errors import ValidationError
 from webapp.gate import guard
-from webapp.llm.messages import Reply
-from webapp.llm.tasks.summarize import stream_summary, summarize
+from webapp.gate.idempotency import idempotent
+from webapp.llm.messages import ModelRequest, Reply
+from webapp.llm.tasks.summarize import SummaryStream, summarize, summary_request
 from webapp.observability.record import RequestRecord
 from webapp.services import services
 
 blueprint = guard(Blueprint("summarize", __name__, description="Summarize texts"))
 blueprint.before_request(lambda: limit_body(8 * MEBIBYTE))
+idempotent(blueprint)
 
 EXAMPLE = {
     "text": "A weir is a low barrier across a river. It raises the water upstream and lets the "
@@ -28,6 +30,11 @@ EXAMPLE = {
 }
 
 
+def asked(body: dict[str, Any]) -> ModelRequest:
+    """What a valid body asks of a model, if the text fits in one piece."""
+    return summary_request(body["text"], body["length"], body["model"], stream=body["stream"])
+
+
 @blueprint.post("/summarize")
 @answers_and_errors
 @blueprint.arguments(SummarizeBody(), example=EXAMPLE)
@@ -35,11 +42,7 @@ EXAMPLE = {
 def summarize_text(body: dict[str, Any]) -> Any:
     """Summarize a text; long ones are split, summarized in pieces and merged"""
     text = body["text"]
-    # Tiers of one's own get what premium gets.
-    longest = LONGEST_TEXT.get(g.principal.tier, LONGEST_TEXT["premium"])
-    if len(text) > longest:
-        reason = f"Longer than maximum length {longest} of tier {g.principal.tier}."
-        raise ValidationError("The request is not valid: text.", details={"text": [reason]})
+    check_length(text)
 
     def describe(reply: Reply, noted: RequestRecord) -> dict[str, Any]:
         summary = reply.answer.content
@@ -47,7 +50,16 @@ def summarize_text(body: dict[str, Any]) -> Any:
         return {"summary": summary, **lengths, **answers.tail(reply, noted)}
 
     terms = answers.terms(streamed=body["stream"])
-    asked = (services().gateway, text, body["length"], body["model"], terms)
+    what = (services().gateway, text, body["length"], body["model"], terms)
     if body["stream"]:
-        return answers.stream(lambda: stream_summary(*asked), terms, describe)
-    return answers.answer(summarize(*asked), describe)
+        return answers.stream(SummaryStream(*what), answers.NativeDialect(describe))
+    return answers.answer(summarize(*what), describe)
+
+
+def check_length(text: str) -> None:
+    """Raise ValidationError for a text that is too long for the tier of this request."""
+    # Tiers of one's own get what premium gets.
+    longest = LONGEST_TEXT.get(g.principal.tier, LONGEST_TEXT["premium"])
+    if len(text) > longest:
+        reason = f"Longer than maximum length {longest} of tier {g.principal.tier}."
+        raise ValidationError("The request is not valid: text.", details={"text": [reason]})

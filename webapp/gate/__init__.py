@@ -8,7 +8,7 @@ from flask import Blueprint, g, request
 
 from webapp.errors import NotAllowed, NotAuthenticated
 from webapp.gate.identity import KEY_HEADERS, Principal, read_credential
-from webapp.gate.limits import consume, count_failed_attempt
+from webapp.gate.limits import consume, count_failed_attempt, look
 from webapp.services import services
 
 PUBLIC = "weir_public"
@@ -19,6 +19,12 @@ Door = TypeVar("Door", bound=Blueprint)
 def guard(blueprint: Door) -> Door:
     """Let only identified requests within their limits into the blueprint."""
     blueprint.before_request(_admit)
+    return blueprint
+
+
+def guard_without_counting(blueprint: Door) -> Door:
+    """Let only identified requests into the blueprint; they consume nothing of any limit."""
+    blueprint.before_request(_look_in)
     return blueprint
 
 
@@ -50,3 +56,10 @@ def _admit() -> None:
     identify()
     consume()
     g.admitted = True
+
+
+def _look_in() -> None:
+    if request.method == "OPTIONS":
+        return
+    identify()
+    look()

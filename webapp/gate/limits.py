@@ -33,10 +33,12 @@ class SlidingWindowStrategy(RateLimiter):
         return all(self.take(":".join(identifiers), [item]).allowed for _ in range(cost))
 
     def test(self, item: RateLimitItem, *identifiers: str, cost: int = 1) -> bool:
-        raise NotImplementedError("Weir's windows are only ever taken from.")
+        verdict = services().windows.look(":".join(identifiers), [item])
+        return verdict.windows[0].remaining >= cost
 
     def get_window_stats(self, item: RateLimitItem, *identifiers: str) -> WindowStats:
-        raise NotImplementedError("The verdict of take() says what is left.")
+        window = services().windows.look(":".join(identifiers), [item]).windows[0]
+        return WindowStats(window.reset, window.remaining)
 
 
 STRATEGIES[STRATEGY] = SlidingWindowStrategy  # type: ignore[assignment]
@@ -60,8 +62,19 @@ def consume() -> None:
     """
     principal: Principal = g.principal
     g.verdict = _strategy().take(principal.bucket, principal.limits)
+    check_left()
+
+
+def check_left() -> None:
+    """Raise RateLimitExceeded if the limits of this request have nothing left for it."""
     if not g.verdict.allowed:
-        raise exceeded(g.verdict, f"tier {principal.tier}")
+        raise exceeded(g.verdict, f"tier {g.principal.tier}")
+
+
+def look() -> None:
+    """Note what is left, for the headers, and take nothing."""
+    principal: Principal = g.principal
+    g.verdict = services().windows.look(principal.bucket, principal.limits)
 
 
 def count_failed_attempt(address: str | None) -> None:
@@ -101,6 +114,30 @@ def headers() -> list[tuple[str, str]]:
         ("X-RateLimit-Remaining", str(window.remaining)),
         ("X-RateLimit-Reset", str(math.ceil(window.reset))),
     ]
+
+
+def openai_headers() -> list[tuple[str, str]]:
+    """The same as OpenAI says it: the reset is a duration. Tokens are not limited."""
+    verdict: Verdict | None = g.get("verdict")
+    if verdict is None:
+        return []
+    window = verdict.tightest
+    return [
+        ("x-ratelimit-limit-requests", str(window.item.amount)),
+        ("x-ratelimit-remaining-requests", str(window.remaining)),
+        ("x-ratelimit-reset-requests", _duration(max(0.0, window.reset - verdict.now))),
+    ]
+
+
+def _duration(seconds: float) -> str:
+    """As Go prints one, and OpenAI with it: `12ms`, `8.64s`, `6m0s`, `23h59m0s`."""
+    if seconds < 1:
+        return f"{math.ceil(seconds * 1000)}ms"
+    minutes, rest = divmod(round(seconds, 3), 60)
+    hours, minutes = divmod(int(minutes), 60)
+    if hours:
+        return f"{hours}h{minutes}m{rest:g}s"
+    return f"{minutes}m{rest:g}s" if minutes else f"{rest:g}s"
 
 
 def _network(address: str | None) -> str:

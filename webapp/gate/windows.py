@@ -22,12 +22,14 @@ PREFIX = "weir:window:"
 SECOND = 1_000_000  # windows are counted in microseconds
 SWEEP_ABOVE = 10_000
 
-# KEYS: a window each. ARGV: its amount and its length in microseconds, alternating.
+# KEYS: a window each. ARGV: its amount and its length in microseconds, alternating; at last 1 to
+# take from them, 0 to look only.
 # Reply: allowed (0/1), Redis's time, then for each window: used, and when a place becomes free.
 TAKE = """
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local allowed = 1
+local take = ARGV[#ARGV] == '1'
 for i, key in ipairs(KEYS) do
   local amount, length = tonumber(ARGV[2 * i - 1]), tonumber(ARGV[2 * i])
   local oldest = redis.call('LINDEX', key, -1)
@@ -40,7 +42,7 @@ end
 local reply = {allowed, now}
 for i, key in ipairs(KEYS) do
   local amount, length = tonumber(ARGV[2 * i - 1]), tonumber(ARGV[2 * i])
-  if allowed == 1 then
+  if take and allowed == 1 then
     redis.call('LPUSH', key, string.format('%.0f', now))
     redis.call('PEXPIRE', key, math.ceil(length / 1000))
   end
@@ -101,23 +103,30 @@ class SlidingWindows:
 
     def take(self, bucket: str, items: Sequence[RateLimitItem]) -> Verdict:
         """Take one request from every limit of the bucket, or from none."""
+        return self._verdict(bucket, items, take=True)
+
+    def look(self, bucket: str, items: Sequence[RateLimitItem]) -> Verdict:
+        """What take() would find, without taking."""
+        return self._verdict(bucket, items, take=False)
+
+    def _verdict(self, bucket: str, items: Sequence[RateLimitItem], *, take: bool) -> Verdict:
         if self._shared_memory is not None:
             try:
-                return self._take_shared(self._shared_memory, bucket, items)
+                return self._shared(self._shared_memory, bucket, items, take)
             except SharedMemoryAway:
                 pass
-        return self._local.take(bucket, items)
+        return self._local.take(bucket, items) if take else self._local.look(bucket, items)
 
     @staticmethod
-    def _take_shared(
-        shared_memory: SharedMemory, bucket: str, items: Sequence[RateLimitItem]
+    def _shared(
+        shared_memory: SharedMemory, bucket: str, items: Sequence[RateLimitItem], take: bool
     ) -> Verdict:
         count = len(items)
         script = _SCRIPTS.get(count) or _SCRIPTS.setdefault(count, Script(TAKE, count))
         # The braces keep the windows of a bucket in one slot of a cluster.
         keys = [f"{PREFIX}{{{bucket}}}:{item.get_expiry()}" for item in items]
         numbers = [n for item in items for n in (item.amount, item.get_expiry() * SECOND)]
-        allowed, now, *states = shared_memory.run(script, *keys, *numbers)
+        allowed, now, *states = shared_memory.run(script, *keys, *numbers, int(take))
         pairs = zip(states[::2], states[1::2], strict=True)
         windows = tuple(
             Window(item, used, reset / SECOND)
@@ -134,12 +143,18 @@ class LocalWindows:
         self._logs: dict[tuple[str, int], deque[float]] = {}
 
     def take(self, bucket: str, items: Sequence[RateLimitItem]) -> Verdict:
+        return self._verdict(bucket, items, take=True)
+
+    def look(self, bucket: str, items: Sequence[RateLimitItem]) -> Verdict:
+        return self._verdict(bucket, items, take=False)
+
+    def _verdict(self, bucket: str, items: Sequence[RateLimitItem], *, take: bool) -> Verdict:
         now, wall = time.monotonic(), time.time()
         states = [self._state(bucket, item, now) for item in items]
         allowed = all(len(log) < share for log, share in states)
         windows = []
         for item, (log, share) in zip(items, states, strict=True):
-            if allowed:
+            if take and allowed:
                 log.append(now)
             # The oldest entry of those that fill the share leaves first.
             leaving = log[max(0, len(log) - share)] if log else now

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import json
 
-from webapp.llm.messages import ChatRequest
-from webapp.llm.routing import Target
+from webapp import fastjson
+from webapp.llm.messages import ModelRequest
+from webapp.llm.routing import Route
 
 # Raised when prompts or the shape of what is stored change, so that old entries are left behind.
-VERSION = 1
+VERSION = 2
 
 
-def cache_key(request: ChatRequest, target: Target, scope: str | None) -> str:
-    """SHA-256 of the canonical JSON of the request as its target sees it.
+def cache_key(request: ModelRequest, route: Route, scope: str | None) -> str:
+    """SHA-256 of the canonical JSON of the request as its targets see it.
 
-    How the answer is delivered (streamed or not) is no part of it.
+    Of a native request it does not matter how the answer is delivered; the chunks of any other
+    stream are kept as they were, apart from plain answers.
     """
-    shape = {
-        "version": VERSION,
-        "door": "native",
-        "scope": scope,
-        "targets": [[target.provider.identity, target.model]],
-        "messages": [[message.role, message.content] for message in request.messages],
-        "temperature": request.temperature,
-        "max_tokens": request.max_tokens,
-    }
-    canonical = json.dumps(shape, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    door = "native" if request.native else f"{request.call} {request.stream}"
+    shape = [VERSION, door, scope, route.identity, request.body]
+    return hashlib.sha256(fastjson.dumps(shape, sort_keys=True)).hexdigest()

@@ -1,98 +1,124 @@
-"""The whole story of an answer on one page: cache, then provider, then store."""
+"""The whole story of an answer on one page: cache, then one flight, then providers, then store."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from typing import Any
+from contextlib import closing
+from dataclasses import dataclass
 
 from webapp.errors import StoreUnavailable
+from webapp.llm.attempts import Attempts
 from webapp.llm.cache_key import cache_key
-from webapp.llm.messages import Answer, CacheState, ChatRequest, Opening, Part, Reply, Usage
+from webapp.llm.flight import Flight, Flights
+from webapp.llm.kept import Kept, KeptStream, to_entry
+from webapp.llm.live import LiveStream, Stream
+from webapp.llm.messages import Answer, CacheState, ModelRequest, Piece, Reply
 from webapp.llm.ports import AnswerCache, Terms
-from webapp.llm.relay import attend
-from webapp.llm.routing import Router
+from webapp.llm.routing import Route, Router
 
-REPLAYED_PIECE = 64  # characters of each piece when a kept answer is streamed
+FOREVER = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What would become of a request: where it would go, what the cache would say, and whether
+    it would join one that runs."""
+
+    route: Route
+    cache: CacheState
+    would_coalesce: bool
 
 
 class Gateway:
-    """Answers requests. Both verbs block, and raise WeirError."""
+    """Answers requests. What it raises is a WeirError."""
 
-    def __init__(self, router: Router, cache: AnswerCache) -> None:
-        self._router = router
+    def __init__(
+        self, router: Router, cache: AnswerCache, flights: Flights, attempts: Attempts
+    ) -> None:
+        self.router = router
         self._cache = cache
+        self._flights = flights
+        self._attempts = attempts
 
-    def piece_tokens(self, model: str | None) -> int | None:
-        """The longest text, in tokens, that the model's provider takes in one piece."""
-        return self._router.resolve(model).provider.piece_tokens
+    def answer(self, request: ModelRequest, terms: Terms) -> Reply:
+        """The whole answer."""
+        with closing(self.open(request, terms)) as stream:
+            while True:
+                part = stream.next(FOREVER)
+                if isinstance(part, Reply):
+                    return part
 
-    def answer(self, request: ChatRequest, terms: Terms) -> Reply:
-        target = self._router.resolve(request.model)
-        key = cache_key(request, target, terms.scope)
-        kept = self._kept(key, terms)
+    def open(self, request: ModelRequest, terms: Terms) -> Stream:
+        """The answer as it comes: its Origin, its pieces if it is a stream, the Reply."""
+        route = self.router.resolve(request.model)
+        key = cache_key(request, route, terms.scope)
+        kept = self._fresh(key, terms)
         if kept:
-            return kept
-        answer = attend(lambda: target.provider.answer(request, target.model), terms)
-        return self._fresh(key, answer, terms)
-
-    def stream(self, request: ChatRequest, terms: Terms) -> Iterator[Part]:
-        """An Opening, pieces of text as they come, at last the Reply."""
-        target = self._router.resolve(request.model)
-        key = cache_key(request, target, terms.scope)
-        kept = self._kept(key, terms)
-        if kept:
-            yield from _replay(kept)
-            return
-        opened = False
-        for piece in target.provider.stream(request, target.model):
-            if not opened:
-                opened = True
-                yield Opening(terms.missed)
-            yield self._fresh(key, piece, terms) if isinstance(piece, Answer) else piece
-
-    def _kept(self, key: str, terms: Terms) -> Reply | None:
-        """The reply from the cache, if the terms let it be read and it is young enough."""
-        entry = self._cache.get(key) if terms.read_cache else None
-        age = max(0.0, time.time() - entry["stored_at"]) if entry else 0.0
-        if entry and (terms.max_age is None or age <= terms.max_age):
-            return Reply(_restore(entry), CacheState.HIT, age)
+            return KeptStream(kept, CacheState.HIT, route.name, request.stream)
         if terms.only_cached:
             raise StoreUnavailable
-        return None
+        return LiveStream(
+            request.stream,
+            route.name,
+            terms,
+            join=lambda: self._flights.join(
+                key if terms.read_cache else None,
+                lambda flight: self._fly(request, route, key, terms, flight),
+            ),
+            stale=lambda: self._stale(key, terms),
+        )
 
-    def _fresh(self, key: str, answer: Answer, terms: Terms) -> Reply:
-        if terms.write_cache:
-            self._cache.put(key, _keep(answer))
-        return Reply(answer, terms.missed)
+    def forecast(self, request: ModelRequest, terms: Terms) -> Forecast:
+        """What open() would do, without doing it. Raises what it would raise at once."""
+        route = self.router.resolve(request.model)
+        if not terms.read_cache:
+            return Forecast(route, CacheState.BYPASS, would_coalesce=False)
+        key = cache_key(request, route, terms.scope)
+        if self._fresh(key, terms):
+            return Forecast(route, CacheState.HIT, would_coalesce=False)
+        return Forecast(route, CacheState.MISS, self._flights.is_running(key))
 
+    def _fly(
+        self, request: ModelRequest, route: Route, key: str, terms: Terms, flight: Flight
+    ) -> Answer:
+        """Ask the providers, on behalf of all who listen to the flight, and keep the answer."""
+        if request.stream:
+            answer = self._fly_streamed(request, route, terms, flight)
+        else:
+            success = self._attempts.answer(request, route, terms.deadline)
+            flight.begin(success.target.provider.name, success.attempts)
+            answer = success.result
+        if terms.write_cache and self._cache.ttl:
+            pieces = [] if request.native else [piece.data for piece in flight.pieces]
+            self._cache.put(key, to_entry(answer, pieces, native=request.native))
+        return answer
 
-def _replay(kept: Reply) -> Iterator[Part]:
-    """A kept answer as a stream."""
-    yield Opening(kept.cache, kept.age)
-    content = kept.answer.content
-    for start in range(0, len(content), REPLAYED_PIECE):
-        yield content[start : start + REPLAYED_PIECE]
-    yield kept
+    def _fly_streamed(
+        self, request: ModelRequest, route: Route, terms: Terms, flight: Flight
+    ) -> Answer:
+        success = self._attempts.stream(request, route, terms.deadline)
+        flight.begin(success.target.provider.name, success.attempts)
+        with closing(success.result) as parts:
+            for part in parts:
+                if not isinstance(part, Piece):
+                    return part
+                flight.add(part)
+        raise AssertionError("A provider's stream ends with its Answer, or raises.")
 
+    def _fresh(self, key: str, terms: Terms) -> Kept | None:
+        """The kept answer, if the terms let it be read and it is young enough."""
+        return self._kept(key, terms, self._cache.ttl)
 
-def _keep(answer: Answer) -> dict[str, Any]:
-    return {
-        "stored_at": time.time(),
-        "content": answer.content,
-        "model": answer.model,
-        "provider": answer.provider,
-        "input_tokens": answer.usage.input_tokens,
-        "output_tokens": answer.usage.output_tokens,
-        "cost_usd": answer.cost_usd,
-    }
+    def _stale(self, key: str, terms: Terms) -> Kept | None:
+        """A kept answer that may stand in for providers that fail."""
+        return self._kept(key, terms, max(self._cache.ttl, self._cache.stale_for))
 
-
-def _restore(entry: dict[str, Any]) -> Answer:
-    return Answer(
-        content=entry["content"],
-        model=entry["model"],
-        provider=entry["provider"],
-        usage=Usage(entry["input_tokens"], entry["output_tokens"]),
-        cost_usd=entry["cost_usd"],
-    )
+    def _kept(self, key: str, terms: Terms, oldest: float) -> Kept | None:
+        if not (terms.read_cache and self._cache.ttl):
+            return None
+        entry = self._cache.get(key)
+        if entry is None:
+            return None
+        age = max(0.0, time.time() - entry["stored_at"])
+        too_old = age > oldest or (terms.max_age is not None and age > terms.max_age)
+        return None if too_old else Kept(entry, age)

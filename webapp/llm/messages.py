@@ -1,18 +1,14 @@
-"""What passes between a task, the gateway and a provider: plain frozen values."""
+"""What passes between a door, the gateway and a provider: plain frozen values."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 Length = Literal["short", "medium", "long"]
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    role: str
-    content: str
+Call = Literal["chat/completions", "embeddings"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +20,31 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class ChatRequest:
-    """What is asked of a model. `model` is what the client named; None means the default."""
+class ModelRequest:
+    """What is asked of a model, in the shape of OpenAI's API.
 
-    messages: tuple[Message, ...]
+    `body` holds every field but `model` and `stream`. `model` is what the client named; None means
+    the default. A `native` request is Weir's own wording: its answer is the text alone. Of any
+    other, the provider's JSON is the answer.
+    """
+
+    body: Mapping[str, Any]
     model: str | None = None
-    temperature: float | None = None
-    max_tokens: int | None = None
+    call: Call = "chat/completions"
+    native: bool = True
+    stream: bool = False
     source: Source | None = None
+
+    @property
+    def usage_wanted(self) -> bool:
+        """Whether the client of a stream asked for its usage."""
+        options = self.body.get("stream_options")
+        return isinstance(options, dict) and options.get("include_usage") is True
+
+
+def message(role: str, content: str) -> dict[str, str]:
+    """A message of a request's body."""
+    return {"role": role, "content": content}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +65,31 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of a stream: the provider's chunk as JSON text, and the text of its first choice.
+
+    `begins` says that there is more in it than the role of who speaks: once it has gone out, no
+    other provider can answer instead.
+    """
+
+    data: str
+    text: str
+    begins: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
-    """A complete answer of a provider. `cost_usd` is None where no price is known."""
+    """A complete answer of a provider. `cost_usd` is None where no price is known.
+
+    `body` is the provider's JSON as text, empty where it came as a stream.
+    """
 
     content: str
     model: str
     provider: str
     usage: Usage
     cost_usd: float | None = None
+    body: str = ""
 
     def with_totals(self, usage: Usage, cost_usd: float | None) -> Answer:
         """The same answer, with the usage and cost of all the calls that led to it."""
@@ -71,40 +101,62 @@ class CacheState(StrEnum):
 
     HIT = "HIT"
     MISS = "MISS"
+    COALESCED = "COALESCED"
+    STALE = "STALE"
     BYPASS = "BYPASS"
+
+    @property
+    def from_cache(self) -> bool:
+        return self in {CacheState.HIT, CacheState.STALE}
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an answer comes from: what the headers need to say. `age` is in seconds."""
+
+    cache: CacheState
+    route: str
+    provider: str
+    attempts: int = 0
+    age: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer with how it came about. `age` is in seconds."""
+    """An answer with how it came about."""
 
     answer: Answer
-    cache: CacheState
-    age: float = 0.0
+    origin: Origin
 
     @property
     def cached(self) -> bool:
-        return self.cache is CacheState.HIT
+        return self.origin.cache.from_cache
 
     @property
     def cost_usd(self) -> float | None:
-        """What this request cost: nothing where the cache answered."""
-        return 0.0 if self.cached else self.answer.cost_usd
+        """What this request cost: nothing where another one's answer served."""
+        free = self.cached or self.origin.cache is CacheState.COALESCED
+        return 0.0 if free else self.answer.cost_usd
 
 
-@dataclass(frozen=True, slots=True)
-class Opening:
-    """What a stream begins with, once it is sure to begin: what the headers need to say."""
-
-    cache: CacheState
-    age: float = 0.0
-
-
-# A stream is an Opening, pieces of text, and at last the Reply.
-Part = Opening | str | Reply
+# What comes of a request, in order: its Origin, the pieces of a stream, at last the Reply.
+Part = Origin | Piece | Reply
 
 
 def estimate_tokens(text: str) -> int:
     """A stated estimate: four ASCII characters a token, one of any other script."""
     other = sum(1 for character in text if ord(character) > 127) if not text.isascii() else 0
     return -(-(len(text) - other) // 4) + other
+
+
+def estimate_input_tokens(body: Mapping[str, Any]) -> int:
+    """The estimated tokens of all texts in the messages, or in the input of embeddings."""
+    return sum(map(estimate_tokens, _texts(body.get("messages") or body.get("input"))))
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, dict):
+        value = [value.get("content") or value.get("text")]
+    return [text for part in value for text in _texts(part)] if isinstance(value, list) else []

@@ -1,38 +1,119 @@
-"""From the model that a client names to the provider that has it."""
+"""From the model that a client names to the targets that have it, in the order to try them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import random
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
+from webapp.errors import ModelNotFound
 from webapp.llm.ports import Provider
+from webapp.settings import RoutedModel
 
 LAST_RESORT = "gpt-4o-mini"
+DEFAULT_ROUTE = "default"
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A provider and the model to ask it for."""
+    """A provider and the model to ask it for; `weight` is its share of the first attempts."""
 
     provider: Provider
     model: str
+    weight: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.provider.name}/{self.model}"
+
+
+@dataclass(frozen=True)
+class Route:
+    """Targets under a name; `named` says that the name stands in MODEL_ROUTES."""
+
+    name: str
+    targets: tuple[Target, ...]
+    named: bool = False
+
+    @cached_property
+    def identity(self) -> list[list[str]]:
+        """What tells it apart from other routes in the cache."""
+        return [[target.provider.identity, target.model] for target in self.targets]
+
+    @property
+    def piece_tokens(self) -> int | None:
+        """The longest text, in tokens, that each of its targets takes in one piece."""
+        known = [t.provider.piece_tokens for t in self.targets if t.provider.piece_tokens]
+        return min(known, default=None)
+
+    def in_order(self) -> list[Target]:
+        """The targets as written; where some have weights, one of these by lot comes first."""
+        weights = [target.weight for target in self.targets]
+        if not any(weights):
+            return list(self.targets)
+        first = random.choices(self.targets, weights)[0]  # noqa: S311 no secret
+        return [first, *(target for target in self.targets if target is not first)]
 
 
 class Router:
-    """Resolves model names. The first provider is meant where a name names none."""
+    """Resolves model names. The first provider of OpenAI's family is meant where none is named."""
 
-    def __init__(self, providers: Mapping[str, Provider], default_model: str = "") -> None:
+    def __init__(
+        self,
+        providers: Mapping[str, Provider],
+        routes: Mapping[str, tuple[RoutedModel, ...]],
+        default_model: str = "",
+    ) -> None:
         self._providers = providers
-        self._first = next(iter(providers.values()))
         self._default_model = default_model
+        family = [provider for provider in providers.values() if provider.openai_family]
+        self._first = next(iter([*family, *providers.values()]))
+        self._routes = {
+            name: Route(name, tuple(self._target(*model) for model in models), named=True)
+            for name, models in routes.items()
+        }
 
-    def resolve(self, model: str | None) -> Target:
-        """The target of `provider/model`, of a bare model, or of None for the default.
+    def resolve(self, model: str | None) -> Route:
+        """The route of a name: one of MODEL_ROUTES, or where there are none `provider/model` or a
+        bare model. Of None, the default's.
 
         What stands before the first slash counts only if it is a configured provider's name.
+        Raises ModelNotFound.
         """
-        name = model or self._default_model
+        name = model or (DEFAULT_ROUTE if DEFAULT_ROUTE in self._routes else self._default_model)
+        if name in self._routes:
+            return self._routes[name]
+        if model and self._routes:
+            raise ModelNotFound(f"There is no model {model!r} here. GET /v1/models lists those.")
         prefix, slash, rest = name.partition("/")
         if slash and rest and prefix in self._providers:
-            return Target(self._providers[prefix], rest)
-        return Target(self._first, name or self._first.default_model() or LAST_RESORT)
+            return self._single(Target(self._providers[prefix], rest))
+        return self._single(Target(self._first, name or self._default_of_first()))
+
+    def names(self) -> Iterator[tuple[str, str, int]]:
+        """(name, owner, time of making in Unix seconds) of every model that may be named."""
+        if self._routes:
+            yield from ((name, "weir", 0) for name in self._routes)
+            return
+        for provider in self._providers.values():
+            prefix = "" if provider is self._first else f"{provider.name}/"
+            for listed in provider.models():
+                created = listed.get("created")
+                owner = str(listed.get("owned_by") or provider.name)
+                yield f"{prefix}{listed['id']}", owner, created if isinstance(created, int) else 0
+
+    @property
+    def targets(self) -> list[str]:
+        """The names of all targets of MODEL_ROUTES."""
+        return sorted({target.name for route in self._routes.values() for target in route.targets})
+
+    def _default_of_first(self) -> str:
+        return self._first.default_model() or LAST_RESORT
+
+    def _target(self, provider: str, model: str, weight: int) -> Target:
+        return Target(self._providers[provider], model, weight)
+
+    @staticmethod
+    def _single(target: Target) -> Route:
+        return Route(target.name, (target,))

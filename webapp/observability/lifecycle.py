@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import gevent
+from gevent.lock import BoundedSemaphore
 
 from webapp.errors import StoreUnavailable
 
@@ -21,18 +22,22 @@ class Lifecycle:
     """Prepares the database once it is there, runs the ticks, and knows when to stop.
 
     `prepare` is done once, before anything else; `ticks` follow every second. Both may raise
-    StoreUnavailable, and are then tried again.
+    StoreUnavailable, and are then tried again. `ends` are done once, when all is over.
     """
 
     def __init__(
         self,
         prepare: Callable[[], None],
+        *,
         ticks: Sequence[Callable[[], object]],
+        ends: Sequence[Callable[[], object]],
         grace: float,
     ) -> None:
         self._prepare = prepare
         self._ticks = ticks
+        self._ends = ends
         self._grace = grace
+        self._ticking = BoundedSemaphore()
         self._drain_began: float | None = None
         self.prepared = False
 
@@ -59,7 +64,9 @@ class Lifecycle:
         return time.monotonic() - self._drain_began >= patience
 
     def stop(self) -> None:
-        """The last tick."""
+        """The ends, and the last tick, once the one that may still run is over."""
+        for end in self._ends:
+            end()
         self._tick()
 
     def _try_to_prepare(self) -> None:
@@ -78,10 +85,15 @@ class Lifecycle:
                 self._try_to_prepare()
 
     def _tick(self) -> None:
-        for tick in self._ticks:
-            try:
-                tick()
-            except StoreUnavailable:
-                log.warning("The database is away; counters wait for it")
-            except Exception:
-                log.exception("A tick failed")
+        with self._ticking:
+            for tick in self._ticks:
+                self._do(tick)
+
+    @staticmethod
+    def _do(tick: Callable[[], object]) -> None:
+        try:
+            tick()
+        except StoreUnavailable:
+            log.warning("The database is away; counters wait for it")
+        except Exception:
+            log.exception("A tick failed")

@@ -90,7 +90,7 @@ def log_request(record: RequestRecord, status: int) -> None:
         "method": record.method,
         "status_code": status,
         "response_time_ms": round(record.milliseconds, 2),
-        "cache_hit": record.cache == "HIT" if record.cache else None,
+        "cache_hit": record.cache in {"HIT", "STALE"} if record.cache else None,
         "model": record.model,
         "provider": record.provider,
         "tokens": record.tokens,

@@ -1,1 +1,51 @@
-"""Whom Weir asks: one file a provider, behind one base class."""
+"""Whom Weir asks: one file a provider, behind one base class, made as the settings say."""
+
+from __future__ import annotations
+
+from webapp.providers.base import BaseProvider
+from webapp.providers.offline import OfflineProvider
+from webapp.providers.openai import AzureProvider, OpenAIProvider
+from webapp.settings import ConfiguredProvider, Settings, SettingsError
+
+
+def make_providers(settings: Settings) -> dict[str, BaseProvider]:
+    """The configured providers by name; without any, the one that says so."""
+    if not settings.has_provider:
+        return {"offline": OfflineProvider(settings.llm_timeout)}
+    return {
+        provider.name: _make(provider, settings.openai_api_version, settings.llm_timeout)
+        for provider in settings.providers
+    }
+
+
+def _make(provider: ConfiguredProvider, azure_version: str, timeout: float) -> BaseProvider:
+    name, key, url = provider.name, provider.api_key, provider.base_url
+    match provider.type:
+        case "openai":
+            return OpenAIProvider(name, api_key=key, base_url=url, timeout=timeout)
+        case "azure":
+            return AzureProvider(
+                name, api_key=key, base_url=url, api_version=azure_version, timeout=timeout
+            )
+        case "anthropic":
+            return _langchain(provider, "anthropic", timeout)
+        case other:
+            return _langchain(provider, other.removeprefix("langchain:"), timeout)
+
+
+def _langchain(provider: ConfiguredProvider, model_provider: str, timeout: float) -> BaseProvider:
+    from webapp.providers.langchain import LangChainProvider, check_installed
+
+    # Anthropic's package comes with Weir; to look for others takes LangChain, and its memory.
+    missing = None if model_provider == "anthropic" else check_installed(model_provider)
+    if missing:
+        raise SettingsError(
+            f"Weir does not start. PROVIDER_{provider.name.upper()}_TYPE: {missing}"
+        )
+    return LangChainProvider(
+        provider.name,
+        model_provider,
+        api_key=provider.api_key,
+        base_url=provider.base_url,
+        timeout=timeout,
+    )

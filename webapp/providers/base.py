@@ -1,16 +1,37 @@
-"""What all providers share: bounds on time, one translation of errors, and what happened lately."""
+"""What all providers share: bounds on time, the reading of answers, and what happened lately.
+
+A provider gives texts in the shape of OpenAI's API; here they are read, once for all.
+"""
 
 from __future__ import annotations
 
+import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
+from typing import Any
 
 import gevent
+from gevent.lock import BoundedSemaphore
 
+from webapp import fastjson
 from webapp.errors import ProviderError, ProviderFailed, ProviderTimedOut, WeirError
-from webapp.llm.messages import Answer, ChatRequest
+from webapp.llm.messages import (
+    Answer,
+    ModelRequest,
+    Piece,
+    Usage,
+    estimate_input_tokens,
+    estimate_tokens,
+)
 from webapp.llm.ports import Outcome
+
+CUT = "The provider's stream was cut before its end."
+SLOW = "The provider did not answer in time."
+LISTING_TIMEOUT = 5.0
+LISTED_FOR = 300.0
+LISTED_AGAIN_AFTER = 5.0
 
 
 class BaseProvider(ABC):
@@ -19,67 +40,121 @@ class BaseProvider(ABC):
     `timeout` (seconds) bounds a plain call; of a stream, its first piece and each gap.
     """
 
-    name: str
     identity: str
     piece_tokens: int | None
+    openai_family = False
+    cost_usd: float | None = None
+    """What every answer costs, where that is known beforehand."""
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, name: str, timeout: float) -> None:
+        self.name = name
         self._timeout = timeout
+        self._listing = BoundedSemaphore()
+        self._listed: tuple[list[dict[str, Any]], float] = ([], -LISTED_FOR)
         self.latest: Outcome | None = None
 
     @abstractmethod
-    def _answer(self, request: ChatRequest, model: str) -> Answer: ...
+    def _complete(self, request: ModelRequest, model: str) -> str:
+        """The whole answer, as JSON text."""
 
     @abstractmethod
-    def _stream(self, request: ChatRequest, model: str) -> Iterator[str | Answer]: ...
+    def _events(self, request: ModelRequest, model: str) -> Generator[str]:
+        """The chunks of a stream, each as JSON text, and `[DONE]` where the provider says so.
+
+        Usage is asked for, and comes with a chunk.
+        """
+
+    def _prepare(self, model: str) -> None:  # noqa: B027 most need nothing
+        """What the first call of a model needs and no timeout of a call should bound."""
 
     @abstractmethod
-    def _list_models(self) -> list[str]:
-        """The models, by a call that costs nothing."""
+    def _list_models(self) -> list[dict[str, Any]]:
+        """The models as OpenAI lists them (`id`, …), by a call that costs nothing."""
 
     @abstractmethod
     def _translate(self, error: Exception) -> WeirError | None:
-        """The WeirError that an exception of the SDK below stands for; None for any other."""
+        """The WeirError that an exception of the client below stands for; None for any other."""
 
     def default_model(self) -> str | None:
-        return None
+        """The first model that it lists."""
+        listed = self.models()
+        return str(listed[0]["id"]) if listed else None
 
-    def answer(self, request: ChatRequest, model: str) -> Answer:
+    def answer(self, request: ModelRequest, model: str) -> Answer:
         try:
+            self._prepare(model)
             with self._bounded():
-                answer = self._answer(request, model)
+                text = self._complete(request, model)
+            with _shape():
+                answer = self._read(text, request, model)
         except Exception as error:
             raise self._known(error) from error
         self._succeeded()
         return answer
 
-    def stream(self, request: ChatRequest, model: str) -> Iterator[str | Answer]:
-        pieces = self._stream(request, model)
+    def stream(self, request: ModelRequest, model: str) -> Generator[Piece | Answer]:
+        reading = _StreamReading(request)
         try:
-            while True:
-                with self._bounded():
-                    piece = next(pieces, None)
-                if piece is None:
-                    raise ProviderFailed("The provider's stream was cut before its end.")
-                yield piece
-                if isinstance(piece, Answer):
-                    break
+            self._prepare(model)
+            with closing(self._events(request, model)) as events:
+                while True:
+                    with self._bounded():
+                        data = next(events, None)
+                    if data is None or data == "[DONE]":
+                        break
+                    with _shape():
+                        piece = reading.take(data)
+                    if piece:
+                        yield piece
+            if not reading.finished and data is None:
+                raise ProviderFailed(CUT)
+            with _shape():
+                answer = reading.answer(self, model)
         except Exception as error:
             raise self._known(error) from error
-        finally:
-            close = getattr(pieces, "close", None)
-            if close:
-                close()
         self._succeeded()
+        yield answer
+
+    def models(self) -> list[dict[str, Any]]:
+        """Asked again now and then, by one; while it fails, the last known ones."""
+        if not self._listing_is_fresh():
+            with self._listing:
+                if not self._listing_is_fresh():
+                    self._listed = (self._newly_listed(), time.monotonic())
+        return self._listed[0]
 
     def check(self, timeout: float) -> None:
         """A free call that shows whether the provider is there. Raises ProviderError."""
         try:
-            with gevent.Timeout(timeout, ProviderTimedOut("The provider did not answer in time.")):
+            with gevent.Timeout(timeout, ProviderTimedOut(SLOW)):
                 self._list_models()
         except Exception as error:
             raise self._known(error) from error
         self._succeeded()
+
+    def _listing_is_fresh(self) -> bool:
+        models, listed_at = self._listed
+        return time.monotonic() - listed_at < (LISTED_FOR if models else LISTED_AGAIN_AFTER)
+
+    def _newly_listed(self) -> list[dict[str, Any]]:
+        try:
+            with gevent.Timeout(LISTING_TIMEOUT, ProviderTimedOut(SLOW)):
+                return self._list_models()
+        except Exception as error:
+            if not isinstance(self._known(error), WeirError):
+                raise
+            return self._listed[0]
+
+    def _read(self, text: str, request: ModelRequest, model: str) -> Answer:
+        body = fastjson.loads(text)
+        if request.call == "embeddings":
+            body["data"][0]["embedding"]
+            content = ""
+        else:
+            content = _text(body["choices"][0]["message"]["content"])
+        usage = _usage(body.get("usage"), request, content)
+        said = str(body.get("model") or model)
+        return Answer(content, said, self.name, usage, self.cost_usd, text)
 
     def _bounded(self) -> gevent.Timeout:
         message = f"The provider did not answer within {self._timeout:g} s."
@@ -95,3 +170,66 @@ class BaseProvider(ABC):
         at_fault = isinstance(known, ProviderError) and known.status >= 500
         self.latest = Outcome(time.monotonic(), known.name if known and at_fault else None)
         return known or error
+
+
+class _StreamReading:
+    """What the chunks of a stream have said so far."""
+
+    def __init__(self, request: ModelRequest) -> None:
+        self._request = request
+        self._texts: list[str] = []
+        self._model: str | None = None
+        self._usage: Any = None
+        self.finished = False
+
+    def take(self, data: str) -> Piece | None:
+        """The piece in a chunk; None of one that is only there because Weir asked for usage."""
+        chunk = json.loads(data)
+        if chunk.get("error"):
+            raise ProviderFailed("The provider reported an error in its stream.")
+        choices = chunk["choices"]
+        self._model = chunk.get("model") or self._model
+        self._usage = chunk.get("usage") or self._usage
+        begins, text = False, ""
+        for choice in choices:
+            delta = choice.get("delta") or {}
+            done = bool(choice.get("finish_reason"))
+            self.finished = self.finished or done
+            begins = begins or done or any(v for k, v in delta.items() if k != "role")
+            if choice.get("index", 0) == 0:
+                text += _text(delta.get("content"))
+        if text:
+            self._texts.append(text)
+        if self._request.native:
+            return Piece("", text) if text else None
+        if "usage" in chunk and not self._request.usage_wanted:
+            if not choices and chunk["usage"]:
+                return None
+            del chunk["usage"]
+            data = json.dumps(chunk)
+        return Piece(data, text, begins)
+
+    def answer(self, provider: BaseProvider, model: str) -> Answer:
+        content = "".join(self._texts)
+        usage = _usage(self._usage, self._request, content)
+        said = str(self._model or model)
+        return Answer(content, said, provider.name, usage, provider.cost_usd)
+
+
+def _text(content: Any) -> str:
+    return content if isinstance(content, str) else ""
+
+
+def _usage(usage: Any, request: ModelRequest, content: str) -> Usage:
+    if isinstance(usage, dict) and "prompt_tokens" in usage:
+        return Usage(int(usage["prompt_tokens"]), int(usage.get("completion_tokens") or 0))
+    return Usage(estimate_input_tokens(request.body), estimate_tokens(content))
+
+
+@contextmanager
+def _shape() -> Iterator[None]:
+    """Around all that reads what a provider sent: anything may be in there."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise ProviderFailed("The provider's answer is not of OpenAI's shape.") from None

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import time
+from collections.abc import Generator
+from typing import Any
 
 from webapp.beside import beside
+from webapp.errors import ProviderRefusedRequest
 from webapp.llm.extractive import summarize
-from webapp.llm.messages import Answer, ChatRequest, Usage, estimate_tokens
+from webapp.llm.messages import ModelRequest, estimate_input_tokens, estimate_tokens
 from webapp.providers.base import BaseProvider
 
 NO_PROVIDER = (
@@ -20,29 +24,67 @@ PIECE = 48
 class OfflineProvider(BaseProvider):
     """Extracts the most central sentences of a text; of anything else it says it cannot."""
 
-    name = "offline"
     identity = "offline"
     model = "offline"
     piece_tokens = None
+    openai_family = True
+    cost_usd = 0.0
+
+    def __init__(self, timeout: float) -> None:
+        super().__init__("offline", timeout)
 
     def default_model(self) -> str:
         return self.model
 
-    def _answer(self, request: ChatRequest, model: str) -> Answer:
+    def _complete(self, request: ModelRequest, model: str) -> str:
+        content = self._content(request)
+        message = {"role": "assistant", "content": content, "refusal": None}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+        return self._text("chat.completion", [choice], _usage(request, content))
+
+    def _events(self, request: ModelRequest, model: str) -> Generator[str]:
+        content = self._content(request)
+        pieces = [content[start : start + PIECE] for start in range(0, len(content), PIECE)]
+        deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
+        deltas += [{"content": piece} for piece in pieces]
+        for delta in deltas:
+            yield self._text("chat.completion.chunk", [_choice(delta, None)])
+        yield self._text("chat.completion.chunk", [_choice({}, "stop")])
+        yield self._text("chat.completion.chunk", [], _usage(request, content))
+
+    def _content(self, request: ModelRequest) -> str:
+        if request.call != "chat/completions":
+            raise ProviderRefusedRequest(NO_PROVIDER)
         source = request.source
-        content = beside(lambda: summarize(source.text, source.length)) if source else NO_PROVIDER
-        prompt = sum(estimate_tokens(message.content) for message in request.messages)
-        usage = Usage(prompt, estimate_tokens(content))
-        return Answer(content, self.model, self.name, usage, cost_usd=0.0)
+        return beside(lambda: summarize(source.text, source.length)) if source else NO_PROVIDER
 
-    def _stream(self, request: ChatRequest, model: str) -> Iterator[str | Answer]:
-        answer = self._answer(request, model)
-        for start in range(0, len(answer.content), PIECE):
-            yield answer.content[start : start + PIECE]
-        yield answer
+    def _text(
+        self, kind: str, choices: list[dict[str, Any]], usage: dict[str, int] | None = None
+    ) -> str:
+        body = {
+            "id": "chatcmpl-offline",
+            "object": kind,
+            "created": int(time.time()),
+            "model": self.model,
+            "choices": choices,
+        }
+        return json.dumps(body | ({"usage": usage} if usage else {}))
 
-    def _list_models(self) -> list[str]:
-        return [self.model]
+    def _list_models(self) -> list[dict[str, Any]]:
+        return [{"id": self.model, "object": "model", "created": 0, "owned_by": "weir"}]
 
     def _translate(self, error: Exception) -> None:
         return None
+
+
+def _choice(delta: dict[str, Any], finish_reason: str | None) -> dict[str, Any]:
+    return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+
+
+def _usage(request: ModelRequest, content: str) -> dict[str, int]:
+    prompt, completion = estimate_input_tokens(request.body), estimate_tokens(content)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    }

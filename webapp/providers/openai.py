@@ -1,238 +1,165 @@
-"""OpenAI, and everything that speaks its protocol, through the openai SDK.
+"""OpenAI, Azure OpenAI, and everything else that speaks OpenAI's protocol.
 
-Requests and answers pass the SDK as plain JSON (`client.post`, its documented way for what it does
-not model): building its typed objects would cost more than the rest of a call.
+Requests go out and answers come back as they are: every field that either side knows.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
-from urllib.request import getproxies
-
-from gevent.lock import BoundedSemaphore
+from collections.abc import Generator, Mapping
+from functools import cached_property
+from typing import Any
 
 from webapp.errors import (
     ModelNotFound,
     ProviderBusy,
     ProviderFailed,
     ProviderRefusedRequest,
+    ProviderRefusedWeir,
     ProviderTimedOut,
     WeirError,
 )
-from webapp.llm.messages import Answer, ChatRequest, Usage, estimate_tokens
+from webapp.llm.messages import ModelRequest
 from webapp.providers.base import BaseProvider
-
-if TYPE_CHECKING:
-    import httpx2
-    from openai import APIStatusError, OpenAI
+from webapp.providers.http import BROKEN, AnswerTooLong, Endpoint, RefusedByStatus
 
 OFFICIAL_URL = "https://api.openai.com/v1"
-CONNECT_TIMEOUT = 10.0
-LISTING_TIMEOUT = 5.0
-LISTED_FOR = 300.0
-LISTED_AGAIN_AFTER = 5.0
 REFUSALS = {400, 404, 413, 422}
 
 
 class OpenAIProvider(BaseProvider):
     """One server of OpenAI's protocol; `base_url` empty means OpenAI itself."""
 
-    name = "openai"
+    openai_family = True
 
-    def __init__(self, *, api_key: str, base_url: str, timeout: float) -> None:
-        super().__init__(timeout)
+    def __init__(self, name: str, *, api_key: str, base_url: str, timeout: float) -> None:
+        super().__init__(name, timeout)
         self._api_key = api_key
-        self._base_url = base_url
-        self._official = not base_url or base_url.rstrip("/") == OFFICIAL_URL
-        self._making = BoundedSemaphore()
-        self._made: OpenAI | None = None
-        self._listing = BoundedSemaphore()
-        self._listed: tuple[str | None, float] = (None, -LISTED_FOR)
+        self._base_url = base_url or OFFICIAL_URL
+        self._official = self._base_url.rstrip("/") == OFFICIAL_URL
         # OpenAI's models take far more; of another server nothing is known, and small windows are
         # common there and cut without a word.
         self.piece_tokens = 100_000 if self._official else 3_000
-        self.identity = f"openai@{base_url or OFFICIAL_URL}"
+        self.identity = f"openai@{self._base_url}"
 
-    @property
-    def _client(self) -> OpenAI:
-        # Made with the first call, which takes 0.4 s and 50 MB; of many first calls, one makes it.
-        if self._made is None:
-            with self._making:
-                if self._made is None:
-                    self._made = self._make_client()
-        return self._made
-
-    def _make_client(self) -> OpenAI:
-        import httpx2
-        from openai import OpenAI
-
-        from webapp.providers.connections import ConnectionStack
-
-        # Behind a forward proxy (HTTPS_PROXY) httpx finds its own way.
-        transport = None if getproxies() else ConnectionStack()
-        # BaseProvider bounds every wait; these catch what it cannot interrupt.
-        timeout = httpx2.Timeout(self._timeout + 1, connect=min(CONNECT_TIMEOUT, self._timeout))
-        return OpenAI(
-            api_key=self._api_key or "none",
-            base_url=self._base_url or OFFICIAL_URL,
-            max_retries=0,
-            timeout=timeout,
-            http_client=httpx2.Client(transport=transport, timeout=timeout, follow_redirects=True),
-        )
+    @cached_property
+    def _endpoint(self) -> Endpoint:
+        headers = {"Authorization": f"Bearer {self._api_key}"} if self._api_key else {}
+        return Endpoint(self._base_url, headers, self._timeout)
 
     def default_model(self) -> str | None:
-        """The first model that a custom server lists; asked again now and then, by one."""
-        if not self._official and not self._listing_is_fresh():
-            with self._listing:
-                if not self._listing_is_fresh():
-                    self._listed = (self._first_listed(), time.monotonic())
-        return self._listed[0]
+        """The first model that a custom server lists; OpenAI's own list has no order."""
+        return None if self._official else super().default_model()
 
-    def _listing_is_fresh(self) -> bool:
-        model, listed_at = self._listed
-        return time.monotonic() - listed_at < (LISTED_FOR if model else LISTED_AGAIN_AFTER)
+    def _complete(self, request: ModelRequest, model: str) -> str:
+        return self._endpoint.post(self._path(request, model), self._body(request, model))
 
-    def _first_listed(self) -> str | None:
-        try:
-            return next(iter(self._list_models()), None)
-        except Exception as error:
-            if not isinstance(self._known(error), WeirError):
-                raise
-            # The last known one serves: what the cache holds for it can still be answered.
-            return self._listed[0]
+    def _events(self, request: ModelRequest, model: str) -> Generator[str]:
+        options = request.body.get("stream_options") or {}
+        body = self._body(request, model)
+        # Of what is no object, the provider will say so.
+        if isinstance(options, dict):
+            options = {**options, "include_usage": True}
+        body |= {"stream": True, "stream_options": options}
+        return self._endpoint.stream(self._path(request, model), body)
 
-    def _list_models(self) -> list[str]:
-        response = self._client.get(
-            "/models", cast_to=_response_class(), options={"timeout": LISTING_TIMEOUT}
-        )
-        with _shape():
-            return [str(model["id"]) for model in json.loads(response.content)["data"]]
+    def _list_models(self) -> list[dict[str, Any]]:
+        return _listed(self._endpoint.get("/models"))
 
-    def _answer(self, request: ChatRequest, model: str) -> Answer:
-        response = self._client.post(
-            "/chat/completions", cast_to=_response_class(), body=self._body(request, model)
-        )
-        with _shape():
-            body = json.loads(response.content)
-            content = body["choices"][0]["message"]["content"] or ""
-            return self._complete(request, model, content, body)
+    def _path(self, request: ModelRequest, model: str) -> str:
+        return f"/{request.call}"
 
-    def _stream(self, request: ChatRequest, model: str) -> Iterator[str | Answer]:
-        from openai import Stream
-
-        body = self._body(request, model) | {
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-        response = self._client.post(
-            "/chat/completions",
-            cast_to=_response_class(),
-            body=body,
-            stream=True,
-            stream_cls=Stream[Any],
-        )
-        try:
-            yield from self._pieces(request, model, response)  # type: ignore[arg-type]
-        finally:
-            response.close()
-
-    def _pieces(
-        self, request: ChatRequest, model: str, response: httpx2.Response
-    ) -> Iterator[str | Answer]:
-        pieces: list[str] = []
-        seen: dict[str, Any] = {}
-        finished = False
-        for data in _events(response):
-            if data == b"[DONE]":
-                finished = True
-                break
-            with _shape():
-                chunk = json.loads(data)
-                if "error" in chunk:
-                    raise ProviderFailed("The provider reported an error in its stream.")
-                for name in ("model", "usage"):
-                    seen[name] = chunk.get(name) or seen.get(name)
-                choice = chunk["choices"][0] if chunk["choices"] else {}
-                finished = finished or bool(choice.get("finish_reason"))
-                piece = (choice.get("delta") or {}).get("content")
-            if piece:
-                pieces.append(piece)
-                yield piece
-        if not finished:
-            raise ProviderFailed("The provider's stream was cut before its end.")
-        with _shape():
-            answer = self._complete(request, model, "".join(pieces), seen)
-        yield answer
-
-    def _body(self, request: ChatRequest, model: str) -> dict[str, Any]:
-        # OpenAI's newer models take only the new name; most other servers only the old one.
-        limit = "max_completion_tokens" if self._official else "max_tokens"
-        body = {
-            "model": model,
-            "messages": [{"role": m.role, "content": m.content} for m in request.messages],
-            "temperature": request.temperature,
-            limit: request.max_tokens,
-        }
-        return {name: value for name, value in body.items() if value is not None}
-
-    def _complete(
-        self, request: ChatRequest, model: str, content: str, body: dict[str, Any]
-    ) -> Answer:
-        usage = body.get("usage") or {}
-        if "prompt_tokens" in usage and "completion_tokens" in usage:
-            counted = Usage(int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
-        else:
-            prompt = sum(estimate_tokens(message.content) for message in request.messages)
-            counted = Usage(prompt, estimate_tokens(content))
-        return Answer(content, body.get("model") or model, self.name, counted)
+    def _body(self, request: ModelRequest, model: str) -> dict[str, Any]:
+        body = {"model": model, **request.body}
+        if request.native and self._official and "max_tokens" in body:
+            # OpenAI's newer models take only the new name; most other servers only the old one.
+            body["max_completion_tokens"] = body.pop("max_tokens")
+        return body
 
     def _translate(self, error: Exception) -> WeirError | None:
-        import httpx2
-        import openai
-
-        if isinstance(error, openai.APITimeoutError | httpx2.TimeoutException):
+        if isinstance(error, RefusedByStatus):
+            return translate_status(error.status, error.body.get("error"), error.retry_after)
+        if isinstance(error, TimeoutError):
             return ProviderTimedOut("The provider did not answer in time.")
-        if isinstance(error, openai.APIStatusError):
-            return _translate_status(error)
-        if isinstance(error, openai.APIConnectionError):
+        if isinstance(error, ConnectionRefusedError):
             return ProviderFailed("The provider cannot be reached.")
-        if isinstance(error, openai.OpenAIError | httpx2.HTTPError):
-            return ProviderFailed("The provider's answer broke off.")
+        if isinstance(error, AnswerTooLong):
+            return ProviderFailed("The provider's answer is longer than Weir takes.")
+        if isinstance(error, BROKEN):
+            return ProviderFailed("The provider's answer broke off, or it cannot be reached.")
+        if isinstance(error, ValueError):
+            return ProviderFailed("The provider's answer is not of OpenAI's shape.")
         return None
 
 
-@contextmanager
-def _shape() -> Iterator[None]:
-    """Around all that reads what the provider sent: anything may be in there."""
-    try:
-        yield
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        raise ProviderFailed("The provider's answer is not of OpenAI's shape.") from None
+class AzureProvider(OpenAIProvider):
+    """Azure OpenAI: `base_url` is the resource's endpoint, a model is a deployment.
+
+    Without an API version it is asked through its v1 API
+    (learn.microsoft.com/azure/ai-foundry/openai/api-version-lifecycle).
+    """
+
+    def __init__(
+        self, name: str, *, api_key: str, base_url: str, api_version: str, timeout: float
+    ) -> None:
+        root = f"{base_url.rstrip('/')}/openai"
+        super().__init__(
+            name, api_key=api_key, base_url=root if api_version else f"{root}/v1", timeout=timeout
+        )
+        self._query = f"?api-version={api_version}" if api_version else ""
+        self._official = True
+        self.piece_tokens = 100_000
+        self.identity = f"azure@{self._base_url}{self._query}"
+
+    @cached_property
+    def _endpoint(self) -> Endpoint:
+        return Endpoint(self._base_url, {"api-key": self._api_key}, self._timeout)
+
+    def _list_models(self) -> list[dict[str, Any]]:
+        return _listed(self._endpoint.get(f"/models{self._query}"))
+
+    def _path(self, request: ModelRequest, model: str) -> str:
+        return (
+            f"/deployments/{model}/{request.call}{self._query}"
+            if self._query
+            else f"/{request.call}"
+        )
 
 
-def _translate_status(error: APIStatusError) -> WeirError:
-    status, body = error.status_code, error.body if isinstance(error.body, dict) else {}
-    code = body.get("code")
-    said = str(body.get("message") or "").strip()[:1000]
+def translate_status(status: int, said: Any, retry_after: str | None) -> WeirError:
+    """The error that a provider's error status stands for; `said` is what it says of it."""
+    details: Mapping[str, Any] = said if isinstance(said, dict) else {}
+    code = details.get("code")
+    words = str(details.get("message") or (said if isinstance(said, str) else "")).strip()[:1000]
     if status == 404 and code == "model_not_found":
-        return ModelNotFound(said or None)
+        return ModelNotFound(words or None)
     if status in REFUSALS:
         return ProviderRefusedRequest(
-            f"The provider refused the request: {said or f'status {status}'}"
+            f"The provider refused the request: {words or f'status {status}'}",
+            details={name: details[name] for name in ("param", "code") if details.get(name)}
+            or None,
         )
     if status == 429 and code != "insufficient_quota":
-        wait = _seconds(error.response.headers.get("retry-after"))
-        return ProviderBusy("The provider has too many requests just now.", retry_after=wait)
+        return ProviderBusy(
+            "The provider has too many requests just now.", retry_after=_seconds(retry_after)
+        )
     if status in {401, 402, 403, 429}:
-        return ProviderFailed("The provider refuses Weir's credentials or its quota.")
+        return ProviderRefusedWeir()
     if status in {408, 504}:
         return ProviderTimedOut("The provider did not answer in time.")
-    return ProviderFailed(f"The provider failed (status {status}).")
+    return ProviderFailed(
+        f"The provider failed (status {status}).", retry_after=_seconds(retry_after)
+    )
+
+
+def _listed(body: Any) -> list[dict[str, Any]]:
+    """The models of a listing. Raises ValueError where it is none."""
+    listed = body.get("data") if isinstance(body, dict) else None
+    if not isinstance(listed, list):
+        raise ValueError("no listing of models")
+    return [
+        model for model in listed if isinstance(model, dict) and isinstance(model.get("id"), str)
+    ]
 
 
 def _seconds(retry_after: str | None) -> int | None:
@@ -240,19 +167,3 @@ def _seconds(retry_after: str | None) -> int | None:
         return max(1, math.ceil(float(retry_after or "")))
     except (ValueError, OverflowError):
         return None
-
-
-def _events(response: httpx2.Response) -> Iterator[bytes]:
-    """The data of each server-sent event; comments and other fields are passed over."""
-    rest = b""
-    for part in response.iter_bytes():
-        *lines, rest = (rest + part).split(b"\n")
-        for line in lines:
-            if line.startswith(b"data:"):
-                yield line[5:].strip()
-
-
-def _response_class() -> type[httpx2.Response]:
-    import httpx2
-
-    return httpx2.Response

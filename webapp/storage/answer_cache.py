@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections import OrderedDict
@@ -12,25 +11,28 @@ from flask import Flask
 from flask_caching import Cache
 from flask_caching.backends.base import BaseCache
 
+from webapp import fastjson
 from webapp.storage.shared_memory import SharedMemory, SharedMemoryAway
 
 log = logging.getLogger(__name__)
 
 PREFIX = "weir:answer:"
 MEMORY_BYTES = 32 * 1024 * 1024
+# A larger entry would hold up everybody else's commands.
+LONGEST_ENTRY = 4 * 1024 * 1024
 
 
 class JSONSerializer:
     """Values as compact JSON; what cannot be read back counts as absent."""
 
     def dumps(self, value: Any) -> bytes:
-        return json.dumps(value, separators=(",", ":")).encode()
+        return fastjson.dumps(value)
 
     def loads(self, stored: bytes | None) -> Any:
         if stored is None:
             return None
         try:
-            return json.loads(stored)
+            return fastjson.loads(stored)
         except ValueError:
             log.warning("A cache entry is not JSON and is ignored")
             return None
@@ -58,10 +60,11 @@ class RedisBackend(BaseCache):
 
     def set(self, key: str, value: Any, timeout: int | None = None) -> bool:
         seconds = self._normalize_timeout(timeout)
+        stored = self.serializer.dumps(value)
+        if len(stored) > LONGEST_ENTRY:
+            return False
         try:
-            self._shared_memory.execute(
-                "SET", PREFIX + key, self.serializer.dumps(value), "EX", seconds
-            )
+            self._shared_memory.execute("SET", PREFIX + key, stored, "EX", seconds)
         except SharedMemoryAway:
             return False
         return True
@@ -96,7 +99,7 @@ class MemoryBackend(BaseCache):
     def set(self, key: str, value: Any, timeout: int | None = None) -> bool:
         stored = self.serializer.dumps(value)
         self._drop(key)
-        if len(stored) > self._capacity // 8:
+        if len(stored) > min(LONGEST_ENTRY, self._capacity // 8):
             return False
         self._entries[key] = (time.monotonic() + self._normalize_timeout(timeout), stored)
         self._size += _weight(key, stored)
@@ -118,14 +121,14 @@ def _weight(key: str, stored: bytes) -> int:
 class FlaskAnswerCache:
     """The gateway's AnswerCache on Flask-Caching."""
 
-    def __init__(self, app: Flask, cache: Cache, ttl: int) -> None:
+    def __init__(self, app: Flask, cache: Cache, ttl: int, stale_for: int) -> None:
         self._backend = app.extensions["cache"][cache]
-        self._ttl = ttl
+        self.ttl = ttl
+        self.stale_for = stale_for
 
     def get(self, key: str) -> dict[str, Any] | None:
         entry: dict[str, Any] | None = self._backend.get(key)
         return entry
 
     def put(self, key: str, entry: dict[str, Any]) -> None:
-        if self._ttl:
-            self._backend.set(key, entry, timeout=self._ttl)
+        self._backend.set(key, entry, timeout=max(self.ttl, self.stale_for))

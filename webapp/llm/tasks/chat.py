@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from webapp.llm.messages import ChatRequest, Message
+from webapp.llm.messages import ModelRequest, message
 
 
 def chat_request(
-    message: str,
+    said: str,
     *,
     temperature: float,
     max_tokens: int | None,
     model: str | None,
     system: str | None,
-    history: Sequence[Message],
-) -> ChatRequest:
-    """The request of a chat: the system prompt, the history, the message."""
-    opening = (Message("system", system),) if system else ()
-    return ChatRequest(
-        messages=(*opening, *history, Message("user", message)),
-        model=model,
-        temperature=temperature,
-        max_tokens=max_tokens,
-    )
+    history: Sequence[dict[str, str]],
+    stream: bool,
+) -> ModelRequest:
+    """The request of a chat: the system prompt, the history, what is said now."""
+    opening = [message("system", system)] if system else []
+    body = {
+        "messages": [*opening, *history, message("user", said)],
+        "temperature": temperature,
+        "max_tokens": max_tokens,
+    }
+    return ModelRequest(_given(body), model, stream=stream)
+
+
+def _given(body: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in body.items() if value is not None}

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from webapp.llm.messages import ChatRequest, Message
+from typing import Any
+
+from webapp.llm.messages import ModelRequest, message
 
 
 def generate_request(
-    prompt: str, *, max_tokens: int, temperature: float | None, model: str | None
-) -> ChatRequest:
+    prompt: str, *, max_tokens: int, temperature: float | None, model: str | None, stream: bool
+) -> ModelRequest:
     """The request of a generation."""
-    return ChatRequest(
-        messages=(Message("user", prompt),),
-        model=model,
-        temperature=temperature,
-        max_tokens=max_tokens,
-    )
+    body: dict[str, Any] = {"messages": [message("user", prompt)], "max_tokens": max_tokens}
+    if temperature is not None:
+        body["temperature"] = temperature
+    return ModelRequest(body, model, stream=stream)

@@ -6,25 +6,29 @@ its end pays only for what is new.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache as once
 
+import gevent
 from gevent.pool import Pool
 
 from webapp.beside import beside
 from webapp.errors import WeirError
 from webapp.llm.gateway import Gateway
+from webapp.llm.live import Stream
 from webapp.llm.messages import (
     CacheState,
-    ChatRequest,
     Length,
-    Message,
-    Opening,
+    ModelRequest,
+    Origin,
     Part,
     Reply,
     Source,
     Usage,
     estimate_tokens,
+    message,
 )
 from webapp.llm.ports import Terms
 
@@ -49,30 +53,55 @@ def summarize(
 ) -> Reply:
     """The summary of a text of any length."""
     parts, rest = _reduce(gateway, text, model, terms)
-    return _with_parts(gateway.answer(_request(rest, length, model), terms), parts)
+    return _with_parts(gateway.answer(summary_request(rest, length, model), terms), parts)
 
 
-def stream_summary(
-    gateway: Gateway, text: str, length: Length, model: str | None, terms: Terms
-) -> Iterator[Part]:
-    """As summarize(), the last step streamed."""
-    parts, rest = _reduce(gateway, text, model, terms)
-    for part in gateway.stream(_request(rest, length, model), terms):
-        if isinstance(part, Opening):
-            states = [(reply.cache, reply.age) for reply in parts]
-            yield Opening(*_taken_together([*states, (part.cache, part.age)]))
-        else:
-            yield part if isinstance(part, str) else _with_parts(part, parts)
+class SummaryStream:
+    """As summarize(), the last step streamed: a Stream whose first parts take their time."""
+
+    def __init__(
+        self, gateway: Gateway, text: str, length: Length, model: str | None, terms: Terms
+    ) -> None:
+        self._terms = terms
+        self._parts: list[Reply] = []
+        self._stream: Stream | None = None
+        self._failure: WeirError | None = None
+        self._beginning = gevent.spawn(self._begin, gateway, text, length, model)
+
+    def next(self, within: float) -> Part | None:
+        until = time.monotonic() + within
+        self._beginning.join(within)
+        if self._failure:
+            raise self._failure
+        if self._stream is None:
+            return None
+        part = self._stream.next(max(0.0, until - time.monotonic()))
+        if isinstance(part, Origin):
+            return _taken_together([*(reply.origin for reply in self._parts), part])
+        return _with_parts(part, self._parts) if isinstance(part, Reply) else part
+
+    def close(self) -> None:
+        self._beginning.kill()
+        if self._stream:
+            self._stream.close()
+
+    def _begin(self, gateway: Gateway, text: str, length: Length, model: str | None) -> None:
+        try:
+            self._parts, rest = _reduce(gateway, text, model, self._terms)
+            request = summary_request(rest, length, model, stream=True)
+            self._stream = gateway.open(request, self._terms)
+        except WeirError as error:
+            self._failure = error
 
 
 def _reduce(
     gateway: Gateway, text: str, model: str | None, terms: Terms
 ) -> tuple[list[Reply], str]:
     """Summarize a text in pieces until it fits in one: the replies on the way, and what fits."""
-    window = gateway.piece_tokens(model)
+    window = gateway.router.resolve(model).piece_tokens
     replies: list[Reply] = []
     while window is not None and estimate_tokens(text) > window:
-        requests = [_request(piece, "medium", model) for piece in _split(text, window)]
+        requests = [summary_request(piece, "medium", model) for piece in _split(text, window)]
         merged = _answer_all(gateway, requests, terms)
         replies += merged
         shorter = "\n\n".join(reply.answer.content for reply in merged)
@@ -82,10 +111,10 @@ def _reduce(
     return replies, text
 
 
-def _answer_all(gateway: Gateway, requests: Sequence[ChatRequest], terms: Terms) -> list[Reply]:
+def _answer_all(gateway: Gateway, requests: Sequence[ModelRequest], terms: Terms) -> list[Reply]:
     """The replies in order; the first error ends all that still runs."""
 
-    def outcome(request: ChatRequest) -> Reply | WeirError:
+    def outcome(request: ModelRequest) -> Reply | WeirError:
         try:
             return gateway.answer(request, terms)
         except WeirError as error:
@@ -103,15 +132,17 @@ def _answer_all(gateway: Gateway, requests: Sequence[ChatRequest], terms: Terms)
     return replies
 
 
-def _request(text: str, length: Length, model: str | None) -> ChatRequest:
+def summary_request(
+    text: str, length: Length, model: str | None, *, stream: bool = False
+) -> ModelRequest:
+    """The request of a summary of a text that fits in one piece."""
     sentences, max_tokens = LENGTHS[length]
-    return ChatRequest(
-        messages=(Message("system", _instructions(sentences)), Message("user", text)),
-        model=model,
-        temperature=TEMPERATURE,
-        max_tokens=max_tokens,
-        source=Source(text, length),
-    )
+    body = {
+        "messages": [message("system", _instructions(sentences)), message("user", text)],
+        "temperature": TEMPERATURE,
+        "max_tokens": max_tokens,
+    }
+    return ModelRequest(body, model, stream=stream, source=Source(text, length))
 
 
 def _with_parts(final: Reply, parts: Sequence[Reply]) -> Reply:
@@ -124,14 +155,18 @@ def _with_parts(final: Reply, parts: Sequence[Reply]) -> Reply:
     known = [cost for cost in costs if cost is not None]
     cost = sum(known) if len(known) == len(costs) else None
     answer = final.answer.with_totals(usage, cost)
-    return Reply(answer, *_taken_together([(reply.cache, reply.age) for reply in replies]))
+    return Reply(answer, _taken_together([reply.origin for reply in replies]))
 
 
-def _taken_together(states: Sequence[tuple[CacheState, float]]) -> tuple[CacheState, float]:
+def _taken_together(origins: Sequence[Origin]) -> Origin:
     """A hit only if every part was one, and then as old as the oldest."""
-    caches = {cache for cache, _ in states}
-    cache = caches.pop() if len(caches) == 1 else CacheState.MISS
-    return cache, max(age for _, age in states)
+    states = {origin.cache for origin in origins}
+    return replace(
+        origins[-1],
+        cache=states.pop() if len(states) == 1 else CacheState.MISS,
+        age=max(origin.age for origin in origins),
+        attempts=sum(origin.attempts for origin in origins),
+    )
 
 
 # LangChain is imported with the first summary, in a native thread: it takes most of a second.

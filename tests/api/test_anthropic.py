@@ -1,0 +1,308 @@
+"""Anthropic's models behind OpenAI's door: translated both ways, through a server of its API."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import requests
+
+from tests.conftest import MakeWeir
+from tests.support.servers import DidNotStart, Provider, Weir, wait_until
+
+KEY = "test_key_0123456789"
+OPENAI = "/v1/chat/completions"
+MESSAGES = "/anthropic/v1/messages"
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": name,
+            "description": f"Tells the {name}",
+            "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+        },
+    }
+    for name in ("weather", "time")
+]
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+
+
+@pytest.fixture(scope="module")
+def weir(start_shared_weir: MakeWeir, provider: Provider) -> Weir:
+    return start_shared_weir(
+        API_KEYS=f"test:enterprise:{KEY}",
+        TIERS="enterprise=99999/minute",
+        ANTHROPIC_API_KEY="sk-ant-secret-0123456789",
+        ANTHROPIC_BASE_URL=provider.anthropic_url,
+        PROVIDER_OTHER_BASE_URL=provider.base_url,
+        MODEL_ROUTES="claude=anthropic/stand-in-claude;"
+        "both=anthropic/stand-in-claude>other/stand-in-1",
+        DEFAULT_MODEL="claude",
+        LLM_TIMEOUT=2,
+        LLM_MAX_RETRIES=0,
+        BREAKER_FAILURES=1_000_000,
+    )
+
+
+def ask(weir: Weir, messages: Any, **fields: Any) -> requests.Response:
+    if isinstance(messages, str):
+        messages = [{"role": "user", "content": messages}]
+    return weir.post(OPENAI, key=KEY, json={"messages": messages, **fields})
+
+
+def sent(provider: Provider) -> dict[str, Any]:
+    """What Anthropic was asked last."""
+    body: dict[str, Any] = provider.calls(MESSAGES)[-1]["body"]
+    return body
+
+
+def chunks(answer: requests.Response) -> list[dict[str, Any]]:
+    lines = [line[6:] for line in answer.text.splitlines() if line.startswith("data: ")]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def test_an_answer_has_openai_s_shape(weir: Weir, provider: Provider) -> None:
+    answer = ask(weir, "hello there")
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    assert (body["object"], body["model"]) == ("chat.completion", "stand-in-claude")
+    [choice] = body["choices"]
+    assert choice["message"]["role"] == "assistant"
+    assert choice["message"]["content"] == "echo: hello there"
+    assert choice["finish_reason"] == "stop"
+    usage = body["usage"]
+    assert usage["completion_tokens"] == 3
+    assert usage["total_tokens"] == usage["prompt_tokens"] + 3
+    assert usage["prompt_tokens_details"]["cached_tokens"] == 2
+    assert answer.headers["X-Weir-Provider"] == "anthropic"
+    assert "sk-ant" not in weir.raw_logs()
+    assert ask(weir, "hello there").headers["X-Cache"] == "HIT"
+
+
+def test_a_stream_has_openai_s_chunks(weir: Weir) -> None:
+    answer = ask(weir, "one two three", stream=True, stream_options={"include_usage": True})
+    *parts, usage = chunks(answer)
+    assert {part["object"] for part in parts} == {"chat.completion.chunk"}
+    assert parts[0]["choices"][0]["delta"]["role"] == "assistant"
+    content = "".join(part["choices"][0]["delta"].get("content") or "" for part in parts)
+    assert content == "echo: one two three"
+    reasons = [part["choices"][0]["finish_reason"] for part in parts]
+    assert [reason for reason in reasons if reason] == ["stop"]
+    assert usage["choices"] == []
+    assert usage["usage"]["completion_tokens"] == 4
+    unasked = chunks(ask(weir, "one two three", stream=True))
+    assert all("usage" not in part for part in unasked)
+
+
+def test_system_prompts_and_history_are_carried_over(weir: Weir, provider: Provider) -> None:
+    ask(
+        weir,
+        [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "hello"},
+            {"role": "assistant", "content": "hi"},
+            {"role": "developer", "content": "Be kind."},
+            {"role": "user", "content": [{"type": "text", "text": "what is it?"}, IMAGE]},
+        ],
+        stop=["zzz"],
+        max_completion_tokens=77,
+        temperature=0.5,
+        top_p=0.9,
+        user="somebody",
+    )
+    body = sent(provider)
+    system = json.dumps(body["system"])
+    assert "Be brief." in system
+    assert "Be kind." in system
+    assert [message["role"] for message in body["messages"]] == ["user", "assistant", "user"]
+    assert body["messages"][2]["content"][1]["type"] == "image"
+    assert (body["max_tokens"], body["temperature"], body["top_p"]) == (77, 0.5, 0.9)
+    assert body["stop_sequences"] == ["zzz"]
+    assert body["metadata"] == {"user_id": "somebody"}
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
+@pytest.mark.parametrize(
+    ("text", "fields", "reason"),
+    [
+        ("one two three four", {"max_tokens": 2}, "length"),
+        ("one STOP two", {"stop": "STOP"}, "stop"),
+        ("the weather", {"tools": TOOLS}, "tool_calls"),
+    ],
+)
+def test_the_reason_to_finish_is_the_right_one(
+    weir: Weir, text: str, fields: dict[str, Any], reason: str, streamed: bool
+) -> None:
+    answer = ask(weir, text, stream=streamed, **fields)
+    if streamed:
+        choices = [choice for part in chunks(answer) for choice in part["choices"]]
+        assert choices[-1]["finish_reason"] == reason
+    else:
+        assert answer.json()["choices"][0]["finish_reason"] == reason
+
+
+def test_tools_are_called_and_their_results_told(weir: Weir, provider: Provider) -> None:
+    asked = [{"role": "user", "content": "weather and time"}]
+    message = ask(weir, asked, tools=TOOLS).json()["choices"][0]["message"]
+    assert message["content"] is None
+    calls = message["tool_calls"]
+    assert [call["function"]["name"] for call in calls] == ["weather", "time"]
+    assert json.loads(calls[0]["function"]["arguments"]) == {"city": "text"}
+    results = [
+        {"role": "tool", "tool_call_id": call["id"], "content": f"result {index}"}
+        for index, call in enumerate(calls)
+    ]
+    answer = ask(weir, [*asked, message, *results], tools=TOOLS)
+    assert "result 0 result 1" in answer.json()["choices"][0]["message"]["content"]
+    assert [tool["name"] for tool in sent(provider)["tools"]] == ["weather", "time"]
+
+
+def test_tool_calls_are_streamed_as_openai_streams_them(weir: Weir) -> None:
+    parts = chunks(ask(weir, "weather and time", tools=TOOLS, stream=True))
+    deltas = [
+        call
+        for part in parts
+        for choice in part["choices"]
+        for call in choice["delta"].get("tool_calls") or []
+    ]
+    begun = [delta for delta in deltas if delta.get("id")]
+    assert [(one["index"], one["function"]["name"]) for one in begun] == [
+        (0, "weather"),
+        (1, "time"),
+    ]
+    for index in (0, 1):
+        text = "".join(d["function"].get("arguments") or "" for d in deltas if d["index"] == index)
+        assert json.loads(text) == {"city": "text"}
+
+
+@pytest.mark.parametrize(
+    ("choice", "carried"),
+    [
+        ("auto", {"type": "auto"}),
+        ("required", {"type": "any"}),
+        ("none", {"type": "none"}),
+        ({"type": "function", "function": {"name": "time"}}, {"type": "tool", "name": "time"}),
+    ],
+    ids=str,
+)
+def test_the_choice_of_a_tool_is_carried_over(
+    weir: Weir, provider: Provider, choice: Any, carried: dict[str, str]
+) -> None:
+    answer = ask(weir, f"choose {carried}", tools=TOOLS, tool_choice=choice)
+    assert answer.status_code == 200, answer.text
+    assert sent(provider).get("tool_choice", {"type": "auto"}) == carried
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"n": 2}, "n"),
+        ({"logprobs": True}, "logprobs"),
+        ({"seed": 1}, "seed"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"x_unknown": 1}, "x_unknown"),
+        ({"logit_bias": {"1": 1}}, "logit_bias"),
+        ({"messages": [{"role": "king", "content": "x"}]}, "messages.0.role"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.tool_call_id"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_carried_over_is_named(
+    weir: Weir, provider: Provider, fields: dict[str, Any], param: str
+) -> None:
+    for streamed in (False, True):
+        answer = ask(weir, **{"messages": "x", "stream": streamed} | fields)
+        assert answer.status_code == 400, answer.text
+        error = answer.json()["error"]
+        assert (error["type"], error["param"]) == ("invalid_request_error", param)
+        assert error["code"] == "unsupported_parameter"
+    assert provider.calls(MESSAGES) == []
+
+
+FAULTS = [
+    ({"status": 400}, 400, "provider_refused_request"),
+    ({"status": 401}, 502, "provider_refused_weir"),
+    ({"status": 429, "retry_after": "9"}, 503, "provider_busy"),
+    ({"status": 500}, 502, "provider_failed"),
+    ({"status": 529}, 502, "provider_failed"),
+    ({"hang": True}, 504, "provider_timed_out"),
+    ({"garbage": True}, 502, "provider_failed"),
+    ({"wrong_json": True}, 502, "provider_failed"),
+    ({"cut_before": True}, 502, "provider_failed"),
+]
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
+@pytest.mark.parametrize(("fault", "status", "code"), FAULTS, ids=str)
+def test_its_failures_are_told_as_anybody_s(
+    weir: Weir, provider: Provider, fault: dict[str, Any], status: int, code: str, streamed: bool
+) -> None:
+    provider.fault(**fault)
+    answer = ask(weir, f"fail {fault}", stream=streamed)
+    assert answer.status_code == status, answer.text
+    assert answer.json()["error"]["code"] == code
+    if status == 503:
+        assert answer.headers["Retry-After"] == "9"
+
+
+@pytest.mark.parametrize("fault", ["cut", "no_finish", "error_event"])
+def test_a_stream_that_breaks_off_says_so(weir: Weir, provider: Provider, fault: str) -> None:
+    provider.fault(**{fault: True}, pieces=6)
+    *parts, error = chunks(ask(weir, f"break off by {fault}", stream=True))
+    assert parts
+    assert error["error"]["code"] == "provider_failed"
+    provider.fault()
+    assert ask(weir, f"break off by {fault}", stream=True).headers["X-Cache"] == "MISS"
+
+
+def test_a_route_fails_over_from_anthropic_to_openai(weir: Weir, provider: Provider) -> None:
+    provider.fault(status=529, model="stand-in-claude")
+    for streamed in (False, True):
+        answer = ask(weir, "fail over", model="both", stream=streamed)
+        assert answer.status_code == 200
+        assert answer.headers["X-Weir-Provider"] == "other"
+        assert answer.headers["X-Weir-Attempts"] == "2"
+
+
+def test_the_call_ends_when_the_client_leaves(weir: Weir, provider: Provider) -> None:
+    provider.fault(gap=0.2, pieces=200)
+    body = {"messages": [{"role": "user", "content": "leaving"}], "stream": True}
+    with weir.stream(OPENAI, body, KEY) as stream:
+        next(stream)
+    wait_until(lambda: provider.calls(MESSAGES)[-1]["hung_up"], 5, "the end of the call")
+
+
+def test_native_doors_reach_it_too(weir: Weir) -> None:
+    answer = weir.post("/chat", key=KEY, json={"message": "natively", "system": "Be brief."})
+    assert answer.json()["response"] == "system: Be brief. echo: natively"
+    assert answer.json()["provider"] == "anthropic"
+    with weir.stream("/chat", {"message": "streamed", "stream": True}, KEY) as stream:
+        *pieces, done, _ = stream
+    assert json.loads(done)["response"] == "echo: streamed"
+    assert pieces
+    embeddings = weir.post("/v1/embeddings", key=KEY, json={"input": "x"})
+    assert embeddings.status_code == 400
+
+
+def test_its_models_are_listed_without_routes(start_weir: MakeWeir, provider: Provider) -> None:
+    weir = start_weir(
+        API_KEYS=f"test:enterprise:{KEY}",
+        ANTHROPIC_API_KEY="sk-ant-secret-0123456789",
+        ANTHROPIC_BASE_URL=provider.anthropic_url,
+    )
+    listed = weir.get("/v1/models", key=KEY).json()["data"]
+    assert [model["id"] for model in listed] == ["stand-in-claude", "stand-in-claude-small"]
+    assert {model["owned_by"] for model in listed} == {"anthropic"}
+    answer = ask(weir, "the default")
+    assert (answer.status_code, answer.json()["model"]) == (200, "stand-in-claude")
+    assert weir.get("/health").json()["checks"]["llm"] == "healthy"
+
+
+def test_a_langchain_provider_that_is_not_installed_stops_the_start(new_weir: MakeWeir) -> None:
+    for kind, said in [("mistralai", "langchain-mistralai"), ("nobody", "knows no provider")]:
+        with pytest.raises(DidNotStart) as ended:
+            new_weir(PROVIDER_X_TYPE=f"langchain:{kind}", PROVIDER_X_API_KEY="k").start()
+        assert said in ended.value.output
+        assert "Traceback" not in ended.value.output

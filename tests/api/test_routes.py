@@ -1,0 +1,351 @@
+"""Routes: whom a request reaches, how often, and who answers when somebody fails."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import requests
+
+from tests.conftest import MakeWeir
+from tests.support.servers import DidNotStart, Provider, Valkey, Weir, wait_until
+
+KEY = "test_key_0123456789"
+OPENAI = "/v1/chat/completions"
+SETTINGS = {
+    "API_KEYS": f"test:enterprise:{KEY}",
+    "TIERS": "enterprise=99999/minute",
+    "CACHE_TTL": 0,
+}
+# Two providers that are one stand-in: its faults tell them apart by the model.
+ROUTES = "default=one/first>two/second;spread=one/first*3>two/second*1;only=one/first"
+
+
+def providers(provider: Provider) -> dict[str, str]:
+    return {
+        "PROVIDER_ONE_BASE_URL": provider.base_url,
+        "PROVIDER_TWO_BASE_URL": provider.base_url,
+        "PROVIDER_TWO_TYPE": "openai",
+        "PROVIDER_TWO_API_KEY": "sk-second-provider",
+    }
+
+
+@pytest.fixture(scope="module")
+def weir(start_shared_weir: MakeWeir, provider: Provider) -> Weir:
+    return start_shared_weir(
+        **SETTINGS, **providers(provider), MODEL_ROUTES=ROUTES, LLM_TIMEOUT=0.6,
+        BREAKER_FAILURES=1_000_000,
+    )  # fmt: skip
+
+
+def ask(weir: Weir, text: str, *, streamed: bool = False, **fields: Any) -> requests.Response:
+    body = {"messages": [{"role": "user", "content": text}], "stream": streamed, **fields}
+    return weir.post(OPENAI, key=KEY, json=body)
+
+
+def models(provider: Provider) -> list[str]:
+    """The models that were asked for, in order."""
+    return [call["body"]["model"] for call in provider.completions()]
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
+@pytest.mark.parametrize(
+    "fault",
+    [{"status": 500}, {"status": 503}, {"garbage": True}, {"cut_before": True}],
+    ids=str,
+)
+def test_a_target_that_fails_is_tried_again_and_then_the_next_one(
+    weir: Weir, provider: Provider, fault: dict[str, Any], streamed: bool
+) -> None:
+    provider.fault(**fault, model="first")
+    answer = ask(weir, "fail over", streamed=streamed)
+    assert answer.status_code == 200, answer.text
+    assert models(provider) == ["first", "first", "first", "second"]
+    assert answer.headers["X-Weir-Provider"] == "two"
+    assert answer.headers["X-Weir-Attempts"] == "4"
+    assert answer.headers["X-Weir-Route"] == "default"
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"hang": True},
+        {"status": 401},
+        {"status": 403},
+        {"status": 429, "code": "insufficient_quota"},
+        {"status": 429, "retry_after": "3600"},
+        {"status": 404, "code": "model_not_found"},
+    ],
+    ids=str,
+)
+def test_what_another_try_cannot_mend_goes_to_the_next_target_at_once(
+    weir: Weir, provider: Provider, fault: dict[str, Any], streamed: bool
+) -> None:
+    provider.fault(**fault, model="first")
+    answer = ask(weir, "no second try", streamed=streamed)
+    assert answer.status_code == 200, answer.text
+    assert models(provider) == ["first", "second"]
+    assert answer.headers["X-Weir-Attempts"] == "2"
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"status": 400},
+        {"status": 404},
+        {"status": 413},
+        {"status": 422},
+        {"status": 400, "code": "context_length_exceeded"},
+    ],
+    ids=str,
+)
+def test_a_mistake_of_the_caller_is_neither_tried_again_nor_failed_over(
+    weir: Weir, provider: Provider, fault: dict[str, Any], streamed: bool
+) -> None:
+    provider.fault(**fault)
+    answer = ask(weir, "my mistake", streamed=streamed)
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert error["type"] == "invalid_request_error"
+    assert error["code"] == fault.get("code", "provider_refused_request")
+    assert models(provider) == ["first"]
+    assert answer.headers["X-Weir-Attempts"] == "1"
+
+
+def test_the_pause_before_another_try_is_what_the_provider_asked_for(
+    weir: Weir, provider: Provider
+) -> None:
+    provider.fault(status=429, retry_after="1", times=1)
+    began = time.monotonic()
+    answer = ask(weir, "retry after")
+    assert time.monotonic() - began >= 1
+    assert (answer.status_code, answer.headers["X-Weir-Attempts"]) == (200, "2")
+    assert models(provider) == ["first", "first"]
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
+def test_when_all_are_busy_the_client_is_told_until_when(
+    weir: Weir, provider: Provider, streamed: bool
+) -> None:
+    provider.fault(status=429, retry_after="77")
+    answer = ask(weir, "all busy", streamed=streamed)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "77")
+    assert answer.json()["error"]["code"] == "provider_busy"
+    assert models(provider) == ["first", "second"]
+
+
+def test_a_stream_fails_over_until_its_first_content(weir: Weir, provider: Provider) -> None:
+    provider.fault(role_then_cut=True, model="first")
+    answer = ask(weir, "role only", streamed=True)
+    assert "echo: role only" in text_of(answer)
+    assert models(provider) == ["first", "first", "first", "second"]
+    assert answer.text.count('"role"') == 1
+
+
+def test_a_stream_does_not_fail_over_after_its_first_content(
+    weir: Weir, provider: Provider
+) -> None:
+    provider.fault(cut=True, pieces=5)
+    answer = ask(weir, "cut later", streamed=True)
+    *_, error, end = [line[6:] for line in answer.text.splitlines() if line]
+    assert end == "[DONE]"
+    assert json.loads(error)["error"]["code"] == "provider_failed"
+    assert models(provider) == ["first"]
+
+
+def text_of(answer: requests.Response) -> str:
+    events = [json.loads(line[6:]) for line in answer.text.splitlines() if line[6:7] == "{"]
+    choices = [choice for one in events for choice in one["choices"]]
+    return "".join(choice["delta"].get("content") or "" for choice in choices)
+
+
+def test_all_attempts_together_end_by_the_deadline(
+    start_weir: MakeWeir, provider: Provider
+) -> None:
+    weir = start_weir(**SETTINGS, **providers(provider), MODEL_ROUTES=ROUTES, LLM_DEADLINE=1.5)
+    provider.fault(hang=True)
+    for streamed in (False, True):
+        began = time.monotonic()
+        answer = ask(weir, "deadline", streamed=streamed)
+        assert answer.status_code == 504
+        assert time.monotonic() - began < 4
+    provider.fault(status=500)
+    began = time.monotonic()
+    assert ask(weir, "deadline of retries").status_code in {502, 504}
+    assert time.monotonic() - began < 4
+
+
+def test_only_routes_can_be_named(weir: Weir, provider: Provider) -> None:
+    for name in ("stand-in-1", "one/first", "nonsense"):
+        answer = ask(weir, "x", model=name)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+        native = weir.post("/chat", key=KEY, json={"message": "x", "model": name})
+        assert (native.status_code, native.json()["error"]) == (404, "ModelNotFound")
+    listed = weir.get("/v1/models", key=KEY).json()["data"]
+    assert [model["id"] for model in listed] == ["default", "spread", "only"]
+    assert weir.get("/v1/models/only", key=KEY).json()["owned_by"] == "weir"
+    assert weir.get("/v1/models/one/first", key=KEY).status_code == 404
+    assert provider.completions() == []
+
+
+def test_a_route_is_explained(weir: Weir, provider: Provider) -> None:
+    body = {"model": "spread", "messages": [{"role": "user", "content": "four letters"}]}
+    said = weir.post("/v1/explain", key=KEY, json=body).json()
+    assert said["route"] == "spread"
+    assert said["targets"] == ["one/first", "two/second"]
+    assert (said["cache"], said["would_coalesce"], said["input_tokens"]) == ("MISS", False, 3)
+    assert provider.completions() == []
+
+
+def test_weights_spread_the_load(weir: Weir, provider: Provider) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        numbers = range(200)
+        assert {
+            answer.status_code
+            for answer in pool.map(lambda n: ask(weir, f"spread {n}", model="spread"), numbers)
+        } == {200}
+    asked = Counter(models(provider))
+    assert 110 < asked["first"] < 190
+    assert asked["first"] + asked["second"] == 200
+
+
+def test_keys_of_providers_go_to_their_provider_alone(weir: Weir, provider: Provider) -> None:
+    provider.fault(status=401, model="first")
+    ask(weir, "whose key")
+    first, second = provider.completions()
+    assert "authorization" not in first["headers"]
+    assert second["headers"]["authorization"] == "Bearer sk-second-provider"
+
+
+def test_without_routes_a_provider_is_named_before_the_slash(
+    start_weir: MakeWeir, provider: Provider
+) -> None:
+    weir = start_weir(**SETTINGS, **providers(provider))
+    for name, asked_for, asked_whom in [
+        ("two/stand-in-1", "stand-in-1", "two"),
+        ("stand-in-1", "stand-in-1", "one"),
+        ("meta/llama-3", "meta/llama-3", "one"),
+        (None, "stand-in-1", "one"),
+    ]:
+        answer = ask(weir, "named", **({"model": name} if name else {}))
+        assert answer.status_code == 200
+        assert answer.headers["X-Weir-Provider"] == asked_whom
+        assert answer.headers["X-Weir-Route"] == f"{asked_whom}/{asked_for}"
+        assert models(provider)[-1] == asked_for
+    listed = [model["id"] for model in weir.get("/v1/models", key=KEY).json()["data"]]
+    assert listed == ["stand-in-1", "stand-in-2", "two/stand-in-1", "two/stand-in-2"]
+    assert weir.get("/v1/models/two/stand-in-1", key=KEY).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"MODEL_ROUTES": "a=nobody/x"}, "unknown provider nobody"),
+        ({"MODEL_ROUTES": "a=one"}, "MODEL_ROUTES must look like"),
+        ({"MODEL_ROUTES": "a=one/x;a=one/y"}, "must not name a route twice"),
+        ({"PROVIDER_ONE_BASE_URL": "ftp://x"}, "PROVIDER_ONE_BASE_URL must start with"),
+        ({"PROVIDER_ONE_TYPE": "openai", "PROVIDER_ONE_BASE_URL": ""}, "PROVIDER_ONE_BASE_URL"),
+        ({"PROVIDER_ONE_TYPE": "magic"}, "PROVIDER_ONE_TYPE must be"),
+        ({"PROVIDER_OPENAI_BASE_URL": "http://x"}, "choose another name"),
+    ],
+    ids=str,
+)
+def test_bad_routes_and_providers_stop_the_start(
+    new_weir: MakeWeir, settings: dict[str, str], said: str
+) -> None:
+    with pytest.raises(DidNotStart) as ended:
+        new_weir(**{"PROVIDER_ONE_BASE_URL": "http://127.0.0.1:9/v1"} | settings).start()
+    assert said in ended.value.output
+    assert "Traceback" not in ended.value.output
+
+
+# -- breakers --
+
+BREAKERS = {"BREAKER_FAILURES": 3, "BREAKER_PAUSE": 4, "LLM_MAX_RETRIES": 0}
+
+
+def breaker(weir: Weir, target: str = "one/first") -> str:
+    shown = weir.get("/health/detailed").json()["breakers"]
+    state: str = shown.get(target, {"state": "closed"})["state"]
+    return state
+
+
+def known_to_all() -> None:
+    """Each worker looks twice a second at what all have counted."""
+    time.sleep(0.6)
+
+
+@pytest.fixture(params=["one process", "two workers"])
+def guarded(
+    request: pytest.FixtureRequest,
+    start_weir: MakeWeir,
+    provider: Provider,
+    fresh_valkey: Valkey,
+) -> Weir:
+    settings = SETTINGS | providers(provider) | BREAKERS | {"MODEL_ROUTES": ROUTES}
+    if request.param == "one process":
+        return start_weir(**settings)
+    return start_weir(**settings, REDIS_URL=fresh_valkey.url, WEB_CONCURRENCY=2)
+
+
+def test_a_breaker_opens_lets_one_probe_through_and_closes(
+    guarded: Weir, provider: Provider
+) -> None:
+    provider.fault(status=500)
+    for number in range(3):
+        assert ask(guarded, f"break {number}", model="only").status_code == 502
+    known_to_all()
+    assert breaker(guarded) == "open"
+    refused = [ask(guarded, f"open {number}", model="only") for number in range(8)]
+    assert {answer.status_code for answer in refused} == {503}
+    assert {answer.json()["error"]["code"] for answer in refused} == {"providers_unavailable"}
+    assert all(1 <= int(answer.headers["Retry-After"]) <= 4 for answer in refused)
+    assert len(provider.completions()) == 3
+    # The probe fails: another pause.
+    wait_until(lambda: breaker(guarded) == "half-open", 8)
+    provider.fault(status=500, slow=0.3)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda n: ask(guarded, f"probe {n}", model="only"), range(8)))
+    assert Counter(answer.status_code for answer in answers) == {502: 1, 503: 7}
+    assert len(provider.completions()) == 4
+    # And this one succeeds.
+    wait_until(lambda: breaker(guarded) == "half-open", 8)
+    provider.fault()
+    wait_until(lambda: ask(guarded, "better", model="only").status_code == 200, 5)
+    wait_until(lambda: all(breaker(guarded) == "closed" for _ in range(6)), 3)
+
+
+def test_an_open_breaker_sends_calls_to_the_next_target(guarded: Weir, provider: Provider) -> None:
+    provider.fault(status=500, model="first")
+    for number in range(3):
+        assert ask(guarded, f"break {number}").headers["X-Weir-Attempts"] == "2"
+    known_to_all()
+    assert breaker(guarded) == "open"
+    answer = ask(guarded, "around it")
+    assert (answer.headers["X-Weir-Provider"], answer.headers["X-Weir-Attempts"]) == ("two", "1")
+
+
+def test_mistakes_of_callers_do_not_open_a_breaker(guarded: Weir, provider: Provider) -> None:
+    for fault in ({"status": 400}, {"status": 422}, {"status": 404, "code": "model_not_found"}):
+        provider.fault(**fault)
+        for number in range(5):
+            ask(guarded, f"mistake {fault} {number}", model="only")
+    provider.fault()
+    assert breaker(guarded) == "closed"
+    assert ask(guarded, "all is well", model="only").status_code == 200
+
+
+def test_a_success_in_between_begins_the_count_anew(guarded: Weir, provider: Provider) -> None:
+    for number in range(4):
+        provider.fault(status=500, times=2)
+        for attempt in range(2):
+            assert ask(guarded, f"{number} {attempt}", model="only").status_code == 502
+        assert ask(guarded, f"{number} good", model="only").status_code == 200
+        known_to_all()
+    assert breaker(guarded) == "closed"

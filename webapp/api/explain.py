@@ -1,0 +1,97 @@
+"""POST /v1/explain: what a request would do, without doing it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from flask import request
+from marshmallow import Schema
+
+from webapp.api import answers, chat, completions, embeddings, generate, summarize
+from webapp.api.blueprint import (
+    MEBIBYTE,
+    Blueprint,
+    limit_body,
+    openai_door,
+    read_json,
+    validated,
+)
+from webapp.api.documents import ONE_OF_THEM, openai_errors_of
+from webapp.api.key import limits_left
+from webapp.api.schemas import (
+    ChatBody,
+    CompletionBody,
+    EmbeddingsBody,
+    GenerateBody,
+    SummarizeBody,
+)
+from webapp.errors import StoreUnavailable, ValidationError
+from webapp.gate import guard_without_counting
+from webapp.gate.limits import check_left
+from webapp.llm.messages import CacheState, ModelRequest, estimate_input_tokens
+from webapp.services import services
+
+blueprint = openai_door(
+    guard_without_counting(Blueprint("explain", __name__, description="What a request would do"))
+)
+blueprint.before_request(lambda: limit_body(20 * MEBIBYTE))
+
+Asked = Callable[[dict[str, Any]], ModelRequest]
+DEFAULT = "/v1/chat/completions"
+DOORS: dict[str, tuple[Schema, Asked]] = {
+    DEFAULT: (CompletionBody(), completions.asked),
+    "/v1/embeddings": (EmbeddingsBody(), embeddings.asked),
+    "/chat": (ChatBody(), chat.asked),
+    "/generate": (GenerateBody(), generate.asked),
+    "/summarize": (SummarizeBody(), summarize.asked),
+}
+ENDPOINT = {
+    "name": "endpoint",
+    "in": "query",
+    "required": False,
+    "schema": {"type": "string", "enum": list(DOORS), "default": DEFAULT},
+    "description": "The door that the body is meant for.",
+}
+
+BODY = {
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": CompletionBody,
+            "example": completions.EXAMPLE,
+        }
+    },
+}
+
+
+@blueprint.post("/explain")
+@blueprint.doc(security=ONE_OF_THEM, parameters=[ENDPOINT], requestBody=BODY)
+@openai_errors_of(400, 401, 404, 413, 415, 429, 503)
+@blueprint.response(200)
+def explain() -> dict[str, Any]:
+    """Where a request would go, and whether the cache would answer; consumes nothing"""
+    door = request.args.get("endpoint", DEFAULT)
+    if door not in DOORS:
+        known = {"endpoint": [f"Must be one of {', '.join(DOORS)}."]}
+        raise ValidationError("There is no such endpoint to explain.", details=known)
+    schema, asked = DOORS[door]
+    body = validated(schema, read_json())
+    if door == "/summarize":
+        summarize.check_length(body["text"])
+    check_left()
+    meant = asked(body)
+    terms = answers.terms(streamed=meant.stream)
+    forecast = services().gateway.forecast(meant, terms)
+    if terms.only_cached and forecast.cache is not CacheState.HIT:
+        raise StoreUnavailable
+    return {
+        "route": forecast.route.name,
+        "targets": [target.name for target in forecast.route.targets],
+        "cache": str(forecast.cache),
+        "would_coalesce": forecast.would_coalesce,
+        "limits": limits_left(),
+        "budget": None,
+        "cost_ceiling_usd": None,
+        "input_tokens": estimate_input_tokens(meant.body),
+    }

@@ -1,0 +1,51 @@
+"""GET /v1/key: what this key is, and what is left of its limits."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from flask import g
+
+from webapp.api.blueprint import Blueprint, openai_door
+from webapp.api.documents import ONE_OF_THEM, openai_errors_of
+from webapp.gate import guard_without_counting
+from webapp.gate.identity import Principal
+from webapp.gate.windows import Verdict
+
+blueprint = openai_door(
+    guard_without_counting(Blueprint("key", __name__, description="What a key may do"))
+)
+
+
+@blueprint.get("/key")
+@blueprint.doc(security=ONE_OF_THEM)
+@openai_errors_of(400, 401, 429, 503)
+@blueprint.response(200)
+def key() -> dict[str, Any]:
+    """Tier, limits and what is left in each window; consumes nothing"""
+    principal: Principal = g.principal
+    return {
+        "object": "key",
+        "name": principal.name,
+        "key": principal.mask,
+        "tier": principal.tier,
+        "limits": limits_left(),
+        "budget": None,
+        "spend_usd": None,
+    }
+
+
+def limits_left() -> list[dict[str, Any]]:
+    """Each limit of this request's key, as it stands now."""
+    verdict: Verdict = g.verdict
+    return [
+        {
+            "limit": str(window.item),
+            "size": window.item.amount,
+            "used": window.used,
+            "remaining": window.remaining,
+            "reset": math.ceil(window.reset),
+        }
+        for window in verdict.windows
+    ]

@@ -1,0 +1,43 @@
+"""GET /v1/models and /v1/models/{id}: what a client may name, as OpenAI lists it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from webapp.api.blueprint import Blueprint, openai_door
+from webapp.api.documents import ONE_OF_THEM, openai_errors_of
+from webapp.errors import ModelNotFound
+from webapp.gate import guard_without_counting
+from webapp.services import services
+
+blueprint = openai_door(
+    guard_without_counting(Blueprint("models", __name__, description="OpenAI's API: models"))
+)
+
+
+@blueprint.get("/models")
+@blueprint.doc(security=ONE_OF_THEM)
+@openai_errors_of(400, 401, 429, 503)
+@blueprint.response(200)
+def models() -> dict[str, Any]:
+    """The models that this key may use"""
+    return {"object": "list", "data": _listed()}
+
+
+@blueprint.get("/models/<path:model_id>")
+@blueprint.doc(security=ONE_OF_THEM)
+@openai_errors_of(400, 401, 404, 429, 503)
+@blueprint.response(200)
+def model(model_id: str) -> dict[str, Any]:
+    """One of these models; its id may contain slashes"""
+    found = next((one for one in _listed() if one["id"] == model_id), None)
+    if found is None:
+        raise ModelNotFound(f"There is no model {model_id!r} here. GET /v1/models lists those.")
+    return found
+
+
+def _listed() -> list[dict[str, Any]]:
+    return [
+        {"id": name, "object": "model", "created": created, "owned_by": owner}
+        for name, owner, created in services().gateway.router.names()
+    ]

@@ -1,0 +1,129 @@
+"""Idempotency-Key: a request that is sent again gets the answer of the first one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+from flask import Blueprint, Response, g, request
+
+from webapp.errors import MalformedRequest, StoreUnavailable
+from webapp.gate.identity import Principal
+from webapp.gate.replays import Finished, Held
+from webapp.observability import record
+from webapp.services import services
+
+log = logging.getLogger(__name__)
+
+HEADER = "Idempotency-Key"
+KEY = re.compile(r"[\x21-\x7e]{1,255}")
+# What of the headers belongs to the answer, and not to the request that got it.
+KEPT_HEADERS = (
+    "Content-Type",
+    "Cache-Control",
+    "X-Accel-Buffering",
+    "X-Cache",
+    "X-Weir-Route",
+    "X-Weir-Provider",
+    "X-Weir-Attempts",
+)
+END_OF_STREAM = b"data: [DONE]\n\n"
+
+Door = TypeVar("Door", bound=Blueprint)
+
+
+def idempotent(blueprint: Door) -> Door:
+    """Let the requests of a guarded blueprint be repeated. To be said after its body's limit."""
+    blueprint.before_request(_enter)
+    blueprint.after_request(_leave)
+    return blueprint
+
+
+def _enter() -> Response | None:
+    """Hold the key of this request, or answer as the first one with it was answered."""
+    key = request.headers.get(HEADER)
+    if key is None or request.method != "POST":
+        return None
+    if not KEY.fullmatch(key):
+        raise MalformedRequest(f"{HEADER} must be 1 to 255 visible ASCII characters.")
+    fingerprint = _fingerprint(request.get_data())
+    if fingerprint is None:
+        return None  # the door itself says what is wrong with the body
+    principal: Principal = g.principal
+    scope = json.dumps([principal.bucket, request.path, key])
+    taken = services().replays.take(hashlib.sha256(scope.encode()).hexdigest(), fingerprint)
+    if isinstance(taken, Finished):
+        headers = {**taken.headers, "Idempotency-Replayed": "true"}
+        return Response(taken.body, headers=headers)
+    g.idempotency = taken
+    return None
+
+
+def _fingerprint(body: bytes) -> str | None:
+    """A digest of the body's canonical JSON; None where it is none."""
+    try:
+        canonical = json.dumps(json.loads(body), sort_keys=True, separators=(",", ":"))
+    except (ValueError, RecursionError):
+        return None
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _leave(response: Response) -> Response:
+    """Keep a good answer once it is complete, and free the key of any other."""
+    held: Held | None = g.pop("idempotency", None)
+    if held is None:
+        return response
+    if not 200 <= response.status_code < 300:
+        _try(lambda: services().replays.release(held))
+        return response
+    headers = {name: response.headers[name] for name in KEPT_HEADERS if name in response.headers}
+    if response.mimetype == "text/event-stream":
+        recording = _Recording(held, headers, response.response)
+        response.response = recording
+        response.call_on_close(recording.close)
+    else:
+        body = response.get_data()
+        _try(lambda: services().replays.finish(held, headers, body))
+    return response
+
+
+class _Recording:
+    """The events of a stream on their way, kept when the last one has come without an error."""
+
+    def __init__(self, held: Held, headers: dict[str, str], events: Iterable[Any]) -> None:
+        self._held: Held | None = held
+        self._headers = headers
+        self._events = events
+        self._noted = record.current()
+        self._replays = services().replays
+
+    def __iter__(self) -> Iterator[bytes]:
+        sent: list[bytes] = []
+        for event in self._events:
+            sent.append(event)
+            if event.endswith(END_OF_STREAM) and self._noted.error is None:
+                self._keep(b"".join(sent))
+            yield event
+
+    def _keep(self, body: bytes) -> None:
+        held, self._held = self._held, None
+        if held:
+            _try(lambda: self._replays.finish(held, self._headers, body))
+
+    def close(self) -> None:
+        """The stream is over; if it did not come to its end, the key is free."""
+        held, self._held = self._held, None
+        if held:
+            _try(lambda: self._replays.release(held))
+
+
+def _try(work: Callable[[], None]) -> None:
+    """The client gets its answer in any case; a key that stays held is free when its lease ends."""
+    try:
+        work()
+    except StoreUnavailable:
+        log.warning("An Idempotency-Key could not be written: the database is away")

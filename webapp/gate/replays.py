@@ -1,0 +1,137 @@
+"""Idempotency keys in the database: who holds one, and what a finished request was answered.
+
+A running request holds its key by a lease, which its process renews every second; a lease that
+ended is anybody's. Only good answers are kept, for a day.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from dataclasses import dataclass
+
+from sqlalchemy import Column, Connection, Float, LargeBinary, String, Table, Text
+from sqlalchemy.dialects import postgresql, sqlite
+
+from webapp.errors import IdempotencyInProgress, IdempotencyMismatch
+from webapp.storage.database import Database, metadata
+
+keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("fingerprint", String(64), nullable=False),
+    Column("holder", String(36), nullable=False),
+    # Unix seconds, as `created_at`.
+    Column("leased_until", Float, nullable=False),
+    Column("created_at", Float, nullable=False),
+    # Of a finished request; both are empty while it runs.
+    Column("headers", Text),
+    Column("body", LargeBinary),
+)
+
+LEASE = 10.0
+KEPT_FOR = 86_400.0
+PURGE_EVERY = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A key that a running request holds."""
+
+    id: str
+    holder: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How a request was answered."""
+
+    headers: dict[str, str]
+    body: bytes
+
+
+class Replays:
+    """Every method raises StoreUnavailable when the database is away."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._held: set[str] = set()
+        self._purged_at = 0.0
+
+    def take(self, key_id: str, fingerprint: str) -> Held | Finished:
+        """Hold the key for a request, or what the finished request with it was answered.
+
+        Raises IdempotencyMismatch where it was used with another body, IdempotencyInProgress while
+        the first request runs.
+        """
+        holder = str(uuid.uuid4())
+        taken = self._database.write(lambda c: _take(c, key_id, fingerprint, holder))
+        if taken is not None:
+            return taken
+        self._held.add(holder)
+        return Held(key_id, holder)
+
+    def finish(self, held: Held, headers: dict[str, str], body: bytes) -> None:
+        """Keep the answer of the request that held the key."""
+        self._held.discard(held.holder)
+        update = (
+            keys.update()
+            .where(keys.c.id == held.id, keys.c.holder == held.holder)
+            .values(headers=json.dumps(headers), body=body)
+        )
+        self._database.write(lambda connection: connection.execute(update))
+
+    def release(self, held: Held) -> None:
+        """Free the key: what came of the request is not kept."""
+        self._held.discard(held.holder)
+        delete = keys.delete().where(keys.c.id == held.id, keys.c.holder == held.holder)
+        self._database.write(lambda connection: connection.execute(delete))
+
+    def tick(self) -> None:
+        """Renew the leases of what runs here, and forget what is a day old."""
+        now = time.time()
+        if self._held:
+            renew = (
+                keys.update()
+                .where(keys.c.holder.in_(sorted(self._held)))
+                .values(leased_until=now + LEASE)
+            )
+            self._database.write(lambda connection: connection.execute(renew))
+        if now - self._purged_at > PURGE_EVERY:
+            self._purged_at = now
+            old = keys.delete().where(keys.c.created_at < now - KEPT_FOR, keys.c.leased_until < now)
+            self._database.write(lambda connection: connection.execute(old))
+
+
+def _take(connection: Connection, key_id: str, fingerprint: str, holder: str) -> Finished | None:
+    """Insert the key or take over a lease that ended: None; or how the request was answered."""
+    now = time.time()
+    row = {
+        "id": key_id,
+        "fingerprint": fingerprint,
+        "holder": holder,
+        "leased_until": now + LEASE,
+        "created_at": now,
+    }
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    insert = dialect.insert(keys).values(row).on_conflict_do_nothing().returning(keys.c.id)
+    if connection.execute(insert).first():
+        return None
+    known = connection.execute(keys.select().where(keys.c.id == key_id).with_for_update()).first()
+    if known is None:  # freed just now
+        raise IdempotencyInProgress
+    finished = known.body is not None
+    too_old = known.created_at < now - KEPT_FOR
+    if not too_old or (not finished and known.leased_until >= now):
+        if known.fingerprint != fingerprint:
+            raise IdempotencyMismatch
+        if finished:
+            return Finished(json.loads(known.headers), known.body)
+        if known.leased_until >= now:
+            raise IdempotencyInProgress
+    connection.execute(
+        keys.update().where(keys.c.id == key_id).values(**row, headers=None, body=None)
+    )
+    return None

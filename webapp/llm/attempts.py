@@ -1,0 +1,156 @@
+"""Tries the targets of a route in order, each several times, until one of them answers."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import gevent
+
+from webapp.errors import (
+    ModelNotFound,
+    ProviderError,
+    ProviderFailed,
+    ProvidersUnavailable,
+    UnsupportedParameter,
+)
+from webapp.llm.messages import Answer, ModelRequest, Piece
+from webapp.llm.ports import Breakers
+from webapp.llm.routing import Route, Target
+
+Result = TypeVar("Result")
+
+FIRST_PAUSE = 0.5  # seconds; doubled with every further attempt, as OpenAI's own clients do
+LONGEST_PAUSE = 8.0
+# A provider that wants more patience than this is left for the next target at once.
+LONGEST_RETRY_AFTER = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Success(Generic[Result]):
+    """What a target gave, and how many calls to providers it took."""
+
+    result: Result
+    target: Target
+    attempts: int
+
+
+class Attempts:
+    """`retries` are those beside the first attempt, for each target."""
+
+    def __init__(self, breakers: Breakers, retries: int) -> None:
+        self._breakers = breakers
+        self._retries = retries
+
+    def answer(self, request: ModelRequest, route: Route, deadline: float) -> Success[Answer]:
+        """A whole answer. Raises what the last target raised, or ProvidersUnavailable."""
+        return self._first_success(
+            route, deadline, lambda target: target.provider.answer(request, target.model)
+        )
+
+    def stream(
+        self, request: ModelRequest, route: Route, deadline: float
+    ) -> Success[Generator[Piece | Answer]]:
+        """A stream that has begun: its first content is there. Raises as answer().
+
+        What fails later is raised by the stream itself, since no other target can go on with it.
+        """
+        return self._first_success(route, deadline, lambda target: self._begun(request, target))
+
+    def _first_success(
+        self, route: Route, deadline: float, call: Callable[[Target], Result]
+    ) -> Success[Result]:
+        made = 0
+        failure: ProviderError | None = None
+        for target in route.in_order():
+            for retry in range(self._retries + 1):
+                if not self._breakers.allows(target.name):
+                    break
+                made += 1
+                try:
+                    return Success(self._guarded(target, call), target, made)
+                except ModelNotFound as missing:
+                    missing.attempts = made
+                    if not route.named:
+                        raise
+                    # Not the client's mistake: it named a route, and that exists.
+                    failure = ProviderFailed("A provider of this route has no such model.")
+                    failure.attempts = made
+                    break
+                except ProviderError as error:
+                    error.attempts = made
+                    if not error.try_next:
+                        raise
+                    failure = error
+                    if not (error.try_again and retry < self._retries):
+                        break
+                    if not _pause(retry, error.retry_after, deadline):
+                        break
+        raise failure or self._unavailable(route)
+
+    def _guarded(self, target: Target, call: Callable[[Target], Result]) -> Result:
+        """Call a target and tell its breaker what that says about it."""
+        try:
+            result = call(target)
+        except ProviderError as error:
+            if error.try_next:
+                self._breakers.failed(target.name, error.retry_after)
+            else:
+                # It refused, so it is there.
+                self._breakers.succeeded(target.name)
+            raise
+        except (ModelNotFound, UnsupportedParameter):
+            self._breakers.succeeded(target.name)
+            raise
+        except BaseException:
+            self._breakers.abandoned(target.name)
+            raise
+        self._breakers.succeeded(target.name)
+        return result
+
+    def _begun(self, request: ModelRequest, target: Target) -> Generator[Piece | Answer]:
+        """The stream of a target, once its first content is there."""
+        parts = target.provider.stream(request, target.model)
+        held: list[Piece | Answer] = []
+        for part in parts:
+            held.append(part)
+            if isinstance(part, Answer) or part.begins:
+                break
+        return self._rest(target, held, parts)
+
+    def _rest(
+        self, target: Target, held: list[Piece | Answer], parts: Generator[Piece | Answer]
+    ) -> Generator[Piece | Answer]:
+        yield from held
+        held.clear()
+        try:
+            yield from parts
+        except ProviderError as error:
+            self._breakers.failed(target.name, error.retry_after)
+            raise
+
+    def _unavailable(self, route: Route) -> ProvidersUnavailable:
+        seconds = min(self._breakers.opens_in(target.name) for target in route.targets)
+        return ProvidersUnavailable(
+            "No provider of this model is available: all have failed repeatedly just now.",
+            retry_after=max(1, math.ceil(seconds)),
+        )
+
+
+def _pause(retry: int, retry_after: int | None, deadline: float) -> bool:
+    """Wait before the next attempt; False, at once, where that would take too long."""
+    if retry_after is not None:
+        seconds = float(retry_after)
+        if seconds > LONGEST_RETRY_AFTER:
+            return False
+    else:
+        # Jitter: those who failed together must not come back together.
+        seconds = min(LONGEST_PAUSE, FIRST_PAUSE * 2**retry) * random.uniform(0.5, 1.0)  # noqa: S311
+    if time.monotonic() + seconds >= deadline:
+        return False
+    gevent.sleep(seconds)
+    return True

@@ -1,0 +1,330 @@
+"""One provider call for all who ask the same at the same time, in this process and in others.
+
+A flight runs in a greenlet of its own and keeps all that has come; listeners read at their own
+pace, and the flight is cancelled when the last one has left. Of several processes one leads; the
+others follow what it publishes on the board, and take over when it is gone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from itertools import count
+from typing import Any
+
+import gevent
+from gevent.event import Event
+
+from webapp import errors
+from webapp.errors import ProviderFailed, WeirError
+from webapp.llm.messages import Answer, Piece, Usage
+from webapp.llm.ports import FlightBoard
+
+POLL_EVERY = 0.025
+BEAT_EVERY = 0.4
+FOLLOWED_FOR = 2.0  # a follower elsewhere that was not heard of for so long has left
+PIECES_AHEAD = 64  # a slow client slows the provider, instead of filling the memory
+LONGEST = 64 * 1024 * 1024  # characters of one stream
+
+# Of the flights of this process; on the board their process's name stands before them.
+numbers = count(1)
+
+# A provider's verdict on a request holds for all who ask the same.
+SHARED_ERRORS: dict[str, type[WeirError]] = {
+    kind.__name__: kind
+    for kind in (
+        errors.ModelNotFound,
+        errors.ProviderRefusedRequest,
+        errors.ProviderFailed,
+        errors.ProviderRefusedWeir,
+        errors.ProviderBusy,
+        errors.ProvidersUnavailable,
+        errors.ProviderTimedOut,
+    )
+}
+
+
+class FlightLost(Exception):
+    """Whoever led is gone, or failed for a reason of its own: the next one may lead."""
+
+
+class Flight:
+    """What has come of one call so far; `end` is what it came to."""
+
+    def __init__(self, key: str | None, board: FlightBoard) -> None:
+        self.id = str(next(numbers))
+        self.key = key
+        self.pieces: list[Piece] = []
+        self.provider = ""
+        self.attempts = 0
+        self.begun = False
+        self.end: Answer | Exception | None = None
+        self.leader: Listener | None = None
+        self.listeners: list[Listener] = []
+        self.followed_at: float | None = None
+        self._board = board
+        self._published = 0
+        self._length = 0
+        self._room = Event()
+        self.greenlet: gevent.Greenlet | None = None
+
+    # What the work of the leader calls.
+
+    def begin(self, provider: str, attempts: int) -> None:
+        """A provider has begun to answer."""
+        self.provider, self.attempts, self.begun = provider, attempts, True
+        self._wake()
+
+    def add(self, piece: Piece) -> None:
+        """A piece has come. Waits while all listeners lag behind."""
+        self._length += len(piece.data) + len(piece.text)
+        if self._length > LONGEST:
+            raise ProviderFailed("The provider's answer is longer than Weir takes.")
+        self.pieces.append(piece)
+        self._wake()
+        self.publish()
+        while self.listeners and all(one.lag > PIECES_AHEAD for one in self.listeners):
+            self._room.clear()
+            self._room.wait(1.0)
+
+    def publish(self) -> None:
+        """Tell those who follow elsewhere what is new."""
+        if self.key is not None and self.followed_at is not None:
+            new = self.unpublished()
+            if new:
+                self._board.publish(self.key, self.id, new)
+
+    def unpublished(self) -> list[Any]:
+        """The entries that nobody elsewhere has been told yet; after this they are told."""
+        new = [_piece_entry(piece) for piece in self.pieces[self._published :]]
+        if new and not self._published:
+            new.insert(0, ["begin", self.provider, self.attempts])
+        self._published = len(self.pieces)
+        return new
+
+    def finish(self, end: Answer | Exception) -> None:
+        """It came to this; None of it will change."""
+        if self.end is None:
+            self.end = end
+            self._wake()
+
+    # What listeners call.
+
+    def made_room(self) -> None:
+        self._room.set()
+
+    @property
+    def is_followed(self) -> bool:
+        return bool(self.followed_at and time.monotonic() - self.followed_at < FOLLOWED_FOR)
+
+    def _wake(self) -> None:
+        for listener in self.listeners:
+            listener.wake.set()
+
+
+class Listener:
+    """One who listens to a flight, and how far it has read."""
+
+    def __init__(self, flight: Flight, leave: Callable[[Listener], None]) -> None:
+        self.flight = flight
+        self.wake = Event()
+        self._position = 0
+        self._leave = leave
+
+    @property
+    def leads(self) -> bool:
+        """Whether the provider is called on behalf of this one, which pays for it."""
+        return self.flight.leader is self
+
+    @property
+    def lag(self) -> int:
+        return len(self.flight.pieces) - self._position
+
+    def take(self) -> Piece | None:
+        """The next piece, if it is there."""
+        if not self.lag:
+            return None
+        self._position += 1
+        if self.lag == PIECES_AHEAD:
+            self.flight.made_room()
+        return self.flight.pieces[self._position - 1]
+
+    def leave(self) -> None:
+        self._leave(self)
+
+
+Work = Callable[[Flight], Answer]
+
+
+class Flights:
+    """The flights of this process."""
+
+    def __init__(self, board: FlightBoard) -> None:
+        self._board = board
+        self._running: dict[str, Flight] = {}
+        self._all: set[Flight] = set()
+        self._beating: gevent.Greenlet | None = None
+
+    def join(self, key: str | None, work: Work) -> Listener:
+        """Listen to the flight under this key, which begins with `work` if there is none.
+
+        Without a key the flight is this listener's own.
+        """
+        flight = self._running.get(key) if key else None
+        if flight is None:
+            flight = Flight(key, self._board)
+            if key:
+                self._running[key] = flight
+        listener = Listener(flight, self._left)
+        flight.listeners.append(listener)
+        if flight.greenlet is None:
+            self._all.add(flight)
+            flight.greenlet = gevent.spawn(self._fly, flight, work)
+        return listener
+
+    def is_running(self, key: str) -> bool:
+        """Whether a request under this key would join a flight, here or elsewhere."""
+        return key in self._running or self._board.is_led(key)
+
+    def close(self) -> None:
+        """Cancel what still flies, so that others can take over at once."""
+        gevent.killall([flight.greenlet for flight in self._all if flight.greenlet], timeout=1)
+        if self._beating:
+            self._beating.kill()
+            self._board.close()
+
+    def _left(self, listener: Listener) -> None:
+        flight = listener.flight
+        if listener in flight.listeners:
+            flight.listeners.remove(listener)
+        flight.made_room()
+        if not flight.listeners and not flight.is_followed:
+            self._cancel(flight)
+
+    def _cancel(self, flight: Flight) -> None:
+        """Stop the work; where that is done, the flight is about to end by itself."""
+        if flight.end is None:
+            self._forget(flight)
+            self._all.discard(flight)
+            if flight.greenlet:
+                flight.greenlet.kill(block=False)
+
+    def _forget(self, flight: Flight) -> None:
+        if flight.key and self._running.get(flight.key) is flight:
+            del self._running[flight.key]
+
+    def _fly(self, flight: Flight, work: Work) -> None:
+        end: Any = None
+        try:
+            if self._follow_if_led(flight):
+                return
+            if flight.listeners:
+                flight.leader = flight.listeners[0]
+            answer = work(flight)
+            self._forget(flight)
+            flight.finish(answer)
+            end = _answer_entry(answer, flight.attempts)
+        except WeirError as error:
+            end = _error_entry(error)
+            flight.finish(error)
+        except FlightLost as error:
+            flight.finish(error)
+        except Exception as error:  # noqa: BLE001 raised again by the one it concerns
+            flight.finish(error)
+        finally:
+            self._forget(flight)
+            self._all.discard(flight)
+            if flight.key:
+                rest = partial(_rest, flight, end)
+                self._board.finish(flight.key, flight.id, rest)
+
+    def _follow_if_led(self, flight: Flight) -> bool:
+        """Follow the flight that another process leads, to its end; False if none does (any more).
+
+        Raises FlightLost where its leader went after something of it had come.
+        """
+        if not flight.key:
+            return False
+        self._keep_beating()
+        while leader := self._board.claim(flight.key, flight.id):
+            if self._follow(flight, flight.key, leader):
+                return True
+            if flight.pieces:
+                raise FlightLost
+        return False
+
+    def _follow(self, flight: Flight, key: str, leader: str) -> bool:
+        position = 0
+        while True:
+            seen = self._board.look(key, leader, position)
+            for entry in seen.entries:
+                position += 1
+                if self._take(flight, entry):
+                    return True
+            if not seen.led and not seen.entries:
+                return False
+            gevent.sleep(POLL_EVERY)
+
+    @staticmethod
+    def _take(flight: Flight, entry: Any) -> bool:
+        """What a follower does with an entry; True if it was the last one."""
+        kind, *values = entry
+        if kind == "begin":
+            flight.begin(*values)
+        elif kind == "piece":
+            flight.add(Piece(*values))
+        elif kind == "answer":
+            fields, usage, attempts = values
+            answer = Answer(usage=Usage(*usage), **fields)
+            flight.begin(answer.provider, attempts)
+            flight.finish(answer)
+            return True
+        elif kind == "error":
+            name, message, retry_after = values
+            flight.finish(SHARED_ERRORS[name](message, retry_after=retry_after))
+            return True
+        return False
+
+    def _keep_beating(self) -> None:
+        if self._beating is None:
+            self._board.beat()
+            self._beating = gevent.spawn(self._beat_forever)
+
+    def _beat_forever(self) -> None:
+        while True:
+            gevent.sleep(BEAT_EVERY)
+            followed = self._board.beat()
+            for key in followed.difference(flight.key for flight in self._all):
+                # What told that it has ended was lost on the way.
+                self._board.disown(key)
+            for flight in list(self._all):
+                if flight.key in followed:
+                    flight.followed_at = time.monotonic()
+                    flight.publish()
+                elif not flight.listeners and not flight.is_followed:
+                    self._cancel(flight)
+
+
+def _piece_entry(piece: Piece) -> list[Any]:
+    return ["piece", piece.data, piece.text, piece.begins]
+
+
+def _answer_entry(answer: Answer, attempts: int) -> list[Any]:
+    fields = {
+        name: getattr(answer, name) for name in ("content", "model", "provider", "cost_usd", "body")
+    }
+    usage = [answer.usage.input_tokens, answer.usage.output_tokens]
+    return ["answer", fields, usage, attempts]
+
+
+def _error_entry(error: WeirError) -> list[Any] | None:
+    """The error for those who follow; None of one that is this process's alone."""
+    if type(error).__name__ not in SHARED_ERRORS:
+        return None
+    return ["error", error.name, error.message, error.retry_after]
+
+
+def _rest(flight: Flight, end: list[Any] | None) -> list[Any]:
+    """The last entries of a flight; none where another one shall lead."""
+    return [*flight.unpublished(), end] if end else []

@@ -1,0 +1,136 @@
+"""One request's view of a flight: what it gets, when it gives up, what it gets instead."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from webapp.errors import ProviderError, ProviderFailed, ProviderTimedOut, WeirError
+from webapp.llm.flight import SHARED_ERRORS, FlightLost, Listener
+from webapp.llm.kept import Kept, KeptStream
+from webapp.llm.messages import Answer, CacheState, Origin, Part, Piece, Reply
+from webapp.llm.ports import Terms
+
+CHECK_EVERY = 1.0
+
+
+class Stream(Protocol):
+    """An answer as it comes: `next()` until it gives the Reply, then `close()`."""
+
+    def next(self, within: float) -> Part | None:
+        """The next part; None if nothing comes `within` seconds. Raises WeirError."""
+        ...
+
+    def close(self) -> None:
+        """Leave; what nobody else waits for is cancelled."""
+        ...
+
+
+class LiveStream:
+    """Listens to a flight until it ends; joins another one where its leader is lost.
+
+    `stale` gives a kept answer that may stand in where every provider fails.
+    """
+
+    def __init__(
+        self,
+        streamed: bool,
+        route: str,
+        terms: Terms,
+        *,
+        join: Callable[[], Listener],
+        stale: Callable[[], Kept | None],
+    ) -> None:
+        self._streamed = streamed
+        self._route = route
+        self._terms = terms
+        self._join = join
+        self._stale = stale
+        self._opened = False
+        self._sent = False
+        self._stand_in: KeptStream | None = None
+        self._next_check = time.monotonic() + CHECK_EVERY
+        self._listener = join()
+
+    def next(self, within: float) -> Part | None:
+        until = time.monotonic() + within
+        while True:
+            if self._stand_in:
+                return self._stand_in.next(within)
+            try:
+                part = self._available()
+                if part is not None:
+                    return part
+                now = time.monotonic()
+                if not self._sent and now >= self._terms.deadline:
+                    raise ProviderTimedOut("There was no answer before the deadline.")
+            except FlightLost:
+                self._listener.leave()
+                self._listener = self._join()
+                continue
+            except ProviderError as error:
+                self._fall_back(error)
+                continue
+            if now >= until:
+                return None
+            self._wait(now, until)
+
+    def close(self) -> None:
+        self._listener.leave()
+
+    def _wait(self, now: float, until: float) -> None:
+        if now >= self._next_check:
+            self._next_check = now + CHECK_EVERY
+            self._terms.caller.check()
+        end = min(until, self._next_check)
+        if not self._sent:
+            end = min(end, self._terms.deadline)
+        self._listener.wake.wait(max(0.0, end - now))
+        self._listener.wake.clear()
+
+    def _available(self) -> Part | None:
+        """The next part, if it is there. Raises what the flight came to, or FlightLost."""
+        flight = self._listener.flight
+        if flight.begun and not self._opened:
+            self._opened = True
+            return self._origin()
+        piece = self._listener.take()
+        if piece is not None:
+            self._sent = self._streamed
+            return piece
+        if flight.end is None:
+            return None
+        if isinstance(flight.end, Answer):
+            return self._end(flight.end)
+        raise self._failure(flight.end)
+
+    def _end(self, answer: Answer) -> Part:
+        if self._streamed and not self._sent and answer.content:
+            # It joined a request that was not streamed.
+            self._sent = True
+            return Piece("", answer.content)
+        return Reply(answer, self._origin())
+
+    def _failure(self, end: Exception) -> Exception:
+        """What the end of a flight that failed means to this listener."""
+        if isinstance(end, WeirError) and end.name in SHARED_ERRORS:
+            return copy.copy(end)
+        if not isinstance(end, FlightLost) and self._listener.leads:
+            return end
+        if self._sent:
+            return ProviderFailed("The stream broke off: the server that led it is gone.")
+        return FlightLost()
+
+    def _fall_back(self, error: ProviderError) -> None:
+        """Serve an expired answer where every provider fails and nothing has gone out yet."""
+        kept = None if self._opened or error.status < 500 else self._stale()
+        if kept is None:
+            raise error
+        self._stand_in = KeptStream(kept, CacheState.STALE, self._route, self._streamed)
+
+    def _origin(self) -> Origin:
+        flight = self._listener.flight
+        state = self._terms.led if self._listener.leads else CacheState.COALESCED
+        return Origin(state, self._route, flight.provider, flight.attempts)

@@ -1,0 +1,133 @@
+"""HTTP to providers: geventhttpclient, whose parser is C and whose idle connections are a stack.
+
+An SDK would only build and read again the JSON that Weir passes on as it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Mapping
+from typing import Any
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from geventhttpclient import HTTPClient
+from geventhttpclient.response import HTTPParseError, HTTPSocketPoolResponse
+
+from webapp import fastjson
+
+CONNECT_TIMEOUT = 10.0
+AT_ONCE = 100_000  # Weir's own limits bound the calls, not this
+BLOCK = 64 * 1024
+LONGEST = 64 * 1024 * 1024  # bytes of a plain answer
+
+# What goes wrong below: a connection, its name or its certificate; what is no HTTP.
+BROKEN = (OSError, HTTPParseError)
+
+
+class AnswerTooLong(Exception):
+    """The answer is longer than anything that Weir keeps in memory."""
+
+
+class RefusedByStatus(Exception):
+    """The provider answered with an error status; `body` is its JSON, or {}."""
+
+    def __init__(self, status: int, body: dict[str, Any], retry_after: str | None) -> None:
+        super().__init__(f"status {status}")
+        self.status = status
+        self.body = body
+        self.retry_after = retry_after
+
+
+class Endpoint:
+    """A server under a base URL, asked with the same headers each time. Times are in seconds.
+
+    All verbs raise OSError, HTTPParseError, RefusedByStatus and AnswerTooLong.
+    """
+
+    def __init__(self, base_url: str, headers: Mapping[str, str], timeout: float) -> None:
+        parts = urlsplit(base_url)
+        self._path = parts.path.rstrip("/")
+        self._headers = dict(headers)
+        self._client = HTTPClient.from_url(
+            f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}",
+            concurrency=AT_ONCE,
+            block_size=BLOCK,
+            connection_timeout=min(CONNECT_TIMEOUT, timeout),
+            # BaseProvider bounds every wait; this catches what it cannot interrupt.
+            network_timeout=timeout + 1,
+            **_forward_proxy(parts.scheme, parts.hostname or ""),
+        )
+
+    def get(self, path: str) -> Any:
+        """The JSON of a GET. Raises ValueError too."""
+        return json.loads(_whole(self._ask("GET", path, None)))
+
+    def post(self, path: str, body: Mapping[str, Any]) -> str:
+        """The whole answer as text. Raises ValueError where it is not UTF-8."""
+        return _whole(self._ask("POST", path, body)).decode()
+
+    def stream(self, path: str, body: Mapping[str, Any]) -> Generator[str]:
+        """The data of each server-sent event; comments and other fields are passed over.
+
+        Closing the iterator hangs up.
+        """
+        response = self._ask("POST", path, body)
+        try:
+            while line := response.readline(b"\n"):
+                if line.startswith(b"data:"):
+                    yield line[5:].strip().decode()
+        finally:
+            response.release()
+
+    def _ask(
+        self, method: str, path: str, body: Mapping[str, Any] | None
+    ) -> HTTPSocketPoolResponse:
+        headers = self._headers
+        content = b""
+        if body is not None:
+            content = fastjson.dumps(body)
+            headers = {**headers, "Content-Type": "application/json"}
+        response = self._client.request(method, self._path + path, content, headers)
+        if not 200 <= response.status_code < 300:
+            try:
+                raise _refusal(response)
+            finally:
+                response.release()
+        return response
+
+
+def _whole(response: HTTPSocketPoolResponse) -> bytes:
+    try:
+        parts, length = [], 0
+        while part := response.read(BLOCK):
+            parts.append(part)
+            length += len(part)
+            if length > LONGEST:
+                raise AnswerTooLong
+        return b"".join(parts)
+    finally:
+        response.release()
+
+
+def _refusal(response: HTTPSocketPoolResponse) -> RefusedByStatus:
+    retry_after = response.get("retry-after")
+    try:
+        said = json.loads(response.read(BLOCK))
+    except (ValueError, *BROKEN):
+        said = {}
+    body = said if isinstance(said, dict) else {}
+    return RefusedByStatus(response.status_code, body, str(retry_after) if retry_after else None)
+
+
+def _forward_proxy(scheme: str, host: str) -> dict[str, Any]:
+    """The proxy that HTTPS_PROXY, HTTP_PROXY and NO_PROXY name for a host."""
+    proxy = urlsplit(getproxies().get(scheme, ""))
+    if not proxy.hostname or proxy_bypass(host):
+        return {}
+    return {
+        "proxy_host": proxy.hostname,
+        "proxy_port": proxy.port or 80,
+        "proxy_user": unquote(proxy.username) if proxy.username else None,
+        "proxy_password": unquote(proxy.password) if proxy.password else None,
+    }

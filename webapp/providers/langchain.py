@@ -1,0 +1,373 @@
+"""Models of any maker that LangChain knows, asked and answering as OpenAI's are."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
+from datetime import datetime
+from functools import cached_property
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from gevent.lock import BoundedSemaphore
+
+from webapp.beside import beside
+from webapp.errors import (
+    ModelNotFound,
+    ProviderFailed,
+    ProviderRefusedRequest,
+    ProviderRefusedWeir,
+    ProviderTimedOut,
+    UnsupportedParameter,
+    WeirError,
+)
+from webapp.llm.messages import estimate_input_tokens
+from webapp.providers.base import CUT, BaseProvider
+from webapp.providers.http import BROKEN, Endpoint, RefusedByStatus
+from webapp.providers.openai import translate_status
+from webapp.providers.translation import Asked, read_request, write_answer, write_chunks
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel, LanguageModelInput
+    from langchain_core.messages import AIMessage
+    from langchain_core.runnables import Runnable
+
+    from webapp.llm.messages import ModelRequest
+
+ANTHROPIC_URL = "https://api.anthropic.com"
+ANTHROPIC_VERSION = "2026-10-21"
+# The version before took temperature and top_p, for the models that have them.
+ANTHROPIC_SAMPLING = {"extra_headers": {"anthropic-version": "2023-06-01"}}
+NO_KEY = "none"  # an empty one makes no header
+# Said here, so that the integrations do not look for it in the environment.
+SAID: dict[str, dict[str, Any]] = {
+    "anthropic": {"base_url": ANTHROPIC_URL, "api_key": NO_KEY, "anthropic_proxy": None}
+}
+KEPT_MODELS = 100
+UNREADABLE = "The provider's answer cannot be read."
+
+# What the fields of LangChain's models are called.
+FIELDS = {
+    "temperature": ("temperature",),
+    "top_p": ("top_p",),
+    "max_tokens": ("max_tokens", "max_output_tokens", "max_new_tokens", "num_predict"),
+}
+SAMPLING = {"temperature", "top_p"}
+# Anthropic's names for what goes wrong: a stream that has begun has no other status than 200.
+STATUS_OF_TYPE = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "timeout_error": 504,
+    "api_error": 500,
+    "overloaded_error": 529,
+}
+
+
+class LangChainProvider(BaseProvider):
+    """One maker's models, by the name that LangChain's `init_chat_model` has for it."""
+
+    def __init__(
+        self, name: str, model_provider: str, *, api_key: str, base_url: str, timeout: float
+    ) -> None:
+        super().__init__(name, timeout)
+        self.identity = f"langchain:{model_provider}@{base_url}"
+        self.piece_tokens = 100_000
+        self._model_provider = model_provider
+        self._api_key = api_key
+        self._base_url = base_url
+        self._making = BoundedSemaphore()
+        self._chat_models: dict[str, BaseChatModel] = {}
+
+    def _prepare(self, model: str) -> None:
+        """The first call of a process imports for seconds."""
+        self._chat_model(model)
+
+    def _complete(self, request: ModelRequest, model: str) -> str:
+        asked = self._asked(request)
+        runnable, said = self._prepared(asked, model, request.native)
+        with _langchain():
+            return write_answer(runnable.invoke(said, stop=asked.stop), model)
+
+    def _events(self, request: ModelRequest, model: str) -> Generator[str]:
+        asked = self._asked(request)
+        runnable, said = self._prepared(asked, model, request.native)
+        with closing(_parts(runnable, said, asked.stop)) as parts:
+            yield from write_chunks(parts, model, lambda: estimate_input_tokens(request.body))
+
+    def _list_models(self) -> list[dict[str, Any]]:
+        if self._model_provider != "anthropic":
+            return []
+        with _langchain():
+            listed = self._endpoint.get("/v1/models?limit=1000")["data"]
+            return [_listed(model) for model in listed if model.get("lifecycle") != "retired"]
+
+    def _translate(self, error: Exception) -> WeirError | None:
+        chain = list(_chain(error))
+        # What ended the wait comes wrapped in what the SDK makes of it.
+        known = next((cause for cause in chain if isinstance(cause, WeirError)), None)
+        return known or next(filter(None, map(_known, chain)), None)
+
+    @cached_property
+    def _endpoint(self) -> Endpoint:
+        headers = {
+            "Authorization": f"Bearer {self._api_key or NO_KEY}",
+            "anthropic-version": ANTHROPIC_VERSION,
+        }
+        return Endpoint(self._base_url or ANTHROPIC_URL, headers, self._timeout)
+
+    def _asked(self, request: ModelRequest) -> Asked:
+        if request.call != "chat/completions":
+            raise ProviderRefusedRequest("The provider of this model has no embeddings.")
+        return read_request(request.body)
+
+    def _prepared(
+        self, asked: Asked, model: str, native: bool
+    ) -> tuple[Runnable[LanguageModelInput, AIMessage], LanguageModelInput]:
+        chat_model = self._with_parameters(self._chat_model(model), asked, native)
+        from langchain_core.messages import convert_to_messages
+
+        with _langchain():
+            return self._with_tools(chat_model, asked), convert_to_messages(asked.messages)
+
+    def _chat_model(self, model: str) -> BaseChatModel:
+        if made := self._chat_models.get(model):
+            return made
+        with self._making:
+            if model not in self._chat_models:
+                if len(self._chat_models) >= KEPT_MODELS:
+                    self._chat_models.clear()
+                self._chat_models[model] = beside(lambda: self._make(model))
+            return self._chat_models[model]
+
+    def _make(self, model: str) -> BaseChatModel:
+        with _setting_up():
+            from langchain.chat_models import init_chat_model
+            from langsmith.run_trees import configure
+
+            configure(enabled=False)
+            made: BaseChatModel = init_chat_model(
+                model,
+                model_provider=self._model_provider,
+                timeout=self._timeout,
+                max_retries=0,
+                **SAID.get(self._model_provider, {}) | self._address(),
+            )
+            if "stream_usage" in type(made).model_fields:
+                made = made.model_copy(update={"stream_usage": True})
+            # Copies share an HTTP client that is there already, and make their own otherwise.
+            getattr(made, "_client", None)
+            return made
+
+    def _address(self) -> dict[str, str]:
+        said = {"api_key": self._api_key, "base_url": self._base_url}
+        return {name: value for name, value in said.items() if value}
+
+    def _with_parameters(
+        self, chat_model: BaseChatModel, asked: Asked, native: bool
+    ) -> BaseChatModel:
+        """A copy that is cheap, as it shares all but these fields."""
+        update: dict[str, Any] = {}
+        for parameter, fields in FIELDS.items():
+            value = getattr(asked, parameter)
+            if value is not None and not _lacks(chat_model, parameter, value, native):
+                update[_field(chat_model, parameter, fields)] = value
+        if more := self._more(asked, "temperature" in update or "top_p" in update):
+            update["model_kwargs"] = more
+        return chat_model.model_copy(update=update) if update else chat_model
+
+    def _more(self, asked: Asked, sampling: bool) -> dict[str, Any]:
+        """What only Anthropic's own parameters can say."""
+        anthropic = self._model_provider == "anthropic"
+        if asked.user is not None and not anthropic:
+            raise UnsupportedParameter("user")
+        more = dict(ANTHROPIC_SAMPLING) if anthropic and sampling else {}
+        return more if asked.user is None else more | {"metadata": {"user_id": asked.user}}
+
+    def _with_tools(
+        self, chat_model: BaseChatModel, asked: Asked
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        if not asked.tools:
+            return chat_model
+        anthropic = self._model_provider == "anthropic"
+        if anthropic:
+            _refuse_alternatives(asked.tools)
+        options: dict[str, Any] = {}
+        if asked.tool_choice == "none":
+            if not anthropic:
+                return chat_model
+            options["tool_choice"] = {"type": "none"}
+        elif asked.tool_choice:
+            options["tool_choice"] = asked.tool_choice
+        if not asked.parallel_tool_calls and asked.tool_choice != "none":
+            if "parallel_tool_calls" not in inspect.signature(chat_model.bind_tools).parameters:
+                raise UnsupportedParameter("parallel_tool_calls")
+            options["parallel_tool_calls"] = False
+        try:
+            return chat_model.bind_tools(asked.tools, **options)
+        except NotImplementedError:
+            raise UnsupportedParameter("tools") from None
+
+
+def check_installed(model_provider: str) -> str | None:
+    """What is missing to ask models of this LangChain provider; None where nothing is."""
+    from langchain.chat_models.base import _BUILTIN_PROVIDERS
+
+    if model_provider not in _BUILTIN_PROVIDERS:
+        known = ", ".join(sorted(_BUILTIN_PROVIDERS))
+        return f"LangChain knows no provider {model_provider!r}. It knows: {known}."
+    package = _BUILTIN_PROVIDERS[model_provider][0].partition(".")[0]
+    if find_spec(package) is None:
+        package = package.replace("_", "-")
+        return f"Models of {model_provider!r} need a package: pip install {package}"
+    return None
+
+
+def _parts(
+    runnable: Runnable[LanguageModelInput, AIMessage],
+    said: LanguageModelInput,
+    stop: list[str] | None,
+) -> Generator[AIMessage]:
+    with closing(runnable.stream(said, stop=stop)) as parts:  # type: ignore[type-var]
+        while True:
+            with _langchain():
+                part = next(parts, None)
+            if part is None:
+                return
+            yield part
+
+
+def _lacks(chat_model: BaseChatModel, parameter: str, value: float, native: bool) -> bool:
+    """Whether the model has no such parameter, and nobody asked for it.
+
+    The value says nothing; or it is a native door's, which has one by default.
+    """
+    profile: Mapping[str, Any] = chat_model.profile or {}
+    if parameter not in SAMPLING or profile.get("temperature") is not False:
+        return False
+    if value != 1 and not native:
+        raise UnsupportedParameter(parameter, f"This model has no {parameter}.")
+    return True
+
+
+def _field(chat_model: BaseChatModel, parameter: str, fields: tuple[str, ...]) -> str:
+    known = type(chat_model).model_fields
+    field = next((name for name in fields if name in known), None)
+    if field is None:
+        raise UnsupportedParameter(parameter)
+    return field
+
+
+def _refuse_alternatives(tools: list[dict[str, Any]]) -> None:
+    """LangChain would drop such a tool with no more than a warning."""
+    for position, tool in enumerate(tools):
+        if {"oneOf", "anyOf"} & tool["function"]["parameters"].keys():
+            raise UnsupportedParameter(
+                f"tools.{position}.function.parameters",
+                "This model's provider takes no oneOf or anyOf at the top of a tool's parameters.",
+            )
+
+
+@contextmanager
+def _setting_up() -> Iterator[None]:
+    """Around the making of a chat model, which fails for want of a package or of a setting."""
+    try:
+        yield
+    except (ImportError, ValueError, TypeError) as error:
+        raise ProviderFailed("LangChain cannot set this provider up.") from error
+
+
+@contextmanager
+def _langchain() -> Iterator[None]:
+    """Around LangChain's own work: where it stumbles, the request or the answer is odd."""
+    try:
+        yield
+    except UnicodeEncodeError:
+        raise ProviderRefusedRequest("The request holds text that is no Unicode.") from None
+    except ValueError as error:
+        raise _of_value_error(error) from error
+    except (AttributeError, LookupError, TypeError, RecursionError) as error:
+        raise ProviderFailed(UNREADABLE) from error
+
+
+def _of_value_error(error: ValueError) -> WeirError:
+    """Plain ones are LangChain's own words about a request; others come from reading an answer."""
+    if type(error) is not ValueError:
+        return ProviderFailed(UNREADABLE)
+    if str(error).startswith("No generation chunks"):
+        return ProviderFailed(CUT)
+    return ProviderRefusedRequest(f"The provider cannot be asked this: {error}"[:1000])
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error:
+        yield error
+        error = error.__cause__
+
+
+def _known(error: BaseException) -> WeirError | None:
+    if isinstance(error, RefusedByStatus):
+        return _of_status(error.status, error.body, error.retry_after)
+    status = getattr(error, "status_code", None)
+    if isinstance(status, int):
+        response = getattr(error, "response", None)
+        retry_after = getattr(response, "headers", {}).get("retry-after")
+        return _of_status(status, getattr(error, "body", None), retry_after)
+    return _of_kind(error)
+
+
+def _of_status(status: int, body: Any, retry_after: str | None) -> WeirError:
+    said = body.get("error", body) if isinstance(body, Mapping) else None
+    details: Mapping[str, Any] = said if isinstance(said, Mapping) else {}
+    words = str(details.get("message") or "")
+    if status < 400:
+        status = STATUS_OF_TYPE.get(str(details.get("type")), 500)
+    if status == 404 and words.startswith("model"):
+        return ModelNotFound(f"The provider has no such {words}"[:1000])
+    if "credit balance is too low" in words:
+        return ProviderRefusedWeir()
+    code = details.get("code")
+    said = {"message": words, "code": code if isinstance(code, str) else None}
+    return translate_status(status, said, retry_after)
+
+
+def _of_kind(error: BaseException) -> WeirError | None:
+    """What the classes say that LangChain, the HTTP clients and Python have in common."""
+    import httpx
+    import httpx2
+    from langchain_core import exceptions as kinds
+
+    status_of_kind = {
+        kinds.ModelAuthenticationError: 401,
+        kinds.ModelPermissionDeniedError: 403,
+        kinds.ModelRateLimitError: 429,
+        kinds.ModelInvalidRequestError: 400,
+        kinds.ContextOverflowError: 413,
+        kinds.ModelTimeoutError: 504,
+        kinds.ModelAPIError: 500,
+    }
+    if isinstance(error, kinds.ModelNotFoundError):
+        return ModelNotFound(str(error)[:1000])
+    for kind, status in status_of_kind.items():
+        if isinstance(error, kind):
+            return translate_status(status, str(error), None)
+    if isinstance(error, httpx.TimeoutException | httpx2.TimeoutException | TimeoutError):
+        return ProviderTimedOut("The provider did not answer in time.")
+    broken = (kinds.ModelConnectionError, httpx.HTTPError, httpx2.HTTPError, *BROKEN)
+    if isinstance(error, broken):
+        return ProviderFailed("The provider's answer broke off, or it cannot be reached.")
+    if isinstance(error, kinds.ModelError):
+        return ProviderFailed("The provider failed.")
+    return None
+
+
+def _listed(model: Mapping[str, Any]) -> dict[str, Any]:
+    """A model of Anthropic's list as OpenAI lists them."""
+    made = model.get("created_at")
+    created = int(datetime.fromisoformat(made).timestamp()) if made else 0
+    return {"id": model["id"], "object": "model", "created": created, "owned_by": "anthropic"}

@@ -1,0 +1,189 @@
+"""Circuit breakers of the providers' models: counted together by all workers where Redis is there.
+
+A target that fails `threshold` times within a minute, without a success in between, is left alone
+for `pause` seconds. Then one call is let through as a probe: if it succeeds all is as before, else
+the pause begins anew. Each process looks at the shared state twice a second, so a closed breaker
+costs a call nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from webapp.storage.shared_memory import Script, SharedMemory, SharedMemoryAway
+
+WINDOW = 60.0
+LOOK_EVERY = 0.5
+TRIPPED_FOR = 3_600_000  # ms for which a target is remembered to be on probation
+REMEMBERED = 1_000
+PROBE_FOR = 30.0  # a probe that was not heard of for so long is lost
+
+KEY = "weir:breaker:{%s}:%s"
+TRIPPED = "weir:breakers:tripped"  # the targets whose breakers are not closed
+# KEYS: failures, pause, tripped, probe. ARGV: threshold, window, pause, memory (ms).
+# Reply: the pause in ms if the breaker is open now, else 0.
+FAIL = Script(
+    """
+local failures = redis.call('INCR', KEYS[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+if failures < tonumber(ARGV[1]) and redis.call('EXISTS', KEYS[3]) == 0 then return 0 end
+redis.call('SET', KEYS[2], 1, 'PX', ARGV[3])
+redis.call('SET', KEYS[3], 1, 'PX', ARGV[4])
+redis.call('DEL', KEYS[1], KEYS[4])
+return tonumber(ARGV[3])
+""",
+    keys=4,
+)
+
+
+@dataclass(slots=True)
+class Breaker:
+    """What this process knows of one target. Times are monotonic."""
+
+    failures: deque[float] = field(default_factory=deque)
+    open_until: float = 0.0
+    tripped: bool = False
+    probing_until: float = 0.0
+    looked_at: float = float("-inf")
+
+    @property
+    def state(self) -> str:
+        if time.monotonic() < self.open_until:
+            return "open"
+        return "half-open" if self.tripped else "closed"
+
+
+class CircuitBreakers:
+    """The breakers of all targets that were ever called here."""
+
+    def __init__(self, shared_memory: SharedMemory | None, threshold: int, pause: float) -> None:
+        self._shared_memory = shared_memory
+        self._threshold = threshold
+        self._pause = pause
+        self._breakers: dict[str, Breaker] = {}
+
+    def allows(self, target: str) -> bool:
+        breaker = self._look(target)
+        now = time.monotonic()
+        if now < breaker.open_until:
+            return False
+        return not breaker.tripped or self._may_probe(target, breaker, now)
+
+    def succeeded(self, target: str) -> None:
+        breaker = self._known(target)
+        if breaker.failures or breaker.tripped:
+            self._breakers[target] = Breaker(looked_at=breaker.looked_at)
+            self._shared(
+                "DEL", *(KEY % (target, name) for name in ("failures", "pause", "tripped", "probe"))
+            )
+            self._shared("SREM", TRIPPED, target)
+
+    def failed(self, target: str, retry_after: int | None) -> None:
+        breaker, now = self._known(target), time.monotonic()
+        breaker.failures.append(now)
+        while breaker.failures[0] <= now - WINDOW:
+            breaker.failures.popleft()
+        pause = max(self._pause, min(float(retry_after or 0), WINDOW))
+        opened = self._fail_together(target, pause)
+        if opened is None:
+            opened = breaker.tripped or len(breaker.failures) >= self._threshold
+        if opened:
+            self._shared("SADD", TRIPPED, target)
+            breaker.open_until, breaker.tripped = now + pause, True
+            breaker.failures.clear()
+            breaker.probing_until = 0.0
+
+    def abandoned(self, target: str) -> None:
+        breaker = self._known(target)
+        if breaker.tripped:
+            breaker.probing_until = 0.0
+            self._shared("DEL", KEY % (target, "probe"))
+
+    def opens_in(self, target: str) -> float:
+        breaker = self._breakers.get(target) or Breaker()
+        end = max(breaker.open_until, breaker.probing_until)
+        return max(0.0, end - time.monotonic())
+
+    def states(self) -> dict[str, dict[str, Any]]:
+        """{target: state, and of an open one the seconds until a probe is let through}."""
+        shown: dict[str, dict[str, Any]] = {}
+        elsewhere = {name.decode() for name in self._shared("SMEMBERS", TRIPPED) or ()}
+        for target in sorted(elsewhere.union(self._breakers)):
+            breaker = self._look(target)
+            shown[target] = {"state": breaker.state}
+            if breaker.state == "open":
+                shown[target]["probe_in_s"] = round(self.opens_in(target), 1)
+        return shown
+
+    def _look(self, target: str) -> Breaker:
+        """The breaker, as all processes together know it since half a second ago at most."""
+        breaker = self._breakers.get(target)
+        if breaker is None:
+            if len(self._breakers) >= REMEMBERED:
+                self._forget_closed()
+            breaker = self._breakers[target] = Breaker()
+        now = time.monotonic()
+        if self._shared_memory is None or now - breaker.looked_at < LOOK_EVERY:
+            return breaker
+        breaker.looked_at = now
+        try:
+            failures, pause, tripped = self._shared_memory.execute_all(
+                ("GET", KEY % (target, "failures")),
+                ("PTTL", KEY % (target, "pause")),
+                ("EXISTS", KEY % (target, "tripped")),
+            )
+        except SharedMemoryAway:
+            return breaker
+        breaker = self._known(target)
+        breaker.tripped = bool(tripped)
+        breaker.open_until = now + pause / 1000 if pause > 0 else 0.0
+        if not failures:
+            breaker.failures.clear()
+        elif not breaker.failures:
+            # So that a success here ends the count of all.
+            breaker.failures.append(now)
+        return breaker
+
+    def _known(self, target: str) -> Breaker:
+        return self._breakers.setdefault(target, Breaker())
+
+    def _forget_closed(self) -> None:
+        """Clients name models as they like, and most names are of no interest for long."""
+        self._breakers = {
+            target: breaker
+            for target, breaker in self._breakers.items()
+            if breaker.tripped or breaker.failures
+        }
+
+    def _may_probe(self, target: str, breaker: Breaker, now: float) -> bool:
+        """Take the one probe, from all processes or from this one alone."""
+        if self._shared_memory is None or self._shared_memory.away:
+            if now < breaker.probing_until:
+                return False
+        elif not self._shared("SET", KEY % (target, "probe"), 1, "NX", "PX", int(PROBE_FOR * 1000)):
+            breaker.probing_until = now + 1.0
+            return False
+        breaker.probing_until = now + PROBE_FOR
+        return True
+
+    def _fail_together(self, target: str, pause: float) -> bool | None:
+        """Whether the breaker is open by what all processes count; None where each is alone."""
+        if self._shared_memory is None:
+            return None
+        keys = [KEY % (target, name) for name in ("failures", "pause", "tripped", "probe")]
+        numbers = [self._threshold, int(WINDOW * 1000), int(pause * 1000), TRIPPED_FOR]
+        try:
+            return bool(self._shared_memory.run(FAIL, *keys, *numbers))
+        except SharedMemoryAway:
+            return None
+
+    def _shared(self, *command: str | int) -> Any:
+        if self._shared_memory is None:
+            return None
+        try:
+            return self._shared_memory.execute(*command)
+        except SharedMemoryAway:
+            return None

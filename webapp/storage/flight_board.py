@@ -1,0 +1,177 @@
+"""The flights' board: in Redis, where processes follow each other; or none, where one is alone.
+
+Of each flight Redis holds who leads it and whether somebody follows (a hash), and what has come of
+it (a list, written only for those who follow). Each process says every now and then that it lives,
+and finds in a set of its own which of its flights have followers.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from webapp.llm.ports import Seen
+from webapp.storage.shared_memory import Script, SharedMemory, SharedMemoryAway
+
+FLIGHT = "weir:flight:{%s}"
+ENTRIES = "weir:flight:{%s}:%s"
+ALIVE = "weir:alive:%s"
+FOLLOWED = "weir:followed:%s"
+
+LEASE = 2_000  # ms: a process that was silent for so long has lost its flights
+LONGEST_FLIGHT = 3_600_000  # ms
+READ_WITHIN = 10_000  # ms: followers read the end of a flight within this
+LONGEST_ENTRIES = 4 * 1024 * 1024  # characters; a longer end is not worth blocking Redis
+
+# KEYS: the flight. ARGV: process, flight. Reply: who leads, or nothing if this one does now.
+CLAIM = Script(
+    """
+local leader = redis.call('HGET', KEYS[1], 'leader')
+if leader then
+  redis.call('HSET', KEYS[1], 'followed', 1)
+  return leader
+end
+redis.call('HSET', KEYS[1], 'leader', ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+""",
+    keys=1,
+)
+# KEYS: the flight. ARGV: who leads. Reply: 1 if it leads and somebody follows; else it is over.
+RELEASE = Script(
+    """
+if redis.call('HGET', KEYS[1], 'leader') ~= ARGV[1] then return 0 end
+if redis.call('HGET', KEYS[1], 'followed') then return 1 end
+redis.call('DEL', KEYS[1])
+return 0
+""",
+    keys=1,
+)
+# KEYS: the flight. ARGV: who leads no more: a flight, or a process with all its flights.
+DROP = Script(
+    """
+local leader = redis.call('HGET', KEYS[1], 'leader')
+if leader and string.sub(leader, 1, #ARGV[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+""",
+    keys=1,
+)
+
+
+class LoneBoard:
+    """The board of a process that shares nothing: it leads all its flights."""
+
+    def claim(self, key: str, flight: str) -> str | None:
+        return None
+
+    def is_led(self, key: str) -> bool:
+        return False
+
+    def look(self, key: str, flight: str, position: int) -> Seen:
+        return Seen([], led=False)
+
+    def publish(self, key: str, flight: str, entries: list[Any]) -> None:
+        """Nobody follows."""
+
+    def finish(self, key: str, flight: str, rest: Callable[[], list[Any]]) -> None:
+        """Nobody follows."""
+
+    def disown(self, key: str) -> None:
+        """Nothing is held."""
+
+    def beat(self) -> set[str]:
+        return set()
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class SharedBoard:
+    """The board in Redis. While that is away, each process is alone."""
+
+    def __init__(self, shared_memory: SharedMemory) -> None:
+        self._shared_memory = shared_memory
+        self._process = uuid.uuid4().hex
+
+    def claim(self, key: str, flight: str) -> str | None:
+        try:
+            leader = self._shared_memory.run(
+                CLAIM, FLIGHT % key, self._name(flight), LONGEST_FLIGHT
+            )
+        except SharedMemoryAway:
+            return None
+        return leader.decode() if leader else None
+
+    def is_led(self, key: str) -> bool:
+        try:
+            return bool(self._shared_memory.execute("EXISTS", FLIGHT % key))
+        except SharedMemoryAway:
+            return False
+
+    def look(self, key: str, flight: str, position: int) -> Seen:
+        process = flight.partition(".")[0]
+        try:
+            leader, alive, entries, *_ = self._shared_memory.execute_all(
+                ("HGET", FLIGHT % key, "leader"),
+                ("EXISTS", ALIVE % process),
+                ("LRANGE", ENTRIES % (key, flight), position, -1),
+                ("SADD", FOLLOWED % process, key),
+                ("PEXPIRE", FOLLOWED % process, LEASE),
+            )
+            led = leader == flight.encode()
+            if led and not alive:
+                self._shared_memory.run(DROP, FLIGHT % key, flight)
+        except SharedMemoryAway:
+            return Seen([], led=False)
+        return Seen([json.loads(entry) for entry in entries], bool(led and alive))
+
+    def publish(self, key: str, flight: str, entries: list[Any]) -> None:
+        name = ENTRIES % (key, self._name(flight))
+        try:
+            self._shared_memory.execute_all(
+                ("RPUSH", name, *(json.dumps(entry) for entry in entries)),
+                ("PEXPIRE", name, LONGEST_FLIGHT),
+            )
+        except SharedMemoryAway:
+            return
+
+    def finish(self, key: str, flight: str, rest: Callable[[], list[Any]]) -> None:
+        name = self._name(flight)
+        try:
+            if not self._shared_memory.run(RELEASE, FLIGHT % key, name):
+                return
+            entries = [json.dumps(entry) for entry in rest()]
+            if entries and sum(map(len, entries)) <= LONGEST_ENTRIES:
+                log = ENTRIES % (key, name)
+                self._shared_memory.execute_all(
+                    ("RPUSH", log, *entries), ("PEXPIRE", log, READ_WITHIN)
+                )
+            self._shared_memory.run(DROP, FLIGHT % key, name)
+        except SharedMemoryAway:
+            return
+
+    def disown(self, key: str) -> None:
+        try:
+            self._shared_memory.run(DROP, FLIGHT % key, self._process)
+        except SharedMemoryAway:
+            return
+
+    def beat(self) -> set[str]:
+        try:
+            _, followed = self._shared_memory.execute_all(
+                ("SET", ALIVE % self._process, 1, "PX", LEASE),
+                ("SPOP", FOLLOWED % self._process, 10_000),
+            )
+        except SharedMemoryAway:
+            return set()
+        return {key.decode() for key in followed}
+
+    def close(self) -> None:
+        """This process leads no more: followers need not wait for its lease to end."""
+        try:
+            self._shared_memory.execute("DEL", ALIVE % self._process)
+        except SharedMemoryAway:
+            return
+
+    def _name(self, flight: str) -> str:
+        return f"{self._process}.{flight}"
