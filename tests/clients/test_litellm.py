@@ -1,0 +1,17 @@
+"""The client of LiteLLM, against a live Weir."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.clients.programs import Outcomes, python_checks, run_python
+
+
+@pytest.fixture(scope="module")
+def outcomes(facts: dict[str, str]) -> Outcomes:
+    return run_python("litellm", facts)
+
+
+@pytest.mark.parametrize("check", python_checks("litellm"))
+def test_litellm(outcomes: Outcomes, check: str) -> None:
+    outcomes.expect(check)
