@@ -9,14 +9,14 @@ import shutil
 import subprocess
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.request import NUMBER, Request
+
 CONNECTIONS = 32
 TOOL = "wrk" if shutil.which("wrk") else "an asyncio client"
-# Where a body must differ from request to request, this becomes the request's number.
-NUMBER = "#NUMBER#"
 
 LUA = """
 wrk.method = %(method)s
@@ -42,17 +42,6 @@ end
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """What is sent again and again; NUMBER in the body makes each one unique."""
-
-    port: int
-    method: str
-    path: str
-    headers: dict[str, str] = field(default_factory=dict)
-    body: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Load:
     """What came of it: good answers (below 400), the seconds they took, latencies in ms."""
 
@@ -67,20 +56,22 @@ class Load:
         return self.answered / self.seconds
 
 
-def put_load(request: Request, seconds: float) -> Load:
-    """Send the request on CONNECTIONS connections at once, each again as soon as it is answered."""
-    return _with_wrk(request, seconds) if TOOL == "wrk" else asyncio.run(_without(request, seconds))
+def put_load(request: Request, seconds: float, connections: int = CONNECTIONS) -> Load:
+    """Send the request on so many connections at once, each again as soon as it is answered."""
+    if TOOL == "wrk":
+        return _with_wrk(request, seconds, connections)
+    return asyncio.run(_without(request, seconds, connections))
 
 
 # -- with wrk --
 
 
-def _with_wrk(request: Request, seconds: float) -> Load:
+def _with_wrk(request: Request, seconds: float, connections: int) -> Load:
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder, "load.lua")
         script.write_text(_lua(request))
         command = [
-            *("wrk", "--threads", "1", "--connections", str(CONNECTIONS), "--timeout", "10s"),
+            *("wrk", "--threads", "1", "--connections", str(connections), "--timeout", "10s"),
             *("--duration", f"{max(1, round(seconds))}s", "--script", str(script)),
             f"http://127.0.0.1:{request.port}{request.path}",
         ]
@@ -91,7 +82,7 @@ def _with_wrk(request: Request, seconds: float) -> Load:
 def _lua(request: Request) -> str:
     return LUA % {
         "method": _quoted(request.method),
-        "body": "nil" if request.body is None else _quoted(request.body),
+        "body": _quoted(request.body) if request.body else "nil",
         "headers": "\n".join(
             f"wrk.headers[{_quoted(name)}] = {_quoted(value)}"
             for name, value in request.headers.items()
@@ -108,11 +99,11 @@ def _quoted(text: str) -> str:
 # -- without --
 
 
-async def _without(request: Request, seconds: float) -> Load:
+async def _without(request: Request, seconds: float, connections: int) -> Load:
     loop = asyncio.get_running_loop()
     numbers = itertools.count(1)
     began = time.perf_counter()
-    clients = [Client(request, numbers, began + seconds) for _ in range(CONNECTIONS)]
+    clients = [Client(request, numbers, began + seconds) for _ in range(connections)]
     for client in clients:
         await loop.create_connection(lambda client=client: client, "127.0.0.1", request.port)
     await asyncio.gather(*(client.over for client in clients))
@@ -133,11 +124,8 @@ class Client(asyncio.Protocol):
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.latencies: list[float] = []
         self.failed = 0
-        self._before, _, self._after = (request.body or "").partition(NUMBER)
-        self._unique = bool(request.body) and NUMBER in str(request.body)
-        headers = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
-        host = f"Host: 127.0.0.1:{request.port}"
-        self._head = f"{request.method} {request.path} HTTP/1.1\r\n{host}\r\n{headers}"
+        self._request = request
+        self._content = None if request.is_unique else request.content(0)
         self._numbers = numbers
         self._until = until
         self._received = b""
@@ -147,9 +135,7 @@ class Client(asyncio.Protocol):
         self._send()
 
     def _send(self) -> None:
-        number = next(self._numbers) if self._unique else ""
-        body = f"{self._before}{number}{self._after}"
-        self._transport.write(f"{self._head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+        self._transport.write(self._content or self._request.content(next(self._numbers)))
         self._sent = time.perf_counter()
 
     def data_received(self, data: bytes) -> None:

@@ -24,6 +24,10 @@ def megabytes(value: float) -> str:
     return f"{value / 1024 / 1024:.0f} MB"
 
 
+def times(value: float) -> str:
+    return f"{value:.2f} ×"
+
+
 def percent(value: float) -> str:
     return f"{value:.0%}"
 
@@ -61,3 +65,22 @@ class Figure:
 def markdown(figures: Iterable[Figure]) -> str:
     head = ["| measure | figure | target | |", "|---|--:|--:|---|"]
     return "\n".join([*head, *(figure.line() for figure in figures)])
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a comparison: a value for each column, None where there is none."""
+
+    name: str
+    values: tuple[float | None, ...]
+    shown: Format
+
+    def line(self) -> str:
+        values = ("—" if value is None else self.shown(value) for value in self.values)
+        return f"| {self.name} | {' | '.join(values)} |"
+
+
+def comparison(columns: Iterable[str], rows: Iterable[Row]) -> str:
+    names = list(columns)
+    head = [f"| measure | {' | '.join(names)} |", f"|---|{'--:|' * len(names)}"]
+    return "\n".join([*head, *(row.line() for row in rows)])

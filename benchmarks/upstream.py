@@ -2,8 +2,8 @@
 
     python -m benchmarks.upstream --port 9000
 
-A plain completion is answered at once, a streamed one in 20 pieces over 5 s. `GET /calls` counts
-the completions that were asked for.
+A plain completion is answered at once, a streamed one in 20 pieces over 5 s; the model
+`static-slow` takes 2 s for either. `GET /calls` counts the completions that were asked for.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from typing import Any
 from benchmarks.processes import allow_many_files
 
 MODEL = "static-1"
+SLOW_MODEL = "static-slow"
 PIECES = 20
 STREAM_SECONDS = 5.0
+SLOW_SECONDS = 2.0
 PIECE = "a piece of text "
 USAGE = {"prompt_tokens": 20, "completion_tokens": 60, "total_tokens": 80}
 LAST_CHUNK = b"0\r\n\r\n"
@@ -61,7 +63,9 @@ def json_response(body: Any) -> bytes:
     return head.encode() + b"\r\n\r\n" + content
 
 
-MODELS = json_response({"object": "list", "data": [{"id": MODEL, "object": "model"}]})
+MODELS = json_response(
+    {"object": "list", "data": [{"id": name, "object": "model"} for name in (MODEL, SLOW_MODEL)]}
+)
 COMPLETION = json_response(plain_completion())
 NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 STREAM_HEAD = (
@@ -100,10 +104,7 @@ class Upstream(asyncio.Protocol):
     def _respond(self, head: bytes, body: bytes) -> None:
         if head.startswith(b"POST /v1/chat/completions "):
             Upstream.calls += 1
-            if json.loads(body).get("stream"):
-                self._stream(0)
-            else:
-                self._transport.write(COMPLETION)
+            self._complete(json.loads(body))
         elif head.startswith(b"GET /v1/models "):
             self._transport.write(MODELS)
         elif head.startswith(b"GET /calls "):
@@ -111,7 +112,17 @@ class Upstream(asyncio.Protocol):
         else:
             self._transport.write(NOT_FOUND)
 
-    def _stream(self, sent: int) -> None:
+    def _complete(self, asked: dict[str, Any]) -> None:
+        is_slow = asked.get("model") == SLOW_MODEL
+        if asked.get("stream"):
+            self._stream(0, (SLOW_SECONDS if is_slow else STREAM_SECONDS) / PIECES)
+        elif is_slow:
+            loop = asyncio.get_running_loop()
+            loop.call_later(SLOW_SECONDS, self._transport.write, COMPLETION)
+        else:
+            self._transport.write(COMPLETION)
+
+    def _stream(self, sent: int, every: float) -> None:
         """Write one piece, and come back for the next one."""
         if self._transport.is_closing():
             return
@@ -119,8 +130,7 @@ class Upstream(asyncio.Protocol):
             self._transport.write(STREAM_END)
             return
         self._transport.write(STREAM_PIECE if sent else STREAM_HEAD + STREAM_PIECE)
-        loop = asyncio.get_running_loop()
-        loop.call_later(STREAM_SECONDS / PIECES, self._stream, sent + 1)
+        asyncio.get_running_loop().call_later(every, self._stream, sent + 1, every)
 
 
 def _content_length(head: bytes) -> int:

@@ -1,0 +1,169 @@
+"""Weir beside its peers: the same measures, on the same upstream, in the same run."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from benchmarks.gateways import Gateway, LiteLLM, NativeWeir, Portkey, Weir
+from benchmarks.load import Load
+from benchmarks.peers import NotInstalled
+from benchmarks.processes import NotStarted, Server
+from benchmarks.request import Request, post
+from benchmarks.run import Run, tell, warm_up
+from benchmarks.streams import streams_of
+from benchmarks.table import (
+    Figure,
+    Format,
+    Row,
+    comparison,
+    megabytes,
+    milliseconds,
+    number,
+    seconds,
+    times,
+)
+from benchmarks.upstream import MODEL
+
+STREAMS = 500
+UNCACHED = "uncached, requests/s"
+HITS = "cache hit, requests/s"
+FIRST_BYTE = f"{STREAMS} streams, first byte p50"
+ROWS: dict[str, Format] = {
+    UNCACHED: number,
+    "uncached, p50": milliseconds,
+    "uncached, p99": milliseconds,
+    "uncached, failures": number,
+    "uncached, p50 added at one connection": milliseconds,
+    HITS: number,
+    "cache hit, p50": milliseconds,
+    "cache hit, p99": milliseconds,
+    "cache hit, failures": number,
+    FIRST_BYTE: milliseconds,
+    f"{STREAMS} streams, first byte p99": milliseconds,
+    f"{STREAMS} streams, failures": number,
+    f"{STREAMS} streams, peak memory": megabytes,
+    "memory after start": megabytes,
+    "ready after, median": seconds,
+}
+
+
+def peers(run: Run) -> list[Figure]:
+    """A table of all gateways goes to the run; the ratios and their targets are given back."""
+    return Comparison(run).measure()
+
+
+class Comparison:
+    """The gateways that can be had, and what was measured of each."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._weir, self._litellm, self._portkey = Weir(run), LiteLLM(run), Portkey(run)
+        self._gateways: list[Gateway] = [
+            *(NativeWeir(run), self._weir),
+            *(self._litellm, self._portkey),
+        ]
+        self._measured: dict[tuple[str, Gateway], float] = {}
+        self._starts: dict[Gateway, list[Server]] = defaultdict(list)
+        self._skipped: dict[Gateway, str] = {}
+        self._direct = 0.0
+
+    def measure(self) -> list[Figure]:
+        self._each("install", lambda gateway: gateway.install())
+        self._direct = self._run.load(self._upstream_request(), connections=1).p50
+        # Measure by measure, so that what is compared is near in time.
+        self._each("uncached", self._uncached)
+        self._each("hits", self._hits)
+        self._each("streams", self._streams)
+        self._run.tables.append(self._table())
+        return self._ratios()
+
+    def _each(self, what: str, do: Callable[[Gateway], None]) -> None:
+        """Do it for every gateway, and go on without a peer that cannot be had."""
+        for gateway in self._gateways:
+            if gateway in self._skipped:
+                continue
+            tell(f"  {what}: {gateway.name}")
+            try:
+                do(gateway)
+            except NotInstalled as error:
+                self._skipped[gateway] = f"it cannot be installed ({error})"
+            except NotStarted as error:
+                if not gateway.is_peer:
+                    raise
+                self._skipped[gateway] = f"it did not start ({error.reason})"
+
+    @contextmanager
+    def _started(self, gateway: Gateway, *, cached: bool = False) -> Iterator[Server]:
+        with gateway.start(cached=cached) as server:
+            self._starts[gateway].append(server)
+            yield server
+
+    def _uncached(self, gateway: Gateway) -> None:
+        with self._started(gateway) as server:
+            self._note(gateway, "memory after start", server.memory())
+            self._note_load(gateway, "uncached", self._run.load(lambda: gateway.ask(server)))
+            alone = self._run.load(lambda: gateway.ask(server), connections=1)
+        self._note(gateway, "uncached, p50 added at one connection", alone.p50 - self._direct)
+
+    def _hits(self, gateway: Gateway) -> None:
+        if gateway.has_cache:
+            with self._started(gateway, cached=True) as server:
+                load = self._run.load(gateway.ask(server, same=True))
+            self._note_load(gateway, "cache hit", load)
+
+    def _streams(self, gateway: Gateway) -> None:
+        with self._started(gateway) as server:
+            warm_up(lambda: gateway.ask(server))
+            streams_of(server, gateway.ask(server, stream=True), gateway.protocol, 1)
+            asked = gateway.ask(server, stream=True)
+            streams, peak = streams_of(server, asked, gateway.protocol, STREAMS)
+        self._note(gateway, FIRST_BYTE, streams.p50)
+        self._note(gateway, f"{STREAMS} streams, first byte p99", streams.p99)
+        self._note(gateway, f"{STREAMS} streams, failures", streams.failed)
+        self._note(gateway, f"{STREAMS} streams, peak memory", peak)
+
+    def _upstream_request(self) -> Request:
+        return post(self._run.upstream.port, "/v1/chat/completions", {}, {"model": MODEL})
+
+    def _note(self, gateway: Gateway, name: str, value: float) -> None:
+        self._measured[name, gateway] = value
+
+    def _note_load(self, gateway: Gateway, name: str, load: Load) -> None:
+        self._note(gateway, f"{name}, requests/s", load.per_second)
+        self._note(gateway, f"{name}, p50", load.p50)
+        self._note(gateway, f"{name}, p99", load.p99)
+        self._note(gateway, f"{name}, failures", load.failed)
+
+    def _table(self) -> str:
+        for gateway, servers in self._starts.items():
+            ready = statistics.median(server.ready_after for server in servers)
+            self._note(gateway, "ready after, median", ready)
+        rows = [
+            Row(name, tuple(self._measured.get((name, g)) for g in self._gateways), shown)
+            for name, shown in ROWS.items()
+        ]
+        table = comparison((gateway.name for gateway in self._gateways), rows)
+        skipped = (f"\n\n{gateway.name} skipped: {why}" for gateway, why in self._skipped.items())
+        return table + "".join(skipped)
+
+    def _ratios(self) -> list[Figure]:
+        figures = [
+            self._ratio(UNCACHED, self._litellm, least=5),
+            self._ratio(HITS, self._litellm, least=10),
+            self._ratio(FIRST_BYTE, self._litellm, most=1 / 3),
+            self._ratio(UNCACHED, self._portkey, least=1),
+        ]
+        return [figure for figure in figures if figure]
+
+    def _ratio(
+        self, name: str, peer: Gateway, least: float | None = None, most: float | None = None
+    ) -> Figure | None:
+        """By the protocol that both speak; None where the peer gave nothing to compare with."""
+        theirs = self._measured.get((name, peer))
+        if not theirs:
+            return None
+        share = self._measured[name, self._weir] / theirs
+        return Figure(f"{name}, Weir / {peer.name}", share, times, least=least, most=most)

@@ -1,0 +1,57 @@
+"""One run: where it takes place, the servers that stand beside, and how load is put on."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from benchmarks.load import CONNECTIONS, Load, put_load
+from benchmarks.processes import Server
+from benchmarks.request import Request
+from benchmarks.workplace import Workplace
+
+# A warm-up goes on in such slices while each is faster than the best before it by a tenth: what is
+# compiled while it runs, as JavaScript is, needs more of them.
+WARM_UP = 2.0
+WARM_UP_GAIN = 1.1
+WARM_UP_SLICES = 8
+QUESTION = "What is a weir, and why would anyone build one across a river? Answer in a paragraph. "
+
+
+@dataclass
+class Run:
+    """What all measures share; `tables` takes what is no figure of the one table."""
+
+    place: Workplace
+    valkey: Server
+    upstream: Server
+    seconds: float
+    tables: list[str] = field(default_factory=list)
+    bare_per_second: float = 0.0
+
+    def weir(self, data: str = "data", workers: int = 1) -> Server:
+        return self.place.weir(self.valkey, self.upstream, data, workers)
+
+    def load(
+        self, request: Request | Callable[[], Request], connections: int = CONNECTIONS
+    ) -> Load:
+        """The load after a warm-up; a request to be made anew for each is a callable."""
+        make = request if callable(request) else lambda: request
+        warm_up(make, connections)
+        return put_load(make(), self.seconds, connections)
+
+
+def warm_up(make: Callable[[], Request], connections: int = CONNECTIONS) -> None:
+    """Load until it gets no faster."""
+    best = 0.0
+    for _ in range(WARM_UP_SLICES):
+        per_second = put_load(make(), WARM_UP, connections).per_second
+        if per_second <= best * WARM_UP_GAIN:
+            return
+        best = per_second
+
+
+def tell(text: str) -> None:
+    """What is going on, for who waits."""
+    print(text, file=sys.stderr, flush=True)
