@@ -297,3 +297,22 @@ def test_without_redis_for_a_while_each_process_is_alone(
     assert {answer.status_code for answer in answers} == {200}
     assert len(provider.completions()) == 2
     fresh_valkey.start()
+
+
+@pytest.mark.parametrize("asked", [0, 1], ids=["the same process", "another one"])
+def test_a_flight_whose_end_redis_missed_does_not_hold_up_the_next(
+    two: tuple[Weir, Weir], provider: Provider, fresh_valkey: Valkey, asked: int
+) -> None:
+    provider.fault(slow=1.0)
+    body = openai("an end that was missed")
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(two[0].post, OPENAI, key=KEY, json=body)
+        wait_until(provider.completions)
+        fresh_valkey.pause()
+        assert first.result().status_code == 200
+    fresh_valkey.resume()
+    wait_until(lambda: "Redis is back" in two[0].raw_logs())
+    provider.fault()
+    began = time.monotonic()
+    assert two[asked].post(OPENAI, key=KEY, json=body, timeout=20).status_code == 200
+    assert time.monotonic() - began < 4

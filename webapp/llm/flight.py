@@ -60,6 +60,7 @@ class Flight:
         self.attempts = 0
         self.begun = False
         self.end: Answer | Exception | None = None
+        self.leads = False
         self.leader: Listener | None = None
         self.listeners: list[Listener] = []
         self.followed_at: float | None = None
@@ -219,6 +220,7 @@ class Flights:
         try:
             if self._follow_if_led(flight):
                 return
+            flight.leads = True
             if flight.listeners:
                 flight.leader = flight.listeners[0]
             answer = work(flight)
@@ -295,11 +297,11 @@ class Flights:
         while True:
             gevent.sleep(BEAT_EVERY)
             followed = self._board.beat()
-            for key in followed.difference(flight.key for flight in self._all):
+            for key in followed.difference(flight.key for flight in self._all if flight.leads):
                 # What told that it has ended was lost on the way.
                 self._board.disown(key)
             for flight in list(self._all):
-                if flight.key in followed:
+                if flight.leads and flight.key in followed:
                     flight.followed_at = time.monotonic()
                     flight.publish()
                 elif not flight.listeners and not flight.is_followed:

@@ -114,6 +114,8 @@ class CircuitBreakers:
         for target in sorted(elsewhere.union(self._breakers)):
             breaker = self._look(target)
             shown[target] = {"state": breaker.state}
+            if breaker.state == "closed" and target in elsewhere:
+                self._shared("SREM", TRIPPED, target)
             if breaker.state == "open":
                 shown[target]["probe_in_s"] = round(self.opens_in(target), 1)
         return shown
