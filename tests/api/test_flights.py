@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import redis
 import requests
 
 from tests.conftest import MakeWeir
@@ -150,7 +151,7 @@ def test_the_call_lives_as_long_as_somebody_listens(weirs: list[Weir], provider:
 
 
 def test_the_call_ends_when_the_last_listener_has_left(
-    weirs: list[Weir], provider: Provider
+    weirs: list[Weir], provider: Provider, fresh_shared_valkey: Valkey
 ) -> None:
     provider.fault(gap=0.2, pieces=500)
     body = openai(f"nobody listens {len(weirs)}", stream=True)
@@ -161,6 +162,9 @@ def test_the_call_ends_when_the_last_listener_has_left(
     leader.close()
     follower.close()
     wait_until(lambda: provider.completions()[0]["hung_up"], 8, "the end of the provider's call")
+    with redis.Redis.from_url(fresh_shared_valkey.url) as client:
+        left = [client.pttl(name) for name in client.scan_iter("weir:flight:*")]
+    assert max(left, default=0) <= 10_000, "what nobody reads any more is kept"
 
 
 def test_a_provider_s_verdict_is_shared(weirs: list[Weir], provider: Provider) -> None:

@@ -38,15 +38,17 @@ redis.call('PEXPIRE', KEYS[1], ARGV[2])
 """,
     keys=1,
 )
-# KEYS: the flight. ARGV: who leads. Reply: 1 if it leads and somebody follows; else it is over.
+# KEYS: the flight, its entries. ARGV: who leads, how long its entries may still be read.
+# Reply: 1 if it leads and somebody follows; else it is over.
 RELEASE = Script(
     """
+redis.call('PEXPIRE', KEYS[2], ARGV[2])
 if redis.call('HGET', KEYS[1], 'leader') ~= ARGV[1] then return 0 end
 if redis.call('HGET', KEYS[1], 'followed') then return 1 end
 redis.call('DEL', KEYS[1])
 return 0
 """,
-    keys=1,
+    keys=2,
 )
 # KEYS: the flight. ARGV: who leads no more: a flight, or a process with all its flights.
 DROP = Script(
@@ -137,12 +139,12 @@ class SharedBoard:
 
     def finish(self, key: str, flight: str, rest: Callable[[], list[Any]]) -> None:
         name = self._name(flight)
+        log = ENTRIES % (key, name)
         try:
-            if not self._shared_memory.run(RELEASE, FLIGHT % key, name):
+            if not self._shared_memory.run(RELEASE, FLIGHT % key, log, name, READ_WITHIN):
                 return
             entries = [json.dumps(entry) for entry in rest()]
             if entries and sum(map(len, entries)) <= LONGEST_ENTRIES:
-                log = ENTRIES % (key, name)
                 self._shared_memory.execute_all(
                     ("RPUSH", log, *entries), ("PEXPIRE", log, READ_WITHIN)
                 )
