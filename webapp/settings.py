@@ -13,6 +13,9 @@ from urllib.parse import urlsplit
 
 from limits import RateLimitItem, parse_many
 
+from webapp import allowance
+from webapp.allowance import Allowance
+
 DEMO_KEYS = "Development:free:dev_key_123,Production:premium:prod_key_456"
 DEMO_SECRETS = frozenset(entry.split(":")[2] for entry in DEMO_KEYS.split(","))
 KNOWN_SECRET_KEYS = frozenset(
@@ -27,6 +30,7 @@ MODEL = r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}"
 ROUTED_MODEL = rf"([a-z][a-z0-9_-]{{0,31}})/({MODEL})(?:\*(\d{{1,6}}))?"
 NAMED_PROVIDERS = frozenset({"openai", "azure", "anthropic", "offline"})
 PROVIDER_VARIABLE = re.compile(r"PROVIDER_([A-Z][A-Z0-9_]{0,31})_(TYPE|BASE_URL|API_KEY)")
+TIER_VARIABLE = re.compile(r"TIER_([A-Z][A-Z0-9_]{0,31})")
 PROVIDER_TYPE = re.compile(r"openai|azure|anthropic|langchain:[a-z0-9_]+")
 DEFAULT_DENYLIST = "<script\\b\njavascript:\ndata:[\\w/+.-]+[;,]"
 
@@ -126,10 +130,11 @@ def _patterns(text: str) -> tuple[re.Pattern[str], ...]:
         raise ValueError(f"must be regular expressions, one a line: {error}") from None
 
 
-def _tiers(text: str) -> dict[str, tuple[RateLimitItem, ...]]:
-    tiers: dict[str, tuple[RateLimitItem, ...]] = {}
+def _tiers(text: str) -> dict[str, Allowance]:
+    tiers: dict[str, Allowance] = {}
     for entry in filter(None, (part.strip() for part in text.split(";"))):
         name, separator, notation = entry.partition("=")
+        items: tuple[RateLimitItem, ...]
         try:
             items = tuple(sorted(set(parse_many(notation))))
         except ValueError:
@@ -140,7 +145,7 @@ def _tiers(text: str) -> dict[str, tuple[RateLimitItem, ...]]:
             raise ValueError(f"must allow at least 1 request ({entry!r} does not)")
         if len({item.get_expiry() for item in items}) < len(items):
             raise ValueError(f"must not limit one period twice ({entry!r} does)")
-        tiers[name] = items
+        tiers[name] = Allowance(windows=items)
     if not tiers:
         raise ValueError("must name at least one tier")
     return tiers
@@ -304,9 +309,14 @@ class Settings:
         "BREAKER_PAUSE", "15", "for so long, before one call tries whether it is back",
         _number(0.1, 3600),
     )  # fmt: skip
-    tiers: dict[str, tuple[RateLimitItem, ...]] = _setting(
+    tiers: dict[str, Allowance] = _setting(
         "TIERS", DEFAULT_TIERS, "limits of each tier, in Flask-Limiter's notation, several "
         "comma-separated", _tiers,
+    )  # fmt: skip
+    tier_overrides: dict[str, dict[str, Any]] = _setting(
+        "TIER_<NAME>", "", "what else a tier limits, for each of its keys: `requests_per_day`, "
+        "`tokens_per_minute`, `parallel_requests`, `usd_per_day`, `usd_per_month`, `models=a|b`, "
+        "`max_text`, `networks=10.0.0.0/8|…`, comma-separated", lambda _: {}, shown="none",
     )  # fmt: skip
     api_keys: tuple[ConfiguredKey, ...] = _setting(
         "API_KEYS", "", "`name:tier:key,…`, taken over at start", _api_keys, secret=True,
@@ -412,11 +422,16 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         except ValueError as error:
             problems.append(f"{variable} {error}")
     further, wrong = _further_providers(environment)
-    problems += wrong
+    values["tier_overrides"], wrong_tiers = _tier_overrides(environment, values.get("tiers", {}))
+    problems += wrong + wrong_tiers
     if problems:
         raise SettingsError(_refusal(problems))
     _complete(values, environment)
     values["providers"] = (*_named_providers(values), *further)
+    values["tiers"] = {
+        name: tier.overridden(values["tier_overrides"].get(name, {}))
+        for name, tier in values["tiers"].items()
+    }
     settings = Settings(**values)
     problems = _weaknesses(settings)
     if problems:
@@ -485,6 +500,27 @@ def _further_providers(
         if provider.base_url and not provider.base_url.startswith(("http://", "https://")):
             problems.append(f"{prefix}_BASE_URL must start with http:// or https://")
     return providers, problems
+
+
+def _tier_overrides(
+    environment: Mapping[str, str], tiers: Mapping[str, Allowance]
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """What TIER_<NAME> says of each tier, and what is wrong with it."""
+    overrides: dict[str, dict[str, Any]] = {}
+    problems: list[str] = []
+    names = {re.sub(r"\W", "_", name).upper(): name for name in tiers}
+    for variable, text in sorted(environment.items()):
+        named = TIER_VARIABLE.fullmatch(variable)
+        if not named or not text.strip():
+            continue
+        if named[1] not in names:
+            problems.append(f"{variable} names no tier (TIERS has {', '.join(tiers)})")
+            continue
+        try:
+            overrides[names[named[1]]] = allowance.parse_text(text)
+        except ValueError as error:
+            problems.append(f"{variable}: {error}")
+    return overrides, problems
 
 
 def _kept_secret(data_dir: Path) -> str:

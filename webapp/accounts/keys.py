@@ -1,15 +1,34 @@
-"""API keys: how they look, where they are kept, who may use them."""
+"""API keys: how they look, where they are kept, who may use them.
+
+A key keeps its name, tier, overrides and spending for life; its secrets come and go, and while it
+is rotated two of them work.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import secrets
 import string
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
-from sqlalchemy import Column, Connection, DateTime, Integer, String, Table, func, select
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    DateTime,
+    Integer,
+    Row,
+    String,
+    Table,
+    Text,
+    func,
+    or_,
+    select,
+)
 from sqlalchemy.exc import IntegrityError
 
 from webapp.observability.masking import mask
@@ -22,13 +41,30 @@ api_keys = Table(
     Column("id", Integer, primary_key=True),
     Column("name", String(100), nullable=False),
     Column("tier", String(32), nullable=False),
-    Column("digest", String(64), nullable=False, unique=True),
+    # Of the newest secret.
     Column("mask", String(16), nullable=False),
-    # "settings" for those of API_KEYS, "operator" for those made by hand.
+    # "settings" for those of API_KEYS, "operator" for those made by hand, "account" for the one
+    # without a secret as which an account's tokens act.
     Column("origin", String(16), nullable=False),
+    Column("owner_id", Integer),
+    Column("overrides", Text, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("expires_at", DateTime(timezone=True)),
     Column("revoked_at", DateTime(timezone=True)),
     Column("revoked_by", String(16)),
+    # A temporary increase of each of its budgets.
+    Column("increase_nano", BigInteger),
+    Column("increase_until", DateTime(timezone=True)),
+)
+key_secrets = Table(
+    "key_secrets",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("key_id", Integer, nullable=False),
+    Column("mask", String(16), nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    # Of an old secret, when the grace period of its rotation ends.
+    Column("expires_at", DateTime(timezone=True)),
 )
 
 PUBLIC_ALPHABET = string.ascii_letters + string.digits
@@ -36,15 +72,20 @@ PUBLIC_ALPHABET = string.ascii_letters + string.digits
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key as it is kept; the secret itself is nowhere."""
+    """A key as it is kept; its secrets are nowhere. `overrides` are those of webapp.allowance."""
 
     id: int
     name: str
     tier: str
     mask: str
     origin: str
+    owner_id: int | None
+    overrides: dict[str, Any]
     created_at: datetime
+    expires_at: datetime | None
     revoked_at: datetime | None
+    increase_nano: int | None
+    increase_until: datetime | None
 
 
 def digest(secret: str) -> str:
@@ -65,12 +106,18 @@ class KeyStore:
         self._database = database
 
     def find(self, key_digest: str) -> ApiKey | None:
-        """The unrevoked key with this digest."""
-        query = select(*_SHOWN).where(
-            api_keys.c.digest == key_digest, api_keys.c.revoked_at.is_(None)
+        """The key with a secret of this digest, if both work now."""
+        query = (
+            select(*_SHOWN)
+            .join(key_secrets, key_secrets.c.key_id == api_keys.c.id)
+            .where(
+                key_secrets.c.digest == key_digest,
+                or_(key_secrets.c.expires_at.is_(None), key_secrets.c.expires_at > now()),
+                *_working(),
+            )
         )
         row = self._database.read(lambda connection: connection.execute(query).first())
-        return ApiKey(*row) if row else None
+        return _key(row) if row else None
 
     def create(self, name: str, tier: str) -> tuple[ApiKey, str]:
         """A new key and its secret, which is not kept and cannot be shown again."""
@@ -83,20 +130,20 @@ class KeyStore:
     def all(self) -> list[ApiKey]:
         query = select(*_SHOWN).order_by(api_keys.c.id)
         rows = self._database.read(lambda connection: connection.execute(query).all())
-        return [ApiKey(*row) for row in rows]
+        return [_key(row) for row in rows]
 
     def revoke(self, key_id: int) -> bool:
         """Revoke a key; False if there is none with this id that still works."""
         update = (
             api_keys.update()
             .where(api_keys.c.id == key_id, api_keys.c.revoked_at.is_(None))
-            .values(revoked_at=datetime.now(UTC), revoked_by="operator")
+            .values(revoked_at=now(), revoked_by="operator")
         )
         return bool(self._database.write(lambda connection: connection.execute(update).rowcount))
 
     def count(self) -> int:
         """How many keys work."""
-        query = select(func.count()).where(api_keys.c.revoked_at.is_(None))
+        query = select(func.count()).where(*_working(), api_keys.c.origin != "account")
         return int(self._database.read(lambda connection: connection.execute(query).scalar_one()))
 
     def take_over(self, configured: Iterable[ConfiguredKey]) -> None:
@@ -115,9 +162,9 @@ class KeyStore:
                 .where(
                     api_keys.c.origin == "settings",
                     api_keys.c.revoked_at.is_(None),
-                    api_keys.c.digest.not_in([digest(key.secret) for key in wanted]),
+                    api_keys.c.name.not_in([key.name for key in wanted]),
                 )
-                .values(revoked_at=datetime.now(UTC), revoked_by="settings")
+                .values(revoked_at=now(), revoked_by="settings")
             )
 
         try:
@@ -127,35 +174,70 @@ class KeyStore:
             self._database.write(work)
 
 
-_SHOWN = [
-    api_keys.c[name]
-    for name in ("id", "name", "tier", "mask", "origin", "created_at", "revoked_at")
-]
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+_SHOWN = [api_keys.c[name] for name in ApiKey.__slots__]
+
+
+def _key(row: Row[Any]) -> ApiKey:
+    fields = dict(row._mapping)
+    for name, value in fields.items():
+        if isinstance(value, datetime) and value.tzinfo is None:
+            fields[name] = value.replace(tzinfo=UTC)  # SQLite keeps no zone
+    return ApiKey(**fields | {"overrides": json.loads(fields["overrides"])})
+
+
+def _working() -> list[Any]:
+    """The conditions under which a key works now."""
+    unexpired = or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > now())
+    return [api_keys.c.revoked_at.is_(None), unexpired]
 
 
 def _insert(connection: Connection, name: str, tier: str, secret: str, origin: str) -> ApiKey:
-    shown, now = mask(secret), datetime.now(UTC)
-    result = connection.execute(
-        api_keys.insert().values(
-            name=name,
-            tier=tier,
-            digest=digest(secret),
-            mask=shown,
-            origin=origin,
-            created_at=now,
+    key = {
+        "name": name,
+        "tier": tier,
+        "mask": mask(secret),
+        "origin": origin,
+        "overrides": "{}",
+        "created_at": now(),
+    }
+    inserted = connection.execute(api_keys.insert().values(**key).returning(*_SHOWN)).one()
+    _insert_secret(connection, inserted.id, secret)
+    return _key(inserted)
+
+
+def _insert_secret(connection: Connection, key_id: int, secret: str) -> None:
+    connection.execute(
+        key_secrets.insert().values(
+            digest=digest(secret), key_id=key_id, mask=mask(secret), created_at=now()
         )
     )
-    assert result.inserted_primary_key is not None
-    return ApiKey(result.inserted_primary_key[0], name, tier, shown, origin, now, None)
 
 
 def _take_over_one(connection: Connection, key: ConfiguredKey) -> None:
-    where = api_keys.c.digest == digest(key.secret)
-    row = connection.execute(select(api_keys.c.revoked_by).where(where)).first()
+    """The key of this name gets this secret, and no other one of it works."""
+    ours = [api_keys.c.origin == "settings", api_keys.c.name == key.name]
+    row = connection.execute(select(api_keys.c.id, api_keys.c.revoked_by).where(*ours)).first()
+    connection.execute(
+        key_secrets.delete().where(
+            key_secrets.c.digest == digest(key.secret),
+            key_secrets.c.key_id.not_in(select(api_keys.c.id).where(*ours)),
+        )
+    )
     if row is None:
         _insert(connection, key.name, key.tier, key.secret, "settings")
         return
-    changes: dict[str, object] = {"name": key.name, "tier": key.tier}
-    if row.revoked_by == "settings":
+    theirs = key_secrets.c.key_id == row.id
+    known = select(key_secrets.c.digest).where(theirs, key_secrets.c.digest == digest(key.secret))
+    changes: dict[str, object] = {"tier": key.tier}
+    changed = connection.execute(known).first() is None
+    if changed:
+        connection.execute(key_secrets.delete().where(theirs))
+        _insert_secret(connection, row.id, key.secret)
+        changes["mask"] = mask(key.secret)
+    if changed or row.revoked_by == "settings":
         changes |= {"revoked_at": None, "revoked_by": None}
-    connection.execute(api_keys.update().where(where).values(**changes))
+    connection.execute(api_keys.update().where(api_keys.c.id == row.id).values(**changes))

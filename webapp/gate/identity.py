@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 from gevent.lock import BoundedSemaphore
-from limits import RateLimitItem
 
 from webapp.accounts.keys import ApiKey, KeyStore, digest
+from webapp.allowance import Allowance
 from webapp.errors import MalformedRequest, NotAllowed, NotAuthenticated, StoreUnavailable
 from webapp.settings import DEMO_SECRETS
 
@@ -35,7 +35,7 @@ class Principal:
     name: str
     mask: str
     tier: str
-    limits: tuple[RateLimitItem, ...]
+    allowance: Allowance
     stale: bool = False
 
     @property
@@ -79,7 +79,7 @@ def read_credential(headers: Mapping[str, str]) -> Credential:
 class Identities:
     """Finds principals, from memory for FRESH_FOR seconds, then from the database."""
 
-    def __init__(self, keys: KeyStore, tiers: Mapping[str, tuple[RateLimitItem, ...]]) -> None:
+    def __init__(self, keys: KeyStore, tiers: Mapping[str, Allowance]) -> None:
         self._keys = keys
         self._tiers = tiers
         self._remembered: OrderedDict[str, tuple[float, Principal]] = OrderedDict()
@@ -132,7 +132,8 @@ class Identities:
         return principal
 
     def _principal(self, key: ApiKey) -> Principal:
-        return Principal(key.id, key.name, key.mask, key.tier, self._tiers[key.tier])
+        allowance = self._tiers[key.tier].overridden(key.overrides)
+        return Principal(key.id, key.name, key.mask, key.tier, allowance)
 
 
 def _is_loopback(address: str | None) -> bool:

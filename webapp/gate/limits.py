@@ -61,7 +61,7 @@ def consume() -> None:
     identified, take limit by limit, and would cost a tenth of a cached answer.
     """
     principal: Principal = g.principal
-    g.verdict = _strategy().take(principal.bucket, principal.limits)
+    g.verdict = _strategy().take(principal.bucket, principal.allowance.windows)
     check_left()
 
 
@@ -74,7 +74,7 @@ def check_left() -> None:
 def look() -> None:
     """Note what is left, for the headers, and take nothing."""
     principal: Principal = g.principal
-    g.verdict = services().windows.look(principal.bucket, principal.limits)
+    g.verdict = services().windows.look(principal.bucket, principal.allowance.windows)
 
 
 def count_failed_attempt(address: str | None) -> None:

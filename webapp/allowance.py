@@ -1,0 +1,164 @@
+"""What a tier or a key allows: rates, money, models, sizes, networks; and how that is written.
+
+A tier's allowance comes from TIERS and TIER_<NAME>; a key's own overrides are a mapping with the
+same names, in JSON or as text (`usd_per_month=20,models=a|b`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import Any
+
+from limits import RateLimitItem, RateLimitItemPerMinute
+
+from webapp import money
+
+MINUTE = 60
+MOST = 1_000_000_000_000
+MODEL_PATTERN = re.compile(r"[A-Za-z0-9*][A-Za-z0-9._:/@+*-]{0,199}")
+
+Network = IPv4Network | IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """None means no such limit. Money is in nano-USD; days and months are UTC."""
+
+    windows: tuple[RateLimitItem, ...] = ()
+    """Requests in sliding windows, as Flask-Limiter writes them."""
+    requests_per_day: int | None = None
+    tokens_per_minute: int | None = None
+    parallel_requests: int | None = None
+    usd_per_day: int | None = None
+    usd_per_month: int | None = None
+    models: tuple[str, ...] | None = None
+    """Names of models or routes; `*` stands for any part of one."""
+    max_text: int | None = None
+    """Characters of a text to summarize."""
+    networks: tuple[Network, ...] | None = None
+
+    def overridden(self, overrides: Mapping[str, Any]) -> Allowance:
+        """This allowance with what parse_overrides() gave in place of its own."""
+        changes = {name: value for name, value in overrides.items() if value is not None}
+        per_minute = changes.pop("requests_per_minute", None)
+        if per_minute is not None:
+            others = (item for item in self.windows if item.get_expiry() != MINUTE)
+            changes["windows"] = (RateLimitItemPerMinute(per_minute), *others)
+        for name in ("models", "networks"):
+            if name in changes:
+                changes[name] = tuple(changes[name])
+        if "networks" in changes:
+            changes["networks"] = tuple(map(ip_network, changes["networks"]))
+        return replace(self, **changes)
+
+    @property
+    def has_budget(self) -> bool:
+        return self.usd_per_day is not None or self.usd_per_month is not None
+
+    def allows_model(self, *names: str) -> bool:
+        """Whether one of the names of a model is allowed."""
+        if self.models is None:
+            return True
+        return any(fnmatchcase(name, pattern) for name in names for pattern in self.models)
+
+    def allows_address(self, address: str | None) -> bool:
+        """Whether a client may ask from this address."""
+        if self.networks is None:
+            return True
+        try:
+            parsed = ip_address(address or "")
+        except ValueError:
+            return False
+        parsed = getattr(parsed, "ipv4_mapped", None) or parsed
+        return any(parsed in network for network in self.networks)
+
+
+# -- how each override is written: text or JSON -> a JSON-ready value, or ValueError --
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, str) and re.fullmatch(r"\d{1,15}", value.strip()):
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
+        raise ValueError("must be a whole number of at least 1")
+    return value
+
+
+def _listed(value: Any) -> list[str]:
+    entries = value.split("|") if isinstance(value, str) else value
+    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+        raise ValueError("must be a list of names")
+    named = [entry.strip() for entry in entries if entry.strip()]
+    if not named or len(named) > 100:
+        raise ValueError("must name 1 to 100")
+    return named
+
+
+def _models(value: Any) -> list[str]:
+    models = _listed(value)
+    if wrong := [model for model in models if not MODEL_PATTERN.fullmatch(model)]:
+        raise ValueError(f"must be names of models ({wrong[0]!r} is none)")
+    return models
+
+
+def _networks(value: Any) -> list[str]:
+    try:
+        return [str(ip_network(network)) for network in _listed(value)]
+    except ValueError as error:
+        raise ValueError(f"must be networks such as 10.0.0.0/8: {error}") from None
+
+
+OVERRIDES: dict[str, Callable[[Any], Any]] = {
+    "requests_per_minute": _count,
+    "requests_per_day": _count,
+    "tokens_per_minute": _count,
+    "parallel_requests": _count,
+    "usd_per_day": money.to_nano,
+    "usd_per_month": money.to_nano,
+    "models": _models,
+    "max_text": _count,
+    "networks": _networks,
+}
+MONEY = frozenset({"usd_per_day", "usd_per_month"})
+
+
+def parse_overrides(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides as they are kept: JSON-ready, money in nano-USD; None takes one away.
+
+    Raises ValueError, which names the field.
+    """
+    parsed = {}
+    for name, value in values.items():
+        if name not in OVERRIDES:
+            raise ValueError(f"{name} is none of {', '.join(OVERRIDES)}")
+        try:
+            parsed[name] = None if value is None else OVERRIDES[name](value)
+        except ValueError as error:
+            raise ValueError(f"{name} {error}") from None
+    return parsed
+
+
+def shown(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Kept overrides for a reader: money in USD."""
+    return {
+        name: money.to_usd(value) if name in MONEY else value
+        for name, value in overrides.items()
+        if value is not None
+    }
+
+
+def parse_text(text: str) -> dict[str, Any]:
+    """The overrides of `tokens_per_minute=…,usd_per_month=…,models=a|b`. Raises ValueError."""
+    values = {}
+    for entry in filter(None, (part.strip() for part in text.split(","))):
+        name, separator, value = entry.partition("=")
+        if not separator:
+            raise ValueError(
+                f"must look like tokens_per_minute=1000,models=a|b ({entry!r} does not)"
+            )
+        values[name.strip()] = value
+    return parse_overrides(values)
