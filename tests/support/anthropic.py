@@ -112,7 +112,7 @@ class Reply:
         if self._calls:
             self._stop_reason = "tool_use"
         given = sum(len(text_of(message).split()) for message in body["messages"])
-        self._usage = {
+        self.usage = {
             "input_tokens": given,
             "cache_creation_input_tokens": 0,
             "cache_read_input_tokens": 2,
@@ -121,10 +121,10 @@ class Reply:
 
     def whole(self) -> dict[str, Any]:
         content = self._calls or [{"type": "text", "text": self._text}]
-        return self._message(content, self._stop_reason, self._usage)
+        return self._message(content, self._stop_reason, self.usage)
 
     def events(self) -> Iterator[dict[str, Any]]:
-        begun = self._usage | {"output_tokens": 1}
+        begun = self.usage | {"output_tokens": 1}
         yield {"type": "message_start", "message": self._message([], None, begun)}
         yield {"type": "ping"}
         blocks = self._calls or [{"type": "text", "text": ""}]
@@ -137,7 +137,7 @@ class Reply:
         if self._fault.no_finish:
             return
         stop = {"stop_reason": self._stop_reason, "stop_sequence": self._stop_sequence}
-        usage = {"output_tokens": self._usage["output_tokens"]}
+        usage = {"output_tokens": self.usage["output_tokens"]}
         yield {"type": "message_delta", "delta": stop, "usage": usage}
         yield {"type": "message_stop"}
 

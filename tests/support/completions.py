@@ -54,7 +54,7 @@ class Completion:
         self._id = "chatcmpl-" + hashlib.sha256(canonical).hexdigest()[:29]
         self._calls = _tool_calls(body, self._id)
         words = sum(len(text_of(message).split()) for message in body["messages"])
-        self._usage = _usage(words, len(self._content.split()) * self._choices)
+        self.usage = _usage(words, len(self._content.split()) * self._choices)
 
     def whole(self) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": self._content, "refusal": None}
@@ -65,7 +65,7 @@ class Completion:
             for index in range(self._choices)
         ]
         body = self._object("chat.completion", choices)
-        return body if self._fault.no_usage else body | {"usage": self._usage}
+        return body if self._fault.no_usage else body | {"usage": self.usage}
 
     def chunks(self) -> Iterator[dict[str, Any]]:
         """All chunks in order: the role, the pieces, and where it finishes, how and the usage."""
@@ -79,10 +79,10 @@ class Completion:
         if fault.no_finish or fault.cut or fault.error_event:
             return
         for index in range(self._choices):
-            usage = self._usage if fault.usage_on_choice else None
+            usage = self.usage if fault.usage_on_choice else None
             yield self._chunk(index, {}, self._finish_reason, usage)
         if self._usage_wanted and not (fault.usage_on_choice or fault.no_usage):
-            yield self._object("chat.completion.chunk", []) | {"usage": self._usage}
+            yield self._object("chat.completion.chunk", []) | {"usage": self.usage}
 
     @property
     def _finish_reason(self) -> str | None:

@@ -56,7 +56,11 @@ class Request:
 
 @dataclass(slots=True)
 class Call:
-    """One call of a door under /v1; `ended` or `hung_up` (by the client) says how it was left."""
+    """One call of a door under /v1; `ended` or `hung_up` (by the client) says how it was left.
+
+    `served` is (input, output) in the tokens that it would be charged for, as far as the answer
+    came; `told` says that the usage was told to the client.
+    """
 
     method: str
     path: str
@@ -67,6 +71,8 @@ class Call:
     ended: bool = False
     hung_up: bool = False
     lasted: float | None = None
+    served: tuple[int, int] = (0, 0)
+    told: bool = False
 
 
 # -- the server --
@@ -111,6 +117,7 @@ class Connection(asyncio.Protocol):
         self._received = bytearray()
         self._answering: asyncio.Task[None] | None = None
         self._keep_alive = True
+        self._call: Call | None = None
         self._room = asyncio.Event()
         self._room.set()
 
@@ -221,6 +228,7 @@ class Connection(asyncio.Protocol):
     async def _record(self, request: Request) -> None:
         call = Call(request.method, request.path, request.query, request.headers, request.body)
         self._stand_in.calls.append(call)
+        self._call = call
         began = time.monotonic()
         try:
             await self._serve(request)
@@ -246,7 +254,9 @@ class Connection(asyncio.Protocol):
         elif door[1].startswith("/v1/models/"):
             self._send(*completions.model(door[1].removeprefix("/v1/models/")))
         elif door == ("POST", "/v1/embeddings"):
-            self._send(*completions.embeddings(body))
+            status, answer = completions.embeddings(body)
+            self._serve_usage(answer.get("usage"), told=True)
+            self._send(status, answer)
         elif request.path.startswith(ANTHROPIC):
             await self._serve_anthropic(request, fault, streamed)
         elif door != ("POST", "/v1/chat/completions"):
@@ -257,7 +267,9 @@ class Connection(asyncio.Protocol):
         elif streamed:
             await self._stream(Completion(body, fault), fault)
         else:
-            await self._whole(Completion(body, fault).whole(), fault)
+            completion = Completion(body, fault)
+            self._serve_usage(completion.usage, told=not (fault.no_usage or fault.cut))
+            await self._whole(completion.whole(), fault)
 
     async def _serve_anthropic(self, request: Request, fault: Fault, streamed: bool) -> None:
         door = (request.method, request.path.removeprefix(ANTHROPIC))
@@ -268,7 +280,17 @@ class Connection(asyncio.Protocol):
         elif streamed:
             await self._stream_anthropic(anthropic.Reply(request.body, fault), fault)
         else:
-            await self._whole(anthropic.Reply(request.body, fault).whole(), fault)
+            reply = anthropic.Reply(request.body, fault)
+            self._serve_usage(reply.usage, told=not fault.cut)
+            await self._whole(reply.whole(), fault)
+
+    def _serve_usage(self, usage: Mapping[str, Any] | None, *, told: bool) -> None:
+        assert self._call
+        if usage:
+            names = [("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens")]
+            served = [usage.get(openai, usage.get(anthropic)) for openai, anthropic in names]
+            self._call.served = (served[0], served[1] or 0)
+            self._call.told = told
 
     async def _fail_at_once(self, fault: Fault, streamed: bool, path: str) -> bool:
         """Do what the fault says before any content; whether that was the whole answer."""
@@ -311,12 +333,20 @@ class Connection(asyncio.Protocol):
 
     async def _stream(self, completion: Completion, fault: Fault) -> None:
         self._begin(True)
+        said: dict[int, str] = {}
         for number, chunk in enumerate(completion.chunks()):
             # The first chunk holds only the role: it and the first piece go out together.
             if number > 1 and fault.gap:
                 await asyncio.sleep(fault.gap)
             if number > PIECES_BEFORE_A_CUT and (fault.cut or fault.error_event):
                 break
+            for choice in chunk["choices"]:
+                said.setdefault(choice["index"], "")
+                said[choice["index"]] += choice["delta"].get("content") or ""
+            prompt = completion.usage["prompt_tokens"]
+            words = sum(len(text.split()) for text in said.values())
+            usage = {"prompt_tokens": prompt, "completion_tokens": words}
+            self._serve_usage(chunk.get("usage") or usage, told=bool(chunk.get("usage")))
             self._write_event(json.dumps(chunk))
             await self._flush()
             if fault.role_then_cut:
@@ -342,6 +372,9 @@ class Connection(asyncio.Protocol):
             if piece and sent == PIECES_BEFORE_A_CUT and (fault.cut or fault.error_event):
                 break
             sent += piece
+            usage = reply.usage | {"output_tokens": sent}
+            ended = event["type"] == "message_delta"
+            self._serve_usage(reply.usage if ended else usage, told=ended)
             self._write_event(json.dumps(event), event["type"])
             await self._flush()
             if fault.role_then_cut:
