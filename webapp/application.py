@@ -22,8 +22,13 @@ from webapp.llm.attempts import Attempts
 from webapp.llm.flight import Flights
 from webapp.llm.gateway import Gateway
 from webapp.llm.routing import Router
+from webapp.metering.alerts import Alerts
+from webapp.metering.heartbeats import Heartbeats
+from webapp.metering.ledger import Ledger
+from webapp.metering.prices import PriceTable
 from webapp.metering.stats import Stats
 from webapp.metering.traffic import Traffic
+from webapp.metering.usage import UsageReports
 from webapp.observability.health import Health
 from webapp.observability.lifecycle import Lifecycle
 from webapp.providers import make_providers
@@ -87,7 +92,16 @@ def assemble(app: Flask, settings: Settings) -> Services:
     shared_memory = _shared_memory(settings)
     keys = KeyStore(database)
     traffic = Traffic(database)
+    usage = UsageReports(database)
     replays = Replays(database)
+    prices = PriceTable(settings.model_prices)
+    alerts = Alerts(database, settings.alert_webhook_url, settings.alert_webhook_secret)
+    ledger = Ledger(
+        database,
+        Heartbeats(database),
+        alerts,
+        allow_unpriced=settings.unpriced_models == "allow",
+    )
     providers = make_providers(settings)
     breakers = CircuitBreakers(shared_memory, settings.breaker_failures, settings.breaker_pause)
     flights = Flights(SharedBoard(shared_memory) if shared_memory else LoneBoard())
@@ -99,8 +113,8 @@ def assemble(app: Flask, settings: Settings) -> Services:
 
     lifecycle = Lifecycle(
         prepare,
-        ticks=[traffic.flush, replays.tick, database.seen_lately],
-        ends=[flights.close],
+        ticks=[traffic.flush, ledger.tick, alerts.tick, replays.tick, database.seen_lately],
+        ends=[flights.close, ledger.close],
         grace=settings.shutdown_grace,
     )
     answers = _answer_cache(app, settings, shared_memory)
@@ -113,14 +127,18 @@ def assemble(app: Flask, settings: Settings) -> Services:
         identities=Identities(keys, settings.tiers),
         windows=SlidingWindows(shared_memory, worker_count(settings)[0]),
         replays=replays,
+        ledger=ledger,
+        alerts=alerts,
+        prices=prices,
         traffic=traffic,
-        stats=Stats(traffic, keys),
+        stats=Stats(traffic, usage, keys),
+        usage=usage,
         lifecycle=lifecycle,
         health=Health(
             database, shared_memory, providers, lifecycle, offline=not settings.has_provider
         ),
         breakers=breakers,
-        gateway=Gateway(router, answers, flights, attempts),
+        gateway=Gateway(router, answers, flights, attempts, ledger, prices),
     )
 
 

@@ -5,6 +5,7 @@ WeirError                       status
 ├── UnsupportedParameter          400  the provider asked cannot be told this
 ├── NotAuthenticated              401  a bad Authorization header
 ├── NotAllowed                    403  no credential, or a bad X-API-Key
+├── ModelNotPriced                403  nobody knows what it costs, and there is a budget
 ├── NotFound                      404
 │   └── ModelNotFound             404
 ├── MethodNotAllowed              405
@@ -14,6 +15,8 @@ WeirError                       status
 ├── ValidationError               422  details name each field (400 at OpenAI's doors)
 ├── IdempotencyMismatch           422  this key was used with another body
 ├── RateLimitExceeded             429
+├── BudgetExceeded                429  the budget has not enough left for this call
+├── BudgetReserved                429  ... because other calls hold a part of it just now
 ├── ClientHungUp                  499  nobody is left to be told; for the log
 ├── InternalError                 500
 ├── ProviderError
@@ -30,18 +33,20 @@ WeirError                       status
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 
 class WeirError(Exception):
     """An error with a public face: `status`, a name (the class's) and a safe message.
 
     `details` (JSON-ready) says what the client needs to act; `retry_after` is in whole seconds;
-    `attempts` counts the calls to providers that led to it.
+    `attempts` counts the calls to providers that led to it; `should_retry` tells clients that would
+    decide otherwise by the status.
     """
 
     status = 500
     attempts = 0
+    should_retry: bool | None = None
     message = "Something went wrong in Weir. The request id finds it in the log."
 
     def __init__(
@@ -86,6 +91,10 @@ class NotAllowed(WeirError):
     status = 403
 
 
+class ModelNotPriced(WeirError):
+    status = 403
+
+
 class NotFound(WeirError):
     status = 404
     message = "There is nothing at this address."
@@ -127,6 +136,15 @@ class RateLimitExceeded(WeirError):
     status = 429
 
 
+class BudgetExceeded(WeirError):
+    status = 429
+    should_retry = False
+
+
+class BudgetReserved(WeirError):
+    status = 429
+
+
 class ClientHungUp(WeirError):
     status = 499
     message = "The client hung up before the answer."
@@ -140,11 +158,17 @@ class ProviderError(WeirError):
     """The provider, not Weir, is at fault; the message never names its host.
 
     `try_again` says whether the same provider may do better in a moment, `try_next` whether
-    another one may.
+    another one may; `may_be_charged` whether it may have worked, and charge for it.
     """
 
     try_again = False
     try_next = True
+    may_be_charged = False
+
+    def uncharged(self) -> Self:
+        """The same error of a call that the provider has not worked on."""
+        self.may_be_charged = False
+        return self
 
 
 class ProviderRefusedRequest(ProviderError):
@@ -155,11 +179,13 @@ class ProviderRefusedRequest(ProviderError):
 class ProviderFailed(ProviderError):
     status = 502
     try_again = True
+    may_be_charged = True
 
 
 class ProviderRefusedWeir(ProviderFailed):
     message = "The provider refuses Weir's credentials or its quota."
     try_again = False
+    may_be_charged = False
 
 
 class ProviderBusy(ProviderError):
@@ -173,6 +199,7 @@ class ProvidersUnavailable(ProviderError):
 
 class ProviderTimedOut(ProviderError):
     status = 504
+    may_be_charged = True
 
 
 class StoreUnavailable(WeirError):

@@ -13,8 +13,12 @@ if TYPE_CHECKING:
     from webapp.gate.replays import Replays
     from webapp.gate.windows import SlidingWindows
     from webapp.llm.gateway import Gateway
+    from webapp.metering.alerts import Alerts
+    from webapp.metering.ledger import Ledger
+    from webapp.metering.prices import PriceTable
     from webapp.metering.stats import Stats
     from webapp.metering.traffic import Traffic
+    from webapp.metering.usage import UsageReports
     from webapp.observability.health import Health
     from webapp.observability.lifecycle import Lifecycle
     from webapp.settings import Settings
@@ -34,8 +38,12 @@ class Services:
     identities: Identities
     windows: SlidingWindows
     replays: Replays
+    ledger: Ledger
+    alerts: Alerts
+    prices: PriceTable
     traffic: Traffic
     stats: Stats
+    usage: UsageReports
     lifecycle: Lifecycle
     health: Health
     breakers: CircuitBreakers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import secrets
@@ -13,7 +14,7 @@ from urllib.parse import urlsplit
 
 from limits import RateLimitItem, parse_many
 
-from webapp import allowance
+from webapp import allowance, money
 from webapp.allowance import Allowance
 
 DEMO_KEYS = "Development:free:dev_key_123,Production:premium:prod_key_456"
@@ -28,6 +29,7 @@ DEFAULT_TIERS = "free=5/minute;premium=20/minute;enterprise=1000/minute"
 # How a model may be called, alone and in a route: provider/model, with or without *weight.
 MODEL = r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}"
 ROUTED_MODEL = rf"([a-z][a-z0-9_-]{{0,31}})/({MODEL})(?:\*(\d{{1,6}}))?"
+PRICED_MODEL = r"[a-z][a-z0-9_-]{0,31}/[A-Za-z0-9*][A-Za-z0-9._:/@+*-]{0,199}"
 NAMED_PROVIDERS = frozenset({"openai", "azure", "anthropic", "offline"})
 PROVIDER_VARIABLE = re.compile(r"PROVIDER_([A-Z][A-Z0-9_]{0,31})_(TYPE|BASE_URL|API_KEY)")
 TIER_VARIABLE = re.compile(r"TIER_([A-Z][A-Z0-9_]{0,31})")
@@ -56,6 +58,15 @@ class ConfiguredProvider:
     type: str
     base_url: str = ""
     api_key: str = field(default="", repr=False)
+
+
+class ConfiguredPrice(NamedTuple):
+    """A price of MODEL_PRICES, in nano-USD per million tokens; `max_output` is in tokens."""
+
+    input: int
+    cached_input: int
+    output: int
+    max_output: int | None
 
 
 class RoutedModel(NamedTuple):
@@ -182,6 +193,42 @@ def _routes(text: str) -> dict[str, tuple[RoutedModel, ...]]:
             RoutedModel(found[1], found[2], int(found[3] or 0)) for found in parsed if found
         )
     return routes
+
+
+def _webhook_secret(text: str) -> bytes:
+    """The bytes of a secret as standardwebhooks.com writes it."""
+    try:
+        secret = base64.b64decode(text.strip().removeprefix("whsec_"), validate=True)
+    except ValueError:
+        secret = b""
+    if text.strip() and len(secret) < 16:
+        raise ValueError("must be whsec_ and the base64 of at least 16 random bytes")
+    return secret
+
+
+def _prices(text: str) -> dict[str, ConfiguredPrice]:
+    prices: dict[str, ConfiguredPrice] = {}
+    for entry in filter(None, (part.strip() for part in text.split(";"))):
+        name, _, rates = entry.partition(": ")
+        given = dict(rate.strip().partition("=")[::2] for rate in rates.split(","))
+        unknown = given.keys() - set(ConfiguredPrice._fields)
+        if not re.fullmatch(PRICED_MODEL, name.strip()) or unknown or "input" not in given:
+            raise ValueError(
+                "must look like provider/model: input=0.15, cached_input=0.075, output=0.6, "
+                f"max_output=16384; … ({entry!r} does not)"
+            )
+        try:
+            most = given.pop("max_output", None)
+            nano = {rate: money.to_nano(usd) for rate, usd in given.items()}
+            prices[name.strip()] = ConfiguredPrice(
+                nano["input"],
+                nano.get("cached_input", nano["input"]),
+                nano.get("output", 0),
+                _integer(1, 100_000_000)(most) if most else None,
+            )
+        except ValueError as error:
+            raise ValueError(f"{entry!r}: {error}") from None
+    return prices
 
 
 def _setting(
@@ -322,6 +369,23 @@ class Settings:
         "API_KEYS", "", "`name:tier:key,…`, taken over at start", _api_keys, secret=True,
         shown="the demo keys in development",
     )  # fmt: skip
+    model_prices: dict[str, ConfiguredPrice] = _setting(
+        "MODEL_PRICES", "", "`provider/model: input=0.15, cached_input=0.075, output=0.6, "
+        "max_output=16384; …` in USD per million tokens, `*` for any part of a name: prices beside "
+        "those that Weir knows, or instead", _prices, shown="none",
+    )  # fmt: skip
+    unpriced_models: str = _setting(
+        "UNPRICED_MODELS", "refuse", "whether keys with a budget may use models without a price: "
+        "`refuse` or `allow`", _one_of("refuse", "allow"),
+    )  # fmt: skip
+    alert_webhook_url: str = _setting(
+        "ALERT_WEBHOOK_URL", "", "where to tell that a budget is 50, 80 or 100 % spent (Standard "
+        "Webhooks)", _url("http", "https"), secret=True, shown="none",
+    )  # fmt: skip
+    alert_webhook_secret: bytes = _setting(
+        "ALERT_WEBHOOK_SECRET", "", "signs these alerts: `whsec_` and the base64 of at least 16 "
+        "random bytes", _webhook_secret, secret=True, shown="none",
+    )  # fmt: skip
     cache_ttl: int = _setting(
         "CACHE_TTL", "3600", "how long an answer is kept; 0 turns the cache off",
         _integer(0, 31_536_000),
@@ -390,7 +454,7 @@ class Settings:
     @property
     def secrets(self) -> tuple[str, ...]:
         """Every value that no log line may hold."""
-        urls = (self.database_url, self.redis_url)
+        urls = (self.database_url, self.redis_url, self.alert_webhook_url)
         passwords = [urlsplit(url).password or "" for url in urls]
         theirs = [provider.api_key for provider in self.providers]
         own = [key.secret for key in self.api_keys]
@@ -559,6 +623,11 @@ def _weaknesses(settings: Settings) -> list[str]:
         for model in models
         if model.provider not in names
     ]
+    if settings.alert_webhook_url and not settings.alert_webhook_secret:
+        problems.append(
+            "ALERT_WEBHOOK_SECRET must be set, as ALERT_WEBHOOK_URL is "
+            "(echo whsec_$(openssl rand -base64 32))"
+        )
     if not settings.production:
         return problems
     known = settings.secret_key.lower() in KNOWN_SECRET_KEYS

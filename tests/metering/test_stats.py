@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.conftest import MakeWeir
+from tests.support.books import INPUT, OUTPUT, PRICES
 from tests.support.servers import Provider, Valkey, Weir, wait_until
 
 KEYS = ("test_key_0123456789", "test_kez_0000006789", "other_key_012345678")
@@ -45,7 +46,7 @@ def test_stats_agree_with_what_was_sent_before_and_after_a_restart(
     database = {"DATABASE_URL": fresh_database} if store == "postgresql" else {}
     weir = start_weir(
         **database, API_KEYS=API_KEYS, REDIS_URL=fresh_valkey.url, WEB_CONCURRENCY=4,
-        OPENAI_BASE_URL=provider.base_url,
+        OPENAI_BASE_URL=provider.base_url, MODEL_PRICES=PRICES,
     )  # fmt: skip
     send(weir)
     expected = {
@@ -67,7 +68,15 @@ def test_stats_agree_with_what_was_sent_before_and_after_a_restart(
     assert figures(weir, 10) == expected | {"requests_by_key": by_key}
     more = figures(weir, 10, KEYS[2])
     assert more["errors"] == 1
-    assert more["you"] == {"api_key": "othe***5678", "requests": 2}
+    # Three answers were bought, each of 2 + 3 words; five of them were served again.
+    assert (more["tokens"], more["saved_tokens"]) == (15, 25)
+    assert more["cost_usd"] == pytest.approx(3 * (2 * INPUT + 3 * OUTPUT) / 1e9)
+    assert more["saved_usd"] == pytest.approx(5 * (2 * INPUT + 3 * OUTPUT) / 1e9)
+    own = (2 * INPUT + 3 * OUTPUT) / 1e9
+    assert more["you"] == {
+        "api_key": "othe***5678", "requests": 2, "tokens": 5, "cost_usd": pytest.approx(own),
+        "saved_usd": 0,
+    }  # fmt: skip
     latency = more["latency_ms"]
     assert isinstance(latency, dict)
     assert 0 < latency["p50"] <= latency["p95"] <= latency["p99"]

@@ -18,12 +18,14 @@ from webapp.errors import ClientHungUp, InternalError, ShuttingDown, WeirError
 from webapp.gate.identity import Principal
 from webapp.llm.live import Stream
 from webapp.llm.messages import ModelRequest, Origin, Part, Piece, Reply
-from webapp.llm.ports import Terms
+from webapp.llm.ports import Payer, Terms
 from webapp.observability import record
 from webapp.observability.lifecycle import Lifecycle
 from webapp.observability.record import RequestRecord
 from webapp.services import services
 
+# Under /v1 they are the same doors.
+NATIVE = {"/v1/chat", "/v1/summarize", "/v1/generate"}
 PING_EVERY = 15.0
 PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
@@ -70,12 +72,26 @@ def terms(*, streamed: bool) -> Terms:
     patience = settings.stream_deadline if streamed else settings.plain_deadline
     return Terms(
         caller=HTTPCaller(services().lifecycle, request.environ.get("gunicorn.socket")),
+        payer=payer(),
         deadline=time.monotonic() + patience,
         scope=principal.bucket if settings.cache_scope == "key" else None,
         read_cache=not bypass,
         write_cache=not control.no_store,
         max_age=control.max_age,
         only_cached=principal.stale,
+    )
+
+
+def payer() -> Payer:
+    """Who pays for what this request leads to."""
+    principal: Principal = g.principal
+    noted = record.current()
+    return Payer(
+        principal.key_id,
+        noted.request_id,
+        noted.endpoint.removeprefix("/v1") if noted.endpoint in NATIVE else noted.endpoint,
+        principal.allowance.usd_per_day,
+        principal.allowance.usd_per_month,
     )
 
 
@@ -217,6 +233,9 @@ def _note(noted: RequestRecord, reply: Reply) -> None:
     noted.provider = reply.answer.provider
     noted.tokens = reply.answer.usage.total_tokens
     noted.cost_usd = reply.cost_usd
+    if reply.is_free:
+        noted.saved_tokens = reply.answer.usage.total_tokens
+        noted.saved_usd = reply.answer.cost_usd or 0.0
 
 
 def tail(reply: Reply, noted: RequestRecord) -> Body:

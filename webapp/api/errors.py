@@ -33,6 +33,9 @@ OPENAI_TYPES = {
 }
 
 
+OPENAI_TYPES_OF_ERRORS = {"BudgetExceeded": "insufficient_quota"}
+
+
 def register(app: Flask) -> None:
     app.register_error_handler(errors.WeirError, render)
     app.register_error_handler(HTTPException, _http)
@@ -55,6 +58,8 @@ def render(error: errors.WeirError) -> Response:
         response.headers["WWW-Authenticate"] = 'Bearer realm="weir"'
     if error.status in {429, 503} or isinstance(error, errors.IdempotencyInProgress):
         response.headers["Retry-After"] = str(error.retry_after or 1)
+    if error.should_retry is not None:
+        response.headers["x-should-retry"] = str(error.should_retry).lower()
     if error.attempts:
         response.headers["X-Weir-Attempts"] = str(error.attempts)
     return response
@@ -80,7 +85,7 @@ def openai_envelope(error: errors.WeirError) -> dict[str, Any]:
     return {
         "error": {
             "message": error.message,
-            "type": OPENAI_TYPES.get(error.status, kind),
+            "type": OPENAI_TYPES_OF_ERRORS.get(error.name) or OPENAI_TYPES.get(error.status, kind),
             "param": None if param is None else str(param),
             "code": details.get("code") or _snake_case(error.name),
         }

@@ -8,6 +8,7 @@ from typing import Any
 from flask import request
 from marshmallow import Schema
 
+from webapp import money
 from webapp.api import answers, chat, completions, embeddings, generate, summarize
 from webapp.api.blueprint import (
     MEBIBYTE,
@@ -18,7 +19,7 @@ from webapp.api.blueprint import (
     validated,
 )
 from webapp.api.documents import ONE_OF_THEM, openai_errors_of
-from webapp.api.key import limits_left
+from webapp.api.key import budgets_left, limits_left
 from webapp.api.schemas import (
     ChatBody,
     CompletionBody,
@@ -26,10 +27,11 @@ from webapp.api.schemas import (
     GenerateBody,
     SummarizeBody,
 )
-from webapp.errors import StoreUnavailable, ValidationError
+from webapp.errors import ValidationError
 from webapp.gate import guard_without_counting
 from webapp.gate.limits import check_left
-from webapp.llm.messages import CacheState, ModelRequest, estimate_input_tokens
+from webapp.llm.messages import ModelRequest
+from webapp.llm.tokens import estimate_input_tokens
 from webapp.services import services
 
 blueprint = openai_door(
@@ -83,15 +85,13 @@ def explain() -> dict[str, Any]:
     meant = asked(body)
     terms = answers.terms(streamed=meant.stream)
     forecast = services().gateway.forecast(meant, terms)
-    if terms.only_cached and forecast.cache is not CacheState.HIT:
-        raise StoreUnavailable
     return {
         "route": forecast.route.name,
         "targets": [target.name for target in forecast.route.targets],
         "cache": str(forecast.cache),
         "would_coalesce": forecast.would_coalesce,
         "limits": limits_left(),
-        "budget": None,
-        "cost_ceiling_usd": None,
+        "budget": budgets_left(),
+        "cost_ceiling_usd": money.to_usd(forecast.quote.nano),
         "input_tokens": estimate_input_tokens(meant.body),
     }

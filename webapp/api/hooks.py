@@ -6,6 +6,7 @@ from functools import partial
 
 from flask import Flask, Response, current_app, g, request
 
+from webapp import money
 from webapp.api.blueprint import is_openai_door
 from webapp.gate import limits
 from webapp.gate.identity import KEY_HEADERS
@@ -83,5 +84,7 @@ def _closed(traffic: Traffic, noted: RequestRecord, status: int) -> None:
             misses=int(noted.cache in {"MISS", "COALESCED"}),
             errors=int(noted.failed),
             tokens=noted.tokens or 0,
+            saved_tokens=noted.saved_tokens,
+            saved_nano=round(noted.saved_usd * money.NANO),
         )
         traffic.count(noted.key_id, counts, noted.milliseconds)

@@ -7,11 +7,14 @@ from typing import Any
 
 from flask import g
 
+from webapp import money
+from webapp.api import answers
 from webapp.api.blueprint import Blueprint, openai_door
 from webapp.api.documents import ONE_OF_THEM, openai_errors_of
 from webapp.gate import guard_without_counting
 from webapp.gate.identity import Principal
 from webapp.gate.windows import Verdict
+from webapp.services import services
 
 blueprint = openai_door(
     guard_without_counting(Blueprint("key", __name__, description="What a key may do"))
@@ -31,9 +34,24 @@ def key() -> dict[str, Any]:
         "key": principal.mask,
         "tier": principal.tier,
         "limits": limits_left(),
-        "budget": None,
-        "spend_usd": None,
+        "budget": budgets_left(),
+        "spend_usd": services().ledger.spent_of(g.principal.key_id),
     }
+
+
+def budgets_left() -> list[dict[str, Any]]:
+    """Each budget of this request's key, as it stands now: USD, and Unix seconds of its reset."""
+    return [
+        {
+            "limit": budget.name,
+            "size": money.to_usd(budget.limit),
+            "used": money.to_usd(budget.spent),
+            "reserved": money.to_usd(budget.reserved),
+            "remaining": money.to_usd(max(0, budget.limit - budget.spent - budget.reserved)),
+            "reset": budget.reset,
+        }
+        for budget in services().ledger.budgets_of(answers.payer())
+    ]
 
 
 def limits_left() -> list[dict[str, Any]]:

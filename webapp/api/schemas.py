@@ -149,7 +149,7 @@ class OpenAIErrorSchema(Schema):
 
 
 class StatsSchema(Schema):
-    """Public figures; the last six only with a credential."""
+    """Public figures; from `errors` on only with a credential."""
 
     total_requests = fields.Integer()
     cache_hits = fields.Integer()
@@ -159,6 +159,9 @@ class StatsSchema(Schema):
     requests_by_key = fields.Dict(keys=fields.String(), values=fields.Integer())
     errors = fields.Integer()
     tokens = fields.Integer()
+    cost_usd = fields.Float()
+    saved_tokens = fields.Integer()
+    saved_usd = fields.Float()
     latency_ms = fields.Dict(keys=fields.String(), values=fields.Float(allow_none=True))
     since = fields.String()
     you = fields.Dict()

@@ -6,7 +6,9 @@ import math
 import random
 import time
 from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from typing import Generic, TypeVar
 
 import gevent
@@ -18,8 +20,9 @@ from webapp.errors import (
     ProvidersUnavailable,
     UnsupportedParameter,
 )
-from webapp.llm.messages import Answer, ModelRequest, Piece
+from webapp.llm.messages import Answer, Piece
 from webapp.llm.ports import Breakers
+from webapp.llm.purchase import Bill, Purchase
 from webapp.llm.routing import Route, Target
 
 Result = TypeVar("Result")
@@ -46,23 +49,36 @@ class Attempts:
         self._breakers = breakers
         self._retries = retries
 
-    def answer(self, request: ModelRequest, route: Route, deadline: float) -> Success[Answer]:
-        """A whole answer. Raises what the last target raised, or ProvidersUnavailable."""
-        return self._first_success(
-            route, deadline, lambda target: target.provider.answer(request, target.model)
-        )
+    def answer(self, route: Route, purchase: Purchase, deadline: float) -> Success[Answer]:
+        """A whole answer. Raises what the last target raised, or ProvidersUnavailable; and what
+        Purchase.reserve() raises."""
+
+        def call(target: Target, bill: Bill) -> Answer:
+            answer = target.provider.answer(purchase.capped(target), target.model)
+            bill.pay(answer.usage)
+            return purchase.with_cost(answer)
+
+        return self._first_success(route, purchase, deadline, call)
 
     def stream(
-        self, request: ModelRequest, route: Route, deadline: float
+        self, route: Route, purchase: Purchase, deadline: float
     ) -> Success[Generator[Piece | Answer]]:
         """A stream that has begun: its first content is there. Raises as answer().
 
         What fails later is raised by the stream itself, since no other target can go on with it.
         """
-        return self._first_success(route, deadline, lambda target: self._begun(request, target))
+
+        def call(target: Target, bill: Bill) -> Generator[Piece | Answer]:
+            return self._begun(purchase, target, bill)
+
+        return self._first_success(route, purchase, deadline, call)
 
     def _first_success(
-        self, route: Route, deadline: float, call: Callable[[Target], Result]
+        self,
+        route: Route,
+        purchase: Purchase,
+        deadline: float,
+        call: Callable[[Target, Bill], Result],
     ) -> Success[Result]:
         made = 0
         failure: ProviderError | None = None
@@ -72,7 +88,8 @@ class Attempts:
                     break
                 made += 1
                 try:
-                    return Success(self._guarded(target, call), target, made)
+                    result = self._guarded(target, purchase, made, call)
+                    return Success(result, target, made)
                 except ModelNotFound as missing:
                     missing.attempts = made
                     if not route.named:
@@ -92,10 +109,16 @@ class Attempts:
                         break
         raise failure or self._unavailable(route)
 
-    def _guarded(self, target: Target, call: Callable[[Target], Result]) -> Result:
+    def _guarded(
+        self,
+        target: Target,
+        purchase: Purchase,
+        number: int,
+        call: Callable[[Target, Bill], Result],
+    ) -> Result:
         """Call a target and tell its breaker what that says about it."""
         try:
-            result = call(target)
+            result = _billed(target, purchase.reserve(target, number), call)
         except ProviderError as error:
             if error.try_next:
                 self._breakers.failed(target.name, error.retry_after)
@@ -112,25 +135,37 @@ class Attempts:
         self._breakers.succeeded(target.name)
         return result
 
-    def _begun(self, request: ModelRequest, target: Target) -> Generator[Piece | Answer]:
+    def _begun(self, purchase: Purchase, target: Target, bill: Bill) -> Generator[Piece | Answer]:
         """The stream of a target, once its first content is there."""
-        parts = target.provider.stream(request, target.model)
+        parts = target.provider.stream(purchase.capped(target), target.model, bill.meter)
         held: list[Piece | Answer] = []
         for part in parts:
             held.append(part)
             if isinstance(part, Answer) or part.begins:
                 break
-        return self._rest(target, held, parts)
+        return self._rest(purchase, target, bill, held, parts)
 
     def _rest(
-        self, target: Target, held: list[Piece | Answer], parts: Generator[Piece | Answer]
+        self,
+        purchase: Purchase,
+        target: Target,
+        bill: Bill,
+        held: list[Piece | Answer],
+        parts: Generator[Piece | Answer],
     ) -> Generator[Piece | Answer]:
-        yield from held
-        held.clear()
         try:
-            yield from parts
+            with closing(parts):
+                for part in chain(held, parts):
+                    if isinstance(part, Answer):
+                        bill.pay(part.usage)
+                        part = purchase.with_cost(part)
+                    yield part
         except ProviderError as error:
+            bill.fail(error)
             self._breakers.failed(target.name, error.retry_after)
+            raise
+        except BaseException as error:
+            bill.fail(error)
             raise
 
     def _unavailable(self, route: Route) -> ProvidersUnavailable:
@@ -139,6 +174,14 @@ class Attempts:
             "No provider of this model is available: all have failed repeatedly just now.",
             retry_after=max(1, math.ceil(seconds)),
         )
+
+
+def _billed(target: Target, bill: Bill, call: Callable[[Target, Bill], Result]) -> Result:
+    try:
+        return call(target, bill)
+    except BaseException as error:
+        bill.fail(error)
+        raise
 
 
 def _pause(retry: int, retry_after: int | None, deadline: float) -> bool:

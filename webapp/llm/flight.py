@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import astuple
 from functools import partial
 from itertools import count
 from typing import Any
@@ -43,6 +44,9 @@ SHARED_ERRORS: dict[str, type[WeirError]] = {
         errors.ProviderTimedOut,
     )
 }
+
+
+Work = Callable[["Flight"], Answer]
 
 
 class FlightLost(Exception):
@@ -125,10 +129,21 @@ class Flight:
 
 
 class Listener:
-    """One who listens to a flight, and how far it has read."""
+    """One who listens to a flight, and how far it has read.
 
-    def __init__(self, flight: Flight, leave: Callable[[Listener], None]) -> None:
+    `work` is what it would do if it led, `check` what says whether it may.
+    """
+
+    def __init__(
+        self,
+        flight: Flight,
+        work: Work,
+        check: Callable[[], None],
+        leave: Callable[[Listener], None],
+    ) -> None:
         self.flight = flight
+        self.work = work
+        self.check = check
         self.wake = Event()
         self._position = 0
         self._leave = leave
@@ -155,9 +170,6 @@ class Listener:
         self._leave(self)
 
 
-Work = Callable[[Flight], Answer]
-
-
 class Flights:
     """The flights of this process."""
 
@@ -167,21 +179,25 @@ class Flights:
         self._all: set[Flight] = set()
         self._beating: gevent.Greenlet | None = None
 
-    def join(self, key: str | None, work: Work) -> Listener:
+    def join(self, key: str | None, work: Work, check: Callable[[], None]) -> Listener:
         """Listen to the flight under this key, which begins with `work` if there is none.
 
-        Without a key the flight is this listener's own.
+        Without a key the flight is this listener's own. Who joins another one's must pass `check`,
+        and raises what that raises.
         """
         flight = self._running.get(key) if key else None
+        if flight is not None:
+            check()
+            flight = self._running.get(key) if key else None
         if flight is None:
             flight = Flight(key, self._board)
             if key:
                 self._running[key] = flight
-        listener = Listener(flight, self._left)
+        listener = Listener(flight, work, check, self._left)
         flight.listeners.append(listener)
         if flight.greenlet is None:
             self._all.add(flight)
-            flight.greenlet = gevent.spawn(self._fly, flight, work)
+            flight.greenlet = gevent.spawn(self._fly, flight, listener)
         return listener
 
     def is_running(self, key: str) -> bool:
@@ -215,15 +231,15 @@ class Flights:
         if flight.key and self._running.get(flight.key) is flight:
             del self._running[flight.key]
 
-    def _fly(self, flight: Flight, work: Work) -> None:
+    def _fly(self, flight: Flight, first: Listener) -> None:
         end: Any = None
         try:
-            if self._follow_if_led(flight):
+            if self._follow_if_led(flight, first):
                 return
             flight.leads = True
             if flight.listeners:
                 flight.leader = flight.listeners[0]
-            answer = work(flight)
+            answer = (flight.leader or first).work(flight)
             self._forget(flight)
             flight.finish(answer)
             end = _answer_entry(answer, flight.attempts)
@@ -241,7 +257,7 @@ class Flights:
                 rest = partial(_rest, flight, end)
                 self._board.finish(flight.key, flight.id, rest)
 
-    def _follow_if_led(self, flight: Flight) -> bool:
+    def _follow_if_led(self, flight: Flight, first: Listener) -> bool:
         """Follow the flight that another process leads, to its end; False if none does (any more).
 
         Raises FlightLost where its leader went after something of it had come.
@@ -250,11 +266,20 @@ class Flights:
             return False
         self._keep_beating()
         while leader := self._board.claim(flight.key, flight.id):
+            self._check(flight, first)
             if self._follow(flight, flight.key, leader):
                 return True
             if flight.pieces:
                 raise FlightLost
         return False
+
+    @staticmethod
+    def _check(flight: Flight, first: Listener) -> None:
+        try:
+            first.check()
+        except WeirError:
+            flight.leader = first  # the error is its own, and nobody else's
+            raise
 
     def _follow(self, flight: Flight, key: str, leader: str) -> bool:
         position = 0
@@ -316,8 +341,7 @@ def _answer_entry(answer: Answer, attempts: int) -> list[Any]:
     fields = {
         name: getattr(answer, name) for name in ("content", "model", "provider", "cost_usd", "body")
     }
-    usage = [answer.usage.input_tokens, answer.usage.output_tokens]
-    return ["answer", fields, usage, attempts]
+    return ["answer", fields, astuple(answer.usage), attempts]
 
 
 def _error_entry(error: WeirError) -> list[Any] | None:

@@ -13,7 +13,8 @@ from webapp.llm.flight import Flight, Flights
 from webapp.llm.kept import Kept, KeptStream, to_entry
 from webapp.llm.live import LiveStream, Stream
 from webapp.llm.messages import Answer, CacheState, ModelRequest, Piece, Reply
-from webapp.llm.ports import AnswerCache, Terms
+from webapp.llm.ports import AnswerCache, Ledger, Prices, Terms
+from webapp.llm.purchase import Purchase, Quote
 from webapp.llm.routing import Route, Router
 
 FOREVER = 1e9
@@ -27,18 +28,27 @@ class Forecast:
     route: Route
     cache: CacheState
     would_coalesce: bool
+    quote: Quote
 
 
 class Gateway:
     """Answers requests. What it raises is a WeirError."""
 
     def __init__(
-        self, router: Router, cache: AnswerCache, flights: Flights, attempts: Attempts
+        self,
+        router: Router,
+        cache: AnswerCache,
+        flights: Flights,
+        attempts: Attempts,
+        ledger: Ledger,
+        prices: Prices,
     ) -> None:
         self.router = router
         self._cache = cache
         self._flights = flights
         self._attempts = attempts
+        self._ledger = ledger
+        self._prices = prices
 
     def answer(self, request: ModelRequest, terms: Terms) -> Reply:
         """The whole answer."""
@@ -57,13 +67,15 @@ class Gateway:
             return KeptStream(kept, CacheState.HIT, route.name, request.stream)
         if terms.only_cached:
             raise StoreUnavailable
+        purchase = Purchase(self._ledger, self._prices, terms.payer, request, route)
         return LiveStream(
             request.stream,
             route.name,
             terms,
             join=lambda: self._flights.join(
                 key if terms.read_cache else None,
-                lambda flight: self._fly(request, route, key, terms, flight),
+                lambda flight: self._fly(request, route, key, terms, purchase, flight),
+                purchase.check,
             ),
             stale=lambda: self._stale(key, terms),
         )
@@ -71,21 +83,30 @@ class Gateway:
     def forecast(self, request: ModelRequest, terms: Terms) -> Forecast:
         """What open() would do, without doing it. Raises what it would raise at once."""
         route = self.router.resolve(request.model)
-        if not terms.read_cache:
-            return Forecast(route, CacheState.BYPASS, would_coalesce=False)
+        purchase = Purchase(self._ledger, self._prices, terms.payer, request, route)
         key = cache_key(request, route, terms.scope)
         if self._fresh(key, terms):
-            return Forecast(route, CacheState.HIT, would_coalesce=False)
-        return Forecast(route, CacheState.MISS, self._flights.is_running(key))
+            return Forecast(route, CacheState.HIT, False, purchase.quote)
+        if terms.only_cached:
+            raise StoreUnavailable
+        purchase.check()
+        joins = terms.read_cache and self._flights.is_running(key)
+        return Forecast(route, terms.led, joins, purchase.quote)
 
     def _fly(
-        self, request: ModelRequest, route: Route, key: str, terms: Terms, flight: Flight
+        self,
+        request: ModelRequest,
+        route: Route,
+        key: str,
+        terms: Terms,
+        purchase: Purchase,
+        flight: Flight,
     ) -> Answer:
         """Ask the providers, on behalf of all who listen to the flight, and keep the answer."""
         if request.stream:
-            answer = self._fly_streamed(request, route, terms, flight)
+            answer = self._fly_streamed(route, terms, purchase, flight)
         else:
-            success = self._attempts.answer(request, route, terms.deadline)
+            success = self._attempts.answer(route, purchase, terms.deadline)
             flight.begin(success.target.provider.name, success.attempts)
             answer = success.result
         if terms.write_cache and self._cache.ttl:
@@ -94,9 +115,9 @@ class Gateway:
         return answer
 
     def _fly_streamed(
-        self, request: ModelRequest, route: Route, terms: Terms, flight: Flight
+        self, route: Route, terms: Terms, purchase: Purchase, flight: Flight
     ) -> Answer:
-        success = self._attempts.stream(request, route, terms.deadline)
+        success = self._attempts.stream(route, purchase, terms.deadline)
         flight.begin(success.target.provider.name, success.attempts)
         with closing(success.result) as parts:
             for part in parts:

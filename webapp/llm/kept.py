@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 from webapp.llm.messages import Answer, CacheState, Origin, Part, Piece, Reply, Usage
@@ -26,7 +26,7 @@ def to_entry(answer: Answer, pieces: Sequence[str], *, native: bool) -> dict[str
         "stored_at": time.time(),
         "model": answer.model,
         "provider": answer.provider,
-        "usage": [answer.usage.input_tokens, answer.usage.output_tokens],
+        "usage": astuple(answer.usage),
         "cost_usd": answer.cost_usd,
     }
     if native:

@@ -34,6 +34,8 @@ class ModelRequest:
     native: bool = True
     stream: bool = False
     source: Source | None = None
+    output_cap: int | None = None
+    """The most tokens to answer with where the body says none."""
 
     @property
     def usage_wanted(self) -> bool:
@@ -49,10 +51,15 @@ def message(role: str, content: str) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens, as the provider counted them, or as estimated where it did not."""
+    """Tokens, as the provider counted them, or as `estimated` where it did not.
+
+    `cached_input_tokens` are those of the input that the provider had in a cache of its own.
+    """
 
     input_tokens: int
     output_tokens: int
+    cached_input_tokens: int = 0
+    estimated: bool = False
 
     @property
     def total_tokens(self) -> int:
@@ -60,7 +67,10 @@ class Usage:
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
-            self.input_tokens + other.input_tokens, self.output_tokens + other.output_tokens
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cached_input_tokens + other.cached_input_tokens,
+            self.estimated or other.estimated,
         )
 
 
@@ -133,30 +143,15 @@ class Reply:
         return self.origin.cache.from_cache
 
     @property
+    def is_free(self) -> bool:
+        """Whether another one's answer served."""
+        return self.cached or self.origin.cache is CacheState.COALESCED
+
+    @property
     def cost_usd(self) -> float | None:
-        """What this request cost: nothing where another one's answer served."""
-        free = self.cached or self.origin.cache is CacheState.COALESCED
-        return 0.0 if free else self.answer.cost_usd
+        """What this request cost."""
+        return 0.0 if self.is_free else self.answer.cost_usd
 
 
 # What comes of a request, in order: its Origin, the pieces of a stream, at last the Reply.
 Part = Origin | Piece | Reply
-
-
-def estimate_tokens(text: str) -> int:
-    """A stated estimate: four ASCII characters a token, one of any other script."""
-    other = sum(1 for character in text if ord(character) > 127) if not text.isascii() else 0
-    return -(-(len(text) - other) // 4) + other
-
-
-def estimate_input_tokens(body: Mapping[str, Any]) -> int:
-    """The estimated tokens of all texts in the messages, or in the input of embeddings."""
-    return sum(map(estimate_tokens, _texts(body.get("messages") or body.get("input"))))
-
-
-def _texts(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, dict):
-        value = [value.get("content") or value.get("text")]
-    return [text for part in value for text in _texts(part)] if isinstance(value, list) else []

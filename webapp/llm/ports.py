@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Protocol
 
-from webapp.llm.messages import Answer, CacheState, ModelRequest, Piece
+from webapp.llm.messages import Answer, CacheState, ModelRequest, Piece, Usage
+from webapp.llm.meter import Meter
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,8 @@ class Provider(Protocol):
     """
 
     name: str
+    kind: str
+    """Its type, as PROVIDER_<NAME>_TYPE has it."""
     identity: str
     openai_family: bool
     """Whether it speaks OpenAI's protocol itself, so that nothing needs translation."""
@@ -33,8 +37,8 @@ class Provider(Protocol):
 
     def answer(self, request: ModelRequest, model: str) -> Answer: ...
 
-    def stream(self, request: ModelRequest, model: str) -> Generator[Piece | Answer]:
-        """The pieces as they come, at last the whole Answer."""
+    def stream(self, request: ModelRequest, model: str, meter: Meter) -> Generator[Piece | Answer]:
+        """The pieces as they come, at last the whole Answer; the meter is told of each chunk."""
         ...
 
     def default_model(self) -> str | None:
@@ -46,6 +50,104 @@ class Provider(Protocol):
 
         Empty where it cannot say.
         """
+        ...
+
+
+class Price(Protocol):
+    """What the tokens of a model cost. `max_output` and `context` are in tokens."""
+
+    @property
+    def max_output(self) -> int | None: ...
+
+    @property
+    def context(self) -> int | None: ...
+
+    @property
+    def reasoning(self) -> bool:
+        """Whether it may think, at a price, without showing it."""
+        ...
+
+    def cost(self, usage: Usage) -> int:
+        """Nano-USD, rounded up."""
+        ...
+
+
+class Prices(Protocol):
+    """What the providers ask for their models."""
+
+    def of(self, provider: str, kind: str, model: str) -> Price | None:
+        """The price of a model; None where it is not known, which is never free."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Payer:
+    """Who pays for the calls of a request, and what it may spend: nano-USD a UTC day, a month."""
+
+    key_id: int
+    request_id: str
+    endpoint: str
+    usd_per_day: int | None = None
+    usd_per_month: int | None = None
+
+    @property
+    def has_budget(self) -> bool:
+        return self.usd_per_day is not None or self.usd_per_month is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call to a provider that is about to be made, with its ceiling: tokens, nano-USD."""
+
+    payer: Payer
+    route: str
+    provider: str
+    model: str
+    attempt: int
+    input_tokens: int
+    output_tokens: int
+    nano: int | None
+    unpriced: str | None
+
+
+class CallState(StrEnum):
+    """What became of a call (docs/money.md)."""
+
+    RESERVED = "reserved"
+    SETTLED = "settled"
+    FAILED = "failed"
+    CUT = "cut"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What a call used and cost; `nano` is None where its model has no price."""
+
+    state: CallState
+    usage: Usage
+    nano: int | None
+    error: str | None = None
+
+
+class Ledger(Protocol):
+    """Knows every call to a provider, from before it is made."""
+
+    def check(self, payer: Payer, nano: int | None, unpriced: str | None) -> None:
+        """Raise BudgetExceeded or ModelNotPriced where such a call could not be reserved even if
+        nobody else held a reservation. StoreUnavailable, too."""
+        ...
+
+    def reserve(self, call: Call) -> int:
+        """Write the call at its ceiling; what it is known by from now on.
+
+        Raises BudgetExceeded, BudgetReserved, ModelNotPriced and StoreUnavailable.
+        """
+        ...
+
+    def settle(self, call_id: int, settlement: Settlement) -> None:
+        """Replace the ceiling by what it came to. Never raises, and is never lost."""
         ...
 
 
@@ -146,6 +248,7 @@ class Terms:
     """
 
     caller: Caller
+    payer: Payer
     deadline: float
     scope: str | None = None
     read_cache: bool = True

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from webapp import money
 from webapp.accounts.keys import KeyStore
 from webapp.metering.traffic import Counts, Traffic
+from webapp.metering.usage import UsageReports
 
 
 class Stats:
     """Figures of the whole service. Every method raises StoreUnavailable."""
 
-    def __init__(self, traffic: Traffic, keys: KeyStore) -> None:
+    def __init__(self, traffic: Traffic, usage: UsageReports, keys: KeyStore) -> None:
         self._traffic = traffic
+        self._usage = usage
         self._keys = keys
 
     def report(self, key_id: int | None) -> dict[str, Any]:
@@ -29,14 +32,24 @@ class Stats:
             "requests_by_key": _by_mask(by_key),
         }
         if key_id is not None:
+            bought, own = self._usage.totals(), self._usage.totals(key_id)
+            counted = self._traffic.counts(key_id)
             p50, p95, p99 = self._traffic.percentiles(0.5, 0.95, 0.99)
-            mask, requests = by_key.get(key_id, (None, 0))
             figures |= {
                 "errors": counts.errors,
-                "tokens": counts.tokens,
+                "tokens": bought.tokens,
+                "cost_usd": money.to_usd(bought.nano),
+                "saved_tokens": counts.saved_tokens,
+                "saved_usd": money.to_usd(counts.saved_nano),
                 "latency_ms": {"p50": p50, "p95": p95, "p99": p99},
                 "since": since.isoformat(),
-                "you": {"api_key": mask, "requests": requests},
+                "you": {
+                    "api_key": by_key[key_id][0] if key_id in by_key else None,
+                    "requests": counted.requests,
+                    "tokens": own.tokens,
+                    "cost_usd": money.to_usd(own.nano),
+                    "saved_usd": money.to_usd(counted.saved_nano),
+                },
             }
         return figures
 

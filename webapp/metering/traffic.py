@@ -9,10 +9,9 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from sqlalchemy import BigInteger, Column, Connection, Date, DateTime, Integer, Table, func, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from webapp.accounts.keys import api_keys
-from webapp.storage.database import Database, metadata
+from webapp.storage.database import Database, increment, metadata
 
 traffic = Table(
     "traffic",
@@ -24,6 +23,9 @@ traffic = Table(
     Column("misses", BigInteger, nullable=False),
     Column("errors", BigInteger, nullable=False),
     Column("tokens", BigInteger, nullable=False),
+    # What answers from the cache, and of calls that others paid for, would have cost.
+    Column("saved_tokens", BigInteger, nullable=False),
+    Column("saved_nano", BigInteger, nullable=False),
 )
 latency = Table(
     "latency",
@@ -52,6 +54,8 @@ class Counts:
     misses: int = 0
     errors: int = 0
     tokens: int = 0
+    saved_tokens: int = 0
+    saved_nano: int = 0
 
     def add(self, other: Counts) -> None:
         self.requests += other.requests
@@ -59,6 +63,8 @@ class Counts:
         self.misses += other.misses
         self.errors += other.errors
         self.tokens += other.tokens
+        self.saved_tokens += other.saved_tokens
+        self.saved_nano += other.saved_nano
 
 
 class Traffic:
@@ -89,9 +95,13 @@ class Traffic:
             self._latency.update(timings)
             raise
 
+    def counts(self, key_id: int) -> Counts:
+        """All counts of one key. Raises StoreUnavailable."""
+        query = select(*_sums()).where(traffic.c.key_id == key_id)
+        return self._database.read(lambda connection: _counts(connection.execute(query).one()))
+
     def totals(self) -> tuple[Counts, dict[int, tuple[str, int]], datetime]:
         """All counts, {key id: (mask, requests)} and since when. Raises StoreUnavailable."""
-        sums = [func.coalesce(func.sum(traffic.c[c.name]), 0) for c in fields(Counts)]
         by_key = (
             select(traffic.c.key_id, api_keys.c.mask, func.sum(traffic.c.requests))
             .join(api_keys, api_keys.c.id == traffic.c.key_id)
@@ -101,7 +111,7 @@ class Traffic:
 
         def work(connection: Connection) -> Any:
             return (
-                Counts(*(int(total) for total in connection.execute(select(*sums)).one())),
+                _counts(connection.execute(select(*_sums())).one()),
                 {id_: (mask, int(total)) for id_, mask, total in connection.execute(by_key)},
                 connection.execute(select(service.c.since)).scalar_one(),
             )
@@ -119,6 +129,14 @@ class Traffic:
         rows = self._database.read(lambda connection: connection.execute(query).all())
         total = sum(int(requests) for _, requests in rows)
         return [_percentile(share * total, rows) for share in shares]
+
+
+def _sums() -> list[Any]:
+    return [func.coalesce(func.sum(traffic.c[c.name]), 0) for c in fields(Counts)]
+
+
+def _counts(row: Any) -> Counts:
+    return Counts(*map(int, row))
 
 
 def _bucket(milliseconds: float) -> int:
@@ -149,14 +167,5 @@ def _add(
         {"day": day, "bucket": bucket, "requests": requests}
         for (day, bucket), requests in sorted(timings.items())
     ]
-    connection.execute(_increment(connection, traffic, names), rows)
-    connection.execute(_increment(connection, latency, ["requests"]), buckets)
-
-
-def _increment(connection: Connection, table: Table, counters: list[str]) -> Any:
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(table)
-    return statement.on_conflict_do_update(
-        index_elements=list(table.primary_key.columns),
-        set_={name: table.c[name] + statement.excluded[name] for name in counters},
-    )
+    connection.execute(increment(connection, traffic, names), rows)
+    connection.execute(increment(connection, latency, ["requests"]), buckets)

@@ -34,6 +34,8 @@ class RequestRecord:
     provider: str | None = None
     tokens: int | None = None
     cost_usd: float | None = None
+    saved_tokens: int = 0
+    saved_usd: float = 0.0
     error: str | None = None
     failed: bool = False
     started: float = field(default_factory=time.perf_counter)

@@ -17,21 +17,19 @@ from gevent.lock import BoundedSemaphore
 
 from webapp import fastjson
 from webapp.errors import ProviderError, ProviderFailed, ProviderTimedOut, WeirError
-from webapp.llm.messages import (
-    Answer,
-    ModelRequest,
-    Piece,
-    Usage,
-    estimate_input_tokens,
-    estimate_tokens,
-)
+from webapp.llm.messages import Answer, ModelRequest, Piece, Usage
+from webapp.llm.meter import Meter
 from webapp.llm.ports import Outcome
+from webapp.providers.counting import count
 
 CUT = "The provider's stream was cut before its end."
 SLOW = "The provider did not answer in time."
 LISTING_TIMEOUT = 5.0
 LISTED_FOR = 300.0
 LISTED_AGAIN_AFTER = 5.0
+MOST_TOKENS = 1_000_000_000  # in one call; what says more is no count
+# Of a delta, what no model has written.
+NO_TOKENS = frozenset({"role", "id", "type"})
 
 
 class BaseProvider(ABC):
@@ -40,11 +38,10 @@ class BaseProvider(ABC):
     `timeout` (seconds) bounds a plain call; of a stream, its first piece and each gap.
     """
 
+    kind: str
     identity: str
     piece_tokens: int | None
     openai_family = False
-    cost_usd: float | None = None
-    """What every answer costs, where that is known beforehand."""
 
     def __init__(self, name: str, timeout: float) -> None:
         self.name = name
@@ -92,8 +89,8 @@ class BaseProvider(ABC):
         self._succeeded()
         return answer
 
-    def stream(self, request: ModelRequest, model: str) -> Generator[Piece | Answer]:
-        reading = _StreamReading(request)
+    def stream(self, request: ModelRequest, model: str, meter: Meter) -> Generator[Piece | Answer]:
+        reading = _StreamReading(request, meter)
         try:
             self._prepare(model)
             with closing(self._events(request, model)) as events:
@@ -152,9 +149,9 @@ class BaseProvider(ABC):
             content = ""
         else:
             content = _text(body["choices"][0]["message"]["content"])
-        usage = _usage(body.get("usage"), request, content)
+        usage = _usage(body.get("usage"), request, model, content)
         said = str(body.get("model") or model)
-        return Answer(content, said, self.name, usage, self.cost_usd, text)
+        return Answer(content, said, self.name, usage, body=text)
 
     def _bounded(self) -> gevent.Timeout:
         message = f"The provider did not answer within {self._timeout:g} s."
@@ -175,8 +172,9 @@ class BaseProvider(ABC):
 class _StreamReading:
     """What the chunks of a stream have said so far."""
 
-    def __init__(self, request: ModelRequest) -> None:
+    def __init__(self, request: ModelRequest, meter: Meter) -> None:
         self._request = request
+        self._meter = meter
         self._texts: list[str] = []
         self._model: str | None = None
         self._usage: Any = None
@@ -188,13 +186,16 @@ class _StreamReading:
         if chunk.get("error"):
             raise ProviderFailed("The provider reported an error in its stream.")
         choices = chunk["choices"]
+        done = any(choice.get("finish_reason") for choice in choices)
+        self._meter.count("".join(_all_text(choice.get("delta")) for choice in choices))
         self._model = chunk.get("model") or self._model
         self._usage = chunk.get("usage") or self._usage
+        if chunk.get("usage") and (done or not choices):
+            self._meter.usage = _usage(chunk["usage"], self._request, "", "")
+        self.finished = self.finished or done
         begins, text = False, ""
         for choice in choices:
             delta = choice.get("delta") or {}
-            done = bool(choice.get("finish_reason"))
-            self.finished = self.finished or done
             begins = begins or done or any(v for k, v in delta.items() if k != "role")
             if choice.get("index", 0) == 0:
                 text += _text(delta.get("content"))
@@ -211,19 +212,33 @@ class _StreamReading:
 
     def answer(self, provider: BaseProvider, model: str) -> Answer:
         content = "".join(self._texts)
-        usage = _usage(self._usage, self._request, content)
+        usage = _usage(self._usage, self._request, model, content)
         said = str(self._model or model)
-        return Answer(content, said, provider.name, usage, provider.cost_usd)
+        return Answer(content, said, provider.name, usage)
+
+
+def _all_text(value: Any) -> str:
+    """Everything in a delta that may have cost tokens: content, reasoning, arguments of tools."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict):
+        return "".join(_all_text(one) for name, one in value.items() if name not in NO_TOKENS)
+    return "".join(map(_all_text, value)) if isinstance(value, list) else ""
 
 
 def _text(content: Any) -> str:
     return content if isinstance(content, str) else ""
 
 
-def _usage(usage: Any, request: ModelRequest, content: str) -> Usage:
-    if isinstance(usage, dict) and "prompt_tokens" in usage:
-        return Usage(int(usage["prompt_tokens"]), int(usage.get("completion_tokens") or 0))
-    return Usage(estimate_input_tokens(request.body), estimate_tokens(content))
+def _usage(usage: Any, request: ModelRequest, model: str, content: str) -> Usage:
+    if isinstance(usage, dict):
+        details = usage.get("prompt_tokens_details")
+        cached = details.get("cached_tokens") if isinstance(details, dict) else None
+        told = [usage.get("prompt_tokens"), usage.get("completion_tokens") or 0, cached or 0]
+        counts = [one for one in told if type(one) is int and 0 <= one < MOST_TOKENS]
+        if len(counts) == len(told):
+            return Usage(counts[0], counts[1], min(counts[2], counts[0]))
+    return count(request, model, content)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ An SDK would only build and read again the JSON that Weir passes on as it is.
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -27,6 +27,10 @@ BROKEN = (OSError, HTTPParseError)
 
 class AnswerTooLong(Exception):
     """The answer is longer than anything that Weir keeps in memory."""
+
+
+class NotReached(OSError):
+    """There was no connection, so nothing was asked."""
 
 
 class RefusedByStatus(Exception):
@@ -58,6 +62,9 @@ class Endpoint:
             network_timeout=timeout + 1,
             **_forward_proxy(parts.scheme, parts.hostname or ""),
         )
+        pool = self._client._connection_pool
+        # The library does not tell a connection that failed from one that broke.
+        pool._create_socket = _telling(pool._create_socket)  # type: ignore[method-assign]
 
     def get(self, path: str) -> Any:
         """The JSON of a GET. Raises ValueError too."""
@@ -95,6 +102,16 @@ class Endpoint:
             finally:
                 response.release()
         return response
+
+
+def _telling(connect: Callable[[], Any]) -> Callable[[], Any]:
+    def telling() -> Any:
+        try:
+            return connect()
+        except (OSError, RuntimeError) as error:
+            raise NotReached(str(error)) from error
+
+    return telling
 
 
 def _whole(response: HTTPSocketPoolResponse) -> bytes:

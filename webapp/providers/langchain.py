@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
 from importlib.util import find_spec
@@ -15,6 +16,7 @@ from gevent.lock import BoundedSemaphore
 from webapp.beside import beside
 from webapp.errors import (
     ModelNotFound,
+    ProviderError,
     ProviderFailed,
     ProviderRefusedRequest,
     ProviderRefusedWeir,
@@ -22,7 +24,7 @@ from webapp.errors import (
     UnsupportedParameter,
     WeirError,
 )
-from webapp.llm.messages import estimate_input_tokens
+from webapp.llm.tokens import estimate_input_tokens
 from webapp.providers.base import CUT, BaseProvider
 from webapp.providers.http import BROKEN, Endpoint, RefusedByStatus
 from webapp.providers.openai import translate_status
@@ -78,6 +80,7 @@ class LangChainProvider(BaseProvider):
         super().__init__(name, timeout)
         self.identity = f"langchain:{model_provider}@{base_url}"
         self.piece_tokens = 100_000
+        self.kind = "anthropic" if model_provider == "anthropic" else f"langchain:{model_provider}"
         self._model_provider = model_provider
         self._api_key = api_key
         self._base_url = base_url
@@ -111,7 +114,10 @@ class LangChainProvider(BaseProvider):
         chain = list(_chain(error))
         # What ended the wait comes wrapped in what the SDK makes of it.
         known = next((cause for cause in chain if isinstance(cause, WeirError)), None)
-        return known or next(filter(None, map(_known, chain)), None)
+        known = known or next(filter(None, map(_known, chain)), None)
+        if isinstance(known, ProviderError) and any(map(_not_reached, chain)):
+            return known.uncharged()
+        return known
 
     @cached_property
     def _endpoint(self) -> Endpoint:
@@ -124,7 +130,10 @@ class LangChainProvider(BaseProvider):
     def _asked(self, request: ModelRequest) -> Asked:
         if request.call != "chat/completions":
             raise ProviderRefusedRequest("The provider of this model has no embeddings.")
-        return read_request(request.body)
+        asked = read_request(request.body)
+        if request.output_cap is not None:
+            return replace(asked, max_tokens=request.output_cap)
+        return asked
 
     def _prepared(
         self, asked: Asked, model: str, native: bool
@@ -334,6 +343,11 @@ def _of_status(status: int, body: Any, retry_after: str | None) -> WeirError:
     code = details.get("code")
     said = {"message": words, "code": code if isinstance(code, str) else None}
     return translate_status(status, said, retry_after)
+
+
+def _not_reached(error: BaseException) -> bool:
+    """Whether there was no connection; both of the HTTP clients below have these names for it."""
+    return type(error).__name__ in {"ConnectError", "ConnectTimeout"}
 
 
 def _of_kind(error: BaseException) -> WeirError | None:

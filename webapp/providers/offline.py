@@ -10,7 +10,8 @@ from typing import Any
 from webapp.beside import beside
 from webapp.errors import ProviderRefusedRequest
 from webapp.llm.extractive import summarize
-from webapp.llm.messages import ModelRequest, estimate_input_tokens, estimate_tokens
+from webapp.llm.messages import ModelRequest
+from webapp.llm.tokens import estimate_input_tokens, estimate_tokens
 from webapp.providers.base import BaseProvider
 
 NO_PROVIDER = (
@@ -28,7 +29,7 @@ class OfflineProvider(BaseProvider):
     model = "offline"
     piece_tokens = None
     openai_family = True
-    cost_usd = 0.0
+    kind = "offline"
 
     def __init__(self, timeout: float) -> None:
         super().__init__("offline", timeout)

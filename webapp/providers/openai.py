@@ -21,7 +21,7 @@ from webapp.errors import (
 )
 from webapp.llm.messages import ModelRequest
 from webapp.providers.base import BaseProvider
-from webapp.providers.http import BROKEN, AnswerTooLong, Endpoint, RefusedByStatus
+from webapp.providers.http import BROKEN, AnswerTooLong, Endpoint, NotReached, RefusedByStatus
 
 OFFICIAL_URL = "https://api.openai.com/v1"
 REFUSALS = {400, 404, 413, 422}
@@ -31,6 +31,7 @@ class OpenAIProvider(BaseProvider):
     """One server of OpenAI's protocol; `base_url` empty means OpenAI itself."""
 
     openai_family = True
+    kind = "openai"
 
     def __init__(self, name: str, *, api_key: str, base_url: str, timeout: float) -> None:
         super().__init__(name, timeout)
@@ -71,22 +72,28 @@ class OpenAIProvider(BaseProvider):
 
     def _body(self, request: ModelRequest, model: str) -> dict[str, Any]:
         body = {"model": model, **request.body}
-        if request.native and self._official and "max_tokens" in body:
-            # OpenAI's newer models take only the new name; most other servers only the old one.
-            body["max_completion_tokens"] = body.pop("max_tokens")
+        if request.output_cap is not None:
+            body[self._cap] = request.output_cap
+        elif request.native and "max_tokens" in body:
+            body[self._cap] = body.pop("max_tokens")
         return body
+
+    @property
+    def _cap(self) -> str:
+        """OpenAI's newer models take only the new name; most other servers only the old one."""
+        return "max_completion_tokens" if self._official else "max_tokens"
 
     def _translate(self, error: Exception) -> WeirError | None:
         if isinstance(error, RefusedByStatus):
             return translate_status(error.status, error.body.get("error"), error.retry_after)
+        if isinstance(error, NotReached):
+            return ProviderFailed("The provider cannot be reached.").uncharged()
         if isinstance(error, TimeoutError):
             return ProviderTimedOut("The provider did not answer in time.")
-        if isinstance(error, ConnectionRefusedError):
-            return ProviderFailed("The provider cannot be reached.")
         if isinstance(error, AnswerTooLong):
             return ProviderFailed("The provider's answer is longer than Weir takes.")
         if isinstance(error, BROKEN):
-            return ProviderFailed("The provider's answer broke off, or it cannot be reached.")
+            return ProviderFailed("The provider's answer broke off.")
         if isinstance(error, ValueError):
             return ProviderFailed("The provider's answer is not of OpenAI's shape.")
         return None
@@ -98,6 +105,8 @@ class AzureProvider(OpenAIProvider):
     Without an API version it is asked through its v1 API
     (learn.microsoft.com/azure/ai-foundry/openai/api-version-lifecycle).
     """
+
+    kind = "azure"
 
     def __init__(
         self, name: str, *, api_key: str, base_url: str, api_version: str, timeout: float
@@ -146,10 +155,10 @@ def translate_status(status: int, said: Any, retry_after: str | None) -> WeirErr
     if status in {401, 402, 403, 429}:
         return ProviderRefusedWeir()
     if status in {408, 504}:
-        return ProviderTimedOut("The provider did not answer in time.")
+        return ProviderTimedOut("The provider did not answer in time.").uncharged()
     return ProviderFailed(
         f"The provider failed (status {status}).", retry_after=_seconds(retry_after)
-    )
+    ).uncharged()
 
 
 def _listed(body: Any) -> list[dict[str, Any]]:

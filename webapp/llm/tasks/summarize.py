@@ -27,10 +27,10 @@ from webapp.llm.messages import (
     Reply,
     Source,
     Usage,
-    estimate_tokens,
     message,
 )
 from webapp.llm.ports import Terms
+from webapp.llm.tokens import estimate_tokens
 
 PIECES_AT_ONCE = 4
 TEMPERATURE = 0.2

@@ -1,0 +1,236 @@
+"""What must not cost money or make a key invalid: workers, stores, clocks that fail under load."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import requests
+
+from tests.conftest import MakeWeir
+from tests.support.books import PRICES, Books
+from tests.support.servers import Postgres, Provider, Valkey, Weir, wait_until
+
+KEY = "test_key_0123456789"
+OPENAI = "/v1/chat/completions"
+SETTINGS = {
+    "API_KEYS": f"test:enterprise:{KEY}",
+    "TIERS": "enterprise=99999/minute",
+    "TIER_ENTERPRISE": "usd_per_day=100",
+    "MODEL_PRICES": PRICES,
+    "LLM_MAX_RETRIES": 0,
+    "BREAKER_FAILURES": 1_000_000,
+}
+
+
+class Load:
+    """Callers that ask one after another, each call another model, until they are told to end."""
+
+    def __init__(self, weirs: list[Weir], callers: int) -> None:
+        self._weirs = weirs
+        self._ended = threading.Event()
+        self._pool = ThreadPoolExecutor(callers)
+        self.outcomes: Counter[str] = Counter()
+        self._running = [self._pool.submit(self._ask, number) for number in range(callers)]
+
+    def _ask(self, caller: int) -> None:
+        number = 0
+        while not self._ended.is_set():
+            number += 1
+            self.outcomes[self._outcome(caller, number)] += 1
+
+    def _outcome(self, caller: int, number: int) -> str:
+        weir = self._weirs[(caller + number) % len(self._weirs)]
+        body = {
+            "model": f"m-{caller}-{number}",
+            "messages": [{"role": "user", "content": f"call {caller} {number}"}],
+            "max_tokens": 50,
+            "stream": bool((caller + number) % 2),
+        }
+        try:
+            answer = weir.post(OPENAI, key=KEY, json=body, timeout=20)
+        except requests.RequestException as error:
+            return type(error).__name__
+        if answer.status_code != 200:
+            return str(answer.json()["error"]["code"])
+        return "broken off" if '"error"' in answer.text else "ok"
+
+    def wait_for(self, more: int, outcome: str = "ok", timeout: float = 60.0) -> None:
+        """Until so many more calls have had this outcome."""
+        goal = self.outcomes[outcome] + more
+        wait_until(lambda: self.outcomes[outcome] >= goal, timeout, f"{more} more {outcome}")
+
+    def end(self) -> Counter[str]:
+        self._ended.set()
+        for running in self._running:
+            running.result()
+        self._pool.shutdown()
+        return self.outcomes
+
+
+@contextmanager
+def load(weirs: list[Weir], callers: int = 24) -> Iterator[Load]:
+    running = Load(weirs, callers)
+    try:
+        yield running
+    finally:
+        running.end()
+
+
+def invalid(outcomes: Counter[str]) -> set[str]:
+    """Outcomes that call a good key bad, or Weir faulty."""
+    return set(outcomes) & {"not_authenticated", "not_allowed", "internal_error"}
+
+
+@pytest.fixture
+def two_weirs(
+    start_weir: MakeWeir, provider: Provider, fresh_valkey: Valkey, fresh_database: str
+) -> list[Weir]:
+    """Two replicas of two workers each, on PostgreSQL and Redis."""
+    settings = SETTINGS | {
+        "OPENAI_BASE_URL": provider.base_url,
+        "DATABASE_URL": fresh_database,
+        "REDIS_URL": fresh_valkey.url,
+        "WEB_CONCURRENCY": 2,
+    }
+    return [start_weir(**settings) for _ in range(2)]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def weir(
+    request: pytest.FixtureRequest,
+    start_weir: MakeWeir,
+    provider: Provider,
+    fresh_valkey: Valkey,
+    fresh_database: str,
+) -> Weir:
+    """One Weir with two workers, on either database."""
+    settings = SETTINGS | {"REDIS_URL": fresh_valkey.url, "WEB_CONCURRENCY": 2}
+    if request.param == "postgresql":
+        settings |= {"DATABASE_URL": fresh_database}
+    return start_weir(**settings, OPENAI_BASE_URL=provider.base_url)
+
+
+def test_a_worker_killed_in_the_middle_of_a_hundred_calls(weir: Weir, provider: Provider) -> None:
+    provider.fault(slow=1.0, gap=0.1, pieces=10)
+    with load([weir], callers=100) as running:
+        wait_until(lambda: len(provider.completions()) >= 60)
+        os.kill(weir.pids()[0], signal.SIGKILL)
+        running.wait_for(100)
+    outcomes = running.end()
+    assert not invalid(outcomes), outcomes
+    rows = Books(weir).check(provider)
+    lost = [row for row in rows if row["state"] == "lost"]
+    assert lost, "the killed worker's calls are settled at their ceilings"
+    for row in lost:
+        assert row["estimated"]
+        assert row["cost_nano"] == row["ceiling_nano"]
+    stats_agree(weir, rows)
+
+
+def test_a_worker_that_only_slept_settles_its_calls_after_all(
+    weir: Weir, provider: Provider
+) -> None:
+    provider.fault(slow=1.0)
+    frozen = weir.pids()[0]
+    with load([weir], callers=30) as running:
+        wait_until(lambda: len(provider.completions()) >= 20)
+        os.kill(frozen, signal.SIGSTOP)
+        try:
+            wait_until(
+                lambda: any(row["state"] == "lost" for row in Books(weir).rows()), 40, "a sweep"
+            )
+        finally:
+            os.kill(frozen, signal.SIGCONT)
+        running.wait_for(30)
+    assert not invalid(running.end())
+    rows = Books(weir).check(provider)
+    late = [row for row in rows if row["state"] == "settled" and row["estimated"]]
+    assert not late, "a late settlement replaces the estimate"
+
+
+def test_a_weir_that_is_told_to_end_under_load(weir: Weir, provider: Provider) -> None:
+    provider.fault(slow=0.3, gap=0.05, pieces=10)
+    with load([weir], callers=40) as running:
+        running.wait_for(60)
+        assert weir.terminate() == 0
+        weir.start()
+        running.wait_for(60)
+    assert not invalid(running.end())
+    rows = Books(weir).check(provider)
+    assert not [row for row in rows if row["state"] == "lost"], "who ends in peace leaves nothing"
+    stats_agree(weir, rows)
+
+
+def test_postgresql_restarts_under_load(
+    two_weirs: list[Weir], provider: Provider, postgres: Postgres
+) -> None:
+    provider.fault(slow=0.2)
+    with load(two_weirs) as running:
+        running.wait_for(80)
+        postgres.stop()
+        running.wait_for(5, "store_unavailable")
+        postgres.start()
+        running.wait_for(80)
+    assert not invalid(running.end()), running.outcomes
+    stats_agree(two_weirs[0], Books(two_weirs[0]).check(provider))
+
+
+def test_redis_restarts_under_load(
+    two_weirs: list[Weir], provider: Provider, valkey: Valkey
+) -> None:
+    with load(two_weirs) as running:
+        running.wait_for(80)
+        valkey.stop()
+        running.wait_for(80)
+        valkey.start()
+        running.wait_for(80)
+    outcomes = running.end()
+    assert set(outcomes) == {"ok"}, outcomes
+    stats_agree(two_weirs[0], Books(two_weirs[0]).check(provider))
+
+
+def test_sqlite_takes_32_callers_at_once(start_weir: MakeWeir, provider: Provider) -> None:
+    weir = start_weir(**SETTINGS, OPENAI_BASE_URL=provider.base_url)
+    with load([weir], callers=32) as running:
+        running.wait_for(600)
+    assert set(running.end()) == {"ok"}
+    stats_agree(weir, Books(weir).check(provider))
+
+
+def test_two_replicas_start_at_once_on_an_empty_database_and_share_a_budget(
+    new_weir: MakeWeir, provider: Provider, fresh_valkey: Valkey, fresh_database: str
+) -> None:
+    settings = SETTINGS | {
+        "OPENAI_BASE_URL": provider.base_url,
+        "DATABASE_URL": fresh_database,
+        "REDIS_URL": fresh_valkey.url,
+        "WEB_CONCURRENCY": 2,
+    }
+    weirs = [new_weir(**settings) for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda weir: weir.start(), weirs))
+    with load(weirs) as running:
+        running.wait_for(60)
+    assert set(running.end()) == {"ok"}
+    stats_agree(weirs[0], Books(weirs[0]).check(provider))
+
+
+def stats_agree(weir: Weir, rows: list[dict[str, Any]]) -> None:
+    """What /stats and /v1/key say is what the ledger has."""
+    spent = sum(row["cost_nano"] for row in rows)
+
+    def said() -> bool:
+        stats = weir.get("/stats", key=KEY).json()
+        return round(stats["cost_usd"] * 1e9) == spent
+
+    wait_until(said, 5, f"/stats says {spent}")
+    assert round(weir.get("/v1/key", key=KEY).json()["spend_usd"]["month"] * 1e9) == spent
+    wait_until(lambda: weir.get("/readiness").status_code == 200)

@@ -1,0 +1,100 @@
+"""Compares the ledger with what the stand-in provider says it has served."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import create_engine, text
+
+from tests.support.servers import Provider, Weir, wait_until
+
+# USD per million tokens of every model of the tests, and the nano-USD of a token.
+PRICES = "openai/*: input=1, output=2, max_output=1000"
+INPUT, OUTPUT = 1_000, 2_000
+
+
+class Books:
+    """The ledger, the budgets and the usage as the database has them."""
+
+    def __init__(self, weir: Weir) -> None:
+        url = weir.env.get("DATABASE_URL") or f"sqlite:///{Path(weir.data_dir) / 'weir.db'}"
+        self.engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+
+    def rows(self, query: str = "SELECT * FROM ledger ORDER BY id") -> list[dict[str, Any]]:
+        with self.engine.connect() as connection:
+            rows = [dict(row) for row in connection.execute(text(query)).mappings()]
+        self.engine.dispose()
+        return rows
+
+    def settled(self, calls: int, timeout: float = 30.0) -> list[dict[str, Any]]:
+        """The rows, once there are so many and none is reserved any more."""
+
+        def done() -> bool:
+            rows = self.rows()
+            return len(rows) >= calls and not any(row["state"] == "reserved" for row in rows)
+
+        wait_until(done, timeout, f"the settling of {calls} calls")
+        return self.rows()
+
+    def check(self, provider: Provider, timeout: float = 30.0) -> list[dict[str, Any]]:
+        """Assert that every call has its row, that each is right, and that all sums agree.
+
+        Rows of calls that never reached the provider are not expected. Returns the rows.
+        """
+        wait_until(lambda: all(c["lasted"] is not None for c in provider.calls()), timeout)
+        calls = [call for call in provider.calls() if call["method"] == "POST"]
+        rows = self.settled(len(calls), timeout)
+        called = Counter(call["body"]["model"] for call in calls)
+        written_for = Counter(row["model"] for row in rows)
+        assert not called - written_for, "each call has a row"
+        # A worker may have been killed after it wrote what it was about to call.
+        killed = Counter(row["model"] for row in rows if row["state"] == "lost")
+        assert not written_for - called - killed, "each row has a call"
+        served: defaultdict[str, list[tuple[int, ...]]] = defaultdict(list)
+        written: defaultdict[str, list[tuple[int, ...]]] = defaultdict(list)
+        for call in calls:
+            served[call["body"]["model"]].append((*call["served"], int(call["told"])))
+        for row in rows:
+            tokens = (row["input_tokens"], row["output_tokens"])
+            written[row["model"]].append((*tokens, int(not row["estimated"])))
+        for model, theirs in served.items():
+            for call, row in zip(sorted(theirs), sorted(written[model]), strict=True):
+                if call[2] and row[2]:
+                    assert row == call, f"{model}: what was told is what is written"
+                else:
+                    assert row[0] >= call[0], f"{model}: {row} is below {call}"
+                    assert row[1] >= call[1], f"{model}: {row} is below {call}"
+                    assert not (call[2] and not row[2]) or _gave_up(rows, model), (
+                        f"{model}: usage was told and is estimated all the same"
+                    )
+        self._check_sums(rows)
+        return rows
+
+    def _check_sums(self, rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            cost = row["input_tokens"] * INPUT + row["output_tokens"] * OUTPUT
+            assert row["cost_nano"] == cost, row
+        spent = Counter[int]()
+        for row in rows:
+            spent[row["key_id"]] += row["cost_nano"]
+        for period in ("day", "month"):
+            budgets = self.rows(f"SELECT * FROM budgets WHERE period = '{period}'")
+            totals = Counter[int]()
+            for budget in budgets:
+                totals[budget["key_id"]] += budget["spent_nano"]
+                assert budget["reserved_nano"] == 0, "nothing is held for ever"
+            assert totals == spent, period
+        [rolled_up] = self.rows(
+            "SELECT sum(calls) AS calls, sum(cost_nano) AS cost, sum(output_tokens) AS output "
+            "FROM usage"
+        )
+        sums = (len(rows), sum(spent.values()), sum(row["output_tokens"] for row in rows))
+        assert (int(rolled_up["calls"]), int(rolled_up["cost"]), int(rolled_up["output"])) == sums
+
+
+def _gave_up(rows: list[dict[str, Any]], model: str) -> bool:
+    """Whether the usage came when nobody read any more: the worker was gone, the call cancelled."""
+    states = {row["state"] for row in rows if row["model"] == model}
+    return bool(states & {"lost", "cancelled", "cut"})

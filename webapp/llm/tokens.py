@@ -1,0 +1,88 @@
+"""How many tokens a request may have, and how many a text has where no provider says it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+# What a message costs beside its text: who speaks, where it begins and ends.
+EACH_MESSAGE = 16
+# The dearest that any maker charges for an image of any size, and for one in low detail.
+IMAGE = 50_000
+SMALL_IMAGE = 5_000
+WORD = re.compile(r"[A-Za-z]+|[0-9]+|\s+|.", re.DOTALL)
+
+
+def input_bound(body: Mapping[str, Any]) -> int:
+    """A bound on the input tokens of a request's body.
+
+    No tokenizer makes more tokens of a text than it has bytes. Sound and files count by their data.
+    """
+    inputs = body.get("input")
+    if inputs is not None:
+        return _bound_of_input(inputs)
+    bound = EACH_MESSAGE
+    for name in ("tools", "functions", "response_format"):
+        if body.get(name):
+            bound += len(json.dumps(body[name]))
+    messages = body.get("messages")
+    for message in messages if isinstance(messages, list) else ():
+        bound += EACH_MESSAGE + _bound(message)
+    return bound
+
+
+def _bound_of_input(inputs: Any) -> int:
+    """Of embeddings: a text, tokens, or a list of either."""
+    if isinstance(inputs, str):
+        return EACH_MESSAGE + _bytes(inputs)
+    if not isinstance(inputs, list):
+        return EACH_MESSAGE
+    return sum(1 if isinstance(one, int) else _bound_of_input(one) for one in inputs)
+
+
+def _bound(value: Any) -> int:
+    if isinstance(value, str):
+        return _bytes(value)
+    if isinstance(value, list):
+        return sum(map(_bound, value))
+    if not isinstance(value, dict):
+        return 8
+    if value.get("type") == "image_url":
+        image = value.get("image_url")
+        small = isinstance(image, dict) and image.get("detail") == "low"
+        return SMALL_IMAGE if small else IMAGE
+    return sum(_bound(one) for one in value.values())
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def estimate_tokens(text: str) -> int:
+    """A stated estimate: of each word a token for four letters or three digits, one of any other
+    sign, and of each sign of another script two."""
+    return sum(map(_of_word, WORD.findall(text)))
+
+
+def _of_word(word: str) -> int:
+    if word[0].isspace():
+        return max(0, word.count("\n") - 1)
+    if not word.isascii():
+        return 2
+    return -(-len(word) // (3 if word[0].isdigit() else 4))
+
+
+def estimate_input_tokens(body: Mapping[str, Any]) -> int:
+    """The estimated tokens of all texts in the messages, or in the input of embeddings."""
+    return sum(map(estimate_tokens, texts_of(body.get("messages") or body.get("input"))))
+
+
+def texts_of(value: Any) -> list[str]:
+    """All texts in messages, or in the input of embeddings."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, dict):
+        value = [value.get("content") or value.get("text")]
+    return [text for part in value for text in texts_of(part)] if isinstance(value, list) else []

@@ -1,0 +1,190 @@
+"""Alerts when a budget is 50, 80 or 100 % spent, by webhook (standardwebhooks.com, version 1.0).
+
+An alert is a row, noted in the transaction that spends the money, once for each budget, period and
+threshold. Whoever claims it sends it; a claim that comes to nothing lapses.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import logging
+import random
+import time
+import uuid
+from datetime import UTC, date, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import gevent
+from gevent.pool import Pool
+from geventhttpclient import HTTPClient
+from geventhttpclient.response import HTTPParseError
+from sqlalchemy import BigInteger, Column, Connection, Date, Float, Integer, String, Table, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from webapp import money
+from webapp.accounts.keys import api_keys
+from webapp.errors import StoreUnavailable
+from webapp.metering.budgets import end_of
+from webapp.storage.database import Database, metadata
+
+log = logging.getLogger(__name__)
+
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("key_id", Integer, nullable=False),
+    Column("period", String(5), nullable=False),
+    Column("start", Date, nullable=False),
+    Column("percent", Integer, nullable=False),
+    Column("limit_nano", BigInteger, nullable=False),
+    Column("spent_nano", BigInteger, nullable=False),
+    # Unix seconds. Without a next attempt it is delivered, or given up.
+    Column("created_at", Float, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_attempt_at", Float),
+    Column("delivered_at", Float),
+)
+
+PERCENTS = (50, 80, 100)
+# A budget that refuses a call is as good as spent, if so much of it is.
+NEARLY_SPENT = 80
+TIMEOUT = 10.0
+CLAIM = 60.0
+AT_ONCE = 4
+# Seconds before each further attempt, as the standard recommends: three days in all.
+PAUSES = (5, 30, 120, 600, 3600, 10_800, 21_600, 43_200, 86_400, 86_400)
+
+
+class Alerts:
+    """Notes alerts and sends them to `url`, signed with `secret` (bytes); without one, neither."""
+
+    def __init__(self, database: Database, url: str, secret: bytes) -> None:
+        self._database = database
+        self._url = url
+        self._secret = secret
+        self._sending = Pool(AT_ONCE)
+
+    def note(
+        self,
+        connection: Connection,
+        key_id: int,
+        period: str,
+        start: date,
+        before: int,
+        after: int,
+        limit: int,
+        *,
+        refused: bool = False,
+    ) -> None:
+        """Note the thresholds that spending has passed (nano-USD), in this transaction."""
+        if not self._url or limit <= 0:
+            return
+        passed = [p for p in PERCENTS if before * 100 < p * limit <= after * 100]
+        if refused and after * 100 >= NEARLY_SPENT * limit:
+            passed = [100]
+        dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+        for percent in passed:
+            row = {
+                "id": str(uuid.uuid4()),
+                "key_id": key_id,
+                "period": period,
+                "start": start,
+                "percent": percent,
+                "limit_nano": limit,
+                "spent_nano": after,
+                "created_at": time.time(),
+                "attempts": 0,
+                "next_attempt_at": time.time(),
+            }
+            connection.execute(dialect.insert(alerts).values(row).on_conflict_do_nothing())
+
+    def tick(self) -> None:
+        """Send what is due, beside. Raises StoreUnavailable."""
+        free = self._sending.free_count()
+        if not self._url or not free:
+            return
+        due = (
+            select(alerts, api_keys.c.name, api_keys.c.mask)
+            .join(api_keys, api_keys.c.id == alerts.c.key_id)
+            .where(alerts.c.next_attempt_at <= time.time())
+            .order_by(alerts.c.next_attempt_at)
+            .limit(free)
+        )
+        for row in self._database.read(lambda connection: connection.execute(due).all()):
+            if self._claim(row):
+                self._sending.spawn(self._deliver, row)
+
+    def _claim(self, row: Any) -> bool:
+        """Take the alert for this worker, unless another one was faster."""
+        claim = (
+            alerts.update()
+            .where(alerts.c.id == row.id, alerts.c.next_attempt_at == row.next_attempt_at)
+            .values(attempts=row.attempts + 1, next_attempt_at=time.time() + CLAIM)
+        )
+        return bool(self._database.write(lambda connection: connection.execute(claim).rowcount))
+
+    def _deliver(self, row: Any) -> None:
+        status = self.send(row.id, _event(row))
+        done: dict[str, Any] = {"next_attempt_at": None}
+        if 200 <= status < 300:
+            done["delivered_at"] = time.time()
+        elif status == 410 or row.attempts >= len(PAUSES):
+            log.error("The alert %s is given up: the webhook answers %s", row.id, status or "not")
+        else:
+            pause = PAUSES[row.attempts] * random.uniform(0.9, 1.1)  # noqa: S311
+            done["next_attempt_at"] = time.time() + pause
+        update = alerts.update().where(alerts.c.id == row.id).values(**done)
+        try:
+            self._database.write(lambda connection: connection.execute(update))
+        except StoreUnavailable:
+            log.warning("The alert %s will be sent again: the database is away", row.id)
+
+    def send(self, event_id: str, event: dict[str, Any]) -> int:
+        """Send an event now; the status that came back, 0 where none came."""
+        body = json.dumps(event).encode()
+        timestamp = str(int(time.time()))
+        signed = f"{event_id}.{timestamp}.".encode() + body
+        signature = base64.b64encode(hmac.digest(self._secret, signed, hashlib.sha256)).decode()
+        headers = {
+            "Content-Type": "application/json",
+            "webhook-id": event_id,
+            "webhook-timestamp": timestamp,
+            "webhook-signature": f"v1,{signature}",
+        }
+        client = HTTPClient.from_url(self._url, connection_timeout=TIMEOUT, network_timeout=TIMEOUT)
+        parts = urlsplit(self._url)
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        try:
+            with gevent.Timeout(TIMEOUT, TimeoutError):
+                return int(client.request("POST", path, body, headers).status_code)
+        except (OSError, HTTPParseError, RuntimeError):
+            return 0
+        finally:
+            client.close()
+
+
+def example() -> dict[str, Any]:
+    """An event that says of itself that it is a test."""
+    return {"type": "budget.test", "timestamp": datetime.now(UTC).isoformat(), "data": {}}
+
+
+def _event(row: Any) -> dict[str, Any]:
+    return {
+        "type": "budget.threshold_reached",
+        "timestamp": datetime.fromtimestamp(row.created_at, UTC).isoformat(),
+        "data": {
+            "key_id": row.key_id,
+            "key_name": row.name,
+            "api_key": row.mask,
+            "period": row.period,
+            "percent": row.percent,
+            "limit_usd": money.to_usd(row.limit_nano),
+            "spent_usd": money.to_usd(row.spent_nano),
+            "resets_at": f"{end_of(row.period, row.start)}T00:00:00+00:00",
+        },
+    }

@@ -1,0 +1,108 @@
+"""Budgets: what each key has spent and reserved, a UTC day and a month, and what that refuses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+
+from sqlalchemy import BigInteger, Column, Date, Integer, String, Table
+
+from webapp import money
+from webapp.errors import BudgetExceeded, BudgetReserved, WeirError
+from webapp.llm.ports import Payer
+from webapp.storage.database import metadata
+
+budgets = Table(
+    "budgets",
+    metadata,
+    Column("key_id", Integer, primary_key=True),
+    Column("period", String(5), primary_key=True),
+    Column("start", Date, primary_key=True),
+    Column("spent_nano", BigInteger, nullable=False),
+    Column("reserved_nano", BigInteger, nullable=False),
+)
+
+DAY, MONTH = "day", "month"
+# One row of the table: whose, of which period, since when.
+Period = tuple[int, str, date]
+
+
+@dataclass(slots=True)
+class Spending:
+    """What is in a row, in nano-USD."""
+
+    spent: int = 0
+    reserved: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """One limit with what is used of it, in nano-USD."""
+
+    period: str
+    start: date
+    limit: int
+    spent: int
+    reserved: int
+
+    @property
+    def name(self) -> str:
+        return f"usd_per_{self.period}"
+
+    @property
+    def reset(self) -> int:
+        """Unix seconds of its end."""
+        return int(
+            datetime.combine(end_of(self.period, self.start), datetime.min.time(), UTC).timestamp()
+        )
+
+    def refusal(self, nano: int, now: float, *, alone: bool = False) -> WeirError | None:
+        """Why a call with this ceiling does not fit; `alone` leaves out what others reserved."""
+        if self.spent + nano > self.limit:
+            seconds = max(1, math.ceil(self.reset - now))
+            return BudgetExceeded(
+                f"The budget of {money.text(self.limit)} USD a {self.period} has "
+                f"{money.text(max(0, self.limit - self.spent))} USD left; this request may cost "
+                f"{money.text(nano)} USD.",
+                details=self._details(nano),
+                retry_after=seconds,
+            )
+        if not alone and self.spent + self.reserved + nano > self.limit:
+            return BudgetReserved(
+                f"The budget of {money.text(self.limit)} USD a {self.period} is held by requests "
+                "that are running. Try again in 1 s.",
+                details=self._details(nano),
+                retry_after=1,
+            )
+        return None
+
+    def _details(self, nano: int) -> dict[str, object]:
+        return {
+            "limit": self.name,
+            "size": money.to_usd(self.limit),
+            "used": money.to_usd(self.spent),
+            "reserved": money.to_usd(self.reserved),
+            "needed": money.to_usd(nano),
+            "reset": self.reset,
+        }
+
+
+def starts(day: date) -> dict[str, date]:
+    """The periods that a day is in, by their names: since when."""
+    return {DAY: day, MONTH: day.replace(day=1)}
+
+
+def end_of(period: str, start: date) -> date:
+    if period == DAY:
+        return start + timedelta(days=1)
+    return (start + timedelta(days=32)).replace(day=1)
+
+
+def limits_of(payer: Payer) -> Iterator[tuple[str, int]]:
+    """(period, nano-USD) of each of a payer's budgets."""
+    if payer.usd_per_day is not None:
+        yield DAY, payer.usd_per_day
+    if payer.usd_per_month is not None:
+        yield MONTH, payer.usd_per_month

@@ -1,0 +1,130 @@
+"""What models cost: the table in prices.toml, and what MODEL_PRICES says instead."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+from webapp.llm.messages import Usage
+from webapp.money import to_nano
+from webapp.settings import ConfiguredPrice
+
+FILE = Path(__file__).with_name("prices.toml")
+MILLION = 1_000_000
+# What a model's name may end with beside the name that the table has.
+VERSION = re.compile(r"(-\d{4}-\d{2}-\d{2}|[-@]20\d{6}|-\d{4}|-latest)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Nano-USD per million tokens."""
+
+    input: int
+    cached_input: int
+    output: int
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a model costs. A call with more than `above` input tokens is charged at other rates."""
+
+    rates: Rates
+    max_output: int | None = None
+    context: int | None = None
+    reasoning: bool = False
+    above: int | None = None
+    rates_above: Rates | None = None
+
+    def cost(self, usage: Usage) -> int:
+        """Nano-USD, rounded up."""
+        rates = self.rates
+        if self.above is not None and self.rates_above and usage.input_tokens > self.above:
+            rates = self.rates_above
+        uncached = usage.input_tokens - usage.cached_input_tokens
+        total = (
+            uncached * rates.input
+            + usage.cached_input_tokens * rates.cached_input
+            + usage.output_tokens * rates.output
+        )
+        return -(-total // MILLION)
+
+
+FREE = Price(Rates(0, 0, 0))
+
+
+class PriceTable:
+    """Finds the price of a model. `overrides` come first, by `provider/model` with wildcards."""
+
+    def __init__(self, overrides: Mapping[str, ConfiguredPrice]) -> None:
+        # The exact name first, then the longest of those with a wildcard.
+        names = sorted(overrides, key=lambda name: ("*" in name, -len(name)))
+        self._overrides = {name: _of_setting(overrides[name]) for name in names}
+        self.of = lru_cache(10_000)(self._find)
+
+    def _find(self, provider: str, kind: str, model: str) -> Price | None:
+        """The price of a model of the provider that is configured under this name, of this kind."""
+        if provider == "offline":
+            return FREE
+        name = f"{provider}/{model}"
+        for pattern, price in self._overrides.items():
+            if fnmatchcase(name, pattern):
+                return price
+        for section in _sections(provider, kind):
+            models = _table().get(section, {})
+            if found := models.get(model) or models.get(VERSION.sub("", model)):
+                return found
+        return None
+
+
+def _sections(provider: str, kind: str) -> list[str]:
+    """The sections of the table that may have the price, the likeliest first.
+
+    Another server of OpenAI's protocol sells its own models at its own prices.
+    """
+    section = kind.removeprefix("langchain:")
+    if kind == "openai":
+        return [provider]
+    return [provider, section, "openai"] if kind == "azure" else [provider, section]
+
+
+@cache
+def _table() -> dict[str, dict[str, Price]]:
+    sections = tomllib.loads(FILE.read_text())
+    return {
+        section: {name: _of_table(entry) for name, entry in models.items()}
+        for section, models in sections.items()
+    }
+
+
+def _of_table(entry: Mapping[str, Any]) -> Price:
+    above = entry.get("above")
+    return Price(
+        _rates(entry),
+        entry.get("max_output"),
+        entry.get("context"),
+        entry.get("reasoning", False),
+        above,
+        _rates({name: entry.get(f"{name}_above", entry.get(name)) for name in Rates.__slots__})
+        if above
+        else None,
+    )
+
+
+def _rates(entry: Mapping[str, Any]) -> Rates:
+    """What is not said of cached input costs as any other; embeddings have no output."""
+    full = to_nano(entry["input"])
+    cached, output = entry.get("cached_input"), entry.get("output")
+    return Rates(
+        full, full if cached is None else to_nano(cached), to_nano(output) if output else 0
+    )
+
+
+def _of_setting(configured: ConfiguredPrice) -> Price:
+    rates = Rates(configured.input, configured.cached_input, configured.output)
+    return Price(rates, configured.max_output)

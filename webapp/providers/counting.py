@@ -1,0 +1,64 @@
+"""Counts tokens where a provider does not say them: with tiktoken where it fits, else by estimate.
+
+tiktoken's tables come from the internet with their first use (TIKTOKEN_CACHE_DIR keeps them). No
+request waits for that: until they are there, and where they cannot be had, the estimate serves.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import gevent
+
+from webapp.beside import beside
+from webapp.llm.messages import ModelRequest, Usage
+from webapp.llm.tokens import estimate_tokens, texts_of
+
+log = logging.getLogger(__name__)
+
+TRIED_AGAIN_AFTER = 3600.0
+LONG = 2_000  # characters; counting more than that would stall the streams
+
+_encodings: dict[str, Any] = {}
+_tried_at: dict[str, float] = {}
+
+
+def count(request: ModelRequest, model: str, content: str) -> Usage:
+    """What a call has used as far as Weir can tell."""
+    inputs = texts_of(request.body.get("messages") or request.body.get("input"))
+    encoding = _encoding(model)
+    return Usage(_tokens(encoding, inputs), _tokens(encoding, [content]), estimated=True)
+
+
+def _tokens(encoding: Any, texts: list[str]) -> int:
+    def work() -> int:
+        if encoding is None:
+            return sum(map(estimate_tokens, texts))
+        return sum(len(encoding.encode_ordinary(text)) for text in texts)
+
+    return beside(work) if sum(map(len, texts)) > LONG else work()
+
+
+def _encoding(model: str) -> Any:
+    """tiktoken's encoding of a model, if it is one of OpenAI's and the table is there."""
+    import tiktoken
+
+    try:
+        name = tiktoken.encoding_name_for_model(model)
+    except KeyError:
+        return None
+    if name not in _encodings and time.monotonic() >= _tried_at.get(name, 0.0):
+        _tried_at[name] = time.monotonic() + TRIED_AGAIN_AFTER
+        gevent.spawn(_load, name)
+    return _encodings.get(name)
+
+
+def _load(name: str) -> None:
+    import tiktoken
+
+    try:
+        _encodings[name] = beside(lambda: tiktoken.get_encoding(name))
+    except Exception as error:  # noqa: BLE001 whatever the network has to say
+        log.warning("tiktoken has no %s (%s); tokens are estimated", name, type(error).__name__)
