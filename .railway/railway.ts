@@ -24,6 +24,7 @@ export default defineRailway(() => {
       REDIS_URL: cache.env.REDIS_URL,
       // Set in Railway, never here.
       SECRET_KEY: preserve(),
+      ADMIN_PASSWORD: preserve(),
       OPENAI_API_KEY: preserve(),
       OPENAI_BASE_URL: preserve(),
     },

@@ -16,14 +16,18 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 import webapp.accounts.keys
-import webapp.metering.traffic  # noqa: F401 its tables
+import webapp.application  # noqa: F401 all tables
 from tests.conftest import MakeWeir
 from tests.support.servers import DidNotStart, Postgres, Valkey, wait_until
 from webapp.settings import SettingsError, load
 from webapp.storage import migrations
 from webapp.storage.database import Database, metadata
 
-PRODUCTION = {"APP_ENV": "production", "SECRET_KEY": "0123456789abcdef0123"}
+PRODUCTION = {
+    "APP_ENV": "production",
+    "SECRET_KEY": "0123456789abcdef0123",
+    "ADMIN_PASSWORD": "a-long-password",
+}
 
 
 def refusal(environment: dict[str, str], tmp_path: Path) -> str:
@@ -55,7 +59,8 @@ def test_production_names_everything_that_is_weak(tmp_path: Path) -> None:
         },
         tmp_path,
     )
-    for part in ("SECRET_KEY", "DEBUG", "demo is a demo key", "short", "odd", "DATABASE_URL"):
+    names = ("SECRET_KEY", "ADMIN_PASSWORD", "DEBUG", "demo is a demo key", "short", "odd")
+    for part in (*names, "DATABASE_URL"):
         assert part in message
 
 
@@ -67,7 +72,8 @@ def test_production_refuses_a_weak_secret(tmp_path: Path, secret: str) -> None:
 
 @pytest.mark.parametrize("platform", ["DYNO", "RENDER", "RAILWAY_ENVIRONMENT"])
 def test_a_platform_means_production_and_wants_a_database(tmp_path: Path, platform: str) -> None:
-    environment = {"DATA_DIR": str(tmp_path), platform: "x", "SECRET_KEY": "0123456789abcdef"}
+    environment = {"DATA_DIR": str(tmp_path), platform: "x", **PRODUCTION}
+    del environment["APP_ENV"]
     assert "DATABASE_URL" in refusal(environment, tmp_path)
     settings = load({**environment, "ALLOW_EPHEMERAL_SQLITE": "true"})
     assert settings.production

@@ -177,13 +177,15 @@ def test_every_variable_is_a_setting() -> None:
 def test_a_hosted_weir_has_a_secret_a_database_and_redis() -> None:
     hosted = {entry["key"]: entry for entry in render_web()["envVars"]}
     assert hosted["SECRET_KEY"]["generateValue"] is True
-    assert heroku()["env"]["SECRET_KEY"]["generator"] == "secret"
+    assert hosted["ADMIN_PASSWORD"]["generateValue"] is True
+    for name in ("SECRET_KEY", "ADMIN_PASSWORD"):
+        assert heroku()["env"][name]["generator"] == "secret"
     assert {addon.partition(":")[0] for addon in heroku()["addons"]} == {
         "heroku-postgresql",
         "heroku-redis",
     }
     names = dict(environments())[".railway/railway.ts"]
-    assert {"SECRET_KEY", "DATABASE_URL", "REDIS_URL"} <= names
+    assert {"SECRET_KEY", "ADMIN_PASSWORD", "DATABASE_URL", "REDIS_URL"} <= names
 
 
 def test_render_wires_what_it_creates() -> None:
@@ -215,7 +217,8 @@ def test_compose_takes_its_secrets_from_the_environment_and_insists_on_them() ->
     services = compose()
     password = r"\$\{POSTGRES_PASSWORD:\?[^}]+\}"
     given = services["weir"]["environment"]
-    assert re.fullmatch(r"\$\{SECRET_KEY:\?[^}]+\}", given["SECRET_KEY"])
+    for name in ("SECRET_KEY", "ADMIN_PASSWORD"):
+        assert re.fullmatch(rf"\$\{{{name}:\?[^}}]+\}}", given[name])
     assert re.search(f":{password}@", given["DATABASE_URL"])
     assert re.fullmatch(password, services["postgres"]["environment"]["POSTGRES_PASSWORD"])
     assert given["OPENAI_API_KEY"] is None
@@ -320,6 +323,7 @@ class Deployed(Weir):
             "PATH": f"{BINARIES}:/usr/bin:/bin",
             "APP_ENV": "production",
             "SECRET_KEY": "a-secret-for-the-manifests-test",
+            "ADMIN_PASSWORD": "a-password-for-the-manifests",
             "API_KEYS": f"Manifests:premium:{KEY}",
         }
         super().__init__(of_the_platform | env)
@@ -414,5 +418,6 @@ def test_a_platform_without_a_secret_and_a_database_is_told_all_at_once(tmp_path
         )
         assert refused.returncode != 0
         assert "SECRET_KEY" in refused.stderr
+        assert "ADMIN_PASSWORD" in refused.stderr
         assert "DATABASE_URL" in refused.stderr
         assert "Traceback" not in refused.stderr

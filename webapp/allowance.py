@@ -55,6 +55,14 @@ class Allowance:
             changes["networks"] = tuple(map(ip_network, changes["networks"]))
         return replace(self, **changes)
 
+    def increased(self, nano: int) -> Allowance:
+        """This allowance with more of each budget that it has."""
+        day, month = (
+            None if budget is None else budget + nano
+            for budget in (self.usd_per_day, self.usd_per_month)
+        )
+        return replace(self, usd_per_day=day, usd_per_month=month)
+
     @property
     def has_budget(self) -> bool:
         return self.usd_per_day is not None or self.usd_per_month is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,11 @@ from flask.json.provider import DefaultJSONProvider
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from webapp import api, cli
+from webapp.accounts.accounts import AccountStore
+from webapp.accounts.audit import AuditLog
+from webapp.accounts.key_changes import KeyChanges
 from webapp.accounts.keys import KeyStore
+from webapp.accounts.tokens import Tokens
 from webapp.concurrency import worker_count
 from webapp.extensions import cache, cors
 from webapp.gate import limits
@@ -40,6 +46,8 @@ from webapp.storage.breakers import CircuitBreakers
 from webapp.storage.database import Database
 from webapp.storage.flight_board import LoneBoard, SharedBoard
 from webapp.storage.shared_memory import SharedMemory
+
+log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPOSED = [
@@ -91,6 +99,9 @@ def assemble(app: Flask, settings: Settings) -> Services:
     database = Database(settings.database_url)
     shared_memory = _shared_memory(settings)
     keys = KeyStore(database)
+    accounts = AccountStore(database, settings.tiers)
+    tokens = Tokens(settings.secret_key)
+    key_changes = KeyChanges(database, settings.tiers)
     traffic = Traffic(database)
     usage = UsageReports(database)
     replays = Replays(database)
@@ -110,6 +121,7 @@ def assemble(app: Flask, settings: Settings) -> Services:
     def prepare() -> None:
         migrations.upgrade(database)
         keys.take_over(settings.api_keys)
+        _ensure_admin(accounts, settings)
 
     lifecycle = Lifecycle(
         prepare,
@@ -124,7 +136,11 @@ def assemble(app: Flask, settings: Settings) -> Services:
         database=database,
         shared_memory=shared_memory,
         keys=keys,
-        identities=Identities(keys, settings.tiers),
+        key_changes=key_changes,
+        accounts=accounts,
+        tokens=tokens,
+        audit=AuditLog(database),
+        identities=Identities(keys, accounts, tokens, settings.tiers),
         windows=SlidingWindows(shared_memory, worker_count(settings)[0]),
         replays=replays,
         ledger=ledger,
@@ -140,6 +156,18 @@ def assemble(app: Flask, settings: Settings) -> Services:
         breakers=breakers,
         gateway=Gateway(router, answers, flights, attempts, ledger, prices),
     )
+
+
+def _ensure_admin(accounts: AccountStore, settings: Settings) -> None:
+    """Make the first administrator; in development with a password that is told only now."""
+    password = settings.admin_password or secrets.token_urlsafe(12)
+    made = accounts.ensure_admin(settings.admin_username, password)
+    if made and not settings.admin_password:
+        log.warning(
+            "The first administrator is %s, with the password %s (told only once)",
+            settings.admin_username,
+            password,
+        )
 
 
 def _shared_memory(settings: Settings) -> SharedMemory | None:

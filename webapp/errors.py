@@ -9,6 +9,7 @@ WeirError                       status
 ├── NotFound                      404
 │   └── ModelNotFound             404
 ├── MethodNotAllowed              405
+├── Conflict                      409  what is there already does not allow it
 ├── IdempotencyInProgress         409  the first request with this key still runs
 ├── PayloadTooLarge               413
 ├── UnsupportedMediaType          415
@@ -107,6 +108,10 @@ class ModelNotFound(NotFound):
 class MethodNotAllowed(WeirError):
     status = 405
     message = "This address does not take this method."
+
+
+class Conflict(WeirError):
+    status = 409
 
 
 class IdempotencyInProgress(WeirError):

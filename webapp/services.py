@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, cast
 from flask import current_app
 
 if TYPE_CHECKING:
+    from webapp.accounts.accounts import AccountStore
+    from webapp.accounts.audit import AuditLog
+    from webapp.accounts.key_changes import KeyChanges
     from webapp.accounts.keys import KeyStore
+    from webapp.accounts.tokens import Tokens
     from webapp.gate.identity import Identities
     from webapp.gate.replays import Replays
     from webapp.gate.windows import SlidingWindows
@@ -35,6 +39,10 @@ class Services:
     database: Database
     shared_memory: SharedMemory | None
     keys: KeyStore
+    key_changes: KeyChanges
+    accounts: AccountStore
+    tokens: Tokens
+    audit: AuditLog
     identities: Identities
     windows: SlidingWindows
     replays: Replays

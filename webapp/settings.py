@@ -274,6 +274,12 @@ class Settings:
         "SECRET_KEY", "", "signs sessions and tokens; at least 16 characters", secret=True,
         shown="generated and kept in `DATA_DIR` in development; required in production",
     )  # fmt: skip
+    admin_username: str = _setting("ADMIN_USERNAME", "admin", "the first administrator")
+    admin_password: str = _setting(
+        "ADMIN_PASSWORD", "", "the first administrator's password, at least 12 characters; changed "
+        "later by `flask accounts set-password`", secret=True,
+        shown="generated and printed once in development; required in production",
+    )  # fmt: skip
     data_dir: Path = _setting(
         "DATA_DIR", "./data", "where SQLite and the development secret live", Path
     )
@@ -408,8 +414,8 @@ class Settings:
         shown="`<script\\b`, `javascript:`, `data:[\\w/+.-]+[;,]`",
     )  # fmt: skip
     stats_access: str = _setting(
-        "STATS_ACCESS", "public", "who may read `/stats`: `public` or `key`",
-        _one_of("public", "key"),
+        "STATS_ACCESS", "public", "who may read `/stats`: `public`, `key` or `admin`",
+        _one_of("public", "key", "admin"),
     )  # fmt: skip
     allowed_origins: tuple[str, ...] = _setting(
         "ALLOWED_ORIGINS", "", "origins for CORS, comma-separated",
@@ -458,7 +464,8 @@ class Settings:
         passwords = [urlsplit(url).password or "" for url in urls]
         theirs = [provider.api_key for provider in self.providers]
         own = [key.secret for key in self.api_keys]
-        return tuple(filter(None, (self.secret_key, *passwords, *theirs, *own)))
+        mine = (self.secret_key, self.admin_password)
+        return tuple(filter(None, (*mine, *passwords, *theirs, *own)))
 
 
 def table() -> list[Field[Any]]:
@@ -615,6 +622,8 @@ def _weaknesses(settings: Settings) -> list[str]:
         for key in settings.api_keys
         if key.tier not in settings.tiers
     ]
+    if not re.fullmatch(r"[A-Za-z0-9._@-]{1,100}", settings.admin_username):
+        problems.append("ADMIN_USERNAME must be 1 to 100 letters, digits or any of . _ @ -")
     names = [provider.name for provider in settings.providers]
     problems += [
         f"MODEL_ROUTES: {route} names the unknown provider {model.provider} (configured: "
@@ -635,6 +644,10 @@ def _weaknesses(settings: Settings) -> list[str]:
         problems.append(
             "SECRET_KEY must be set to a random value of at least 16 characters "
             "(openssl rand -base64 32)"
+        )
+    if len(settings.admin_password) < 12:
+        problems.append(
+            "ADMIN_PASSWORD must be set, at least 12 characters (openssl rand -base64 18)"
         )
     if settings.debug:
         problems.append("DEBUG must not be set in production")

@@ -76,7 +76,9 @@ def test_the_live_server_does_what_the_document_says(
 
 
 def test_every_operation_was_tried(document: schemathesis.BaseSchema) -> None:
-    assert sorted(document) == sorted(OPERATIONS)
+    # Those of administrators have tests of their own, and need another credential.
+    tried = [path for path in document if not path.startswith(("/admin", "/token"))]
+    assert sorted(tried) == sorted(OPERATIONS)
 
 
 def test_every_example_runs_as_it_stands(weir: Weir) -> None:
@@ -84,7 +86,7 @@ def test_every_example_runs_as_it_stands(weir: Weir) -> None:
     examples = {
         path: operations["post"]["requestBody"]["content"]["application/json"]["example"]
         for path, operations in paths.items()
-        if "post" in operations
+        if "post" in operations and not path.startswith(("/admin", "/token"))
     }
     assert set(examples) == set(POSTED)
     for path, example in examples.items():
@@ -99,7 +101,7 @@ def test_the_document_names_credentials_and_errors(weir: Weir) -> None:
     for path, operations in document["paths"].items():
         for method in operations.keys() & {"get", "post"}:
             assert operations[method]["summary"], path
-        if "post" in operations:
+        if "post" in operations and not path.startswith(("/admin", "/token")):
             assert {"ApiKey": []} in operations["post"]["security"]
             everywhere = {"200", "400", "401", "404", "413", "415", "429", "503"}
             assert everywhere <= set(operations["post"]["responses"])

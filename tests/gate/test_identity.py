@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -88,6 +89,12 @@ def test_wrong_keys_are_limited_by_address_and_the_right_one_is_not(weir: Weir) 
     assert chat(weir, {**address, "X-API-Key": "prod_key_456"}).status_code == 200
 
 
+def key_id(weir: Weir, name: str) -> str:
+    """The id of the key with this name."""
+    listed = json.loads(weir.run_flask("keys", "list", "--json").stdout)
+    return str(next(key["id"] for key in listed if key["name"] == name))
+
+
 def test_a_revoked_key_stops_working_on_every_worker(
     start_weir: MakeWeir, fresh_valkey: Valkey, fresh_database: str
 ) -> None:
@@ -97,7 +104,7 @@ def test_a_revoked_key_stops_working_on_every_worker(
     )  # fmt: skip
     key = weir.run_flask("keys", "create", "Short-lived").stdout.strip()
     assert [chat(weir, {"X-API-Key": key}).status_code for _ in range(20)] == [200] * 20
-    assert weir.run_flask("keys", "revoke", "1").returncode == 0
+    assert weir.run_flask("keys", "revoke", key_id(weir, "Short-lived")).returncode == 0
 
     def refused_everywhere() -> bool:
         # From another address each time: wrong keys are limited by address.
@@ -124,7 +131,7 @@ def test_the_keys_of_the_settings_are_taken_over_by_name(
     assert statuses("shop:free:shop-key-0000002", *keys) == [403, 200]
     assert statuses("shop:free:shop-key-0000001", *keys) == [200, 403]
     weir = new_weir(data_dir=tmp_path, API_KEYS="shop:free:shop-key-0000001").start()
-    assert weir.run_flask("keys", "revoke", "1").returncode == 0
+    assert weir.run_flask("keys", "revoke", key_id(weir, "shop")).returncode == 0
     weir.stop()
     assert statuses("shop:free:shop-key-0000001", *keys) == [403, 403]
     assert statuses("shop:free:shop-key-0000003", "shop-key-0000003") == [200]

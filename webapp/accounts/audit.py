@@ -20,6 +20,7 @@ from sqlalchemy import (
     select,
 )
 
+from webapp.accounts.keys import zoned
 from webapp.storage.database import Database, metadata
 
 audit = Table(
@@ -102,6 +103,5 @@ class AuditLog:
 def _event(fields: dict[str, Any]) -> Event:
     for side in ("before", "after"):
         fields[side] = None if fields[side] is None else json.loads(fields[side])
-    if fields["at"].tzinfo is None:
-        fields["at"] = fields["at"].replace(tzinfo=UTC)  # SQLite keeps no zone
+    fields["at"] = zoned(fields["at"])
     return Event(**fields)

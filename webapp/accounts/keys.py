@@ -10,7 +10,7 @@ import hashlib
 import json
 import secrets
 import string
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -21,7 +21,6 @@ from sqlalchemy import (
     Connection,
     DateTime,
     Integer,
-    Row,
     String,
     Table,
     Text,
@@ -105,10 +104,10 @@ class KeyStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def find(self, key_digest: str) -> ApiKey | None:
-        """The key with a secret of this digest, if both work now."""
+    def find(self, key_digest: str) -> tuple[ApiKey, datetime | None] | None:
+        """The key with a secret of this digest, if both work now; and until when they do."""
         query = (
-            select(*_SHOWN)
+            select(*_SHOWN, key_secrets.c.expires_at.label("secret_expires_at"))
             .join(key_secrets, key_secrets.c.key_id == api_keys.c.id)
             .where(
                 key_secrets.c.digest == key_digest,
@@ -117,29 +116,12 @@ class KeyStore:
             )
         )
         row = self._database.read(lambda connection: connection.execute(query).first())
-        return _key(row) if row else None
-
-    def create(self, name: str, tier: str) -> tuple[ApiKey, str]:
-        """A new key and its secret, which is not kept and cannot be shown again."""
-        secret = generate()
-        key = self._database.write(
-            lambda connection: _insert(connection, name, tier, secret, "operator")
-        )
-        return key, secret
-
-    def all(self) -> list[ApiKey]:
-        query = select(*_SHOWN).order_by(api_keys.c.id)
-        rows = self._database.read(lambda connection: connection.execute(query).all())
-        return [_key(row) for row in rows]
-
-    def revoke(self, key_id: int) -> bool:
-        """Revoke a key; False if there is none with this id that still works."""
-        update = (
-            api_keys.update()
-            .where(api_keys.c.id == key_id, api_keys.c.revoked_at.is_(None))
-            .values(revoked_at=now(), revoked_by="operator")
-        )
-        return bool(self._database.write(lambda connection: connection.execute(update).rowcount))
+        if row is None:
+            return None
+        fields = dict(row._mapping)
+        ends = zoned(fields.pop("secret_expires_at"))
+        key = key_of(fields)
+        return key, min(filter(None, (ends, key.expires_at)), default=None)
 
     def count(self) -> int:
         """How many keys work."""
@@ -181,12 +163,16 @@ def now() -> datetime:
 _SHOWN = [api_keys.c[name] for name in ApiKey.__slots__]
 
 
-def _key(row: Row[Any]) -> ApiKey:
-    fields = dict(row._mapping)
-    for name, value in fields.items():
-        if isinstance(value, datetime) and value.tzinfo is None:
-            fields[name] = value.replace(tzinfo=UTC)  # SQLite keeps no zone
+def key_of(row: Mapping[Any, Any]) -> ApiKey:
+    """The key of a row of the table."""
+    fields = {name: zoned(row[name]) for name in ApiKey.__slots__}
     return ApiKey(**fields | {"overrides": json.loads(fields["overrides"])})
+
+
+def zoned(value: Any) -> Any:
+    """A moment as the database has it, with its zone, which SQLite does not keep."""
+    naive = isinstance(value, datetime) and value.tzinfo is None
+    return value.replace(tzinfo=UTC) if naive else value
 
 
 def _working() -> list[Any]:
@@ -195,21 +181,27 @@ def _working() -> list[Any]:
     return [api_keys.c.revoked_at.is_(None), unexpired]
 
 
-def _insert(connection: Connection, name: str, tier: str, secret: str, origin: str) -> ApiKey:
-    key = {
+def key_row(name: str, tier: str, shown_as: str, origin: str) -> dict[str, Any]:
+    """A new row of the table."""
+    return {
         "name": name,
         "tier": tier,
-        "mask": mask(secret),
+        "mask": shown_as,
         "origin": origin,
         "overrides": "{}",
         "created_at": now(),
     }
-    inserted = connection.execute(api_keys.insert().values(**key).returning(*_SHOWN)).one()
-    _insert_secret(connection, inserted.id, secret)
-    return _key(inserted)
 
 
-def _insert_secret(connection: Connection, key_id: int, secret: str) -> None:
+def _insert(connection: Connection, name: str, tier: str, secret: str, origin: str) -> ApiKey:
+    row = key_row(name, tier, mask(secret), origin)
+    inserted = connection.execute(api_keys.insert().values(**row).returning(*_SHOWN)).one()
+    insert_secret(connection, inserted.id, secret)
+    return key_of(dict(inserted._mapping))
+
+
+def insert_secret(connection: Connection, key_id: int, secret: str) -> None:
+    """Let the key be used with this secret, which is not kept."""
     connection.execute(
         key_secrets.insert().values(
             digest=digest(secret), key_id=key_id, mask=mask(secret), created_at=now()
@@ -236,7 +228,7 @@ def _take_over_one(connection: Connection, key: ConfiguredKey) -> None:
     changed = connection.execute(known).first() is None
     if changed:
         connection.execute(key_secrets.delete().where(theirs))
-        _insert_secret(connection, row.id, key.secret)
+        insert_secret(connection, row.id, key.secret)
         changes["mask"] = mask(key.secret)
     if changed or row.revoked_by == "settings":
         changes |= {"revoked_at": None, "revoked_by": None}

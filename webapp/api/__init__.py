@@ -19,7 +19,9 @@ from webapp.api import (
     models,
     stats,
     summarize,
+    token,
 )
+from webapp.api.admin import accounts, audit, keys
 from webapp.services import Services
 
 # In the order of the documentation. Each is served at the root and under /v1.
@@ -30,7 +32,10 @@ DOORS = (
     stats.blueprint,
     health.blueprint,
     home.blueprint,
+    token.blueprint,
 )
+# At the root only, under /admin.
+ADMIN_DOORS = (keys.blueprint, accounts.blueprint, audit.blueprint)
 # Under /v1 only.
 OPENAI_DOORS = (
     completions.blueprint,
@@ -52,6 +57,8 @@ def register(app: Flask, services: Services) -> None:
     for door in (*DOORS, documents.blueprint):
         app.register_blueprint(door, url_prefix="/v1", name=f"{door.name}_v1")
     app.register_blueprint(documents.blueprint)
+    for door in ADMIN_DOORS:
+        api.register_blueprint(door, url_prefix="/admin")
     app.extensions["weir.native_paths"] = {rule.rule for rule in app.url_map.iter_rules()}
     for door in OPENAI_DOORS:
         api.register_blueprint(door, url_prefix="/v1")

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import flask_smorest
 from flask import Flask, Response, current_app, render_template, url_for
-from marshmallow import Schema
+from marshmallow import Schema, fields
 
 from webapp.api.blueprint import Blueprint
 from webapp.api.schemas import ErrorSchema, OpenAIErrorSchema
@@ -23,6 +23,7 @@ SECURITY_SCHEMES = {
     "ApiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     "Bearer": {"type": "http", "scheme": "bearer"},
 }
+ADMIN: list[dict[str, list[str]]] = [{"Bearer": []}]
 ONE_OF_THEM: list[dict[str, list[str]]] = [{name: []} for name in SECURITY_SCHEMES]
 DESCRIPTION = (
     "Weir stands between applications and LLM providers: keys with tiers, exact limits, a cache. "
@@ -41,6 +42,7 @@ REDOC_HASHES = (
 )
 
 
+QUERY_TYPES: dict[type, str] = {fields.Integer: "integer", fields.Boolean: "boolean"}
 EVENT = {
     "type": "object",
     "description": "One server-sent event; its data is JSON, of the last one `[DONE]`.",
@@ -96,6 +98,20 @@ def errors_of(*statuses: int, schema: type[Schema] = ErrorSchema) -> Callable[[V
     }
     decorator: Callable[[View], View] = Blueprint.doc(responses=responses)
     return decorator
+
+
+def query_of(schema: type[Schema]) -> list[dict[str, Any]]:
+    """The parameters in the address that a schema reads."""
+    return [
+        {
+            "name": name,
+            "in": "query",
+            "required": field.required,
+            "schema": {"type": QUERY_TYPES.get(type(field), "string")},
+            "description": field.metadata.get("description", ""),
+        }
+        for name, field in schema().fields.items()
+    ]
 
 
 def answers_and_errors(view: View) -> View:

@@ -174,3 +174,14 @@ class HealthSchema(Schema):
     timestamp = fields.String()
     checks = fields.Dict(keys=fields.String(), values=fields.String())
     response_time_ms = fields.Float()
+
+
+class TokenBody(Schema):
+    username = fields.String(required=True, validate=validate.Length(1, 100))
+    password = fields.String(required=True, validate=validate.Length(1, 256))
+
+
+class TokenAnswer(Schema):
+    access_token = fields.String()
+    token_type = fields.String(validate=validate.OneOf(["bearer"]))
+    expires_in = fields.Integer(metadata={"description": "Seconds."})

@@ -8,7 +8,7 @@ from webapp.api.blueprint import Blueprint
 from webapp.api.documents import errors_of
 from webapp.api.schemas import StatsSchema
 from webapp.errors import NotAllowed
-from webapp.gate import credential_sent, identify, public
+from webapp.gate import check_admin, credential_sent, identify, public
 from webapp.gate.identity import NO_CREDENTIAL
 from webapp.services import services
 
@@ -20,6 +20,12 @@ blueprint = public(Blueprint("stats", __name__, description="Figures"))
 @blueprint.response(200, StatsSchema)
 def stats() -> dict[str, Any]:
     """Figures of all workers since the first start; more of them with a credential"""
-    if not credential_sent() and services().settings.stats_access != "public":
-        raise NotAllowed(NO_CREDENTIAL)
-    return services().stats.report(identify().key_id if credential_sent() else None)
+    access = services().settings.stats_access
+    if not credential_sent():
+        if access != "public":
+            raise NotAllowed(NO_CREDENTIAL)
+        return services().stats.report(None)
+    principal = identify()
+    if access == "admin":
+        check_admin(principal)
+    return services().stats.report(principal.key_id)

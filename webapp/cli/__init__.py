@@ -1,13 +1,13 @@
-"""The doors for operators: `flask keys …`, `flask db …`, `flask settings`."""
+"""The doors for operators: `flask keys …`, `flask accounts …`, `flask db …`, …."""
 
 from __future__ import annotations
 
 from flask import Flask
 
-from webapp.cli import database, keys, settings
+from webapp.cli import accounts, database, keys, settings
 
 
 def register(app: Flask) -> None:
     """Add Weir's commands to `flask`."""
-    for group in (keys.group, database.group, settings.group):
+    for group in (keys.group, accounts.group, database.group, settings.group):
         app.cli.add_command(group)

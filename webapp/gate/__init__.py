@@ -6,6 +6,8 @@ from typing import Any, TypeVar, cast
 
 from flask import Blueprint, g, request
 
+from webapp.accounts.accounts import ADMIN, Account
+from webapp.accounts.audit import Actor
 from webapp.errors import NotAllowed, NotAuthenticated
 from webapp.gate.identity import KEY_HEADERS, Principal, read_credential
 from webapp.gate.limits import consume, count_failed_attempt, look
@@ -25,6 +27,12 @@ def guard(blueprint: Door) -> Door:
 def guard_without_counting(blueprint: Door) -> Door:
     """Let only identified requests into the blueprint; they consume nothing of any limit."""
     blueprint.before_request(_look_in)
+    return blueprint
+
+
+def admins_only(blueprint: Door) -> Door:
+    """Let only an administrator's token into the blueprint; it consumes nothing of any limit."""
+    blueprint.before_request(_admit_admin)
     return blueprint
 
 
@@ -56,6 +64,23 @@ def _admit() -> None:
     identify()
     consume()
     g.admitted = True
+
+
+def _admit_admin() -> None:
+    if request.method != "OPTIONS":
+        check_admin(identify())
+
+
+def check_admin(principal: Principal) -> Account:
+    """The administrator who asks. Raises NotAllowed."""
+    if principal.account is None or principal.account.role != ADMIN or principal.stale:
+        raise NotAllowed("This needs the token of an administrator: POST /token.")
+    return principal.account
+
+
+def actor() -> Actor:
+    """Who changes something by this request, for the audit log."""
+    return Actor(check_admin(g.principal).username, request.remote_addr)
 
 
 def _look_in() -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from ipaddress import ip_address
 
 from gevent.lock import BoundedSemaphore
 
-from webapp.accounts.keys import ApiKey, KeyStore, digest
+from webapp.accounts.accounts import Account, AccountStore
+from webapp.accounts.keys import ApiKey, KeyStore, digest, now
+from webapp.accounts.tokens import Claims, Tokens
 from webapp.allowance import Allowance
 from webapp.errors import MalformedRequest, NotAllowed, NotAuthenticated, StoreUnavailable
 from webapp.settings import DEMO_SECRETS
@@ -36,6 +39,10 @@ class Principal:
     mask: str
     tier: str
     allowance: Allowance
+    account: Account | None = None
+    """Of a token: whose it is."""
+    expires_at: float | None = None
+    """Unix seconds of the end of the key, or of this secret of it."""
     stale: bool = False
 
     @property
@@ -79,8 +86,16 @@ def read_credential(headers: Mapping[str, str]) -> Credential:
 class Identities:
     """Finds principals, from memory for FRESH_FOR seconds, then from the database."""
 
-    def __init__(self, keys: KeyStore, tiers: Mapping[str, Allowance]) -> None:
+    def __init__(
+        self,
+        keys: KeyStore,
+        accounts: AccountStore,
+        tokens: Tokens,
+        tiers: Mapping[str, Allowance],
+    ) -> None:
         self._keys = keys
+        self._accounts = accounts
+        self._tokens = tokens
         self._tiers = tiers
         self._remembered: OrderedDict[str, tuple[float, Principal]] = OrderedDict()
         self._asking: dict[str, BoundedSemaphore] = {}
@@ -93,47 +108,83 @@ class Identities:
         """
         if credential.secret in DEMO_SECRETS and not _is_loopback(address):
             raise credential.rejected()
+        if credential.bearer and credential.secret.count(".") == 2:
+            return self._of_token(self._tokens.read(credential.secret))
         key_digest = digest(credential.secret)
-        principal = self._fresh(key_digest) or self._ask_once(key_digest)
+        principal = self._remembered_or(key_digest, lambda: self._of_key(key_digest))
         if principal is None:
             raise credential.rejected()
         return principal
 
-    def _fresh(self, key_digest: str) -> Principal | None:
-        found, principal = self._remembered.get(key_digest, (None, None))
-        return principal if found and time.monotonic() - found < FRESH_FOR else None
+    def _of_token(self, claims: Claims) -> Principal:
+        name = f"account {claims.username}"
+        _, known = self._remembered.get(name, (None, None))
+        if known and known.account and known.account.generation < claims.generation:
+            del self._remembered[name]  # what is known is older than the token
+        principal = self._remembered_or(name, lambda: self._of_account(claims.username))
+        if principal is None or principal.account is None:
+            raise NotAuthenticated("This account cannot be used any more.")
+        if principal.account.generation != claims.generation:
+            raise NotAuthenticated("This token has been ended. POST /token gives another.")
+        return principal
 
-    def _ask_once(self, key_digest: str) -> Principal | None:
-        """Ask the database; of many requests at once with one key, one asks."""
-        turn = self._asking.setdefault(key_digest, BoundedSemaphore())
+    def _remembered_or(self, name: str, find: Callable[[], Principal | None]) -> Principal | None:
+        return self._fresh(name) or self._ask_once(name, find)
+
+    def _fresh(self, name: str) -> Principal | None:
+        found, principal = self._remembered.get(name, (None, None))
+        if found is None or principal is None or time.monotonic() - found >= FRESH_FOR:
+            return None
+        expired = principal.expires_at is not None and time.time() >= principal.expires_at
+        return None if expired else principal
+
+    def _ask_once(self, name: str, find: Callable[[], Principal | None]) -> Principal | None:
+        """Ask the database; of many requests at once with one credential, one asks."""
+        turn = self._asking.setdefault(name, BoundedSemaphore())
         try:
             with turn:
-                return self._fresh(key_digest) or self._ask(key_digest)
+                return self._fresh(name) or self._ask(name, find)
         finally:
-            self._asking.pop(key_digest, None)
+            self._asking.pop(name, None)
 
-    def _ask(self, key_digest: str) -> Principal | None:
+    def _ask(self, name: str, find: Callable[[], Principal | None]) -> Principal | None:
         asked = time.monotonic()
         try:
-            key = self._keys.find(key_digest)
+            principal = find()
         except StoreUnavailable:
-            found, principal = self._remembered.get(key_digest, (asked - STALE_FOR, None))
+            found, principal = self._remembered.get(name, (asked - STALE_FOR, None))
             if principal is None or asked - found >= STALE_FOR:
                 raise
             return replace(principal, stale=True)
-        if key is None or key.tier not in self._tiers:
-            self._remembered.pop(key_digest, None)
+        if principal is None:
+            self._remembered.pop(name, None)
             return None
-        principal = self._principal(key)
-        self._remembered[key_digest] = (asked, principal)
-        self._remembered.move_to_end(key_digest)
+        self._remembered[name] = (asked, principal)
+        self._remembered.move_to_end(name)
         if len(self._remembered) > REMEMBERED:
             self._remembered.popitem(last=False)
         return principal
 
-    def _principal(self, key: ApiKey) -> Principal:
+    def _of_key(self, key_digest: str) -> Principal | None:
+        found = self._keys.find(key_digest)
+        return self._principal(*found) if found else None
+
+    def _of_account(self, username: str) -> Principal | None:
+        account = self._accounts.find(username)
+        if account is None or account.disabled_at is not None:
+            return None
+        principal = self._principal(account.key, account.key.expires_at)
+        return replace(principal, account=account) if principal else None
+
+    def _principal(self, key: ApiKey, expires_at: datetime | None) -> Principal | None:
+        """None where its tier is none any more."""
+        if key.tier not in self._tiers:
+            return None
         allowance = self._tiers[key.tier].overridden(key.overrides)
-        return Principal(key.id, key.name, key.mask, key.tier, allowance)
+        if key.increase_nano and key.increase_until and key.increase_until > now():
+            allowance = allowance.increased(key.increase_nano)
+        until = expires_at.timestamp() if expires_at else None
+        return Principal(key.id, key.name, key.mask, key.tier, allowance, expires_at=until)
 
 
 def _is_loopback(address: str | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from ipaddress import IPv6Address, ip_address
@@ -20,6 +21,8 @@ from webapp.services import services
 
 STRATEGY = "weir-sliding-window"
 FAILED_ATTEMPTS = (RateLimitItemPerMinute(30),)
+LOG_INS_OF_ACCOUNT = (RateLimitItemPerMinute(10),)
+LOG_INS_OF_ADDRESS = (RateLimitItemPerMinute(30),)
 
 
 class SlidingWindowStrategy(RateLimiter):
@@ -82,6 +85,18 @@ def count_failed_attempt(address: str | None) -> None:
     verdict = _strategy().take(f"failed-{_network(address)}", FAILED_ATTEMPTS)
     if not verdict.allowed:
         raise exceeded(verdict, "failed credentials of this address")
+
+
+def count_log_in(username: str, address: str | None) -> None:
+    """Count an attempt to log in, before its password is looked at; too many become 429."""
+    name = hashlib.sha256(username.lower().encode("utf-8", "surrogatepass")).hexdigest()
+    for bucket, items in (
+        (f"login-{name}", LOG_INS_OF_ACCOUNT),
+        (f"login-{_network(address)}", LOG_INS_OF_ADDRESS),
+    ):
+        verdict = _strategy().take(bucket, items)
+        if not verdict.allowed:
+            raise exceeded(verdict, "attempts to log in")
 
 
 def _strategy() -> SlidingWindowStrategy:

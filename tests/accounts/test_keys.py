@@ -1,0 +1,241 @@
+"""The life of a key: made, limited, rotated, revoked, by /admin and by the command line."""
+
+from __future__ import annotations
+
+import json
+import re
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import MakeWeir
+from tests.support.administrator import SETTINGS, Administrator
+from tests.support.books import Books
+from tests.support.servers import Valkey, Weir, wait_until
+
+CHAT = {"message": "hello"}
+numbers = count()
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def weir(
+    request: pytest.FixtureRequest,
+    start_shared_weir: MakeWeir,
+    fresh_shared_valkey: Valkey,
+    fresh_shared_database: str,
+) -> Weir:
+    """Two workers, on either database."""
+    database = {"DATABASE_URL": fresh_shared_database} if request.param == "postgresql" else {}
+    url = fresh_shared_valkey.url.replace("/0", f"/{len(database)}")
+    return start_shared_weir(
+        **SETTINGS, **database, REDIS_URL=url, WEB_CONCURRENCY=2, TRUSTED_PROXIES=1,
+        API_KEYS="shop:free:shop_key_0123456789",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def admin(weir: Weir) -> Administrator:
+    return Administrator(weir)
+
+
+def new_key(admin: Administrator, **fields: Any) -> dict[str, Any]:
+    answer = admin.post("/admin/keys", {"name": f"key {next(numbers)}", **fields})
+    assert answer.status_code == 201, answer.text
+    return dict(answer.json())
+
+
+def statuses(weir: Weir, key: str) -> set[int]:
+    """The statuses of eight requests with a key, each from another address."""
+
+    def ask(_: int) -> int:
+        address = f"10.8.{next(numbers) % 250}.{next(numbers) % 250}"
+        return weir.get("/v1/key", key=key, headers={"X-Forwarded-For": address}).status_code
+
+    with ThreadPoolExecutor(4) as pool:
+        return set(pool.map(ask, range(8)))
+
+
+def test_a_key_is_shown_once_and_works_with_its_own_limits(
+    weir: Weir, admin: Administrator
+) -> None:
+    limits = {"requests_per_minute": 3, "usd_per_month": "12.50", "models": ["gpt-*"]}
+    made = new_key(admin, tier="premium", limits=limits)
+    assert re.fullmatch(r"weir_[A-Za-z0-9]{12}_[A-Za-z0-9_-]{43}", made["secret"])
+    assert made["limits"] == {"requests_per_minute": 3, "usd_per_month": 12.5, "models": ["gpt-*"]}
+    shown = admin.get(f"/admin/keys/{made['id']}").json()
+    assert made["secret"] not in json.dumps(shown)
+    assert shown["secrets"] == [
+        {"key": made["key"], "created_at": shown["secrets"][0]["created_at"], "expires_at": None}
+    ]
+    told = weir.get("/v1/key", key=made["secret"]).json()
+    assert (told["tier"], told["limits"][0]["size"]) == ("premium", 3)
+    assert told["budget"][0]["size"] == 12.5
+    changes = {"tier": "enterprise", "limits": {"usd_per_month": None}, "name": "renamed"}
+    changed = admin.patch(f"/admin/keys/{made['id']}", changes).json()
+    assert (changed["name"], changed["limits"]) == (
+        "renamed", {"requests_per_minute": 3, "models": ["gpt-*"]},
+    )  # fmt: skip
+    wait_until(lambda: weir.get("/v1/key", key=made["secret"]).json()["budget"] == [], 6)
+
+
+def test_a_rotated_key_works_with_both_secrets_during_the_grace_period(
+    weir: Weir, admin: Administrator
+) -> None:
+    made = new_key(admin)
+    path = f"/admin/keys/{made['id']}/rotate"
+    second = admin.post(path, {"grace": 3600}).json()["secret"]
+    assert statuses(weir, made["secret"]) == statuses(weir, second) == {200}
+    third = admin.post(path, {"grace": 1}).json()["secret"]
+    wait_until(lambda: statuses(weir, made["secret"]) == {401}, 5, "the end of the oldest")
+    wait_until(lambda: statuses(weir, second) == {401}, 8, "the end of the grace period")
+    assert statuses(weir, third) == {200}
+    fourth = admin.post(path, {"grace": 0}).json()["secret"]
+    wait_until(lambda: statuses(weir, third) == {401}, 5, "a rotation without grace")
+    assert statuses(weir, fourth) == {200}
+    assert weir.get("/v1/key", key=fourth).json()["name"] == made["name"]
+
+
+def test_a_revoked_key_stops_everywhere_and_stays_revoked(weir: Weir, admin: Administrator) -> None:
+    made = new_key(admin)
+    assert statuses(weir, made["secret"]) == {200}
+    assert admin.post(f"/admin/keys/{made['id']}/revoke").json()["revoked_at"]
+    wait_until(lambda: statuses(weir, made["secret"]) == {401}, 5, "the revocation")
+    for verb in ("revoke", "rotate"):
+        assert admin.post(f"/admin/keys/{made['id']}/{verb}", {}).status_code == 409
+    new_key(admin, name=made["name"])  # the name is free again
+
+
+def test_a_key_ends_when_it_expires(weir: Weir, admin: Administrator) -> None:
+    soon = (datetime.now(UTC) + timedelta(seconds=2)).isoformat()
+    made = new_key(admin, expires_at=soon)
+    assert statuses(weir, made["secret"]) == {200}
+    # To the second, however lately the key was looked up.
+    wait_until(lambda: statuses(weir, made["secret"]) == {401}, 4, "the expiry")
+
+
+def test_a_budget_can_be_raised_for_a_while(weir: Weir, admin: Administrator) -> None:
+    made = new_key(admin, limits={"usd_per_day": 1, "usd_per_month": 10})
+
+    def sizes() -> list[float]:
+        told = weir.get("/v1/key", key=made["secret"]).json()
+        return [budget["size"] for budget in told["budget"]]
+
+    assert sizes() == [1, 10]
+    until = (datetime.now(UTC) + timedelta(seconds=8)).isoformat()
+    path = f"/admin/keys/{made['id']}/budget-increase"
+    raised = admin.post(path, {"usd": "2.5", "until": until}).json()
+    assert raised["budget_increase"]["usd"] == 2.5
+    wait_until(lambda: sizes() == [3.5, 12.5], 6)
+    wait_until(lambda: sizes() == [1, 10], 14)
+    assert admin.post(path, {"usd": "lots", "until": until}).status_code == 422
+
+
+def test_members_own_keys(admin: Administrator) -> None:
+    admin.post("/admin/accounts", {"username": "owner", "password": "a long password"})
+    made = new_key(admin, owner="Owner")
+    assert made["owner"] == "owner"
+    owned = admin.get("/admin/keys?owner=owner").json()["keys"]
+    assert [key["id"] for key in owned] == [made["id"]]
+    assert admin.get("/admin/keys?owner=nobody").status_code == 422
+    assert admin.post("/admin/keys", {"name": "x", "owner": "nobody"}).status_code == 422
+
+
+def test_keys_are_listed_page_by_page(admin: Administrator) -> None:
+    for _ in range(3):
+        new_key(admin)
+    everything = [key["id"] for key in admin.get("/admin/keys").json()["keys"]]
+    paged, after = [], 0
+    while page := admin.get(f"/admin/keys?after={after}&limit=2").json()["keys"]:
+        paged += [key["id"] for key in page]
+        after = paged[-1]
+    assert paged == everything
+    assert admin.get("/admin/keys?limit=0").status_code == 422
+
+
+def test_what_is_wrong_is_named(weir: Weir, admin: Administrator) -> None:
+    bad = {
+        "tier": {"name": "x", "tier": "gold"},
+        "name": {"name": ""},
+        "limits": {"name": "x", "limits": {"usd_per_day": -1}},
+        "expires_at": {"name": "x", "expires_at": "soon"},
+        "colour": {"name": "x", "colour": "red"},
+    }
+    for field, body in bad.items():
+        answer = admin.post("/admin/keys", body)
+        assert (answer.status_code, list(answer.json()["details"])) == (422, [field])
+    assert admin.get("/admin/keys/99999").status_code == 404
+    assert admin.post("/admin/keys/99999/revoke").status_code == 404
+    [shop] = [key for key in admin.get("/admin/keys").json()["keys"] if key["name"] == "shop"]
+    assert "API_KEYS" in admin.post(f"/admin/keys/{shop['id']}/rotate", {}).json()["message"]
+
+
+def test_of_keys_with_one_name_that_are_made_at_once_one_is_made(
+    weir: Weir, admin: Administrator
+) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: admin.post("/admin/keys", {"name": "twin"}), range(8)))
+    assert sorted(answer.status_code for answer in answers) == [201] + [409] * 7
+
+
+def test_every_change_is_audited_and_no_secret_is_kept(weir: Weir, admin: Administrator) -> None:
+    made = new_key(admin)
+    path = f"/admin/keys/{made['id']}"
+    admin.patch(path, {"limits": {"tokens_per_minute": 5000}})
+    rotated = admin.post(f"{path}/rotate", {}).json()["secret"]
+    admin.post(f"{path}/revoke")
+    events = admin.get(f"/admin/audit?target=key-{made['id']}").json()["events"]
+    assert [event["action"] for event in events] == [
+        "key.revoke", "key.rotate", "key.change", "key.create",
+    ]  # fmt: skip
+    assert events[2]["before"]["limits"] == {}
+    assert events[2]["after"]["limits"] == {"tokens_per_minute": 5000}
+    books = Books(weir)
+    tables = ("audit", "api_keys", "key_secrets", "idempotency_keys")
+    kept = str([books.rows(f"SELECT * FROM {table}") for table in tables]) + weir.raw_logs()
+    for secret in (made["secret"], rotated):
+        assert secret not in kept
+
+
+def test_the_command_line_does_it_all(weir: Weir, admin: Administrator, tmp_path: Path) -> None:
+    def flask(*args: str) -> str:
+        done = weir.run_flask("keys", *args)
+        assert "Traceback" not in done.stderr, done.stderr
+        return done.stdout if done.returncode == 0 else done.stderr
+
+    secret = flask(
+        "create", "cli key", "--tier", "premium", "--expires", "30d", "--set", "usd_per_day=2",
+        "--set", "models=a|b",
+    ).strip()  # fmt: skip
+    assert statuses(weir, secret) == {200}
+    [key] = [key for key in json.loads(flask("list", "--json")) if key["name"] == "cli key"]
+    assert key["limits"] == {"usd_per_day": 2.0, "models": ["a", "b"]}
+    number = str(key["id"])
+    assert "usd_per_day=2.0" in flask("list")
+    assert "enterprise" in flask("set-tier", number, "enterprise")
+    assert "not 'gold'" in flask("set-tier", number, "gold")
+    assert '"usd_per_day": 7.5' in flask("set-budget", number, "--per-day", "7.5")
+    assert "usd_per_day" not in flask("set-budget", number, "--per-day", "none")
+    assert '"usd": 3.0' in flask("set-budget", number, "--increase", "3", "--until", "2d")
+    assert '"max_text": 99' in flask("set-limits", number, "--set", "max_text=99")
+    assert "none of" in flask("set-limits", number, "--set", "colour=red")
+    assert flask("rotate", number, "--grace", "60").startswith("weir_")
+    assert len(json.loads(flask("show", number, "--json"))["secrets"]) == 2
+    assert "revoked" in flask("revoke", number)
+    file = tmp_path / "keys.csv"
+    file.write_text(
+        "name,tier,limits,key\n"
+        'moved,premium,"usd_per_month=20,models=a|b",sk-from-another-gateway-1\n'
+        "fresh,free,,\n"
+    )
+    moved, fresh = (line.split("\t") for line in flask("import", str(file)).strip().splitlines())
+    assert statuses(weir, "sk-from-another-gateway-1") == statuses(weir, fresh[2]) == {200}
+    assert moved[2] == "sk-f***ay-1"
+    file.write_text('{"name": "one"}\n{"name": "two", "tier": "gold"}\n')
+    assert "not 'gold'" in flask("import", str(file))
+    assert "one" not in flask("list").split(), "all or none"
+    file.write_text("name,colour\nx,red\n")
+    assert "Line 2: there is no column 'colour'" in flask("import", str(file))

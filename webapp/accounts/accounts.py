@@ -1,0 +1,261 @@
+"""Accounts of people: who they are, what they may do, and when their tokens end.
+
+Each account has a key of its own, without a secret: all of its tokens act as that key, and share
+its tier, limits and budget.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Column, Connection, DateTime, Integer, String, Table, func, select
+from sqlalchemy.exc import IntegrityError
+
+from webapp.accounts import audit, passwords
+from webapp.accounts.audit import Actor
+from webapp.accounts.keys import ApiKey, api_keys, key_of, key_row, now, zoned
+from webapp.allowance import parse_overrides, shown
+from webapp.errors import Conflict, NotFound, ValidationError
+from webapp.storage.database import Database, metadata
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("username", String(100), nullable=False, unique=True),
+    Column("password_hash", String(255), nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("key_id", Integer, nullable=False),
+    # Part of every token: one of an older generation has ended.
+    Column("generation", Integer, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("disabled_at", DateTime(timezone=True)),
+)
+
+ADMIN, MEMBER = "admin", "member"
+ROLES = (ADMIN, MEMBER)
+USERNAME = re.compile(r"[a-z0-9._@-]{1,100}")
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An account with the key as which it acts."""
+
+    id: int
+    username: str
+    role: str
+    generation: int
+    created_at: datetime
+    disabled_at: datetime | None
+    key: ApiKey
+
+    def facts(self) -> dict[str, Any]:
+        """What of it is shown and audited: JSON-ready, without a secret."""
+        return {
+            "id": self.id,
+            "username": self.username,
+            "role": self.role,
+            "tier": self.key.tier,
+            "limits": shown(self.key.overrides),
+            "disabled": self.disabled_at is not None,
+            "created_at": self.created_at.isoformat(),
+        }
+
+
+class AccountStore:
+    """Accounts in the database. Every method raises StoreUnavailable.
+
+    Changes raise NotFound, Conflict and ValidationError, and are audited as done by `actor`.
+    """
+
+    def __init__(self, database: Database, tiers: Mapping[str, object]) -> None:
+        self._database = database
+        self._tiers = tiers
+
+    def find(self, username: str) -> Account | None:
+        where = accounts.c.username == username.lower()
+        return self._database.read(lambda connection: _one(connection, where))
+
+    def get(self, account_id: int) -> Account:
+        """Raises NotFound."""
+        return self._database.read(lambda connection: _existing(connection, account_id))
+
+    def all(self) -> list[Account]:
+        query = _query().order_by(accounts.c.username)
+        rows = self._database.read(lambda connection: connection.execute(query).all())
+        return [_account(row) for row in rows]
+
+    def authenticate(self, username: str, password: str) -> Account | None:
+        """The account, if it is enabled and this is its password; as slow if it is not."""
+        name = username.lower()
+        query = select(accounts.c.password_hash).where(accounts.c.username == name)
+        kept = self._database.read(lambda connection: connection.execute(query).scalar())
+        if not passwords.verify(kept, password):
+            return None
+        account = self.find(name)
+        return account if account and account.disabled_at is None else None
+
+    def create(
+        self, actor: Actor, username: str, password: str, *, role: str = MEMBER, tier: str = "free"
+    ) -> Account:
+        name = username.lower()
+        if not USERNAME.fullmatch(name):
+            raise _invalid("username", "Must be 1 to 100 letters, digits or any of . _ @ -")
+        self._check(role=role, tier=tier)
+        password_hash = _hashed(password)
+
+        def work(connection: Connection) -> Account:
+            row = key_row(name, tier, name[:16], "account")
+            key_id = connection.execute(api_keys.insert().values(row)).inserted_primary_key[0]  # type: ignore[index]
+            account = {
+                "username": name,
+                "password_hash": password_hash,
+                "role": role,
+                "key_id": key_id,
+                "generation": 1,
+                "created_at": now(),
+            }
+            connection.execute(accounts.insert().values(account))
+            made = _one(connection, accounts.c.key_id == key_id)
+            assert made
+            audit.record(connection, actor, "account.create", _target(made), None, made.facts())
+            return made
+
+        try:
+            return self._database.write(work)
+        except IntegrityError:
+            raise Conflict(f"There is an account {name!r} already.") from None
+
+    def change(self, actor: Actor, account_id: int, changes: Mapping[str, Any]) -> Account:
+        """Change `role`, `tier`, `disabled` (bool) or `limits` (allowance's overrides)."""
+        self._check(**{name: changes[name] for name in ("role", "tier") if name in changes})
+
+        def work(connection: Connection) -> Account:
+            before = _existing(connection, account_id, lock=True)
+            own: dict[str, Any] = {}
+            if "role" in changes:
+                own["role"] = changes["role"]
+            if "disabled" in changes:
+                own["disabled_at"] = now() if changes["disabled"] else None
+                own["generation"] = before.generation + 1
+            if own:
+                connection.execute(accounts.update().where(_is(account_id)).values(own))
+            of_key: dict[str, Any] = {}
+            if "tier" in changes:
+                of_key["tier"] = changes["tier"]
+            if "limits" in changes:
+                of_key["overrides"] = json.dumps(before.key.overrides | _limits(changes["limits"]))
+            if of_key:
+                key = api_keys.update().where(api_keys.c.id == before.key.id)
+                connection.execute(key.values(of_key))
+            if not _admins(connection):
+                raise Conflict("This is the last administrator.")
+            after = _existing(connection, account_id)
+            facts = (before.facts(), after.facts())
+            audit.record(connection, actor, "account.change", _target(before), *facts)
+            return after
+
+        return self._database.write(work)
+
+    def set_password(self, actor: Actor, account_id: int, password: str) -> None:
+        """Give it another password; its tokens end."""
+        self._end_tokens(actor, account_id, "account.password", password_hash=_hashed(password))
+
+    def sign_out(self, actor: Actor, account_id: int) -> None:
+        """End all of its tokens."""
+        self._end_tokens(actor, account_id, "account.sign_out")
+
+    def ensure_admin(self, username: str, password: str) -> bool:
+        """Make the first administrator; False where there is an account of this name already."""
+        if self.find(username):
+            return False
+        try:
+            tier = list(self._tiers)[-1]
+            self.create(Actor("settings"), username, password, role=ADMIN, tier=tier)
+        except Conflict:
+            return False  # another process was faster
+        return True
+
+    def _end_tokens(self, actor: Actor, account_id: int, action: str, **values: Any) -> None:
+        def work(connection: Connection) -> None:
+            account = _existing(connection, account_id, lock=True)
+            values["generation"] = account.generation + 1
+            connection.execute(accounts.update().where(_is(account_id)).values(values))
+            audit.record(connection, actor, action, _target(account), None, None)
+
+        self._database.write(work)
+
+    def _check(self, *, role: str = MEMBER, tier: str | None = None) -> None:
+        if role not in ROLES:
+            raise _invalid("role", f"Must be one of {', '.join(ROLES)}.")
+        if tier is not None and tier not in self._tiers:
+            raise _invalid("tier", f"Must be one of {', '.join(self._tiers)}, not {tier!r}.")
+
+
+def _hashed(password: str) -> str:
+    if not passwords.SHORTEST <= len(password) <= passwords.LONGEST:
+        lengths = f"{passwords.SHORTEST} to {passwords.LONGEST}"
+        raise _invalid("password", f"Must have {lengths} characters.")
+    return passwords.hashed(password)
+
+
+def _limits(values: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return parse_overrides(values)
+    except ValueError as error:
+        raise _invalid("limits", str(error)) from None
+
+
+def _invalid(field: str, message: str) -> ValidationError:
+    return ValidationError(f"The request is not valid: {field}.", details={field: [message]})
+
+
+def _target(account: Account) -> str:
+    return f"account-{account.id}"
+
+
+def _is(account_id: int) -> Any:
+    return accounts.c.id == account_id
+
+
+def _admins(connection: Connection) -> int:
+    enabled = (accounts.c.role == ADMIN, accounts.c.disabled_at.is_(None))
+    return int(connection.execute(select(func.count()).where(*enabled)).scalar_one())
+
+
+def _query() -> Any:
+    own = [accounts.c[name].label(f"account_{name}") for name in _OWN]
+    return select(*own, *(api_keys.c[name] for name in ApiKey.__slots__)).join(
+        api_keys, api_keys.c.id == accounts.c.key_id
+    )
+
+
+_OWN = ("id", "username", "role", "generation", "created_at", "disabled_at")
+
+
+def _one(connection: Connection, where: Any) -> Account | None:
+    row = connection.execute(_query().where(where)).first()
+    return _account(row) if row else None
+
+
+def _existing(connection: Connection, account_id: int, *, lock: bool = False) -> Account:
+    if lock:
+        # All admins: of two that disable each other, one is the last.
+        connection.execute(
+            select(accounts.c.id).where((accounts.c.role == ADMIN) | _is(account_id))
+            .order_by(accounts.c.id).with_for_update()
+        )  # fmt: skip
+    account = _one(connection, _is(account_id))
+    if account is None:
+        raise NotFound(f"There is no account {account_id}.")
+    return account
+
+
+def _account(row: Any) -> Account:
+    own = {name: zoned(getattr(row, f"account_{name}")) for name in _OWN}
+    return Account(**own, key=key_of({n: getattr(row, n) for n in ApiKey.__slots__}))

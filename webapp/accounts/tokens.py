@@ -1,0 +1,55 @@
+"""Tokens of accounts: JWTs (RFC 7519) that say who, and nothing that Weir believes beside that."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import time
+from dataclasses import dataclass
+
+import jwt
+
+from webapp.accounts.accounts import Account
+from webapp.errors import NotAuthenticated
+
+ALGORITHM = "HS256"
+LASTS = 30 * 60  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """Whose token it is, and of which generation of that account's tokens."""
+
+    username: str
+    generation: int
+
+
+class Tokens:
+    """Issues and reads tokens, signed with a key derived from SECRET_KEY."""
+
+    def __init__(self, secret_key: str) -> None:
+        # Sessions are signed with another one: neither can stand for the other.
+        self._key = hmac.digest(secret_key.encode(), b"weir jwt", hashlib.sha256)
+
+    def issue(self, account: Account) -> str:
+        issued = int(time.time())
+        claims = {
+            "sub": account.username,
+            "tier": account.key.tier,
+            "iat": issued,
+            "exp": issued + LASTS,
+            "jti": f"{account.generation}-{secrets.token_urlsafe(12)}",
+        }
+        return jwt.encode(claims, self._key, algorithm=ALGORITHM)
+
+    def read(self, token: str) -> Claims:
+        """Raises NotAuthenticated where it is none of Weir's, or has ended."""
+        required = {"require": ["sub", "exp", "iat", "jti"]}
+        try:
+            claims = jwt.decode(token, self._key, algorithms=[ALGORITHM], options=required)  # type: ignore[arg-type]
+            return Claims(str(claims["sub"]), int(str(claims["jti"]).partition("-")[0]))
+        except jwt.ExpiredSignatureError:
+            raise NotAuthenticated("This token has expired. POST /token gives another.") from None
+        except (jwt.InvalidTokenError, ValueError):
+            raise NotAuthenticated("This token is not valid.") from None

@@ -1,0 +1,78 @@
+"""/admin/accounts: who may sign in, and what they may do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from webapp.api.admin.schemas import (
+    AccountAnswer,
+    AccountChangesBody,
+    AccountList,
+    NewAccountBody,
+    PasswordBody,
+)
+from webapp.api.blueprint import Blueprint
+from webapp.api.documents import ADMIN, errors_of
+from webapp.gate import actor, admins_only
+from webapp.services import services
+
+blueprint = admins_only(Blueprint("admin_accounts", __name__, description="Accounts of people"))
+
+EXAMPLE = {"username": "ada", "password": "a long pass phrase", "role": "member", "tier": "premium"}
+
+
+@blueprint.get("/accounts")
+@blueprint.doc(security=ADMIN)
+@errors_of(401, 403, 503)
+@blueprint.response(200, AccountList)
+def list_all() -> dict[str, Any]:
+    """All accounts"""
+    return {"accounts": [account.facts() for account in services().accounts.all()]}
+
+
+@blueprint.post("/accounts")
+@blueprint.doc(security=ADMIN)
+@errors_of(400, 401, 403, 409, 415, 422, 503)
+@blueprint.arguments(NewAccountBody(), example=EXAMPLE)
+@blueprint.response(201, AccountAnswer)
+def create(body: dict[str, Any]) -> dict[str, Any]:
+    """A new account"""
+    return services().accounts.create(actor(), **body).facts()
+
+
+@blueprint.get("/accounts/<int:account_id>")
+@blueprint.doc(security=ADMIN)
+@errors_of(401, 403, 404, 503)
+@blueprint.response(200, AccountAnswer)
+def show(account_id: int) -> dict[str, Any]:
+    """One account"""
+    return services().accounts.get(account_id).facts()
+
+
+@blueprint.patch("/accounts/<int:account_id>")
+@blueprint.doc(security=ADMIN)
+@errors_of(400, 401, 403, 404, 409, 415, 422, 503)
+@blueprint.arguments(AccountChangesBody(), example={"tier": "enterprise"})
+@blueprint.response(200, AccountAnswer)
+def change(body: dict[str, Any], account_id: int) -> dict[str, Any]:
+    """Another role, tier or other limits; disable or enable it"""
+    return services().accounts.change(actor(), account_id, body).facts()
+
+
+@blueprint.post("/accounts/<int:account_id>/password")
+@blueprint.doc(security=ADMIN)
+@errors_of(400, 401, 403, 404, 415, 422, 503)
+@blueprint.arguments(PasswordBody(), example={"password": "another long pass phrase"})
+@blueprint.response(204)
+def set_password(body: dict[str, Any], account_id: int) -> None:
+    """Another password; all tokens of the account end"""
+    services().accounts.set_password(actor(), account_id, body["password"])
+
+
+@blueprint.post("/accounts/<int:account_id>/sign-out")
+@blueprint.doc(security=ADMIN)
+@errors_of(401, 403, 404, 503)
+@blueprint.response(204)
+def sign_out(account_id: int) -> None:
+    """End all tokens of the account"""
+    services().accounts.sign_out(actor(), account_id)

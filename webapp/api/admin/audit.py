@@ -1,0 +1,29 @@
+"""/admin/audit: who changed what, when, from where."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from flask import request
+
+from webapp.api.admin.schemas import AuditAnswer, AuditQuery
+from webapp.api.blueprint import Blueprint, validated
+from webapp.api.documents import ADMIN, errors_of, query_of
+from webapp.gate import admins_only
+from webapp.services import services
+
+blueprint = admins_only(Blueprint("admin_audit", __name__, description="The audit log"))
+
+
+@blueprint.get("/audit")
+@blueprint.doc(security=ADMIN, parameters=query_of(AuditQuery))
+@errors_of(401, 403, 422, 503)
+@blueprint.response(200, AuditAnswer)
+def audit() -> dict[str, Any]:
+    """Changes, the newest first"""
+    asked = validated(AuditQuery(), request.args.to_dict())
+    events = services().audit.latest(
+        target=asked["target"], before_id=asked["before"], count=asked["limit"]
+    )
+    return {"events": [asdict(event) | {"at": event.at.isoformat()} for event in events]}

@@ -1,0 +1,100 @@
+"""/admin/keys: the life of API keys."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import request
+
+from webapp.accounts.key_changes import NewKey
+from webapp.api.admin.schemas import (
+    IncreaseBody,
+    KeyAnswer,
+    KeyChangesBody,
+    KeyList,
+    KeyQuery,
+    NewKeyAnswer,
+    NewKeyBody,
+    RotateBody,
+)
+from webapp.api.blueprint import Blueprint, validated
+from webapp.api.documents import ADMIN, errors_of, query_of
+from webapp.gate import actor, admins_only
+from webapp.services import services
+
+blueprint = admins_only(Blueprint("admin_keys", __name__, description="The life of API keys"))
+
+EXAMPLE = {"name": "shop", "tier": "premium", "limits": {"usd_per_month": 20}}
+
+
+@blueprint.get("/keys")
+@blueprint.doc(security=ADMIN, parameters=query_of(KeyQuery))
+@errors_of(401, 403, 422, 503)
+@blueprint.response(200, KeyList)
+def list_all() -> dict[str, Any]:
+    """Keys by id, without their secrets"""
+    asked = validated(KeyQuery(), request.args.to_dict())
+    found = services().key_changes.all(
+        owner=asked["owner"], after_id=asked["after"], count=asked["limit"]
+    )
+    return {"keys": found}
+
+
+@blueprint.post("/keys")
+@blueprint.doc(security=ADMIN)
+@errors_of(400, 401, 403, 409, 415, 422, 503)
+@blueprint.arguments(NewKeyBody(), example=EXAMPLE)
+@blueprint.response(201, NewKeyAnswer)
+def create(body: dict[str, Any]) -> dict[str, Any]:
+    """A new key; its secret is shown here, and never again"""
+    facts, secret = services().key_changes.create(actor(), NewKey(**body))
+    return facts | {"secret": secret}
+
+
+@blueprint.get("/keys/<int:key_id>")
+@blueprint.doc(security=ADMIN)
+@errors_of(401, 403, 404, 503)
+@blueprint.response(200, KeyAnswer)
+def show(key_id: int) -> dict[str, Any]:
+    """One key, with the masks of its secrets"""
+    return services().key_changes.show(key_id)
+
+
+@blueprint.patch("/keys/<int:key_id>")
+@blueprint.doc(security=ADMIN)
+@errors_of(400, 401, 403, 404, 409, 415, 422, 503)
+@blueprint.arguments(KeyChangesBody(), example={"limits": {"requests_per_day": 1000}})
+@blueprint.response(200, KeyAnswer)
+def change(body: dict[str, Any], key_id: int) -> dict[str, Any]:
+    """Another name, tier, owner or expiry, other limits"""
+    return services().key_changes.change(actor(), key_id, body)
+
+
+@blueprint.post("/keys/<int:key_id>/rotate")
+@blueprint.doc(security=ADMIN)
+@errors_of(400, 401, 403, 404, 409, 415, 422, 503)
+@blueprint.arguments(RotateBody(), example={"grace": 3600})
+@blueprint.response(200, NewKeyAnswer)
+def rotate(body: dict[str, Any], key_id: int) -> dict[str, Any]:
+    """A new secret; the one before works for the grace period (seconds) too"""
+    facts, secret = services().key_changes.rotate(actor(), key_id, body["grace"])
+    return facts | {"secret": secret}
+
+
+@blueprint.post("/keys/<int:key_id>/budget-increase")
+@blueprint.doc(security=ADMIN)
+@errors_of(400, 401, 403, 404, 409, 415, 422, 503)
+@blueprint.arguments(IncreaseBody(), example={"usd": 5, "until": "2030-01-31T00:00:00Z"})
+@blueprint.response(200, KeyAnswer)
+def increase_budget(body: dict[str, Any], key_id: int) -> dict[str, Any]:
+    """More of each of its budgets for a while"""
+    return services().key_changes.increase_budget(actor(), key_id, body["usd"], body["until"])
+
+
+@blueprint.post("/keys/<int:key_id>/revoke")
+@blueprint.doc(security=ADMIN)
+@errors_of(401, 403, 404, 409, 503)
+@blueprint.response(200, KeyAnswer)
+def revoke(key_id: int) -> dict[str, Any]:
+    """It stops working everywhere within 5 seconds, for good"""
+    return services().key_changes.revoke(actor(), key_id)

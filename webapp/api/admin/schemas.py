@@ -1,0 +1,151 @@
+"""What comes in and goes out at /admin. Money is in USD."""
+
+from __future__ import annotations
+
+from datetime import UTC
+from typing import Any
+
+from marshmallow import Schema, ValidationError, fields, validate
+
+from webapp.accounts.accounts import ROLES
+from webapp.accounts.key_changes import DEFAULT_GRACE, LONGEST_GRACE
+from webapp.allowance import OVERRIDES
+from webapp.api.blueprint import Flag, Whole
+
+PASSWORD = validate.Length(8, 256)
+
+
+class Limits(fields.Dict):
+    """What differs from the tier, by the names of webapp.allowance; null takes one away."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        described = {"description": f"Any of {', '.join(OVERRIDES)}; null takes one away."}
+        super().__init__(keys=fields.String(), metadata=described, **kwargs)
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        given: dict[str, Any] = super()._deserialize(value, *args, **kwargs)  # type: ignore[no-untyped-call]
+        problems = {}
+        for name, limit in given.items():
+            if name not in OVERRIDES:
+                problems[name] = ["Unknown field."]
+            elif limit is not None:
+                try:
+                    OVERRIDES[name](limit)
+                except ValueError as error:
+                    problems[name] = [f"{error}"]
+        if problems:
+            raise ValidationError(problems)
+        return given
+
+
+class NewAccountBody(Schema):
+    username = fields.String(required=True, validate=validate.Length(1, 100))
+    password = fields.String(required=True, validate=PASSWORD)
+    role = fields.String(load_default="member", validate=validate.OneOf(ROLES))
+    tier = fields.String(load_default="free")
+
+
+class AccountChangesBody(Schema):
+    role = fields.String(validate=validate.OneOf(ROLES))
+    tier = fields.String()
+    disabled = Flag()
+    limits = Limits()
+
+
+class PasswordBody(Schema):
+    password = fields.String(required=True, validate=PASSWORD)
+
+
+class AccountAnswer(Schema):
+    id = fields.Integer()
+    username = fields.String()
+    role = fields.String()
+    tier = fields.String()
+    limits = fields.Dict()
+    disabled = fields.Boolean()
+    created_at = fields.String()
+
+
+class AccountList(Schema):
+    accounts = fields.List(fields.Nested(AccountAnswer))
+
+
+class AuditQuery(Schema):
+    target = fields.String(
+        load_default=None, metadata={"description": "Such as `key-12` or `account-3`."}
+    )
+    before = fields.Integer(
+        load_default=None, metadata={"description": "Only events older than the one of this id."}
+    )
+    limit = fields.Integer(load_default=100, validate=validate.Range(1, 1000))
+
+
+class AuditEvent(Schema):
+    id = fields.Integer()
+    at = fields.String()
+    actor = fields.String()
+    address = fields.String(allow_none=True)
+    action = fields.String()
+    target = fields.String()
+    before = fields.Dict(allow_none=True)
+    after = fields.Dict(allow_none=True)
+
+
+class AuditAnswer(Schema):
+    events = fields.List(fields.Nested(AuditEvent))
+
+
+class NewKeyBody(Schema):
+    name = fields.String(required=True, validate=validate.Length(1, 100))
+    tier = fields.String(load_default="free")
+    owner = fields.String(load_default=None, allow_none=True)
+    limits = Limits(load_default=dict)
+    expires_at = fields.AwareDateTime(load_default=None, allow_none=True, default_timezone=UTC)
+
+
+class KeyChangesBody(Schema):
+    name = fields.String(validate=validate.Length(1, 100))
+    tier = fields.String()
+    owner = fields.String(allow_none=True)
+    limits = Limits()
+    expires_at = fields.AwareDateTime(allow_none=True, default_timezone=UTC)
+
+
+class RotateBody(Schema):
+    grace = Whole(load_default=DEFAULT_GRACE, validate=validate.Range(0, LONGEST_GRACE))
+
+
+class IncreaseBody(Schema):
+    usd = fields.Raw(required=True, metadata={"type": "number"})
+    until = fields.AwareDateTime(required=True, default_timezone=UTC)
+
+
+class KeyQuery(Schema):
+    owner = fields.String(load_default=None, metadata={"description": "A username."})
+    after = fields.Integer(
+        load_default=0, metadata={"description": "Only keys of a higher id: for the next page."}
+    )
+    limit = fields.Integer(load_default=1000, validate=validate.Range(1, 1000))
+
+
+class KeyAnswer(Schema):
+    id = fields.Integer()
+    name = fields.String()
+    key = fields.String(metadata={"description": "The mask of its newest secret."})
+    tier = fields.String()
+    origin = fields.String()
+    owner = fields.String(allow_none=True)
+    limits = fields.Dict()
+    created_at = fields.String()
+    expires_at = fields.String(allow_none=True)
+    revoked_at = fields.String(allow_none=True)
+    budget_increase = fields.Dict()
+    secrets = fields.List(fields.Dict())
+
+
+class NewKeyAnswer(KeyAnswer):
+    secret = fields.String()
+
+
+class KeyList(Schema):
+    keys = fields.List(fields.Nested(KeyAnswer))

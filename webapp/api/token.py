@@ -1,0 +1,50 @@
+"""POST /token: a JWT for a username and a password."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Response, jsonify, request
+
+from webapp.accounts.tokens import LASTS
+from webapp.api.blueprint import MEBIBYTE, Blueprint, limit_body, read_json, validated
+from webapp.api.documents import errors_of
+from webapp.api.schemas import TokenAnswer, TokenBody
+from webapp.errors import NotAuthenticated
+from webapp.gate import public
+from webapp.gate.limits import count_log_in
+from webapp.services import services
+
+blueprint = public(Blueprint("token", __name__, description="Accounts of people"))
+blueprint.before_request(lambda: limit_body(MEBIBYTE))
+
+FORM = "application/x-www-form-urlencoded"
+EXAMPLE = {"username": "admin", "password": "correct horse battery staple"}
+BODY = {
+    "required": True,
+    "content": {
+        "application/json": {"schema": TokenBody, "example": EXAMPLE},
+        FORM: {"schema": TokenBody},
+    },
+}
+
+
+@blueprint.post("/token")
+@blueprint.doc(requestBody=BODY)
+@errors_of(400, 401, 413, 415, 422, 429, 503)
+@blueprint.response(200, TokenAnswer)
+def token() -> Response:
+    """A token of an account, for half an hour; JSON or a form"""
+    sent: dict[str, Any] = read_json() if request.mimetype != FORM else request.form.to_dict()
+    if request.mimetype == FORM:
+        # OAuth 2's forms have fields that mean nothing here (RFC 6749, 4.3.2).
+        sent = {name: value for name, value in sent.items() if name in EXAMPLE}
+    body = validated(TokenBody(), sent)
+    count_log_in(body["username"], request.remote_addr)
+    account = services().accounts.authenticate(body["username"], body["password"])
+    if account is None:
+        raise NotAuthenticated("The username or the password is wrong.")
+    issued = services().tokens.issue(account)
+    response = jsonify(access_token=issued, token_type="bearer", expires_in=LASTS)  # noqa: S106
+    response.headers["Cache-Control"] = "no-store"
+    return response

@@ -1,0 +1,49 @@
+"""What commands have in common: the database made ready, errors in plain words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar, cast
+
+import click
+
+from webapp.accounts.audit import Actor
+from webapp.errors import StoreUnavailable, WeirError
+from webapp.services import services
+from webapp.storage import migrations
+
+ACTOR = Actor("cli")
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def ready(command: Command) -> Command:
+    """Let a command find its tables: it may well come before the first start."""
+
+    @wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        try:
+            migrations.upgrade(services().database)
+            return command(*args, **kwargs)
+        except StoreUnavailable:
+            raise click.ClickException(
+                "The database cannot be reached. Is DATABASE_URL right?"
+            ) from None
+        except WeirError as error:
+            raise click.ClickException(_in_words(error)) from None
+
+    return cast(Command, wrapper)
+
+
+def _in_words(error: WeirError) -> str:
+    if not error.details:
+        return error.message
+    return "; ".join(f"{name}: {' '.join(said)}" for name, said in error.details.items())
+
+
+def show(facts: dict[str, Any]) -> None:
+    """Print facts, a line each."""
+    for name, value in facts.items():
+        click.echo(f"{name + ':':<17}{value if isinstance(value, str) else json.dumps(value)}")
