@@ -40,6 +40,8 @@ class Allowance:
     max_text: int | None = None
     """Characters of a text to summarize."""
     networks: tuple[Network, ...] | None = None
+    own_cache: bool = False
+    """Whether answers are shared with nobody."""
 
     def overridden(self, overrides: Mapping[str, Any]) -> Allowance:
         """This allowance with what parse_overrides() gave in place of its own."""
@@ -120,6 +122,13 @@ def _networks(value: Any) -> list[str]:
         raise ValueError(f"must be networks such as 10.0.0.0/8: {error}") from None
 
 
+def _flag(value: Any) -> bool:
+    flags = {True: True, False: False, "true": True, "false": False}
+    if not isinstance(value, bool | str) or value not in flags:
+        raise ValueError("must be true or false")
+    return flags[value]
+
+
 OVERRIDES: dict[str, Callable[[Any], Any]] = {
     "requests_per_minute": _count,
     "requests_per_day": _count,
@@ -130,6 +139,7 @@ OVERRIDES: dict[str, Callable[[Any], Any]] = {
     "models": _models,
     "max_text": _count,
     "networks": _networks,
+    "own_cache": _flag,
 }
 MONEY = frozenset({"usd_per_day", "usd_per_month"})
 

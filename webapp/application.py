@@ -23,6 +23,7 @@ from webapp.extensions import cache, cors
 from webapp.gate import limits
 from webapp.gate.identity import Identities
 from webapp.gate.replays import Replays
+from webapp.gate.token_windows import TokenWindows
 from webapp.gate.windows import SlidingWindows
 from webapp.llm.attempts import Attempts
 from webapp.llm.flight import Flights
@@ -118,6 +119,12 @@ def assemble(app: Flask, settings: Settings) -> Services:
     flights = Flights(SharedBoard(shared_memory) if shared_memory else LoneBoard())
     router = Router(providers, settings.model_routes, settings.default_model)
 
+    workers = worker_count(settings)[0]
+    tokens_a_minute = TokenWindows(shared_memory, workers)
+    windows = SlidingWindows(
+        shared_memory, workers, traffic.counted_today, tokens_a_minute.used_here
+    )
+
     def prepare() -> None:
         migrations.upgrade(database)
         keys.take_over(settings.api_keys)
@@ -125,7 +132,14 @@ def assemble(app: Flask, settings: Settings) -> Services:
 
     lifecycle = Lifecycle(
         prepare,
-        ticks=[traffic.flush, ledger.tick, alerts.tick, replays.tick, database.seen_lately],
+        ticks=[
+            windows.tick,
+            traffic.flush,
+            ledger.tick,
+            alerts.tick,
+            replays.tick,
+            database.seen_lately,
+        ],
         ends=[flights.close, ledger.close],
         grace=settings.shutdown_grace,
     )
@@ -141,7 +155,7 @@ def assemble(app: Flask, settings: Settings) -> Services:
         tokens=tokens,
         audit=AuditLog(database),
         identities=Identities(keys, accounts, tokens, settings.tiers),
-        windows=SlidingWindows(shared_memory, worker_count(settings)[0]),
+        windows=windows,
         replays=replays,
         ledger=ledger,
         alerts=alerts,
@@ -154,7 +168,7 @@ def assemble(app: Flask, settings: Settings) -> Services:
             database, shared_memory, providers, lifecycle, offline=not settings.has_provider
         ),
         breakers=breakers,
-        gateway=Gateway(router, answers, flights, attempts, ledger, prices),
+        gateway=Gateway(router, answers, flights, attempts, ledger, prices, tokens_a_minute),
     )
 
 

@@ -5,6 +5,8 @@ WeirError                       status
 ├── UnsupportedParameter          400  the provider asked cannot be told this
 ├── NotAuthenticated              401  a bad Authorization header
 ├── NotAllowed                    403  no credential, or a bad X-API-Key
+├── ModelNotAllowed               403  this key may use other models only
+├── AddressNotAllowed             403  this key works from other networks only
 ├── ModelNotPriced                403  nobody knows what it costs, and there is a budget
 ├── NotFound                      404
 │   └── ModelNotFound             404
@@ -90,6 +92,15 @@ class NotAuthenticated(WeirError):
 
 class NotAllowed(WeirError):
     status = 403
+
+
+class ModelNotAllowed(WeirError):
+    status = 403
+
+
+class AddressNotAllowed(WeirError):
+    status = 403
+    message = "This key may not be used from this address."
 
 
 class ModelNotPriced(WeirError):

@@ -369,7 +369,8 @@ class Settings:
     tier_overrides: dict[str, dict[str, Any]] = _setting(
         "TIER_<NAME>", "", "what else a tier limits, for each of its keys: `requests_per_day`, "
         "`tokens_per_minute`, `parallel_requests`, `usd_per_day`, `usd_per_month`, `models=a|b`, "
-        "`max_text`, `networks=10.0.0.0/8|…`, comma-separated", lambda _: {}, shown="none",
+        "`max_text`, `networks=10.0.0.0/8|…`, `own_cache`, comma-separated", lambda _: {},
+        shown="none",
     )  # fmt: skip
     api_keys: tuple[ConfiguredKey, ...] = _setting(
         "API_KEYS", "", "`name:tier:key,…`, taken over at start", _api_keys, secret=True,

@@ -135,11 +135,11 @@ def test_each_worker_allows_its_share_while_redis_is_away(
 def test_the_time_of_a_reset_is_redis_s(fresh_valkey: Valkey) -> None:
     from limits import parse_many
 
-    from webapp.gate.windows import SlidingWindows
+    from webapp.gate.windows import SlidingWindows, windows_of
     from webapp.storage.shared_memory import SharedMemory
 
     windows = SlidingWindows(SharedMemory(fresh_valkey.url), workers=1)
-    verdict = windows.take("bucket", parse_many("1/minute"))
+    verdict = windows.take("bucket", windows_of(tuple(parse_many("1/minute"))))
     with fresh_valkey.client() as client:
         seconds, microseconds = client.time()
     assert math.isclose(verdict.now, seconds + microseconds / 1e6, abs_tol=1)

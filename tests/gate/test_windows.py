@@ -10,10 +10,14 @@ import pytest
 from limits import RateLimitItemPerSecond, parse_many
 
 from tests.support.servers import Valkey
-from webapp.gate.windows import LocalWindows, SlidingWindows
+from webapp.gate.windows import Limit, LocalWindows, SlidingWindows, windows_of
 from webapp.storage.shared_memory import SharedMemory
 
 Windows = SlidingWindows | LocalWindows
+
+
+def parsed(notation: str) -> tuple[Limit, ...]:
+    return windows_of(tuple(parse_many(notation)))
 
 
 @pytest.fixture(params=["shared", "local"])
@@ -24,12 +28,12 @@ def windows(request: pytest.FixtureRequest, fresh_valkey: Valkey) -> Windows:
 
 
 def test_no_window_ever_has_more_than_its_limit(windows: Windows) -> None:
-    item = RateLimitItemPerSecond(4)
+    limits = windows_of((RateLimitItemPerSecond(4),))
     dice = random.Random(7)
     allowed: list[float] = []
     end = time.monotonic() + 3
     while time.monotonic() < end:
-        verdict = windows.take("busy", [item])
+        verdict = windows.take("busy", limits)
         if verdict.allowed:
             allowed.append(verdict.now)
         time.sleep(dice.random() / 20)
@@ -39,16 +43,16 @@ def test_no_window_ever_has_more_than_its_limit(windows: Windows) -> None:
 
 
 def test_a_refusal_takes_from_none(windows: Windows) -> None:
-    items = parse_many("1/hour;3/day")
+    items = parsed("1/hour;3/day")
     assert windows.take("two", items).allowed
     for _ in range(5):
         assert not windows.take("two", items).allowed
-    used = {window.item.get_expiry(): window.used for window in windows.take("two", items).windows}
+    used = {window.limit.length: window.used for window in windows.take("two", items).windows}
     assert used == {3600: 1, 86400: 1}
 
 
 def test_a_verdict_tells_what_is_left_and_until_when(windows: Windows) -> None:
-    items = parse_many("2/minute;100/day")
+    items = parsed("2/minute;100/day")
     first, second, third = (windows.take("told", items) for _ in range(3))
     assert [v.tightest.remaining for v in (first, second, third)] == [1, 0, 0]
     assert [v.allowed for v in (first, second, third)] == [True, True, False]
@@ -57,14 +61,14 @@ def test_a_verdict_tells_what_is_left_and_until_when(windows: Windows) -> None:
 
 
 def test_buckets_do_not_touch_each_other(windows: Windows) -> None:
-    items = parse_many("1/minute")
+    items = parsed("1/minute")
     assert windows.take("a", items).allowed
     assert windows.take("b", items).allowed
     assert not windows.take("a", items).allowed
 
 
 def test_local_windows_are_shared_out_among_the_workers() -> None:
-    take: Callable[[], bool] = lambda: local.take("x", parse_many("10/minute")).allowed  # noqa: E731
+    take: Callable[[], bool] = lambda: local.take("x", parsed("10/minute")).allowed  # noqa: E731
     local = LocalWindows(workers=4)
     assert [take() for _ in range(3)] == [True, True, False]
     local = LocalWindows(workers=100)

@@ -67,6 +67,7 @@ def terms(*, streamed: bool) -> Terms:
     """The terms of this request: its principal, its client, its Cache-Control."""
     principal: Principal = g.principal
     settings = services().settings
+    own_cache = settings.cache_scope == "key" or principal.allowance.own_cache
     control = request.cache_control
     bypass = bool(control.no_cache or control.no_store)
     patience = settings.stream_deadline if streamed else settings.plain_deadline
@@ -74,11 +75,12 @@ def terms(*, streamed: bool) -> Terms:
         caller=HTTPCaller(services().lifecycle, request.environ.get("gunicorn.socket")),
         payer=payer(),
         deadline=time.monotonic() + patience,
-        scope=principal.bucket if settings.cache_scope == "key" else None,
+        scope=principal.bucket if own_cache else None,
         read_cache=not bypass,
         write_cache=not control.no_store,
         max_age=control.max_age,
         only_cached=principal.stale,
+        allows_model=principal.allowance.allows_model,
     )
 
 
@@ -92,6 +94,7 @@ def payer() -> Payer:
         noted.endpoint.removeprefix("/v1") if noted.endpoint in NATIVE else noted.endpoint,
         principal.allowance.usd_per_day,
         principal.allowance.usd_per_month,
+        principal.allowance.tokens_per_minute,
     )
 
 

@@ -70,6 +70,9 @@ def _finish(traffic: Traffic, production: bool, response: Response) -> Response:
     if principal is not None:
         noted.key_id, noted.api_key, noted.tier = principal.key_id, principal.mask, principal.tier
     noted.admitted = g.get("admitted", False)
+    ended = limits.over()
+    if ended:
+        response.call_on_close(ended)
     # A stream is over when the server closes it, not when its headers are made.
     response.call_on_close(partial(_closed, traffic, noted, response.status_code))
     return response

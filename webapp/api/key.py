@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from flask import g
@@ -13,6 +12,7 @@ from webapp.api.blueprint import Blueprint, openai_door
 from webapp.api.documents import ONE_OF_THEM, openai_errors_of
 from webapp.gate import guard_without_counting
 from webapp.gate.identity import Principal
+from webapp.gate.limits import details_of
 from webapp.gate.windows import Verdict
 from webapp.services import services
 
@@ -57,13 +57,4 @@ def budgets_left() -> list[dict[str, Any]]:
 def limits_left() -> list[dict[str, Any]]:
     """Each limit of this request's key, as it stands now."""
     verdict: Verdict = g.verdict
-    return [
-        {
-            "limit": str(window.item),
-            "size": window.item.amount,
-            "used": window.used,
-            "remaining": window.remaining,
-            "reset": math.ceil(window.reset),
-        }
-        for window in verdict.windows
-    ]
+    return [{**details_of(window), "remaining": window.remaining} for window in verdict.windows]

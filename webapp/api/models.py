@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from flask import g
+
 from webapp.api.blueprint import Blueprint, openai_door
 from webapp.api.documents import ONE_OF_THEM, openai_errors_of
 from webapp.errors import ModelNotFound
 from webapp.gate import guard_without_counting
+from webapp.gate.identity import Principal
 from webapp.services import services
 
 blueprint = openai_door(
@@ -37,7 +40,9 @@ def model(model_id: str) -> dict[str, Any]:
 
 
 def _listed() -> list[dict[str, Any]]:
+    principal: Principal = g.principal
     return [
         {"id": name, "object": "model", "created": created, "owned_by": owner}
         for name, owner, created in services().gateway.router.names()
+        if principal.allowance.allows_model(name, name.partition("/")[2])
     ]

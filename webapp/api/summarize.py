@@ -13,6 +13,7 @@ from webapp.api.schemas import LONGEST_TEXT, SummarizeAnswer, SummarizeBody
 from webapp.errors import ValidationError
 from webapp.gate import guard
 from webapp.gate.idempotency import idempotent
+from webapp.gate.identity import Principal
 from webapp.llm.messages import ModelRequest, Reply
 from webapp.llm.tasks.summarize import SummaryStream, summarize, summary_request
 from webapp.observability.record import RequestRecord
@@ -59,7 +60,9 @@ def summarize_text(body: dict[str, Any]) -> Any:
 def check_length(text: str) -> None:
     """Raise ValidationError for a text that is too long for the tier of this request."""
     # Tiers of one's own get what premium gets.
-    longest = LONGEST_TEXT.get(g.principal.tier, LONGEST_TEXT["premium"])
+    principal: Principal = g.principal
+    of_tier = LONGEST_TEXT.get(principal.tier, LONGEST_TEXT["premium"])
+    longest = principal.allowance.max_text or of_tier
     if len(text) > longest:
-        reason = f"Longer than maximum length {longest} of tier {g.principal.tier}."
+        reason = f"Longer than maximum length {longest} of tier {principal.tier}."
         raise ValidationError("The request is not valid: text.", details={"text": [reason]})

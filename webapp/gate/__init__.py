@@ -8,7 +8,7 @@ from flask import Blueprint, g, request
 
 from webapp.accounts.accounts import ADMIN, Account
 from webapp.accounts.audit import Actor
-from webapp.errors import NotAllowed, NotAuthenticated
+from webapp.errors import AddressNotAllowed, NotAllowed, NotAuthenticated
 from webapp.gate.identity import KEY_HEADERS, Principal, read_credential
 from webapp.gate.limits import consume, count_failed_attempt, look
 from webapp.services import services
@@ -55,7 +55,10 @@ def identify() -> Principal:
     except (NotAllowed, NotAuthenticated):
         count_failed_attempt(request.remote_addr)
         raise
-    return cast(Principal, g.principal)
+    principal: Principal = g.principal
+    if not principal.allowance.allows_address(request.remote_addr):
+        raise AddressNotAllowed
+    return principal
 
 
 def _admit() -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+import uuid
+from collections.abc import Callable, Sequence
+from functools import partial
 from ipaddress import IPv6Address, ip_address
-from typing import cast
+from itertools import count
+from typing import Any, cast
 
 from flask import Flask, g
 from limits import RateLimitItem, RateLimitItemPerMinute
@@ -16,31 +19,37 @@ from limits.util import WindowStats
 from webapp.errors import RateLimitExceeded
 from webapp.extensions import limiter
 from webapp.gate.identity import Principal
-from webapp.gate.windows import Verdict
+from webapp.gate.windows import Limit, Verdict, Window, limits_of, windows_of
 from webapp.services import services
 
 STRATEGY = "weir-sliding-window"
-FAILED_ATTEMPTS = (RateLimitItemPerMinute(30),)
-LOG_INS_OF_ACCOUNT = (RateLimitItemPerMinute(10),)
-LOG_INS_OF_ADDRESS = (RateLimitItemPerMinute(30),)
+FAILED_ATTEMPTS = windows_of((RateLimitItemPerMinute(30),))
+LOG_INS_OF_ACCOUNT = windows_of((RateLimitItemPerMinute(10),))
+LOG_INS_OF_ADDRESS = windows_of((RateLimitItemPerMinute(30),))
+
+# Tells apart the requests of all processes.
+_process = uuid.uuid4().hex
+_numbers = count()
 
 
 class SlidingWindowStrategy(RateLimiter):
     """The strategy that Flask-Limiter is configured with: windows that pass or fail as one."""
 
-    def take(self, bucket: str, items: Sequence[RateLimitItem]) -> Verdict:
+    def take(self, bucket: str, limits: Sequence[Limit], request: str = "-") -> Verdict:
         """Take a request from every limit of a bucket, or from none."""
-        return services().windows.take(bucket, items)
+        return services().windows.take(bucket, limits, request)
 
     def hit(self, item: RateLimitItem, *identifiers: str, cost: int = 1) -> bool:
-        return all(self.take(":".join(identifiers), [item]).allowed for _ in range(cost))
+        return all(
+            self.take(":".join(identifiers), windows_of((item,))).allowed for _ in range(cost)
+        )
 
     def test(self, item: RateLimitItem, *identifiers: str, cost: int = 1) -> bool:
-        verdict = services().windows.look(":".join(identifiers), [item])
+        verdict = services().windows.look(":".join(identifiers), windows_of((item,)))
         return verdict.windows[0].remaining >= cost
 
     def get_window_stats(self, item: RateLimitItem, *identifiers: str) -> WindowStats:
-        window = services().windows.look(":".join(identifiers), [item]).windows[0]
+        window = services().windows.look(":".join(identifiers), windows_of((item,))).windows[0]
         return WindowStats(window.reset, window.remaining)
 
 
@@ -64,8 +73,19 @@ def consume() -> None:
     identified, take limit by limit, and would cost a tenth of a cached answer.
     """
     principal: Principal = g.principal
-    g.verdict = _strategy().take(principal.bucket, principal.allowance.windows)
+    request = f"{_process}.{next(_numbers)}"
+    g.verdict = _strategy().take(principal.bucket, limits_of(principal.allowance), request)
     check_left()
+    if principal.allowance.parallel_requests is not None:
+        g.running = request
+
+
+def over() -> Callable[[], None] | None:
+    """What to do when this request is over, if it counts as running until then."""
+    running = g.pop("running", None)
+    if running is None:
+        return None
+    return partial(services().windows.release, g.principal.bucket, running)
 
 
 def check_left() -> None:
@@ -77,7 +97,7 @@ def check_left() -> None:
 def look() -> None:
     """Note what is left, for the headers, and take nothing."""
     principal: Principal = g.principal
-    g.verdict = services().windows.look(principal.bucket, principal.allowance.windows)
+    g.verdict = services().windows.look(principal.bucket, limits_of(principal.allowance))
 
 
 def count_failed_attempt(address: str | None) -> None:
@@ -104,18 +124,24 @@ def _strategy() -> SlidingWindowStrategy:
 
 
 def exceeded(verdict: Verdict, whose: str) -> RateLimitExceeded:
-    window = verdict.tightest
+    window = verdict.refusing
     seconds = verdict.retry_after
     return RateLimitExceeded(
-        f"The limit of {window.item} ({whose}) is used up. Try again in {seconds} s.",
-        details={
-            "limit": str(window.item),
-            "size": window.item.amount,
-            "used": window.used,
-            "reset": math.ceil(window.reset),
-        },
+        f"The limit of {window.limit.name} ({whose}) is used up: {window.used} of "
+        f"{window.limit.amount}. Try again in {seconds} s.",
+        details=details_of(window),
         retry_after=seconds,
     )
+
+
+def details_of(window: Window) -> dict[str, Any]:
+    """A limit as it stands, for clients."""
+    return {
+        "limit": window.limit.name,
+        "size": window.limit.amount,
+        "used": window.used,
+        "reset": math.ceil(window.reset),
+    }
 
 
 def headers() -> list[tuple[str, str]]:
@@ -125,22 +151,28 @@ def headers() -> list[tuple[str, str]]:
         return []
     window = verdict.tightest
     return [
-        ("X-RateLimit-Limit", str(window.item.amount)),
+        ("X-RateLimit-Limit", str(window.limit.amount)),
         ("X-RateLimit-Remaining", str(window.remaining)),
         ("X-RateLimit-Reset", str(math.ceil(window.reset))),
     ]
 
 
 def openai_headers() -> list[tuple[str, str]]:
-    """The same as OpenAI says it: the reset is a duration. Tokens are not limited."""
+    """The same as OpenAI says it, with the tokens where they are limited; resets are durations."""
     verdict: Verdict | None = g.get("verdict")
     if verdict is None:
         return []
-    window = verdict.tightest
+    told = [("requests", verdict.tightest)]
+    if verdict.tokens:
+        told.append(("tokens", verdict.tokens))
     return [
-        ("x-ratelimit-limit-requests", str(window.item.amount)),
-        ("x-ratelimit-remaining-requests", str(window.remaining)),
-        ("x-ratelimit-reset-requests", _duration(max(0.0, window.reset - verdict.now))),
+        (f"x-ratelimit-{figure}-{what}", value)
+        for what, window in told
+        for figure, value in (
+            ("limit", str(window.limit.amount)),
+            ("remaining", str(window.remaining)),
+            ("reset", _duration(max(0.0, window.reset - verdict.now))),
+        )
     ]
 
 

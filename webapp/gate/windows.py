@@ -1,9 +1,15 @@
-"""Sliding windows: in any 60 s no more than the limit, counted in Redis by Redis's own clock.
+"""Limits on requests, counted in Redis by Redis's own clock, all of a request's in one trip.
 
-The log of each window is a list of the times of its requests, newest first. One script looks at
-all limits of a request and takes from all or from none, so a refused request consumes nothing.
-While Redis is away (or where there is none) each process counts for itself, its share of each
-limit.
+- `window`: in any so many seconds no more than the limit. The log of a window is a list of the
+  times of its requests, newest first.
+- `day`: of a UTC day. A counter with the day that it counts.
+- `parallel`: running at the same time. A sorted set of running requests with the ends of their
+  leases, which their worker renews: those of a killed one come free by themselves.
+- `tokens`: looked at only; gate/token_windows.py takes from them.
+
+One script looks at all limits of a request and takes from all or from none, so a refused request
+consumes nothing. While Redis is away (or where there is none) each process counts for itself, its
+share of each limit.
 """
 
 from __future__ import annotations
@@ -11,63 +17,135 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
 
 from limits import RateLimitItem
 
+from webapp.allowance import Allowance
 from webapp.storage.shared_memory import Script, SharedMemory, SharedMemoryAway
 
 PREFIX = "weir:window:"
 SECOND = 1_000_000  # windows are counted in microseconds
+DAY = 86_400
+LEASE = 10  # seconds
 SWEEP_ABOVE = 10_000
+UNKNOWN = -1
 
-# KEYS: a window each. ARGV: its amount and its length in microseconds, alternating; at last 1 to
-# take from them, 0 to look only.
-# Reply: allowed (0/1), Redis's time, then for each window: used, and when a place becomes free.
+# KEYS: one for each limit. ARGV: kind, amount and length in microseconds of each; at last what has
+# been counted of today elsewhere (-1: unknown), the lease in microseconds, and the request, which
+# is empty to look only.
+# Reply: allowed (0/1, or -1 where today's count has to be told), Redis's time, then for each limit:
+# used, and when a place becomes free.
 TAKE = """
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
+local today = math.floor(now / 86400000000)
+local request, lease, known = ARGV[#ARGV], tonumber(ARGV[#ARGV - 1]), tonumber(ARGV[#ARGV - 2])
 local allowed = 1
-local take = ARGV[#ARGV] == '1'
+local used = {}
 for i, key in ipairs(KEYS) do
-  local amount, length = tonumber(ARGV[2 * i - 1]), tonumber(ARGV[2 * i])
-  local oldest = redis.call('LINDEX', key, -1)
-  while oldest and tonumber(oldest) <= now - length do
-    redis.call('RPOP', key)
-    oldest = redis.call('LINDEX', key, -1)
+  local kind, amount, length = ARGV[3 * i - 2], tonumber(ARGV[3 * i - 1]), tonumber(ARGV[3 * i])
+  if kind == 'window' then
+    local oldest = redis.call('LINDEX', key, -1)
+    while oldest and tonumber(oldest) <= now - length do
+      redis.call('RPOP', key)
+      oldest = redis.call('LINDEX', key, -1)
+    end
+    used[i] = redis.call('LLEN', key)
+  elseif kind == 'day' then
+    local counted = redis.call('HMGET', key, 'day', 'used')
+    if counted[1] == tostring(today) then used[i] = tonumber(counted[2])
+    elseif counted[1] then used[i] = 0
+    elseif known < 0 then return {-1, now}
+    else used[i] = known end
+  elseif kind == 'parallel' then
+    redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
+    used[i] = redis.call('ZCARD', key)
+  else
+    local sums = key .. ':of'
+    for _, id in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', now - length)) do
+      redis.call('HINCRBY', sums, 'sum', -tonumber(redis.call('HGET', sums, id) or 0))
+      redis.call('HDEL', sums, id)
+      redis.call('ZREM', key, id)
+    end
+    used[i] = tonumber(redis.call('HGET', sums, 'sum') or 0)
   end
-  if redis.call('LLEN', key) >= amount then allowed = 0 end
+  if kind ~= 'tokens' and used[i] >= amount then allowed = 0 end
 end
 local reply = {allowed, now}
 for i, key in ipairs(KEYS) do
-  local amount, length = tonumber(ARGV[2 * i - 1]), tonumber(ARGV[2 * i])
-  if take and allowed == 1 then
-    redis.call('LPUSH', key, string.format('%.0f', now))
-    redis.call('PEXPIRE', key, math.ceil(length / 1000))
+  local kind, amount, length = ARGV[3 * i - 2], tonumber(ARGV[3 * i - 1]), tonumber(ARGV[3 * i])
+  local take = request ~= '' and allowed == 1 and kind ~= 'tokens'
+  if take then used[i] = used[i] + 1 end
+  local reset = now + length
+  if kind == 'window' then
+    if take then
+      redis.call('LPUSH', key, string.format('%.0f', now))
+      redis.call('PEXPIRE', key, math.ceil(length / 1000))
+    end
+    local leaving = redis.call('LINDEX', key, math.min(used[i], amount) - 1)
+    if leaving then reset = tonumber(leaving) + length end
+  elseif kind == 'day' then
+    if take then
+      redis.call('HSET', key, 'day', tostring(today), 'used', used[i])
+      redis.call('EXPIRE', key, 172800)
+    end
+    reset = (today + 1) * 86400000000
+  elseif kind == 'parallel' then
+    if take then
+      redis.call('ZADD', key, now + lease, request)
+      redis.call('PEXPIRE', key, math.ceil(lease / 1000))
+    end
+    reset = now + 1000000
+  else
+    local oldest = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
+    reset = (oldest[2] and tonumber(oldest[2]) or now - length) + length
   end
-  local used = redis.call('LLEN', key)
-  local leaving = redis.call('LINDEX', key, math.min(used, amount) - 1)
-  reply[#reply + 1] = used
-  reply[#reply + 1] = (leaving and tonumber(leaving) or now) + length
+  reply[#reply + 1] = used[i]
+  reply[#reply + 1] = reset
 end
 return reply
 """
+# KEYS: the running requests of a bucket. ARGV: the lease in microseconds, then requests.
+RENEW = Script(
+    """
+local clock = redis.call('TIME')
+local ends = clock[1] * 1000000 + clock[2] + tonumber(ARGV[1])
+for i = 2, #ARGV do redis.call('ZADD', KEYS[1], ends, ARGV[i]) end
+redis.call('PEXPIRE', KEYS[1], math.ceil(tonumber(ARGV[1]) / 1000))
+""",
+    keys=1,
+)
 # The script takes a list of any length; the number of keys is part of the call.
 _SCRIPTS: dict[int, Script] = {}
+
+Kind = Literal["window", "day", "parallel", "tokens"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One limit; `length` is in seconds."""
+
+    kind: Kind
+    name: str
+    amount: int
+    length: int
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
     """One limit after a request: `reset` (Unix seconds) is when its next place becomes free."""
 
-    item: RateLimitItem
+    limit: Limit
     used: int
     reset: float
 
     @property
     def remaining(self) -> int:
-        return max(0, self.item.amount - self.used)
+        return max(0, self.limit.amount - self.used)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,95 +158,234 @@ class Verdict:
 
     @property
     def tightest(self) -> Window:
-        """The limit with the least left; of several, the one that frees a place last."""
-        return min(self.windows, key=lambda window: (window.remaining, -window.reset))
+        """The limit on requests in time with the least left; of several, the one that frees a
+        place last."""
+        counted = [window for window in self.windows if window.limit.kind in {"window", "day"}]
+        return min(counted, key=lambda window: (window.remaining, -window.reset))
+
+    @property
+    def refusing(self) -> Window:
+        """The limit that has nothing left; of several, the one that frees a place last."""
+        full = [w for w in self.windows if not w.remaining and w.limit.kind != "tokens"]
+        return max(full, key=lambda window: window.reset)
+
+    @property
+    def tokens(self) -> Window | None:
+        return next((w for w in self.windows if w.limit.kind == "tokens"), None)
 
     @property
     def retry_after(self) -> int:
         """Whole seconds until every limit has a place again, rounded up."""
-        full = [window.reset for window in self.windows if not window.remaining]
-        return max(1, math.ceil(max(full, default=self.now) - self.now))
+        return max(1, math.ceil(self.refusing.reset - self.now))
+
+
+@lru_cache(10_000)
+def limits_of(allowance: Allowance) -> tuple[Limit, ...]:
+    """The limits on the requests of whoever has this allowance."""
+    limits = [*windows_of(allowance.windows)]
+    if allowance.requests_per_day is not None:
+        limits.append(Limit("day", "requests_per_day", allowance.requests_per_day, DAY))
+    if allowance.parallel_requests is not None:
+        limits.append(Limit("parallel", "parallel_requests", allowance.parallel_requests, LEASE))
+    if allowance.tokens_per_minute is not None:
+        limits.append(Limit("tokens", "tokens_per_minute", allowance.tokens_per_minute, 60))
+    return tuple(limits)
+
+
+@lru_cache(1_000)
+def windows_of(items: tuple[RateLimitItem, ...]) -> tuple[Limit, ...]:
+    """Limits as Flask-Limiter writes them."""
+    return tuple(Limit("window", str(item), item.amount, item.get_expiry()) for item in items)
+
+
+def key_of(bucket: str, limit: Limit) -> str:
+    """Where Redis counts. The braces keep the limits of a bucket in one slot of a cluster."""
+    name = limit.length if limit.kind == "window" else limit.kind
+    return f"{PREFIX}{{{bucket}}}:{name}"
 
 
 class SlidingWindows:
-    """Takes from the windows of a bucket; shared through Redis where there is one."""
+    """Takes from the limits of a bucket; shared through Redis where there is one.
 
-    def __init__(self, shared_memory: SharedMemory | None, workers: int) -> None:
+    `counted_today` says what the database has of a bucket's requests of this day, for a Redis or a
+    process that knows nothing yet; `tokens_here` what this process has of the tokens of a minute.
+    """
+
+    def __init__(
+        self,
+        shared_memory: SharedMemory | None,
+        workers: int,
+        counted_today: Callable[[str], int] = lambda _: 0,
+        tokens_here: Callable[[str], int] = lambda _: 0,
+    ) -> None:
         self._shared_memory = shared_memory
-        self._local = LocalWindows(workers if shared_memory else 1)
+        self._local = LocalWindows(workers if shared_memory else 1, counted_today, tokens_here)
+        self._counted_today = counted_today
+        self._running: dict[str, set[str]] = {}
 
     @property
     def degraded(self) -> bool:
         return bool(self._shared_memory and self._shared_memory.away)
 
-    def take(self, bucket: str, items: Sequence[RateLimitItem]) -> Verdict:
-        """Take one request from every limit of the bucket, or from none."""
-        return self._verdict(bucket, items, take=True)
+    def take(self, bucket: str, limits: Sequence[Limit], request: str = "-") -> Verdict:
+        """Take one request from every limit of the bucket, or from none.
 
-    def look(self, bucket: str, items: Sequence[RateLimitItem]) -> Verdict:
+        Of one that counts as running, release() has to be told the end.
+        """
+        verdict = self._verdict(bucket, limits, request)
+        if verdict.allowed and any(limit.kind == "parallel" for limit in limits):
+            self._running.setdefault(bucket, set()).add(request)
+        return verdict
+
+    def look(self, bucket: str, limits: Sequence[Limit]) -> Verdict:
         """What take() would find, without taking."""
-        return self._verdict(bucket, items, take=False)
+        return self._verdict(bucket, limits, "")
 
-    def _verdict(self, bucket: str, items: Sequence[RateLimitItem], *, take: bool) -> Verdict:
+    def release(self, bucket: str, request: str) -> None:
+        """The request runs no more."""
+        running = self._running.get(bucket, set())
+        if request not in running:
+            return
+        running.discard(request)
+        if not running:
+            del self._running[bucket]
+        self._local.release(bucket, request)
+        if self._shared_memory is not None:
+            self._shared_memory.hand_in("ZREM", f"{PREFIX}{{{bucket}}}:parallel", request)
+
+    def tick(self) -> None:
+        """Renew the leases of the requests that still run."""
+        if self._shared_memory is None:
+            return
+        for bucket, running in list(self._running.items()):
+            try:
+                key = f"{PREFIX}{{{bucket}}}:parallel"
+                self._shared_memory.run(RENEW, key, LEASE * SECOND, *running)
+            except SharedMemoryAway:
+                return
+
+    def _verdict(self, bucket: str, limits: Sequence[Limit], request: str) -> Verdict:
         if self._shared_memory is not None:
             try:
-                return self._shared(self._shared_memory, bucket, items, take)
+                return self._shared(self._shared_memory, bucket, limits, request)
             except SharedMemoryAway:
                 pass
-        return self._local.take(bucket, items) if take else self._local.look(bucket, items)
+        return self._local.verdict(bucket, limits, request)
 
-    @staticmethod
     def _shared(
-        shared_memory: SharedMemory, bucket: str, items: Sequence[RateLimitItem], take: bool
+        self, shared_memory: SharedMemory, bucket: str, limits: Sequence[Limit], request: str
     ) -> Verdict:
-        count = len(items)
+        count = len(limits)
         script = _SCRIPTS.get(count) or _SCRIPTS.setdefault(count, Script(TAKE, count))
-        # The braces keep the windows of a bucket in one slot of a cluster.
-        keys = [f"{PREFIX}{{{bucket}}}:{item.get_expiry()}" for item in items]
-        numbers = [n for item in items for n in (item.amount, item.get_expiry() * SECOND)]
-        allowed, now, *states = shared_memory.run(script, *keys, *numbers, int(take))
+        arguments: list[str | int] = [key_of(bucket, limit) for limit in limits]
+        for limit in limits:
+            arguments += (limit.kind, limit.amount, limit.length * SECOND)
+        ends = (LEASE * SECOND, request)
+        allowed, now, *states = shared_memory.run(script, *arguments, UNKNOWN, *ends)
+        if allowed < 0:
+            known = self._counted_today(bucket)
+            allowed, now, *states = shared_memory.run(script, *arguments, known, *ends)
         pairs = zip(states[::2], states[1::2], strict=True)
         windows = tuple(
-            Window(item, used, reset / SECOND)
-            for item, (used, reset) in zip(items, pairs, strict=True)
+            Window(limit, used, reset / SECOND)
+            for limit, (used, reset) in zip(limits, pairs, strict=True)
         )
         return Verdict(bool(allowed), now / SECOND, windows)
 
 
 class LocalWindows:
-    """The same windows within this process, each limit divided among `workers`."""
+    """The same limits within this process, each divided among `workers`."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(
+        self,
+        workers: int,
+        counted_today: Callable[[str], int] = lambda _: 0,
+        tokens_here: Callable[[str], int] = lambda _: 0,
+    ) -> None:
         self._workers = workers
+        self._counted_today = counted_today
+        self._tokens_here = tokens_here
         self._logs: dict[tuple[str, int], deque[float]] = {}
+        self._days: dict[str, tuple[int, int]] = {}
+        self._running: dict[str, set[str]] = {}
 
-    def take(self, bucket: str, items: Sequence[RateLimitItem]) -> Verdict:
-        return self._verdict(bucket, items, take=True)
+    def take(self, bucket: str, limits: Sequence[Limit]) -> Verdict:
+        return self.verdict(bucket, limits, "-")
 
-    def look(self, bucket: str, items: Sequence[RateLimitItem]) -> Verdict:
-        return self._verdict(bucket, items, take=False)
+    def look(self, bucket: str, limits: Sequence[Limit]) -> Verdict:
+        return self.verdict(bucket, limits, "")
 
-    def _verdict(self, bucket: str, items: Sequence[RateLimitItem], *, take: bool) -> Verdict:
+    def release(self, bucket: str, request: str) -> None:
+        running = self._running.get(bucket, set())
+        running.discard(request)
+        if not running:
+            self._running.pop(bucket, None)
+
+    def verdict(self, bucket: str, limits: Sequence[Limit], request: str) -> Verdict:
+        if bucket not in self._days and any(limit.kind == "day" for limit in limits):
+            # Asked before anything is looked at: others may be served meanwhile.
+            counted = self._counted_today(bucket)
+            self._days.setdefault(bucket, (int(time.time() // DAY), counted))
         now, wall = time.monotonic(), time.time()
-        states = [self._state(bucket, item, now) for item in items]
-        allowed = all(len(log) < share for log, share in states)
+        used = [self._used(bucket, limit, now, wall) for limit in limits]
+        shares = [max(1, limit.amount // self._workers) for limit in limits]
+        allowed = all(
+            count < share or limit.kind == "tokens"
+            for limit, count, share in zip(limits, used, shares, strict=True)
+        )
+        if request and allowed:
+            used = [
+                self._take(bucket, limit, now, wall, request, count)
+                for limit, count in zip(limits, used, strict=True)
+            ]
         windows = []
-        for item, (log, share) in zip(items, states, strict=True):
-            if take and allowed:
-                log.append(now)
-            # The oldest entry of those that fill the share leaves first.
-            leaving = log[max(0, len(log) - share)] if log else now
-            used = len(log) + item.amount - share if len(log) >= share else len(log)
-            windows.append(Window(item, used, wall + leaving + item.get_expiry() - now))
+        for limit, count, share in zip(limits, used, shares, strict=True):
+            reset = self._reset(bucket, limit, now, wall, share)
+            # What others may take is shown as used once this process's share is.
+            shown = count + limit.amount - share if count >= share else count
+            windows.append(Window(limit, shown, reset))
         return Verdict(allowed, wall, tuple(windows))
 
-    def _state(self, bucket: str, item: RateLimitItem, now: float) -> tuple[deque[float], int]:
+    def _used(self, bucket: str, limit: Limit, now: float, wall: float) -> int:
+        if limit.kind == "day":
+            day, counted = self._days[bucket]
+            return counted if day == int(wall // DAY) else 0
+        if limit.kind == "parallel":
+            return len(self._running.get(bucket, ()))
+        if limit.kind == "tokens":
+            return self._tokens_here(bucket)
+        return len(self._log(bucket, limit, now))
+
+    def _take(
+        self, bucket: str, limit: Limit, now: float, wall: float, request: str, used: int
+    ) -> int:
+        if limit.kind == "window":
+            self._logs[bucket, limit.length].append(now)
+        elif limit.kind == "day":
+            self._days[bucket] = (int(wall // DAY), used + 1)
+        elif limit.kind == "parallel":
+            self._running.setdefault(bucket, set()).add(request)
+        else:
+            return used
+        return used + 1
+
+    def _reset(self, bucket: str, limit: Limit, now: float, wall: float, share: int) -> float:
+        if limit.kind == "day":
+            return (wall // DAY + 1) * DAY
+        if limit.kind != "window":
+            return wall + (1 if limit.kind == "parallel" else 0)
+        log = self._logs[bucket, limit.length]
+        # The oldest entry of those that fill the share leaves first.
+        leaving = log[max(0, len(log) - share)] if log else now
+        return wall + leaving + limit.length - now
+
+    def _log(self, bucket: str, limit: Limit, now: float) -> deque[float]:
         if len(self._logs) > SWEEP_ABOVE:
             self._sweep(now)
-        log = self._logs.setdefault((bucket, item.get_expiry()), deque())
-        while log and log[0] <= now - item.get_expiry():
+        log = self._logs.setdefault((bucket, limit.length), deque())
+        while log and log[0] <= now - limit.length:
             log.popleft()
-        return log, max(1, item.amount // self._workers)
+        return log
 
     def _sweep(self, now: float) -> None:
         """Forget windows in which nothing is left: addresses come and go."""

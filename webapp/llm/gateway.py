@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
-from webapp.errors import StoreUnavailable
+from webapp.errors import ModelNotAllowed, StoreUnavailable
 from webapp.llm.attempts import Attempts
 from webapp.llm.cache_key import cache_key
 from webapp.llm.flight import Flight, Flights
 from webapp.llm.kept import Kept, KeptStream, to_entry
 from webapp.llm.live import LiveStream, Stream
 from webapp.llm.messages import Answer, CacheState, ModelRequest, Piece, Reply
-from webapp.llm.ports import AnswerCache, Ledger, Prices, Terms
+from webapp.llm.ports import AnswerCache, Ledger, Prices, Terms, TokenLimits
 from webapp.llm.purchase import Purchase, Quote
 from webapp.llm.routing import Route, Router
 
@@ -42,6 +43,7 @@ class Gateway:
         attempts: Attempts,
         ledger: Ledger,
         prices: Prices,
+        token_limits: TokenLimits,
     ) -> None:
         self.router = router
         self._cache = cache
@@ -49,6 +51,7 @@ class Gateway:
         self._attempts = attempts
         self._ledger = ledger
         self._prices = prices
+        self._token_limits = token_limits
 
     def answer(self, request: ModelRequest, terms: Terms) -> Reply:
         """The whole answer."""
@@ -60,7 +63,7 @@ class Gateway:
 
     def open(self, request: ModelRequest, terms: Terms) -> Stream:
         """The answer as it comes: its Origin, its pieces if it is a stream, the Reply."""
-        route = self.router.resolve(request.model)
+        route = self._resolve(request, terms)
         key = cache_key(request, route, terms.scope)
         kept = self._fresh(key, terms)
         if kept:
@@ -82,7 +85,7 @@ class Gateway:
 
     def forecast(self, request: ModelRequest, terms: Terms) -> Forecast:
         """What open() would do, without doing it. Raises what it would raise at once."""
-        route = self.router.resolve(request.model)
+        route = self._resolve(request, terms)
         purchase = Purchase(self._ledger, self._prices, terms.payer, request, route)
         key = cache_key(request, route, terms.scope)
         if self._fresh(key, terms):
@@ -92,6 +95,12 @@ class Gateway:
         purchase.check()
         joins = terms.read_cache and self._flights.is_running(key)
         return Forecast(route, terms.led, joins, purchase.quote)
+
+    def _resolve(self, request: ModelRequest, terms: Terms) -> Route:
+        route = self.router.resolve(request.model)
+        if not terms.allows_model(*route.names):
+            raise ModelNotAllowed(f"This key may not use {route.name}.")
+        return route
 
     def _fly(
         self,
@@ -103,16 +112,32 @@ class Gateway:
         flight: Flight,
     ) -> Answer:
         """Ask the providers, on behalf of all who listen to the flight, and keep the answer."""
-        if request.stream:
-            answer = self._fly_streamed(route, terms, purchase, flight)
-        else:
-            success = self._attempts.answer(route, purchase, terms.deadline)
-            flight.begin(success.target.provider.name, success.attempts)
-            answer = success.result
+        with self._tokens_held(purchase):
+            if request.stream:
+                answer = self._fly_streamed(route, terms, purchase, flight)
+            else:
+                success = self._attempts.answer(route, purchase, terms.deadline)
+                flight.begin(success.target.provider.name, success.attempts)
+                answer = success.result
         if terms.write_cache and self._cache.ttl:
             pieces = [] if request.native else [piece.data for piece in flight.pieces]
             self._cache.put(key, to_entry(answer, pieces, native=request.native))
         return answer
+
+    @contextmanager
+    def _tokens_held(self, purchase: Purchase) -> Iterator[None]:
+        """Around the calls of a purchase: their tokens count for the minute in which they began."""
+        payer, quote = purchase.payer, purchase.quote
+        if payer.tokens_per_minute is None:
+            yield
+            return
+        ceiling, before = quote.input_tokens + quote.output_tokens, purchase.usage.total_tokens
+        limit = payer.tokens_per_minute
+        held = self._token_limits.reserve(payer.bucket, limit, ceiling, named=quote.named)
+        try:
+            yield
+        finally:
+            self._token_limits.settle(held, purchase.usage.total_tokens - before)
 
     def _fly_streamed(
         self, route: Route, terms: Terms, purchase: Purchase, flight: Flight

@@ -89,6 +89,12 @@ class Payer:
     endpoint: str
     usd_per_day: int | None = None
     usd_per_month: int | None = None
+    tokens_per_minute: int | None = None
+
+    @property
+    def bucket(self) -> str:
+        """Where its limits are counted."""
+        return f"key-{self.key_id}"
 
     @property
     def has_budget(self) -> bool:
@@ -108,6 +114,21 @@ class Call:
     output_tokens: int
     nano: int | None
     unpriced: str | None
+
+
+class TokenLimits(Protocol):
+    """The tokens a minute that somebody may use."""
+
+    def reserve(self, bucket: str, limit: int, tokens: int, *, named: bool) -> Any:
+        """Take the ceiling of a call; `named` says that the client itself named it.
+
+        Raises RateLimitExceeded. Gives what settle() wants.
+        """
+        ...
+
+    def settle(self, held: Any, tokens: int) -> None:
+        """Replace the ceiling by what was used. Never raises."""
+        ...
 
 
 class CallState(StrEnum):
@@ -255,6 +276,8 @@ class Terms:
     write_cache: bool = True
     max_age: float | None = None
     only_cached: bool = False
+    allows_model: Callable[..., bool] = lambda *_: True
+    """Whether one of the names of a model is allowed."""
 
     @property
     def led(self) -> CacheState:

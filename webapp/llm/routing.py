@@ -42,6 +42,11 @@ class Route:
         return [[target.provider.identity, target.model] for target in self.targets]
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """All names that mean it: without MODEL_ROUTES also that of the model alone."""
+        return (self.name,) if self.named else (self.name, self.targets[0].model)
+
+    @property
     def piece_tokens(self) -> int | None:
         """The longest text, in tokens, that each of its targets takes in one piece."""
         known = [t.provider.piece_tokens for t in self.targets if t.provider.piece_tokens]

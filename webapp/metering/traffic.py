@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Column, Connection, Date, DateTime, Integer, Table, func, select
 
 from webapp.accounts.keys import api_keys
+from webapp.errors import StoreUnavailable
 from webapp.storage.database import Database, increment, metadata
 
 traffic = Table(
@@ -99,6 +100,16 @@ class Traffic:
         """All counts of one key. Raises StoreUnavailable."""
         query = select(*_sums()).where(traffic.c.key_id == key_id)
         return self._database.read(lambda connection: _counts(connection.execute(query).one()))
+
+    def counted_today(self, bucket: str) -> int:
+        """The requests of a key (`key-<id>`) on this UTC day, as far as they are written; 0 where
+        the database is away."""
+        today = (traffic.c.day == datetime.now(UTC).date(), traffic.c.key_id == int(bucket[4:]))
+        query = select(func.coalesce(func.sum(traffic.c.requests), 0)).where(*today)
+        try:
+            return int(self._database.read(lambda c: c.execute(query).scalar_one()))
+        except StoreUnavailable:
+            return 0
 
     def totals(self) -> tuple[Counts, dict[int, tuple[str, int]], datetime]:
         """All counts, {key id: (mask, requests)} and since when. Raises StoreUnavailable."""

@@ -7,6 +7,7 @@ trips, and a dead Redis is noticed once, not by each request.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import time
@@ -92,6 +93,11 @@ class SharedMemory:
             return self.execute("EVALSHA", script.digest, script.keys, *arguments)
         except NoScriptError:
             return self.execute("EVAL", script.text, script.keys, *arguments)
+
+    def hand_in(self, *command: Argument) -> None:
+        """Send a command whose reply nobody waits for; while Redis is away it is dropped."""
+        with contextlib.suppress(SharedMemoryAway):
+            self._hand_in(command)
 
     def _hand_in(self, command: tuple[Argument, ...]) -> AsyncResult:
         if self.away:

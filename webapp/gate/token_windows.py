@@ -1,0 +1,157 @@
+"""Tokens a minute: reserved at their ceiling before a call, settled at what it used.
+
+A window has an entry for each call, not for each token, and their sum. An entry leaves a minute
+after its reservation. While Redis is away, or where there is none, each process counts its share.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import uuid
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from webapp.errors import RateLimitExceeded
+from webapp.gate.windows import PREFIX, SECOND
+from webapp.storage.shared_memory import Script, SharedMemory, SharedMemoryAway
+
+LENGTH = 60
+
+# KEYS: the entries by time, their tokens. ARGV: the limit, the tokens, the id of the entry.
+# Reply: taken (0/1), the sum, and how long (microseconds) until there is room.
+RESERVE = Script(
+    """
+local clock = redis.call('TIME')
+local now = clock[1] * 1000000 + clock[2]
+local limit, tokens = tonumber(ARGV[1]), tonumber(ARGV[2])
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - 60000000)) do
+  redis.call('HINCRBY', KEYS[2], 'sum', -tonumber(redis.call('HGET', KEYS[2], id) or 0))
+  redis.call('HDEL', KEYS[2], id)
+  redis.call('ZREM', KEYS[1], id)
+end
+local sum = tonumber(redis.call('HGET', KEYS[2], 'sum') or 0)
+if sum + tokens > limit then
+  local left, wait = sum, 60000000
+  local entries = redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
+  for i = 1, #entries, 2 do
+    left = left - tonumber(redis.call('HGET', KEYS[2], entries[i]) or 0)
+    if left + tokens <= limit then
+      wait = tonumber(entries[i + 1]) + 60000000 - now
+      break
+    end
+  end
+  return {0, sum, wait}
+end
+redis.call('ZADD', KEYS[1], now, ARGV[3])
+redis.call('HSET', KEYS[2], ARGV[3], tokens)
+redis.call('HINCRBY', KEYS[2], 'sum', tokens)
+redis.call('EXPIRE', KEYS[1], 61)
+redis.call('EXPIRE', KEYS[2], 61)
+return {1, sum + tokens, 0}
+""",
+    keys=2,
+)
+# KEYS: as above. ARGV: the id of the entry, its tokens.
+SETTLE = """
+local held = redis.call('HGET', KEYS[2], ARGV[1])
+if held then
+  redis.call('HINCRBY', KEYS[2], 'sum', tonumber(ARGV[2]) - tonumber(held))
+  redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+end
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A reservation."""
+
+    bucket: str
+    id: str
+
+
+class TokenWindows:
+    """Reserves and settles; shared through Redis where there is one."""
+
+    def __init__(self, shared_memory: SharedMemory | None, workers: int) -> None:
+        self._shared_memory = shared_memory
+        self._workers = workers if shared_memory else 1
+        self._local: dict[str, OrderedDict[str, tuple[float, int]]] = {}
+
+    def reserve(self, bucket: str, limit: int, tokens: int, *, named: bool) -> Held:
+        """Take tokens from this minute. Raises RateLimitExceeded.
+
+        A call that may use more than the whole limit runs alone in its minute; where the client
+        itself `named` so much, it is refused.
+        """
+        if tokens > limit and named:
+            error = RateLimitExceeded(
+                f"This request may use {tokens} tokens; the limit is {limit} tokens a minute. "
+                "Name a smaller max_tokens.",
+                details={"limit": "tokens_per_minute", "size": limit, "used": 0, "reset": None},
+            )
+            error.should_retry = False
+            raise error
+        held = Held(bucket, uuid.uuid4().hex)
+        taken, used, wait = self._take(held, limit, min(tokens, limit))
+        if not taken:
+            seconds = max(1, math.ceil(wait))
+            raise RateLimitExceeded(
+                f"The limit of {limit} tokens a minute has {max(0, limit - used)} left; this "
+                f"request may use {tokens}. Try again in {seconds} s.",
+                details={
+                    "limit": "tokens_per_minute",
+                    "size": limit,
+                    "used": used,
+                    "reset": math.ceil(time.time() + wait),
+                },
+                retry_after=seconds,
+            )
+        return held
+
+    def settle(self, held: Held, tokens: int) -> None:
+        """Replace what was reserved by what was used."""
+        if self._shared_memory is not None:
+            keys = _keys(held.bucket)
+            self._shared_memory.hand_in("EVAL", SETTLE, 2, *keys, held.id, tokens)
+        entries = self._local.get(held.bucket)
+        if entries and held.id in entries:
+            entries[held.id] = (entries[held.id][0], tokens)
+
+    def used_here(self, bucket: str) -> int:
+        """The tokens of this minute that this process has counted for itself."""
+        oldest = time.monotonic() - LENGTH
+        entries = self._local.get(bucket, OrderedDict())
+        return sum(amount for at, amount in entries.values() if at > oldest)
+
+    def _take(self, held: Held, limit: int, tokens: int) -> tuple[bool, int, float]:
+        if self._shared_memory is not None:
+            try:
+                keys = _keys(held.bucket)
+                taken, used, wait = self._shared_memory.run(RESERVE, *keys, limit, tokens, held.id)
+                return bool(taken), used, wait / SECOND
+            except SharedMemoryAway:
+                pass
+        return self._take_locally(held, limit, tokens)
+
+    def _take_locally(self, held: Held, limit: int, tokens: int) -> tuple[bool, int, float]:
+        share, now = max(1, limit // self._workers), time.monotonic()
+        entries = self._local.setdefault(held.bucket, OrderedDict())
+        while entries and next(iter(entries.values()))[0] <= now - LENGTH:
+            entries.popitem(last=False)
+        used = sum(amount for _, amount in entries.values())
+        wanted = min(tokens, share)
+        if used + wanted <= share:
+            entries[held.id] = (now, wanted)
+            return True, used + wanted, 0.0
+        left = used
+        for at, amount in entries.values():
+            left -= amount
+            if left + wanted <= share:
+                return False, used, at + LENGTH - now
+        return False, used, float(LENGTH)
+
+
+def _keys(bucket: str) -> tuple[str, str]:
+    entries = f"{PREFIX}{{{bucket}}}:tokens"
+    return entries, f"{entries}:of"
