@@ -113,6 +113,7 @@ def assemble(app: Flask, settings: Settings) -> Services:
         Heartbeats(database),
         alerts,
         allow_unpriced=settings.unpriced_models == "allow",
+        keep_days=settings.ledger_retention,
     )
     providers = make_providers(settings)
     breakers = CircuitBreakers(shared_memory, settings.breaker_failures, settings.breaker_pause)
@@ -136,6 +137,7 @@ def assemble(app: Flask, settings: Settings) -> Services:
             windows.tick,
             traffic.flush,
             ledger.tick,
+            ledger.forget,
             alerts.tick,
             replays.tick,
             database.seen_lately,

@@ -385,6 +385,10 @@ class Settings:
         "UNPRICED_MODELS", "refuse", "whether keys with a budget may use models without a price: "
         "`refuse` or `allow`", _one_of("refuse", "allow"),
     )  # fmt: skip
+    ledger_retention: int = _setting(
+        "LEDGER_RETENTION", "400", "days for which the ledger keeps each call; its sums by day are "
+        "kept for ever; 0 keeps all", _integer(0, 36_500),
+    )  # fmt: skip
     alert_webhook_url: str = _setting(
         "ALERT_WEBHOOK_URL", "", "where to tell that a budget is 50, 80 or 100 % spent (Standard "
         "Webhooks)", _url("http", "https"), secret=True, shown="none",

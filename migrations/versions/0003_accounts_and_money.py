@@ -86,6 +86,7 @@ def upgrade() -> None:
         sa.Column("output_tokens", sa.BigInteger, nullable=False),
         sa.Column("estimated", sa.Boolean, nullable=False),
     )
+    op.create_index("ix_ledger_key_id", "ledger", ["key_id", "reserved_at"])
     op.create_index(
         "ix_ledger_reserved", "ledger", ["worker_id"],
         sqlite_where=sa.text("state = 'reserved'"),

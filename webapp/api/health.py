@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+from webapp import money
 from webapp.api.blueprint import Blueprint
 from webapp.api.schemas import HealthSchema
+from webapp.errors import StoreUnavailable
 from webapp.gate import credential_sent, identify, public
 from webapp.observability import record
 from webapp.observability.health import UNHEALTHY, overall
@@ -57,6 +60,8 @@ def detailed() -> Any:
         shown["providers"] = services().health.provider_names
         shown["breakers"] = services().breakers.states()
         shown["models"] = [name for name, _, _ in services().gateway.router.names()]
+        with contextlib.suppress(StoreUnavailable):
+            shown["weir_ledger_drift"] = money.to_usd(services().ledger.drift())
         shown["build"] = {"version": VERSION, "python": platform.python_version()}
     return shown, (503 if status == UNHEALTHY else 200)
 

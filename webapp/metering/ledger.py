@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from functools import partial
@@ -28,6 +28,7 @@ from sqlalchemy import (
     Float,
     Integer,
     Row,
+    RowMapping,
     String,
     Table,
     and_,
@@ -36,6 +37,7 @@ from sqlalchemy import (
     insert,
     or_,
     select,
+    tuple_,
 )
 
 from webapp import money
@@ -81,6 +83,10 @@ ledger = Table(
 
 BATCH = 200
 SWEPT_AT_ONCE = 500
+FORGOTTEN_AT_ONCE = 1_000
+FORGET_EVERY = 600.0  # seconds
+PAGE = 1_000
+DRIFT_KEPT = 60.0  # seconds
 CALLS_OF_A_WORKER = 1 << 32
 LAST_ATTEMPTS = 3.0  # seconds that a worker which ends tries to write what is left
 USED = ("input_tokens", "cached_input_tokens", "output_tokens")
@@ -104,15 +110,28 @@ class _Settling:
 
 
 class Ledger:
-    """Reserves and settles calls. `allow_unpriced` lets budgets pass models without a price."""
+    """Reserves and settles calls, and tells of them.
+
+    `allow_unpriced` lets budgets pass models without a price. Rows are kept for `keep_days`; 0: for
+    ever.
+    """
 
     def __init__(
-        self, database: Database, heartbeats: Heartbeats, alerts: Alerts, *, allow_unpriced: bool
+        self,
+        database: Database,
+        heartbeats: Heartbeats,
+        alerts: Alerts,
+        *,
+        allow_unpriced: bool,
+        keep_days: int,
     ) -> None:
         self._database = database
         self._heartbeats = heartbeats
         self._alerts = alerts
         self._allow_unpriced = allow_unpriced
+        self._keep_days = keep_days
+        self._forget_at = 0.0
+        self._drift, self._drift_until = 0, 0.0
         self._numbers = count(1)
         self._reserving: deque[_Reservation] = deque()
         self._settling: deque[_Settling] = deque()
@@ -197,12 +216,74 @@ class Ledger:
         found = self._database.read(lambda connection: _spendings(connection, wanted))
         return {key[1]: found.get(key, Spending()).spent / money.NANO for key in wanted}
 
-    def drift(self) -> int:
-        """Nano-USD by which the budgets of this month differ from the ledger's rows; 0 is right.
+    def calls(
+        self,
+        *,
+        request_id: str | None = None,
+        key_id: int | None = None,
+        before: float | None = None,
+        count: int = 100,
+    ) -> list[dict[str, Any]]:
+        """The newest calls; of a request or a key, or reserved before a moment (Unix seconds)."""
+        query = select(ledger).order_by(ledger.c.reserved_at.desc()).limit(count)
+        if request_id is not None:
+            query = query.where(ledger.c.request_id == request_id)
+        if key_id is not None:
+            query = query.where(ledger.c.key_id == key_id)
+        if before is not None:
+            query = query.where(ledger.c.reserved_at < before)
+        rows = self._database.read(partial(_rows, query))
+        return [_shown(row) for row in rows]
+
+    def all_calls(self, since: date, until: date) -> Iterator[dict[str, Any]]:
+        """Every call of these days (UTC, both included), the oldest first, page by page."""
+        # Days are not indexed, moments are; a clock may have been set in between.
+        after = _unix(since) - 86_400.0, 0
+        while True:
+            place = tuple_(ledger.c.reserved_at, ledger.c.id)
+            query = (
+                select(ledger)
+                .where(
+                    ledger.c.day.between(since, until),
+                    place > tuple_(*after),
+                    ledger.c.reserved_at < _unix(until) + 2 * 86_400.0,
+                )
+                .order_by(ledger.c.reserved_at, ledger.c.id)
+                .limit(PAGE)
+            )
+            rows = self._database.read(partial(_rows, query))
+            yield from map(_shown, rows)
+            if len(rows) < PAGE:
+                return
+            after = rows[-1]["reserved_at"], rows[-1]["id"]
+
+    def forget(self) -> None:
+        """Delete a batch of the rows that have been kept long enough; the usage stays.
 
         Raises StoreUnavailable.
         """
-        return self._database.read(_drift)
+        if not self._keep_days or time.monotonic() < self._forget_at:
+            return
+        oldest = time.time() - self._keep_days * 86_400
+        old = (
+            select(ledger.c.id)
+            .where(ledger.c.reserved_at < oldest, ledger.c.state != CallState.RESERVED)
+            .limit(FORGOTTEN_AT_ONCE)
+        )
+        delete = ledger.delete().where(ledger.c.id.in_(old))
+        gone = self._database.write(lambda connection: connection.execute(delete).rowcount)
+        if gone < FORGOTTEN_AT_ONCE:
+            self._forget_at = time.monotonic() + FORGET_EVERY
+
+    def drift(self) -> int:
+        """Nano-USD by which the budgets of this month differ from the ledger's rows; 0 is right.
+
+        Kept for a minute, as it reads all rows of the month. Raises StoreUnavailable.
+        """
+        if time.monotonic() >= self._drift_until:
+            self._drift = self._database.read(_drift)
+            self._drift_until = time.monotonic() + DRIFT_KEPT
+        return self._drift
 
     # The one who writes.
 
@@ -350,6 +431,22 @@ def _left_behind(connection: Connection) -> bool:
     return connection.execute(select(ledger.c.id).where(*_LEFT_BEHIND).limit(1)).first() is not None
 
 
+def _rows(query: Any, connection: Connection) -> Sequence[RowMapping]:
+    return connection.execute(query).mappings().all()
+
+
+def _shown(row: RowMapping) -> dict[str, Any]:
+    """A row for a reader: USD, and moments in ISO 8601."""
+    shown = {name: value for name, value in row.items() if name != "worker_id"}
+    shown["day"] = row["day"].isoformat()
+    for name in ("reserved_at", "settled_at"):
+        moment = shown[name]
+        shown[name] = moment and datetime.fromtimestamp(moment, UTC).isoformat()
+    for name in ("ceiling", "cost"):
+        shown[f"{name}_usd"] = money.to_usd(shown.pop(f"{name}_nano"))
+    return shown
+
+
 def _at_ceiling(row: Row[Any]) -> Settlement:
     most = Usage(row.ceiling_input_tokens, row.ceiling_output_tokens, estimated=True)
     return Settlement(CallState.LOST, most, row.ceiling_nano, "WorkerLost")
@@ -357,6 +454,10 @@ def _at_ceiling(row: Row[Any]) -> Settlement:
 
 def _taken(waiting: deque[Any]) -> list[Any]:
     return [waiting.popleft() for _ in range(min(BATCH, len(waiting)))]
+
+
+def _unix(day: date) -> float:
+    return datetime.combine(day, datetime.min.time(), UTC).timestamp()
 
 
 def _today() -> date:
@@ -520,7 +621,7 @@ def _drift(connection: Connection) -> int:
             func.coalesce(func.sum(ledger.c.cost_nano).filter(settled), 0),
             func.coalesce(func.sum(ledger.c.ceiling_nano).filter(~settled), 0),
         )
-        .where(ledger.c.day >= month)
+        .where(ledger.c.day >= month, ledger.c.reserved_at > _unix(month) - 86_400.0)
         .group_by(ledger.c.key_id)
     )
     kept = select(budgets.c.key_id, budgets.c.spent_nano, budgets.c.reserved_nano).where(

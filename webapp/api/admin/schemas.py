@@ -11,6 +11,7 @@ from webapp.accounts.accounts import ROLES
 from webapp.accounts.key_changes import DEFAULT_GRACE, LONGEST_GRACE
 from webapp.allowance import OVERRIDES
 from webapp.api.blueprint import Flag, Whole
+from webapp.metering.usage import DIMENSIONS
 
 PASSWORD = validate.Length(8, 256)
 
@@ -149,3 +150,35 @@ class NewKeyAnswer(KeyAnswer):
 
 class KeyList(Schema):
     keys = fields.List(fields.Nested(KeyAnswer))
+
+
+class UsageQuery(Schema):
+    since = fields.Date(load_default=None, metadata={"description": "Default: 29 days before."})
+    until = fields.Date(load_default=None, metadata={"description": "Default: today (UTC)."})
+    by = fields.String(load_default="day", metadata={"description": ",".join(DIMENSIONS)})
+    key = fields.Integer(load_default=None, metadata={"description": "The id of a key."})
+    provider = fields.String(load_default=None)
+    model = fields.String(load_default=None)
+    endpoint = fields.String(load_default=None)
+    format = fields.String(load_default=None, validate=validate.OneOf(["json", "csv"]))
+
+
+class UsageAnswer(Schema):
+    since = fields.String()
+    until = fields.String()
+    rows = fields.List(fields.Dict())
+    total = fields.Dict()
+
+
+class LedgerQuery(Schema):
+    request_id = fields.String(load_default=None)
+    key = fields.Integer(load_default=None, metadata={"description": "The id of a key."})
+    before = fields.Float(
+        load_default=None, metadata={"description": "Unix seconds: only calls reserved before."}
+    )
+    limit = fields.Integer(load_default=100, validate=validate.Range(1, 1000))
+    format = fields.String(load_default=None, validate=validate.OneOf(["json", "csv"]))
+
+
+class LedgerAnswer(Schema):
+    calls = fields.List(fields.Dict())

@@ -1,0 +1,76 @@
+"""/admin/usage and /admin/ledger: what was used and what it cost, as JSON or CSV."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from flask import Response, request
+
+from webapp.api.admin.schemas import LedgerAnswer, LedgerQuery, UsageAnswer, UsageQuery
+from webapp.api.blueprint import Blueprint, validated
+from webapp.api.documents import ADMIN, errors_of, query_of
+from webapp.errors import ValidationError
+from webapp.gate import admins_only
+from webapp.metering.csv import lines
+from webapp.metering.usage import DIMENSIONS, Selection
+from webapp.services import services
+
+blueprint = admins_only(Blueprint("admin_usage", __name__, description="Usage and costs"))
+
+BY_DEFAULT = timedelta(days=29)
+LONGEST = timedelta(days=400)
+
+
+@blueprint.get("/usage")
+@blueprint.doc(security=ADMIN, parameters=query_of(UsageQuery))
+@errors_of(401, 403, 422, 503)
+@blueprint.response(200, UsageAnswer)
+def usage() -> Any:
+    """Calls, tokens and costs, by day, key, provider, model or endpoint"""
+    asked = validated(UsageQuery(), request.args.to_dict())
+    until = asked["until"] or datetime.now(UTC).date()
+    since = asked["since"] or until - BY_DEFAULT
+    if not timedelta(0) <= until - since <= LONGEST:
+        reason = f"Must be before `until`, and at most {LONGEST.days} days."
+        raise ValidationError("The request is not valid: since.", details={"since": [reason]})
+    by = asked["by"].split(",")
+    if unknown := [name for name in by if name not in DIMENSIONS]:
+        reason = f"Must be some of {', '.join(DIMENSIONS)}, not {unknown[0]!r}."
+        raise ValidationError("The request is not valid: by.", details={"by": [reason]})
+    of = (asked["key"], asked["provider"], asked["model"], asked["endpoint"])
+    rows = services().usage.report(Selection(since, until, *of), by)
+    if _wants_csv(asked):
+        return _csv(rows, f"usage-{since}-{until}.csv")
+    total = services().usage.report(Selection(since, until, *of), [])
+    for row in rows:
+        if "day" in row:
+            row["day"] = row["day"].isoformat()
+    return {"since": since.isoformat(), "until": until.isoformat(), "rows": rows, "total": total[0]}
+
+
+@blueprint.get("/ledger")
+@blueprint.doc(security=ADMIN, parameters=query_of(LedgerQuery))
+@errors_of(401, 403, 422, 503)
+@blueprint.response(200, LedgerAnswer)
+def ledger() -> Any:
+    """Calls to providers, one by one, the newest first"""
+    asked = validated(LedgerQuery(), request.args.to_dict())
+    rows = services().ledger.calls(
+        request_id=asked["request_id"],
+        key_id=asked["key"],
+        before=asked["before"],
+        count=asked["limit"],
+    )
+    return _csv(rows, "ledger.csv") if _wants_csv(asked) else {"calls": rows}
+
+
+def _wants_csv(asked: dict[str, Any]) -> bool:
+    accepted = request.accept_mimetypes
+    prefers = accepted.best_match(["application/json", "text/csv"]) == "text/csv"
+    return asked["format"] == "csv" or (asked["format"] is None and prefers)
+
+
+def _csv(rows: list[dict[str, Any]], name: str) -> Response:
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return Response("".join(lines(rows)), mimetype="text/csv", headers=headers)
