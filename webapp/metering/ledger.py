@@ -82,6 +82,7 @@ ledger = Table(
 )
 
 BATCH = 200
+GATHERED_FOR = 0.03  # seconds that settlements may wait for a reservation to go along with
 SWEPT_AT_ONCE = 500
 FORGOTTEN_AT_ONCE = 1_000
 FORGET_EVERY = 600.0  # seconds
@@ -138,6 +139,7 @@ class Ledger:
         self._payers: dict[int, Payer] = {}
         self._handed_in = Event()
         self._writer: gevent.Greenlet | None = None
+        self._gathering: gevent.Greenlet | None = None
 
     # What the core calls.
 
@@ -296,6 +298,11 @@ class Ledger:
 
     def _hand_in(self, settling: _Settling) -> None:
         self._settling.append(settling)
+        if self._gathering is None:
+            self._gathering = gevent.spawn_later(GATHERED_FOR, self._gathered)
+
+    def _gathered(self) -> None:
+        self._gathering = None
         self._wake()
 
     def _wake(self) -> None:
@@ -395,7 +402,7 @@ class Ledger:
                 if key in found:
                     found[key].reserved += nano
         if rows:
-            connection.execute(insert(ledger), rows)
+            connection.execute(_INSERT, rows)
             _add_spending(connection, held)
         return outcomes
 
@@ -472,9 +479,8 @@ def _settle(connection: Connection, settling: Sequence[_Settling]) -> dict[Perio
     changes: defaultdict[Period, Spending] = defaultdict(Spending)
     if not settling:
         return changes
-    ids = [one.id for one in settling]
-    locked = select(ledger).where(ledger.c.id.in_(ids)).order_by(ledger.c.id).with_for_update()
-    rows = {row.id: row for row in connection.execute(locked)}
+    ids = {"ids": [one.id for one in settling]}
+    rows = {row.id: row for row in connection.execute(_LOCKED, ids)}
     updates, never_called = [], []
     used: defaultdict[tuple[Any, ...], Counter[str]] = defaultdict(Counter)
     for one in settling:
@@ -541,6 +547,13 @@ def _columns(call_id: int, after: Settlement) -> dict[str, Any]:
     }
 
 
+_LOCKED = (
+    select(ledger)
+    .where(ledger.c.id.in_(bindparam("ids", expanding=True)))
+    .order_by(ledger.c.id)
+    .with_for_update()
+)
+_INSERT = insert(ledger)
 _UPDATE = ledger.update().where(ledger.c.id == bindparam("call_id"))
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import gevent
@@ -12,7 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import SingletonThreadPool
 
 from webapp.beside import beside
 from webapp.errors import StoreUnavailable
@@ -113,8 +114,13 @@ class Database:
         return True
 
     def _sqlite_engine(self) -> Engine:
+        # A connection for each native thread: whoever closed the last one would write all of the
+        # WAL back, and that takes longer than a transaction.
         engine = create_engine(
-            self.url, poolclass=NullPool, connect_args={"timeout": SQLITE_BUSY_TIMEOUT}
+            self.url,
+            poolclass=SingletonThreadPool,
+            pool_size=20,
+            connect_args={"timeout": SQLITE_BUSY_TIMEOUT},
         )
 
         @event.listens_for(engine, "connect")
@@ -149,9 +155,14 @@ class Database:
         )
 
 
-def increment(connection: Connection, table: Table, counters: list[str]) -> Any:
+def increment(connection: Connection, table: Table, counters: Sequence[str]) -> Any:
     """A statement that adds to the counters of rows, which are begun where they are not there."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    return _increment(connection.dialect.name, table, tuple(counters))
+
+
+@lru_cache
+def _increment(dialect_name: str, table: Table, counters: tuple[str, ...]) -> Any:
+    dialect = postgresql if dialect_name == "postgresql" else sqlite
     statement = dialect.insert(table)
     return statement.on_conflict_do_update(
         index_elements=list(table.primary_key.columns),
