@@ -473,6 +473,11 @@ class Settings:
         return tuple(filter(None, (*mine, *passwords, *theirs, *own)))
 
 
+def environment() -> Mapping[str, str]:
+    """All variables, for whoever looks for misspelt ones."""
+    return os.environ
+
+
 def table() -> list[Field[Any]]:
     """The declared settings in order, for the documentation."""
     return [declared for declared in fields(Settings) if "variable" in declared.metadata]

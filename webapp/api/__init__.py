@@ -21,7 +21,7 @@ from webapp.api import (
     summarize,
     token,
 )
-from webapp.api.admin import accounts, audit, keys, usage
+from webapp.api.admin import accounts, audit, keys, stream_check, usage
 from webapp.services import Services
 
 # In the order of the documentation. Each is served at the root and under /v1.
@@ -35,7 +35,13 @@ DOORS = (
     token.blueprint,
 )
 # At the root only, under /admin.
-ADMIN_DOORS = (keys.blueprint, accounts.blueprint, usage.blueprint, audit.blueprint)
+ADMIN_DOORS = (
+    keys.blueprint,
+    accounts.blueprint,
+    usage.blueprint,
+    audit.blueprint,
+    stream_check.blueprint,
+)
 # Under /v1 only.
 OPENAI_DOORS = (
     completions.blueprint,

@@ -45,6 +45,10 @@ class Provider(Protocol):
         """The model to use where nobody names one, if the provider has an opinion."""
         ...
 
+    def check(self, timeout: float) -> None:
+        """A free call that shows whether it is there. Raises WeirError."""
+        ...
+
     def models(self) -> list[dict[str, Any]]:
         """Its models as OpenAI lists them, by a free call, kept for some minutes.
 

@@ -109,9 +109,14 @@ class Router:
                 yield f"{prefix}{listed['id']}", owner, created if isinstance(created, int) else 0
 
     @property
-    def targets(self) -> list[str]:
-        """The names of all targets of MODEL_ROUTES."""
-        return sorted({target.name for route in self._routes.values() for target in route.targets})
+    def routed(self) -> list[Target]:
+        """All targets of MODEL_ROUTES, by their names."""
+        targets = (target for route in self._routes.values() for target in route.targets)
+        return [target for _, target in sorted({t.name: t for t in targets}.items())]
+
+    @property
+    def providers(self) -> list[Provider]:
+        return list(self._providers.values())
 
     def _default_of_first(self) -> str:
         return self._first.default_model() or LAST_RESORT

@@ -1,0 +1,161 @@
+"""`flask doctor` finds what is wrong, says what to do, and tells no secret."""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from tests.conftest import MakeWeir
+from tests.support.administrator import SETTINGS
+from tests.support.books import PRICES
+from tests.support.servers import Postgres, Provider, Valkey, Weir, free_port
+
+SECRETS = {"SECRET_KEY": "a-secret-of-the-doctor-tests", "OPENAI_API_KEY": "sk-a-provider-s-key-1"}
+
+
+def examine(weir: Weir, *args: str) -> tuple[int, dict[str, list[dict[str, Any]]]]:
+    """The exit code, and the findings by their checks."""
+    done = weir.run_flask("doctor", "--json", *args)
+    assert done.stdout.startswith("["), done.stdout + done.stderr
+    said = done.stdout + done.stderr + weir.run_flask("doctor", *args).stdout
+    for secret in (*SECRETS.values(), SETTINGS["ADMIN_PASSWORD"]):
+        assert secret not in said
+    findings: dict[str, list[dict[str, Any]]] = {}
+    for finding in json.loads(done.stdout):
+        findings.setdefault(finding["check"], []).append(finding)
+        assert finding["advice"] or finding["status"] == "ok"
+    return done.returncode, findings
+
+
+def statuses(findings: list[dict[str, Any]]) -> set[str]:
+    return {finding["status"] for finding in findings}
+
+
+def test_where_all_is_well_it_says_so(
+    start_weir: MakeWeir, provider: Provider, fresh_valkey: Valkey, fresh_database: str
+) -> None:
+    weir = start_weir(
+        **SETTINGS, **SECRETS, OPENAI_BASE_URL=provider.base_url, DATABASE_URL=fresh_database,
+        REDIS_URL=fresh_valkey.url, DEFAULT_MODEL="stand-in-1", MODEL_PRICES=PRICES,
+    )  # fmt: skip
+    code, findings = examine(weir, "--url", weir.url)
+    assert code == 0
+    assert set(findings) == {
+        "settings", "database", "ledger", "redis", "clock", "providers", "prices", "workers", "url",
+        "streaming",
+    }  # fmt: skip
+    for check, found in findings.items():
+        assert statuses(found) == {"ok"}, (check, found)
+    assert provider.completions() == [], "it spends no money"
+
+
+def test_what_is_away_is_named(
+    new_weir: MakeWeir, fresh_database: str, postgres: Postgres, provider: Provider
+) -> None:
+    settings = SECRETS | {
+        "DATABASE_URL": fresh_database,
+        "REDIS_URL": f"redis://127.0.0.1:{free_port()}/0",
+        "OPENAI_BASE_URL": f"http://127.0.0.1:{free_port()}/v1",
+    }
+    postgres.stop()
+    code, findings = examine(new_weir(**settings), "--url", f"http://127.0.0.1:{free_port()}")
+    assert code == 1
+    for check in ("database", "redis", "providers", "url"):
+        assert "problem" in statuses(findings[check]), findings[check]
+    assert "DATABASE_URL" in findings["database"][0]["advice"]
+
+
+def test_what_may_go_wrong_is_warned_of(
+    new_weir: MakeWeir, provider: Provider, fresh_valkey: Valkey
+) -> None:
+    with fresh_valkey.client() as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        client.config_set("maxmemory", 100_000_000)
+    try:
+        weir = new_weir(
+            OPENAI_BASE_URL=provider.base_url, REDIS_URL=fresh_valkey.url, CACHE_TLL="5",
+            PROVIDER_GROQ_APIKEY="x",
+            MODEL_ROUTES="fast=openai/stand-in-1;slow=openai/no-such-model",
+        )  # fmt: skip
+        code, findings = examine(weir)
+    finally:
+        with fresh_valkey.client() as client:
+            client.config_set("maxmemory-policy", "noeviction")
+            client.config_set("maxmemory", 0)
+    assert code == 0
+    warned = json.dumps([f for fs in findings.values() for f in fs if f["status"] == "warning"])
+    for said in (
+        "CACHE_TLL means nothing", "Is CACHE_TTL meant?", "PROVIDER_GROQ_APIKEY means nothing",
+        "allkeys-lru may throw limits away", "openai/no-such-model is not among the models",
+        "openai/stand-in-1 has no price", "no schema",
+    ):  # fmt: skip
+        assert said in warned, said
+
+
+def test_a_provider_that_refuses_its_key_and_workers_without_redis_are_named(
+    new_weir: MakeWeir, provider: Provider
+) -> None:
+    provider.fault(status=401, path="/v1/models")
+    weir = new_weir(OPENAI_BASE_URL=provider.base_url, WEB_CONCURRENCY=3)
+    code, findings = examine(weir)
+    assert code == 1
+    assert "Is its key right" in findings["providers"][0]["advice"]
+    assert findings["workers"][0]["found"] == "1 of 3 are started"
+
+
+def test_bad_settings_are_said_in_plain_words(new_weir: MakeWeir) -> None:
+    done = new_weir(LLM_TIMEOUT="soon").run_flask("doctor")
+    assert done.returncode == 1
+    assert "LLM_TIMEOUT must be" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@contextmanager
+def buffering_proxy(target: str, *, date: str = "") -> Iterator[str]:
+    """A proxy that holds every answer back until it is complete, with another clock."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            headers = {n: v for n, v in self.headers.items() if n.lower() != "host"}
+            request = urllib.request.Request(
+                target + self.path, body or None, headers, method=self.command
+            )
+            with urllib.request.urlopen(request) as response:
+                content = response.read()
+            self.send_response_only(200)
+            self.send_header("Date", date or self.date_time_string())
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST = answer
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("date", ["", "Sat, 01 Jan 2000 00:00:00 GMT"])
+def test_a_proxy_that_buffers_and_a_clock_that_is_wrong_are_found(
+    start_weir: MakeWeir, date: str
+) -> None:
+    weir = start_weir(**SETTINGS)
+    with buffering_proxy(weir.url, date=date) as url:
+        code, findings = examine(weir, "--url", url)
+    assert code == 1
+    assert statuses(findings["streaming"]) == {"problem"}
+    assert "X-Request-ID" in findings["url"][1]["found"]
+    assert statuses(findings["clock"]) == ({"problem"} if date else {"ok"})

@@ -1,0 +1,35 @@
+"""GET /admin/stream-check: five events, 0.2 s apart, to see whether a proxy holds them back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from flask import Response
+
+from webapp.api.blueprint import Blueprint
+from webapp.api.documents import ADMIN, EVENT, errors_of
+from webapp.gate import admins_only
+
+blueprint = admins_only(Blueprint("admin_stream_check", __name__, description="For flask doctor"))
+
+EVENTS, APART = 5, 0.2
+
+
+@blueprint.get("/stream-check")
+@blueprint.doc(
+    security=ADMIN, responses={200: {"content": {"text/event-stream": {"schema": EVENT}}}}
+)
+@errors_of(401, 403, 503)
+@blueprint.response(200)
+def stream_check() -> Response:
+    """Five events, 0.2 s apart"""
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    return Response(_events(), mimetype="text/event-stream", headers=headers)
+
+
+def _events() -> Iterator[bytes]:
+    for number in range(EVENTS):
+        if number:
+            time.sleep(APART)
+        yield f"data: {number}\n\n".encode()

@@ -1,0 +1,33 @@
+"""`flask doctor`: what is wrong with this installation, and what to do."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+
+import click
+
+from webapp.diagnosis import Doctor
+from webapp.services import services
+from webapp.settings import environment
+
+
+@click.command("doctor")
+@click.option("--url", default="", help="The public address of this Weir, to be checked too.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def command(url: str, as_json: bool) -> None:
+    """Check settings, database, Redis, clock, providers, prices and workers.
+
+    Spends no money. Ends with 1 if there is a problem.
+    """
+    findings = []
+    for finding in Doctor(services(), environment(), url).findings():
+        findings.append(finding)
+        if not as_json:
+            click.echo(f"{finding.status:<8} {finding.check + ':':<11}{finding.found}")
+            if finding.advice:
+                click.echo(f"{'':<20}{finding.advice}")
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    sys.exit(any(finding.status == "problem" for finding in findings))

@@ -1,0 +1,346 @@
+"""What is wrong with an installation, found without spending money: for `flask doctor`."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import gevent
+from geventhttpclient import HTTPClient
+from geventhttpclient.response import HTTPParseError
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from webapp import money
+from webapp.concurrency import worker_count
+from webapp.errors import StoreUnavailable, WeirError
+from webapp.llm.routing import Target
+from webapp.services import Services
+from webapp.settings import DEMO_SECRETS, PROVIDER_VARIABLE, TIER_VARIABLE, table
+from webapp.storage import migrations
+from webapp.storage.shared_memory import SharedMemoryAway
+
+PATIENCE = 5.0
+SKEW_WARNING, SKEW_PROBLEM = 2.0, 30.0
+POOL = 10  # connections to PostgreSQL that a worker may open
+DISK_WARNING = 500 * 1024 * 1024
+EVENTS_APART = 0.2
+
+Status = Literal["ok", "warning", "problem"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check found, and what to do where that is not well."""
+
+    check: str
+    status: Status
+    found: str
+    advice: str = ""
+
+
+class Doctor:
+    """Examines the installation that the settings describe; `url` is its public address."""
+
+    def __init__(self, services: Services, environment: Mapping[str, str], url: str = "") -> None:
+        self._services = services
+        self._settings = services.settings
+        self._environment = environment
+        self._url = url.rstrip("/")
+
+    def findings(self) -> Iterator[Finding]:
+        """One check after the other; one that fails hides no other."""
+        checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
+            ("settings", self._settings_check),
+            ("database", self._database_check),
+            ("ledger", self._ledger_check),
+            ("redis", self._redis_check),
+            ("clock", self._clock_check),
+            ("providers", self._providers_check),
+            ("prices", self._prices_check),
+            ("workers", self._workers_check),
+        ]
+        if self._url:
+            checks += [("url", self._url_check), ("streaming", self._streaming_check)]
+        for name, check in checks:
+            try:
+                yield from check()
+            except Exception as error:  # noqa: BLE001 the other checks shall still be made
+                yield _broken(name, error)
+
+    def _settings_check(self) -> Iterator[Finding]:
+        settings = self._settings
+        yield Finding("settings", "ok", f"valid, for {settings.app_env}")
+        known = {field.metadata["variable"] for field in table()}
+        for name in sorted(self._environment):
+            if name in known or PROVIDER_VARIABLE.fullmatch(name) or TIER_VARIABLE.fullmatch(name):
+                continue
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
+            if near or name.startswith(("PROVIDER_", "TIER_")):
+                meant = near[0] if near else "a setting of the README's table"
+                yield Finding("settings", "warning", f"{name} means nothing", f"Is {meant} meant?")
+        demo = any(key.secret in DEMO_SECRETS for key in settings.api_keys)
+        if demo and settings.host not in {"127.0.0.1", "::1", "localhost"}:
+            yield Finding(
+                "settings", "warning", "the demo keys are known to everybody",
+                "Set API_KEYS, or APP_ENV=production.",
+            )  # fmt: skip
+        if settings.production and self._services.database.is_sqlite:
+            yield Finding(
+                "settings", "warning", "SQLite in production",
+                "One process can use it; set DATABASE_URL to PostgreSQL for more.",
+            )  # fmt: skip
+
+    def _database_check(self) -> Iterator[Finding]:
+        database = self._services.database
+        began = time.perf_counter()
+        try:
+            revision = database.read(migrations.current)
+        except StoreUnavailable:
+            yield Finding(
+                "database", "problem", "cannot be reached",
+                "Is DATABASE_URL right, and does the database run?",
+            )  # fmt: skip
+            return
+        took = (time.perf_counter() - began) * 1000
+        yield Finding(
+            "database", "ok", f"{database.url.get_backend_name()} answers in {took:.1f} ms"
+        )
+        if revision != migrations.head():
+            yield Finding(
+                "database", "warning", f"at {revision or 'no schema'}, not at {migrations.head()}",
+                "flask db upgrade does it, and so does Weir when it starts.",
+            )  # fmt: skip
+        if database.is_sqlite:
+            folder = Path(database.url.database or ".").resolve().parent
+            free = shutil.disk_usage(folder).free
+            if free < DISK_WARNING:
+                yield Finding(
+                    "database", "warning", f"{free // 2**20} MB are free on its disk", "Make room."
+                )
+            return
+        most, used = database.read(
+            lambda c: c.execute(
+                text(
+                    "SELECT current_setting('max_connections')::int, count(*) FROM pg_stat_activity"
+                )
+            ).one()
+        )
+        wanted = POOL * worker_count(self._settings)[0]
+        if wanted > most - 5:
+            yield Finding(
+                "database", "warning",
+                f"{wanted} connections may be wanted by this replica, {most} are allowed",
+                "Raise max_connections, put a pooler in front, or lower WEB_CONCURRENCY.",
+            )  # fmt: skip
+        else:
+            yield Finding("database", "ok", f"{used} of {most} connections are in use")
+
+    def _ledger_check(self) -> Iterator[Finding]:
+        try:
+            drift = self._services.ledger.drift()
+        except (StoreUnavailable, SQLAlchemyError):
+            return  # what the database lacks is said above
+        if drift:
+            yield Finding(
+                "ledger", "problem", f"budgets and rows differ by {money.text(drift)} USD",
+                "This is a bug of Weir's: please report it with the log.",
+            )  # fmt: skip
+        else:
+            yield Finding("ledger", "ok", "budgets and rows agree")
+
+    def _redis_check(self) -> Iterator[Finding]:
+        memory = self._services.shared_memory
+        if memory is None:
+            yield Finding("redis", "ok", "none is configured: one process, with its own cache")
+            return
+        began = time.perf_counter()
+        try:
+            memory.execute("PING")
+            took = (time.perf_counter() - began) * 1000
+            told = memory.execute("INFO").decode() if not self._is_cluster() else ""
+        except SharedMemoryAway:
+            yield Finding(
+                "redis", "problem", "cannot be reached", "Is REDIS_URL right, and does Redis run?"
+            )
+            return
+        yield Finding("redis", "ok", f"answers in {took:.1f} ms")
+        facts = dict(line.partition(":")[::2] for line in told.splitlines() if ":" in line)
+        policy = facts.get("maxmemory_policy", "noeviction")
+        if policy.startswith("allkeys") and facts.get("maxmemory", "0") != "0":
+            yield Finding(
+                "redis", "warning", f"{policy} may throw limits away when memory is full",
+                "volatile-lru throws away cached answers first: all of Weir's keys expire.",
+            )  # fmt: skip
+
+    def _is_cluster(self) -> bool:
+        return "+cluster" in self._settings.redis_url
+
+    def _clock_check(self) -> Iterator[Finding]:
+        clocks: dict[str, Callable[[], float]] = {}
+        database, memory = self._services.database, self._services.shared_memory
+        if not database.is_sqlite:
+            now = text("SELECT extract(epoch FROM clock_timestamp())")
+            clocks["the database"] = lambda: float(
+                database.read(lambda c: c.execute(now).scalar_one())
+            )
+        if memory is not None:
+            clocks["Redis"] = lambda: int(memory.execute("TIME")[0])
+        if self._url:
+            clocks["the public address"] = lambda: _date_of(_get(self._url + "/liveness"))
+        for whose, read in clocks.items():
+            try:
+                skew = abs(read() - time.time())
+            except (StoreUnavailable, SharedMemoryAway, OSError, ValueError, TypeError):
+                continue  # said by its own check
+            # Redis and HTTP tell whole seconds.
+            if skew > SKEW_WARNING:
+                status: Status = "problem" if skew > SKEW_PROBLEM else "warning"
+                found = f"{skew:.0f} s apart from {whose}"
+                yield Finding("clock", status, found, "Let NTP set both clocks.")
+            else:
+                yield Finding("clock", "ok", f"agrees with {whose}")
+
+    def _providers_check(self) -> Iterator[Finding]:
+        if not self._settings.has_provider:
+            yield Finding(
+                "providers", "warning", "none is configured: Weir answers offline",
+                "Set OPENAI_API_KEY, or OPENAI_BASE_URL, or another provider's settings.",
+            )  # fmt: skip
+        listed: dict[str, set[str]] = {}
+        for provider in self._services.gateway.router.providers:
+            try:
+                provider.check(PATIENCE)
+                yield Finding("providers", "ok", f"{provider.name} answers")
+                listed[provider.name] = {str(model["id"]) for model in provider.models()}
+            except WeirError as error:
+                advice = "Is its key right, and its quota not used up?"
+                if error.name != "ProviderRefusedWeir":
+                    advice = "Is its base URL right, and can it be reached from here?"
+                found = f"{provider.name}: {error.name}: {error.message}"
+                yield Finding("providers", "problem", found, advice)
+        for target in self._targets():
+            models = listed.get(target.provider.name)
+            if models and target.model not in models:
+                yield Finding(
+                    "providers", "warning", f"{target.name} is not among the models that it lists",
+                    "A typo in MODEL_ROUTES or DEFAULT_MODEL?",
+                )  # fmt: skip
+
+    def _prices_check(self) -> Iterator[Finding]:
+        targets = self._targets()
+        prices = self._services.prices
+        for target in targets:
+            if prices.of(target.provider.name, target.provider.kind, target.model) is None:
+                yield Finding(
+                    "prices", "warning", f"{target.name} has no price: its calls are unpriced, and "
+                    "refused to keys with a budget", "Set MODEL_PRICES, or UNPRICED_MODELS=allow.",
+                )  # fmt: skip
+        if targets:
+            yield Finding("prices", "ok", f"{len(targets)} models were looked up")
+
+    def _targets(self) -> list[Target]:
+        """The models that the settings name."""
+        router = self._services.gateway.router
+        named = list(router.routed)
+        if self._settings.default_model and not named:
+            named = list(router.resolve(None).targets)
+        return named
+
+    def _workers_check(self) -> Iterator[Finding]:
+        count, why = worker_count(self._settings)
+        wanted = self._settings.web_concurrency
+        if wanted and wanted > count:
+            advice = "Set REDIS_URL, or WEB_CONCURRENCY=1."
+            yield Finding("workers", "warning", f"{count} of {wanted} are started", advice)
+        else:
+            yield Finding("workers", "ok", f"{count} ({why})")
+
+    def _url_check(self) -> Iterator[Finding]:
+        for path in ("/liveness", "/readiness"):
+            try:
+                status = _get(self._url + path).status_code
+            except (OSError, HTTPParseError, RuntimeError, ValueError) as error:
+                found = f"{path} cannot be reached ({type(error).__name__})"
+                yield Finding("url", "problem", found, "Is the address right, and its certificate?")
+                return
+            if status != 200:
+                advice = "The log of Weir, and that of the proxy, say why."
+                yield Finding("url", "problem", f"{path} answers {status}", advice)
+                return
+        yield Finding("url", "ok", "alive and ready")
+        sent = {"X-Request-ID": "weir-doctor"}
+        if _get(self._url + "/liveness", sent).get("x-request-id") != "weir-doctor":
+            yield Finding(
+                "url", "warning", "X-Request-ID does not come through",
+                "Let the proxy pass headers on in both directions.",
+            )  # fmt: skip
+
+    def _streaming_check(self) -> Iterator[Finding]:
+        settings = self._settings
+        if not settings.admin_password:
+            yield Finding(
+                "streaming", "warning", "not checked: that needs an administrator's token",
+                "Run it where ADMIN_USERNAME and ADMIN_PASSWORD are set.",
+            )  # fmt: skip
+            return
+        body = {"username": settings.admin_username, "password": settings.admin_password}
+        answer = _ask("POST", self._url + "/token", body=body)
+        if answer.status_code != 200:
+            yield Finding(
+                "streaming", "warning", f"not checked: /token answers {answer.status_code}",
+                "Is the administrator's password another one by now?",
+            )  # fmt: skip
+            return
+        token = json.loads(answer.read())["access_token"]
+        headers = {"Authorization": f"Bearer {token}"}
+        arrivals = []
+        events = _ask("GET", self._url + "/admin/stream-check", headers)
+        while line := events.readline(b"\n"):
+            if line.startswith(b"data:"):
+                arrivals.append(time.monotonic())
+        gaps = [later - earlier for earlier, later in pairwise(arrivals)]
+        if gaps and min(gaps) > EVENTS_APART / 4:
+            yield Finding("streaming", "ok", "events arrive as they are sent")
+        else:
+            yield Finding(
+                "streaming", "problem", "events arrive together: something buffers them",
+                "Turn buffering off in the proxy (nginx: proxy_buffering off).",
+            )  # fmt: skip
+
+
+def _broken(check: str, error: Exception) -> Finding:
+    found = f"cannot be checked: {type(error).__name__}: {error}"[:200]
+    return Finding(check, "problem", found, "See what the other checks found.")
+
+
+def _get(url: str, headers: Mapping[str, str] | None = None) -> Any:
+    return _ask("GET", url, headers)
+
+
+def _ask(method: str, url: str, headers: Mapping[str, str] | None = None, body: Any = None) -> Any:
+    """The response to a request."""
+    parts = urlsplit(url)
+    client = HTTPClient.from_url(
+        f"{parts.scheme}://{parts.netloc}", connection_timeout=PATIENCE, network_timeout=PATIENCE
+    )
+    sent = dict(headers or {})
+    content = b""
+    if body is not None:
+        content, sent["Content-Type"] = json.dumps(body).encode(), "application/json"
+    with gevent.Timeout(PATIENCE, TimeoutError):
+        return client.request(method, parts.path or "/", content, sent)
+
+
+def _date_of(response: Any) -> float:
+    """Unix seconds of a response's Date."""
+    return parsedate_to_datetime(response.get("date")).timestamp()
