@@ -13,6 +13,7 @@ from flask.json.provider import DefaultJSONProvider
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from webapp import api, cli
+from webapp.accounts import configured_keys
 from webapp.accounts.accounts import AccountStore
 from webapp.accounts.audit import AuditLog
 from webapp.accounts.key_changes import KeyChanges
@@ -128,7 +129,7 @@ def assemble(app: Flask, settings: Settings) -> Services:
 
     def prepare() -> None:
         migrations.upgrade(database)
-        keys.take_over(settings.api_keys)
+        configured_keys.take_over(database, settings.api_keys)
         _ensure_admin(accounts, settings)
 
     lifecycle = Lifecycle(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, func, select, update
 
 from webapp import money
 from webapp.accounts import audit
-from webapp.accounts.accounts import accounts
+from webapp.accounts.accounts import USERNAME, accounts
 from webapp.accounts.audit import Actor
 from webapp.accounts.keys import (
     ApiKey,
@@ -24,6 +26,7 @@ from webapp.accounts.keys import (
     key_row,
     key_secrets,
     now,
+    working,
     zoned,
 )
 from webapp.allowance import parse_overrides, shown
@@ -33,12 +36,29 @@ from webapp.storage.database import Database
 
 DEFAULT_GRACE = 86_400
 LONGEST_GRACE = 30 * 86_400
-SHORTEST_SECRET = 16
+SECRET = re.compile(r"[!-~]{16,200}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+MASK_OF_UNKNOWN = "***"
+LARGEST_ID = 2**31 - 1
+
+ORIGINS = ("operator", "settings")
+WORKS, EXPIRED, REVOKED = "works", "expired", "revoked"
+STATES = (WORKS, EXPIRED, REVOKED)
+
+# Any number that no other program, and no migration, uses for its advisory locks.
+LOCK_ID = 0x6B657973
+
+Result = TypeVar("Result")
+Facts = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A key to be made. `secret` is one that clients have already; None makes one."""
+    """A key to be made.
+
+    Clients that have a secret already keep it: `secret` is that, or `sha256` its digest in hex.
+    With neither, one is made. `line` is where it stands in a file, for errors.
+    """
 
     name: str
     tier: str
@@ -46,6 +66,8 @@ class NewKey:
     limits: Mapping[str, Any] | None = None
     expires_at: datetime | None = None
     secret: str | None = None
+    sha256: str | None = None
+    line: int | None = None
 
 
 class KeyChanges:
@@ -59,24 +81,34 @@ class KeyChanges:
         self._tiers = tiers
 
     def all(
-        self, *, owner: str | None = None, after_id: int = 0, count: int = 1000
-    ) -> list[dict[str, Any]]:
-        """The facts of the keys of everybody, or of one owner, by id."""
+        self,
+        *,
+        owner: str | None = None,
+        origin: str | None = None,
+        state: str | None = None,
+        after_id: int = 0,
+        count: int | None = None,
+    ) -> list[Facts]:
+        """The facts of keys by id: of everybody, or of one owner, one of ORIGINS, of STATES."""
 
-        def work(connection: Connection) -> list[dict[str, Any]]:
+        def work(connection: Connection) -> list[Facts]:
             query = select(api_keys).where(api_keys.c.origin != "account", api_keys.c.id > after_id)
             if owner is not None:
                 query = query.where(api_keys.c.owner_id == _owner_id(connection, owner))
+            if origin is not None:
+                query = query.where(api_keys.c.origin == origin)
+            if state is not None:
+                query = query.where(*_in_state(state))
             rows = connection.execute(query.order_by(api_keys.c.id).limit(count)).mappings()
-            names = _usernames(connection)
-            return [_facts(key_of(dict(row)), names) for row in rows]
+            usernames = _usernames(connection)
+            return [_facts(key_of(dict(row)), usernames) for row in rows]
 
         return self._database.read(work)
 
-    def show(self, key_id: int) -> dict[str, Any]:
+    def show(self, key_id: int) -> Facts:
         """The facts of a key, with its secrets' masks."""
 
-        def work(connection: Connection) -> dict[str, Any]:
+        def work(connection: Connection) -> Facts:
             key = _existing(connection, key_id)
             rows = connection.execute(
                 select(key_secrets).where(key_secrets.c.key_id == key_id)
@@ -90,36 +122,43 @@ class KeyChanges:
                 }
                 for row in rows
             ]
-            return _facts(key, _usernames(connection)) | {"secrets": secrets}
+            return facts_of(connection, key) | {"secrets": secrets}
 
         return self._database.read(work)
 
-    def create(self, actor: Actor, new: NewKey) -> tuple[dict[str, Any], str]:
-        """A new key's facts, and its secret, which is not kept and cannot be shown again."""
-        [(facts, secret)] = self.create_all(actor, [new])
-        return facts, secret
+    def create(self, actor: Actor, new: NewKey) -> tuple[Facts, str | None]:
+        """A new key's facts, and its secret, which is not kept and cannot be shown again.
 
-    def create_all(self, actor: Actor, keys: Iterable[NewKey]) -> list[tuple[dict[str, Any], str]]:
-        """As create(): all of them or none."""
+        None stands for a secret that clients have already.
+        """
+        [made] = self.create_all(actor, [new])
+        return made
+
+    def create_all(self, actor: Actor, keys: Iterable[NewKey]) -> list[tuple[Facts, str | None]]:
+        """As create(): all of them or none. Errors name the line of the key, if it has one."""
         wanted = list(keys)
-        for new in wanted:
-            self._check(new.name, new.tier)
-            if new.secret is not None and len(new.secret) < SHORTEST_SECRET:
-                raise _invalid("key", f"Must have at least {SHORTEST_SECRET} characters.")
 
-        def work(connection: Connection) -> list[tuple[dict[str, Any], str]]:
-            return [_create(connection, actor, new) for new in wanted]
+        def work(connection: Connection) -> list[tuple[Facts, str | None]]:
+            made = []
+            for new in wanted:
+                with _errors_name(new.line):
+                    made.append(self._create(connection, actor, new))
+            return made
 
-        return self._database.write(work)
+        return self._write(work)
 
-    def change(self, actor: Actor, key_id: int, changes: Mapping[str, Any]) -> dict[str, Any]:
+    def change(self, actor: Actor, key_id: int, changes: Mapping[str, Any]) -> Facts:
         """Change `name`, `tier`, `owner` (a username or None), `limits` or `expires_at`."""
-        self._check(changes.get("name"), changes.get("tier"))
 
         def values(connection: Connection, key: ApiKey) -> dict[str, Any]:
-            plain = {n: changes[n] for n in ("name", "tier", "expires_at") if n in changes}
+            plain = {name: changes[name] for name in ("name", "tier") if name in changes}
+            if key.origin == "settings" and plain:
+                raise Conflict("This key's name and tier stand in API_KEYS: change them there.")
+            self._check(**plain)
             if "name" in changes and changes["name"] != key.name:
-                _check_name(connection, changes["name"])
+                _check_free(connection, changes["name"])
+            if "expires_at" in changes:
+                plain["expires_at"] = _moment("expires_at", changes["expires_at"])
             if "owner" in changes:
                 plain["owner_id"] = _owner_id(connection, changes["owner"])
             if "limits" in changes:
@@ -129,19 +168,20 @@ class KeyChanges:
         return self._change(actor, "key.change", key_id, values)
 
     def increase_budget(
-        self, actor: Actor, key_id: int, usd: Any, until: datetime
-    ) -> dict[str, Any]:
-        """Raise each of its budgets by an amount, until a moment; 0 ends it."""
+        self, actor: Actor, key_id: int, usd: Any, until: datetime | None = None
+    ) -> Facts:
+        """Raise each of its budgets by an amount, until a moment; 0 ends it, and needs none."""
         try:
             nano = money.to_nano(usd)
         except ValueError as error:
             raise _invalid("usd", str(error)) from None
-        values = {"increase_nano": nano or None, "increase_until": until if nano else None}
+        if nano and until is None:
+            raise _invalid("until", "Say until when.")
+        ends = _moment("until", until) if nano else None
+        values = {"increase_nano": nano or None, "increase_until": ends}
         return self._change(actor, "key.increase_budget", key_id, lambda *_: values)
 
-    def rotate(
-        self, actor: Actor, key_id: int, grace: int = DEFAULT_GRACE
-    ) -> tuple[dict[str, Any], str]:
+    def rotate(self, actor: Actor, key_id: int, grace: int = DEFAULT_GRACE) -> tuple[Facts, str]:
         """A new secret; the one before works for `grace` more seconds, any older one no more."""
         if not 0 <= grace <= LONGEST_GRACE:
             raise _invalid("grace", f"Must be 0 to {LONGEST_GRACE} seconds.")
@@ -155,76 +195,117 @@ class KeyChanges:
             connection.execute(key_secrets.delete().where(theirs, older))
             ends = now() + timedelta(seconds=grace)
             connection.execute(update(key_secrets).where(theirs).values(expires_at=ends))
-            insert_secret(connection, key_id, secret)
+            insert_secret(connection, key_id, digest(secret), mask(secret))
             return {"mask": mask(secret)}
 
         return self._change(actor, "key.rotate", key_id, values), secret
 
-    def revoke(self, actor: Actor, key_id: int) -> dict[str, Any]:
+    def revoke(self, actor: Actor, key_id: int) -> Facts:
         """It stops working everywhere within 5 s, for good."""
         values = {"revoked_at": now(), "revoked_by": "operator"}
         return self._change(actor, "key.revoke", key_id, lambda *_: values)
 
-    def _change(self, actor: Actor, action: str, key_id: int, values: Any) -> dict[str, Any]:
-        def work(connection: Connection) -> dict[str, Any]:
-            locked = select(api_keys.c.id).where(api_keys.c.id == key_id).with_for_update()
-            connection.execute(locked)
+    def _create(
+        self, connection: Connection, actor: Actor, new: NewKey
+    ) -> tuple[Facts, str | None]:
+        self._check(new.name, new.tier)
+        _check_free(connection, new.name)
+        made = generate() if new.secret is None and new.sha256 is None else None
+        key_digest, shown_as = _kept(made, new)
+        taken = select(key_secrets.c.key_id).where(key_secrets.c.digest == key_digest)
+        if connection.execute(taken).first():
+            raise Conflict("There is a key with this secret already.")
+        row = key_row(new.name, new.tier, shown_as, "operator") | {
+            "owner_id": _owner_id(connection, new.owner),
+            "overrides": json.dumps(_merged({}, new.limits or {})),
+            "expires_at": _moment("expires_at", new.expires_at),
+        }
+        inserted = connection.execute(api_keys.insert().values(row).returning(api_keys))
+        key = key_of(dict(inserted.mappings().one()))
+        insert_secret(connection, key.id, key_digest, shown_as)
+        facts = facts_of(connection, key)
+        audit.record(connection, actor, "key.create", f"key-{key.id}", None, facts)
+        return facts, made
+
+    def _change(self, actor: Actor, action: str, key_id: int, values: Any) -> Facts:
+        def work(connection: Connection) -> Facts:
             before = _existing(connection, key_id)
             if before.revoked_at is not None:
                 raise Conflict("This key is revoked.")
             changed = values(connection, before)
             if changed:
                 connection.execute(update(api_keys).where(api_keys.c.id == key_id).values(changed))
-            names = _usernames(connection)
-            facts = _facts(before, names), _facts(_existing(connection, key_id), names)
+            after = _existing(connection, key_id)
+            facts = facts_of(connection, before), facts_of(connection, after)
             audit.record(connection, actor, action, f"key-{key_id}", *facts)
             return facts[1]
 
-        return self._database.write(work)
+        return self._write(work)
 
-    def _check(self, name: str | None, tier: str | None) -> None:
+    def _write(self, work: Callable[[Connection], Result]) -> Result:
+        def alone(connection: Connection) -> Result:
+            one_at_a_time(connection)
+            return work(connection)
+
+        return self._database.write(alone)
+
+    def _check(self, name: str | None = None, tier: str | None = None) -> None:
         if name is not None and not (1 <= len(name) <= 100 and name.isprintable()):
             raise _invalid("name", "Must be 1 to 100 printable characters.")
         if tier is not None and tier not in self._tiers:
             raise _invalid("tier", f"Must be one of {', '.join(self._tiers)}, not {tier!r}.")
 
 
-def _create(connection: Connection, actor: Actor, new: NewKey) -> tuple[dict[str, Any], str]:
-    _check_name(connection, new.name)
-    secret = new.secret or generate()
-    taken = select(key_secrets.c.key_id).where(key_secrets.c.digest == digest(secret))
-    if connection.execute(taken).first():
-        raise Conflict("There is a key with this secret already.")
-    row = key_row(new.name, new.tier, mask(secret), "operator") | {
-        "owner_id": _owner_id(connection, new.owner),
-        "overrides": json.dumps(_merged({}, new.limits or {})),
-        "expires_at": new.expires_at,
-    }
-    key_id = connection.execute(api_keys.insert().values(row).returning(api_keys.c.id)).scalar_one()
-    insert_secret(connection, key_id, secret)
-    facts = _facts(_existing(connection, key_id), _usernames(connection))
-    audit.record(connection, actor, "key.create", f"key-{key_id}", None, facts)
-    return facts, secret
+def one_at_a_time(connection: Connection) -> None:
+    """Let one transaction at a time change keys: names and secrets are looked for, then written.
 
-
-def _check_name(connection: Connection, name: str) -> None:
-    """Names are unique among the keys that work, so that people can tell them apart.
-
-    Of two that are made at once, the lock on the first key in the table lets one go first.
+    Changes are rare, and looking keys up waits for nobody. SQLite has one writer anyway.
     """
-    connection.execute(select(api_keys.c.id).order_by(api_keys.c.id).limit(1).with_for_update())
-    working = (api_keys.c.name == name, api_keys.c.revoked_at.is_(None))
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(LOCK_ID)))
+
+
+def facts_of(connection: Connection, key: ApiKey) -> Facts:
+    """What of a key is shown and audited: JSON-ready, money in USD, no secret."""
+    owner = accounts.c.id == key.owner_id
+    return _facts(key, _usernames(connection, owner) if key.owner_id else {})
+
+
+def _kept(made: str | None, new: NewKey) -> tuple[str, str]:
+    """The digest and the mask of a new key's secret."""
+    if new.sha256 is not None:
+        if new.secret is not None or not SHA256.fullmatch(new.sha256):
+            raise _invalid("sha256", "Must be 64 hexadecimal digits in lower case, without a key.")
+        return new.sha256, MASK_OF_UNKNOWN
+    # What has two dots is read as a token.
+    if new.secret is not None and (not SECRET.fullmatch(new.secret) or new.secret.count(".") == 2):
+        raise _invalid("key", "Must be 16 to 200 visible ASCII characters, and not have two dots.")
+    secret = made or new.secret or ""
+    return digest(secret), mask(secret)
+
+
+def _check_free(connection: Connection, name: str) -> None:
+    """Names are unique among the keys that are not revoked, so that people can tell them apart."""
+    unrevoked = (api_keys.c.name == name, api_keys.c.revoked_at.is_(None))
     of_keys = api_keys.c.origin != "account"
-    if connection.execute(select(api_keys.c.id).where(*working, of_keys)).first():
-        raise Conflict(f"There is a working key {name!r} already.")
+    if connection.execute(select(api_keys.c.id).where(*unrevoked, of_keys)).first():
+        raise Conflict(f"There is a key {name!r} already that is not revoked.")
 
 
 def _existing(connection: Connection, key_id: int) -> ApiKey:
     query = select(api_keys).where(api_keys.c.id == key_id, api_keys.c.origin != "account")
-    row = connection.execute(query).mappings().first()
+    row = connection.execute(query).mappings().first() if 0 < key_id <= LARGEST_ID else None
     if row is None:
         raise NotFound(f"There is no key {key_id}.")
     return key_of(dict(row))
+
+
+def _in_state(state: str) -> list[Any]:
+    if state == WORKS:
+        return working()
+    if state == EXPIRED:
+        return [api_keys.c.revoked_at.is_(None), api_keys.c.expires_at <= now()]
+    return [api_keys.c.revoked_at.is_not(None)]
 
 
 def _merged(overrides: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -235,29 +316,43 @@ def _merged(overrides: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[st
     return {name: value for name, value in merged.items() if value is not None}
 
 
+def _moment(field: str, moment: datetime | None) -> datetime | None:
+    """In UTC: SQLite keeps no zone."""
+    if moment is None:
+        return None
+    if moment <= now():
+        raise _invalid(field, "Must be in the future.")
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise _invalid(field, "Must be before the year 10000.") from None
+
+
 def _owner_id(connection: Connection, owner: str | None) -> int | None:
     if owner is None:
         return None
     query = select(accounts.c.id).where(accounts.c.username == owner.lower())
-    found = connection.execute(query).scalar()
+    # What cannot be a name may be more than a database can be asked for.
+    could_be = USERNAME.fullmatch(owner.lower())
+    found = connection.execute(query).scalar() if could_be else None
     if found is None:
         raise _invalid("owner", f"There is no account {owner!r}.")
     return int(found)
 
 
-def _usernames(connection: Connection) -> dict[int, str]:
-    rows = connection.execute(select(accounts.c.id, accounts.c.username))
-    return {row.id: row.username for row in rows}
+def _usernames(connection: Connection, *where: Any) -> dict[int, str]:
+    query = select(accounts.c.id, accounts.c.username).where(*where)
+    return {row.id: row.username for row in connection.execute(query)}
 
 
-def _facts(key: ApiKey, usernames: Mapping[int, str]) -> dict[str, Any]:
-    """What of a key is shown and audited: JSON-ready, money in USD, no secret."""
-    facts: dict[str, Any] = {
+def _facts(key: ApiKey, usernames: Mapping[int, str]) -> Facts:
+    facts: Facts = {
         "id": key.id,
         "name": key.name,
         "key": key.mask,
         "tier": key.tier,
         "origin": key.origin,
+        "state": _state(key),
         "owner": usernames.get(key.owner_id) if key.owner_id else None,
         "limits": shown(key.overrides),
         "created_at": key.created_at.isoformat(),
@@ -268,6 +363,23 @@ def _facts(key: ApiKey, usernames: Mapping[int, str]) -> dict[str, Any]:
         until = key.increase_until.isoformat()
         facts["budget_increase"] = {"usd": money.to_usd(key.increase_nano), "until": until}
     return facts
+
+
+def _state(key: ApiKey) -> str:
+    if key.revoked_at is not None:
+        return REVOKED
+    return EXPIRED if key.expires_at is not None and key.expires_at <= now() else WORKS
+
+
+@contextmanager
+def _errors_name(line: int | None) -> Iterator[None]:
+    try:
+        yield
+    except (Conflict, ValidationError) as error:
+        if line is None:
+            raise
+        details = {f"line {line}, {field}": said for field, said in (error.details or {}).items()}
+        raise type(error)(f"Line {line}: {error.message}", details=details or None) from None
 
 
 def _invalid(field: str, message: str) -> ValidationError:

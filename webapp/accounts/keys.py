@@ -10,7 +10,7 @@ import hashlib
 import json
 import secrets
 import string
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -28,10 +28,7 @@ from sqlalchemy import (
     or_,
     select,
 )
-from sqlalchemy.exc import IntegrityError
 
-from webapp.observability.masking import mask
-from webapp.settings import ConfiguredKey
 from webapp.storage.database import Database, metadata
 
 api_keys = Table(
@@ -112,7 +109,7 @@ class KeyStore:
             .where(
                 key_secrets.c.digest == key_digest,
                 or_(key_secrets.c.expires_at.is_(None), key_secrets.c.expires_at > now()),
-                *_working(),
+                *working(),
             )
         )
         row = self._database.read(lambda connection: connection.execute(query).first())
@@ -125,35 +122,8 @@ class KeyStore:
 
     def count(self) -> int:
         """How many keys work."""
-        query = select(func.count()).where(*_working(), api_keys.c.origin != "account")
+        query = select(func.count()).where(*working(), api_keys.c.origin != "account")
         return int(self._database.read(lambda connection: connection.execute(query).scalar_one()))
-
-    def take_over(self, configured: Iterable[ConfiguredKey]) -> None:
-        """Make the keys of API_KEYS, by name, those that work.
-
-        One that is no longer there is revoked, and works again when it comes back. What an
-        operator revoked stays revoked until the secret changes.
-        """
-        wanted = list(configured)
-
-        def work(connection: Connection) -> None:
-            for key in wanted:
-                _take_over_one(connection, key)
-            connection.execute(
-                api_keys.update()
-                .where(
-                    api_keys.c.origin == "settings",
-                    api_keys.c.revoked_at.is_(None),
-                    api_keys.c.name.not_in([key.name for key in wanted]),
-                )
-                .values(revoked_at=now(), revoked_by="settings")
-            )
-
-        try:
-            self._database.write(work)
-        except IntegrityError:
-            # Another process inserted the same keys first; seen now, they are only updated.
-            self._database.write(work)
 
 
 def now() -> datetime:
@@ -175,7 +145,7 @@ def zoned(value: Any) -> Any:
     return value.replace(tzinfo=UTC) if naive else value
 
 
-def _working() -> list[Any]:
+def working() -> list[Any]:
     """The conditions under which a key works now."""
     unexpired = or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > now())
     return [api_keys.c.revoked_at.is_(None), unexpired]
@@ -193,43 +163,10 @@ def key_row(name: str, tier: str, shown_as: str, origin: str) -> dict[str, Any]:
     }
 
 
-def _insert(connection: Connection, name: str, tier: str, secret: str, origin: str) -> ApiKey:
-    row = key_row(name, tier, mask(secret), origin)
-    inserted = connection.execute(api_keys.insert().values(**row).returning(*_SHOWN)).one()
-    insert_secret(connection, inserted.id, secret)
-    return key_of(dict(inserted._mapping))
-
-
-def insert_secret(connection: Connection, key_id: int, secret: str) -> None:
-    """Let the key be used with this secret, which is not kept."""
+def insert_secret(connection: Connection, key_id: int, key_digest: str, shown_as: str) -> None:
+    """Let the key be used with the secret of this digest, which is not kept."""
     connection.execute(
         key_secrets.insert().values(
-            digest=digest(secret), key_id=key_id, mask=mask(secret), created_at=now()
+            digest=key_digest, key_id=key_id, mask=shown_as, created_at=now()
         )
     )
-
-
-def _take_over_one(connection: Connection, key: ConfiguredKey) -> None:
-    """The key of this name gets this secret, and no other one of it works."""
-    ours = [api_keys.c.origin == "settings", api_keys.c.name == key.name]
-    row = connection.execute(select(api_keys.c.id, api_keys.c.revoked_by).where(*ours)).first()
-    connection.execute(
-        key_secrets.delete().where(
-            key_secrets.c.digest == digest(key.secret),
-            key_secrets.c.key_id.not_in(select(api_keys.c.id).where(*ours)),
-        )
-    )
-    if row is None:
-        _insert(connection, key.name, key.tier, key.secret, "settings")
-        return
-    theirs = key_secrets.c.key_id == row.id
-    known = select(key_secrets.c.digest).where(theirs, key_secrets.c.digest == digest(key.secret))
-    changes: dict[str, object] = {"tier": key.tier}
-    changed = connection.execute(known).first() is None
-    if changed:
-        connection.execute(key_secrets.delete().where(theirs))
-        insert_secret(connection, row.id, key.secret)
-        changes["mask"] = mask(key.secret)
-    if changed or row.revoked_by == "settings":
-        changes |= {"revoked_at": None, "revoked_by": None}
-    connection.execute(api_keys.update().where(api_keys.c.id == row.id).values(**changes))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, TextIO
 
@@ -12,7 +14,7 @@ import click
 from flask.cli import AppGroup
 
 from webapp import allowance
-from webapp.accounts.key_changes import DEFAULT_GRACE, NewKey
+from webapp.accounts.key_changes import DEFAULT_GRACE, ORIGINS, STATES, NewKey
 from webapp.cli.ready import ACTOR, ready, show
 from webapp.services import services
 
@@ -20,7 +22,7 @@ group = AppGroup("keys", help="API keys.")
 
 DURATION = re.compile(r"(\d{1,5})([smhd])")
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-IMPORTED = ("name", "tier", "owner", "limits", "expires_at", "key")
+IMPORTED = ("name", "tier", "owner", "limits", "expires_at", "key", "sha256")
 
 
 class Moment(click.ParamType[datetime]):
@@ -72,11 +74,13 @@ def create(
 
 @group.command("list")
 @click.option("--owner", help="Only the keys of this account.")
+@click.option("--origin", type=click.Choice(ORIGINS), help="Only those of API_KEYS, or the others.")
+@click.option("--state", type=click.Choice(STATES), help="Only the keys in this state.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @ready
-def list_all(owner: str | None, as_json: bool) -> None:
+def list_all(owner: str | None, origin: str | None, state: str | None, as_json: bool) -> None:
     """List all keys, without their secrets."""
-    keys = services().key_changes.all(owner=owner)
+    keys = services().key_changes.all(owner=owner, origin=origin, state=state)
     if as_json:
         click.echo(json.dumps(keys, indent=2))
         return
@@ -87,15 +91,8 @@ def list_all(owner: str | None, as_json: bool) -> None:
         limits = " ".join(f"{name}={value}" for name, value in key["limits"].items())
         click.echo(
             f"{key['id']:>4}  {key['key']:<14}{key['tier']:<12}{key['origin']:<10}"
-            f"{_state(key):<9}{key['owner'] or '-':<12}{key['name']}  {limits}".rstrip()
+            f"{key['state']:<9}{key['owner'] or '-':<12}{key['name']}  {limits}".rstrip()
         )
-
-
-def _state(key: dict[str, Any]) -> str:
-    if key["revoked_at"]:
-        return "revoked"
-    expires = key["expires_at"]
-    return "expired" if expires and datetime.fromisoformat(expires) < datetime.now(UTC) else "works"
 
 
 @group.command("show")
@@ -153,7 +150,7 @@ def set_limits(key_id: int, limits: dict[str, Any]) -> None:
 @click.argument("key_id", type=int)
 @click.option("--per-day", "usd_per_day", metavar="USD", help="A UTC day; `none` takes it away.")
 @click.option("--per-month", "usd_per_month", metavar="USD", help="A UTC month.")
-@click.option("--increase", metavar="USD", help="More of each for a while; with --until.")
+@click.option("--increase", metavar="USD", help="More of each until --until; 0 ends it.")
 @click.option("--until", type=Moment(), help="2027-01-31, or 2d.")
 @ready
 def set_budget(
@@ -164,65 +161,84 @@ def set_budget(
     until: datetime | None,
 ) -> None:
     """Give a key a budget of its own, or raise what it has for a while."""
-    if (increase is None) != (until is None):
-        raise click.UsageError("--increase and --until go together.")
+    if until is not None and increase is None:
+        raise click.UsageError("--until goes with --increase.")
     changes = services().key_changes
     budgets = {"usd_per_day": usd_per_day, "usd_per_month": usd_per_month}
     given = {name: None if usd == "none" else usd for name, usd in budgets.items() if usd}
+    if not given and increase is None:
+        raise click.UsageError("Give --per-day, --per-month or --increase.")
     if given:
         show(changes.change(ACTOR, key_id, {"limits": given}))
-    if increase is not None and until is not None:
+    if increase is not None:
         show(changes.increase_budget(ACTOR, key_id, increase, until))
 
 
 @group.command("import")
-@click.argument("file", type=click.File())
+@click.argument("file", type=click.File(encoding="utf-8-sig"))
 @ready
 def import_all(file: TextIO) -> None:
     """Create the keys of FILE: CSV with a header, or an object of JSON a line.
 
-    Columns: name, and any of tier, owner, limits (usd_per_month=20,models=a|b), expires_at, key.
-    With `key` clients keep the secret that they have; else one is made and printed. All or none.
+    Columns: name, and any of tier, owner, limits (usd_per_month=20,models=a|b), expires_at, key,
+    sha256. With `key`, or `sha256` of it, clients keep the secret that they have; else one is made
+    and printed. All or none.
     """
-    keys = [_imported(number, row) for number, row in _rows(file)]
-    made = services().key_changes.create_all(ACTOR, keys)
-    for (facts, secret), new in zip(made, keys, strict=True):
-        click.echo(f"{facts['id']}\t{facts['name']}\t{facts['key'] if new.secret else secret}")
-    click.echo(f"{len(made)} keys were created.", err=True)
+    keys = [_imported(line, row) for line, row in _rows(file)]
+    for facts, secret in services().key_changes.create_all(ACTOR, keys):
+        click.echo(f"{facts['id']}\t{facts['name']}\t{secret or facts['key']}")
+    click.echo(f"{len(keys)} keys were created.", err=True)
 
 
-def _rows(file: TextIO) -> list[tuple[int, dict[str, Any]]]:
-    text = file.read()
+def _rows(file: TextIO) -> Iterator[tuple[int, Any]]:
+    """Each row with the number of its line."""
+    try:
+        text = file.read()
+    except UnicodeDecodeError:
+        raise click.ClickException(f"{file.name} is not UTF-8.") from None
     if not text.lstrip().startswith("{"):
-        return list(enumerate(csv.DictReader(text.splitlines()), 2))
-    rows = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
+        reader = csv.DictReader(io.StringIO(text), restkey="values beyond the header")
+        try:
+            for row in reader:
+                yield reader.line_num, row
+        except csv.Error as error:
+            raise click.ClickException(f"Line {reader.line_num}: {error}.") from None
+        return
+    for line, entry in enumerate(text.split("\n"), 1):
+        if entry.strip():
             try:
-                rows.append((number, json.loads(line)))
+                yield line, json.loads(entry)
             except ValueError:
-                raise click.ClickException(f"Line {number}: not JSON.") from None
-    return rows
+                raise click.ClickException(f"Line {line}: not JSON.") from None
 
 
-def _imported(number: int, row: dict[str, Any]) -> NewKey:
+def _imported(line: int, row: Any) -> NewKey:
+    if not isinstance(row, dict):
+        raise click.ClickException(f"Line {line}: not an object of JSON.")
     given = {name: value for name, value in row.items() if value not in (None, "")}
     unknown = given.keys() - set(IMPORTED)
     if unknown or "name" not in given:
-        wrong = f"there is no column {sorted(unknown)[0]!r}" if unknown else "it has no name"
-        raise click.ClickException(f"Line {number}: {wrong}. Columns: {', '.join(IMPORTED)}.")
+        wrong = f"there is no column {min(unknown)!r}" if unknown else "it has no name"
+        raise click.ClickException(f"Line {line}: {wrong}. Columns: {', '.join(IMPORTED)}.")
+    limits = given.pop("limits", {})
+    for name, value in given.items():
+        if not isinstance(value, str):
+            raise click.ClickException(f"Line {line}: {name} must be text.")
     try:
-        limits = given.get("limits") or {}
         if isinstance(limits, str):
             limits = allowance.shown(allowance.parse_text(limits))
+        if not isinstance(limits, dict):
+            raise ValueError("limits must be an object")
         expires = given.get("expires_at")
         return NewKey(
-            str(given["name"]),
-            str(given.get("tier", "free")),
+            given["name"],
+            given.get("tier", "free"),
             given.get("owner"),
             limits,
             Moment().convert(expires, None, None) if expires else None,
             given.get("key"),
+            given.get("sha256"),
+            line,
         )
     except (ValueError, click.BadParameter) as error:
-        raise click.ClickException(f"Line {number}: {error}") from None
+        raise click.ClickException(f"Line {line}: {error}") from None

@@ -46,6 +46,10 @@ class Principal:
     stale: bool = False
 
     @property
+    def has_expired(self) -> bool:
+        return self.expires_at is not None and time.time() >= self.expires_at
+
+    @property
     def bucket(self) -> str:
         return f"key-{self.key_id}"
 
@@ -135,8 +139,7 @@ class Identities:
         found, principal = self._remembered.get(name, (None, None))
         if found is None or principal is None or time.monotonic() - found >= FRESH_FOR:
             return None
-        expired = principal.expires_at is not None and time.time() >= principal.expires_at
-        return None if expired else principal
+        return None if principal.has_expired else principal
 
     def _ask_once(self, name: str, find: Callable[[], Principal | None]) -> Principal | None:
         """Ask the database; of many requests at once with one credential, one asks."""
@@ -153,7 +156,7 @@ class Identities:
             principal = find()
         except StoreUnavailable:
             found, principal = self._remembered.get(name, (asked - STALE_FOR, None))
-            if principal is None or asked - found >= STALE_FOR:
+            if principal is None or principal.has_expired or asked - found >= STALE_FOR:
                 raise
             return replace(principal, stale=True)
         if principal is None:

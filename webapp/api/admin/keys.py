@@ -25,6 +25,8 @@ from webapp.services import services
 blueprint = admins_only(Blueprint("admin_keys", __name__, description="The life of API keys"))
 
 EXAMPLE = {"name": "shop", "tier": "premium", "limits": {"usd_per_month": 20}}
+# An answer that shows a secret.
+NO_STORE = {"Cache-Control": "no-store"}
 
 
 @blueprint.get("/keys")
@@ -35,7 +37,11 @@ def list_all() -> dict[str, Any]:
     """Keys by id, without their secrets"""
     asked = validated(KeyQuery(), request.args.to_dict())
     found = services().key_changes.all(
-        owner=asked["owner"], after_id=asked["after"], count=asked["limit"]
+        owner=asked["owner"],
+        origin=asked["origin"],
+        state=asked["state"],
+        after_id=asked["after"],
+        count=asked["limit"],
     )
     return {"keys": found}
 
@@ -45,10 +51,10 @@ def list_all() -> dict[str, Any]:
 @errors_of(400, 401, 403, 409, 415, 422, 503)
 @blueprint.arguments(NewKeyBody(), example=EXAMPLE)
 @blueprint.response(201, NewKeyAnswer)
-def create(body: dict[str, Any]) -> dict[str, Any]:
+def create(body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """A new key; its secret is shown here, and never again"""
     facts, secret = services().key_changes.create(actor(), NewKey(**body))
-    return facts | {"secret": secret}
+    return facts | {"secret": secret}, NO_STORE
 
 
 @blueprint.get("/keys/<int:key_id>")
@@ -75,19 +81,19 @@ def change(body: dict[str, Any], key_id: int) -> dict[str, Any]:
 @errors_of(400, 401, 403, 404, 409, 415, 422, 503)
 @blueprint.arguments(RotateBody(), example={"grace": 3600})
 @blueprint.response(200, NewKeyAnswer)
-def rotate(body: dict[str, Any], key_id: int) -> dict[str, Any]:
+def rotate(body: dict[str, Any], key_id: int) -> tuple[dict[str, Any], dict[str, str]]:
     """A new secret; the one before works for the grace period (seconds) too"""
     facts, secret = services().key_changes.rotate(actor(), key_id, body["grace"])
-    return facts | {"secret": secret}
+    return facts | {"secret": secret}, NO_STORE
 
 
 @blueprint.post("/keys/<int:key_id>/budget-increase")
 @blueprint.doc(security=ADMIN)
 @errors_of(400, 401, 403, 404, 409, 415, 422, 503)
-@blueprint.arguments(IncreaseBody(), example={"usd": 5, "until": "2030-01-31T00:00:00Z"})
+@blueprint.arguments(IncreaseBody(), example={"usd": 5, "until": "2099-01-31T00:00:00Z"})
 @blueprint.response(200, KeyAnswer)
 def increase_budget(body: dict[str, Any], key_id: int) -> dict[str, Any]:
-    """More of each of its budgets for a while"""
+    """More of each of its budgets for a while; 0 ends it"""
     return services().key_changes.increase_budget(actor(), key_id, body["usd"], body["until"])
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from marshmallow import Schema, ValidationError, fields, validate
 
 from webapp.accounts.accounts import ROLES
-from webapp.accounts.key_changes import DEFAULT_GRACE, LONGEST_GRACE
+from webapp.accounts.key_changes import DEFAULT_GRACE, LARGEST_ID, LONGEST_GRACE, ORIGINS, STATES
 from webapp.allowance import OVERRIDES
 from webapp.api.blueprint import Flag, Whole
 from webapp.metering.usage import DIMENSIONS
@@ -118,14 +118,26 @@ class RotateBody(Schema):
 
 class IncreaseBody(Schema):
     usd = fields.Raw(required=True, metadata={"type": "number"})
-    until = fields.AwareDateTime(required=True, default_timezone=UTC)
+    until = fields.AwareDateTime(
+        load_default=None, allow_none=True, default_timezone=UTC,
+        metadata={"description": "Needed unless `usd` is 0."},
+    )  # fmt: skip
 
 
 class KeyQuery(Schema):
     owner = fields.String(load_default=None, metadata={"description": "A username."})
+    origin = fields.String(
+        load_default=None, validate=validate.OneOf(ORIGINS),
+        metadata={"description": " or ".join(f"`{origin}`" for origin in ORIGINS)},
+    )  # fmt: skip
+    state = fields.String(
+        load_default=None, validate=validate.OneOf(STATES),
+        metadata={"description": " or ".join(f"`{state}`" for state in STATES)},
+    )  # fmt: skip
     after = fields.Integer(
-        load_default=0, metadata={"description": "Only keys of a higher id: for the next page."}
-    )
+        load_default=0, validate=validate.Range(0, LARGEST_ID),
+        metadata={"description": "Only keys of a higher id: for the next page."},
+    )  # fmt: skip
     limit = fields.Integer(load_default=1000, validate=validate.Range(1, 1000))
 
 
@@ -134,7 +146,8 @@ class KeyAnswer(Schema):
     name = fields.String()
     key = fields.String(metadata={"description": "The mask of its newest secret."})
     tier = fields.String()
-    origin = fields.String()
+    origin = fields.String(validate=validate.OneOf(ORIGINS))
+    state = fields.String(validate=validate.OneOf(STATES))
     owner = fields.String(allow_none=True)
     limits = fields.Dict()
     created_at = fields.String()
