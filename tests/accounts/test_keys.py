@@ -6,6 +6,7 @@ import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,12 @@ def test_a_key_ends_when_it_expires(weir: Weir, admin: Administrator) -> None:
     wait_until(lambda: statuses(weir, made["secret"]) == {401}, 4, "the expiry")
 
 
+def test_moments_are_those_of_their_zone(admin: Administrator) -> None:
+    made = new_key(admin, expires_at="2090-01-31T00:00:00+05:00")
+    shown = admin.get(f"/admin/keys/{made['id']}").json()["expires_at"]
+    assert datetime.fromisoformat(shown) == datetime(2090, 1, 30, 19, tzinfo=UTC)
+
+
 def test_a_budget_can_be_raised_for_a_while(weir: Weir, admin: Administrator) -> None:
     made = new_key(admin, limits={"usd_per_day": 1, "usd_per_month": 10})
 
@@ -132,6 +139,12 @@ def test_a_budget_can_be_raised_for_a_while(weir: Weir, admin: Administrator) ->
     wait_until(lambda: sizes() == [3.5, 12.5], 6)
     wait_until(lambda: sizes() == [1, 10], 14)
     assert admin.post(path, {"usd": "lots", "until": until}).status_code == 422
+    assert list(admin.post(path, {"usd": 1}).json()["details"]) == ["until"]
+    past = {"usd": 1, "until": "2020-01-01T00:00:00Z"}
+    assert list(admin.post(path, past).json()["details"]) == ["until"]
+    later = {"usd": 1, "until": "2099-01-01T00:00:00Z"}
+    assert "budget_increase" in admin.post(path, later).json()
+    assert "budget_increase" not in admin.post(path, {"usd": 0}).json()
 
 
 def test_members_own_keys(admin: Administrator) -> None:
@@ -156,6 +169,27 @@ def test_keys_are_listed_page_by_page(admin: Administrator) -> None:
     assert admin.get("/admin/keys?limit=0").status_code == 422
 
 
+def test_keys_are_found_by_owner_origin_and_state(admin: Administrator) -> None:
+    name = f"finder{next(numbers)}"
+    admin.post("/admin/accounts", {"username": name, "password": "a long password"})
+    soon = (datetime.now(UTC) + timedelta(seconds=0.5)).isoformat()
+    works, expired, revoked = (
+        new_key(admin, owner=name, expires_at=end)["id"] for end in (None, soon, None)
+    )
+    admin.post(f"/admin/keys/{revoked}/revoke")
+
+    def found(query: str) -> list[int]:
+        return [key["id"] for key in admin.get(f"/admin/keys?owner={name}&{query}").json()["keys"]]
+
+    wait_until(lambda: found("state=expired") == [expired], 5, "the expiry")
+    assert found("state=works") == found("state=works&origin=operator") == [works]
+    assert found("state=revoked") == [revoked]
+    assert found("origin=settings") == []
+    settings = admin.get("/admin/keys?origin=settings").json()["keys"]
+    assert [key["name"] for key in settings] == ["shop"]
+    assert list(admin.get("/admin/keys?state=tired").json()["details"]) == ["state"]
+
+
 def test_what_is_wrong_is_named(weir: Weir, admin: Administrator) -> None:
     bad = {
         "tier": {"name": "x", "tier": "gold"},
@@ -164,13 +198,24 @@ def test_what_is_wrong_is_named(weir: Weir, admin: Administrator) -> None:
         "expires_at": {"name": "x", "expires_at": "soon"},
         "colour": {"name": "x", "colour": "red"},
     }
-    for field, body in bad.items():
+    hostile = [("owner", owner) for owner in ("nobody", "a\0b", "\ud800")]
+    ends = ("2020-01-31T00:00:00Z", "0001-01-01T00:00:00+05:00", "9999-12-31T23:59:59-05:00")
+    hostile += [("expires_at", end) for end in ends]
+    for field, body in [*bad.items(), *((field, {"name": "x", field: v}) for field, v in hostile)]:
         answer = admin.post("/admin/keys", body)
         assert (answer.status_code, list(answer.json()["details"])) == (422, [field])
-    assert admin.get("/admin/keys/99999").status_code == 404
-    assert admin.post("/admin/keys/99999/revoke").status_code == 404
+    for number in (0, 99999, 2**31, 2**63):
+        assert admin.get(f"/admin/keys/{number}").status_code == 404
+        assert admin.post(f"/admin/keys/{number}/revoke").status_code == 404
+    assert admin.get(f"/admin/keys?after={2**63}").status_code == 422
     [shop] = [key for key in admin.get("/admin/keys").json()["keys"] if key["name"] == "shop"]
-    assert "API_KEYS" in admin.post(f"/admin/keys/{shop['id']}/rotate", {}).json()["message"]
+    path = f"/admin/keys/{shop['id']}"
+    refused = [admin.post(f"{path}/rotate", {})]
+    refused += [admin.patch(path, change) for change in ({"name": "x"}, {"tier": "premium"})]
+    for answer in refused:
+        assert answer.status_code == 409
+        assert "API_KEYS" in answer.json()["message"]
+    assert admin.patch(path, {"limits": {"parallel_requests": 9}}).status_code == 200
 
 
 def test_of_keys_with_one_name_that_are_made_at_once_one_is_made(
@@ -196,8 +241,31 @@ def test_every_change_is_audited_and_no_secret_is_kept(weir: Weir, admin: Admini
     books = Books(weir)
     tables = ("audit", "api_keys", "key_secrets", "idempotency_keys")
     kept = str([books.rows(f"SELECT * FROM {table}") for table in tables]) + weir.raw_logs()
+    audited = str(books.rows("SELECT * FROM audit"))
     for secret in (made["secret"], rotated):
         assert secret not in kept
+        assert sha256(secret.encode()).hexdigest() not in audited
+
+
+def test_what_api_keys_changes_is_audited(new_weir: MakeWeir, tmp_path: Path) -> None:
+    last = None
+    for api_keys in (
+        "shop:free:shop-key-0000001", "shop:premium:shop-key-0000001",
+        "shop:premium:shop-key-0000002", "", "shop:premium:shop-key-0000002",
+    ):  # fmt: skip
+        last = new_weir(data_dir=tmp_path, API_KEYS=api_keys).start()
+        last.stop()
+    assert last
+    # In a development without API_KEYS there are the demo keys.
+    query = "SELECT * FROM audit WHERE target = 'key-1' ORDER BY id"
+    events = Books(last).rows(query)
+    assert {event["actor"] for event in events} == {"settings"}
+    assert [event["action"] for event in events] == [
+        "key.create", "key.change", "key.rotate", "key.revoke", "key.restore",
+    ]  # fmt: skip
+    tiers = [json.loads(events[1][side])["tier"] for side in ("before", "after")]
+    assert tiers == ["free", "premium"]
+    assert "shop-key-000000" not in str(events)
 
 
 def test_the_command_line_does_it_all(weir: Weir, admin: Administrator, tmp_path: Path) -> None:
@@ -220,22 +288,27 @@ def test_the_command_line_does_it_all(weir: Weir, admin: Administrator, tmp_path
     assert '"usd_per_day": 7.5' in flask("set-budget", number, "--per-day", "7.5")
     assert "usd_per_day" not in flask("set-budget", number, "--per-day", "none")
     assert '"usd": 3.0' in flask("set-budget", number, "--increase", "3", "--until", "2d")
+    assert "Give --per-day" in flask("set-budget", number)
+    assert "budget_increase" not in flask("set-budget", number, "--increase", "0")
     assert '"max_text": 99' in flask("set-limits", number, "--set", "max_text=99")
     assert "none of" in flask("set-limits", number, "--set", "colour=red")
     assert flask("rotate", number, "--grace", "60").startswith("weir_")
     assert len(json.loads(flask("show", number, "--json"))["secrets"]) == 2
     assert "revoked" in flask("revoke", number)
+    assert "cli key" in flask("list", "--state", "revoked")
+    assert "cli key" not in flask("list", "--state", "works", "--origin", "operator")
     file = tmp_path / "keys.csv"
     file.write_text(
-        "name,tier,limits,key\n"
-        'moved,premium,"usd_per_month=20,models=a|b",sk-from-another-gateway-1\n'
-        "fresh,free,,\n"
+        "name,tier,limits,key,sha256\n"
+        'moved,premium,"usd_per_month=20,models=a|b",sk-from-another-gateway-1,\n'
+        f"digest,free,,,{sha256(b'sk-from-another-gateway-2').hexdigest()}\n"
+        "fresh,free,,,\n",
+        encoding="utf-8-sig",  # as spreadsheets write it
     )
-    moved, fresh = (line.split("\t") for line in flask("import", str(file)).strip().splitlines())
-    assert statuses(weir, "sk-from-another-gateway-1") == statuses(weir, fresh[2]) == {200}
-    assert moved[2] == "sk-f***ay-1"
-    file.write_text('{"name": "one"}\n{"name": "two", "tier": "gold"}\n')
-    assert "not 'gold'" in flask("import", str(file))
-    assert "one" not in flask("list").split(), "all or none"
-    file.write_text("name,colour\nx,red\n")
-    assert "Line 2: there is no column 'colour'" in flask("import", str(file))
+    lines = flask("import", str(file)).strip().splitlines()
+    masks = {name: shown for _, name, shown in (line.split("\t") for line in lines)}
+    for secret in ("sk-from-another-gateway-1", "sk-from-another-gateway-2", masks["fresh"]):
+        assert statuses(weir, secret) == {200}
+    assert (masks["moved"], masks["digest"]) == ("sk-f***ay-1", "***")
+    file.write_text("name,key\nx,sk-from-another-gateway-2\n")
+    assert "Line 2: There is a key with this secret" in flask("import", str(file))

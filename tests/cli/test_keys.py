@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 from tests.conftest import MakeWeir
 from tests.support.servers import free_port
 
@@ -33,3 +37,38 @@ def test_a_mistake_is_named_and_leaves_no_traceback(new_weir: MakeWeir) -> None:
         assert result.returncode == 1
         assert "The database cannot be reached" in result.stderr
         assert "Traceback" not in result.stderr
+
+
+def test_an_import_that_is_refused_names_the_line_and_makes_no_key(
+    new_weir: MakeWeir, tmp_path: Path
+) -> None:
+    weir, file = new_weir(), tmp_path / "keys"
+    refused = {
+        b"name,colour\nx,red\n": "Line 2: there is no column 'colour'",
+        b"name\nx,y\n": "Line 2: there is no column 'values beyond the header'",
+        b"name\ndup\n\ndup\n": "Line 4: There is a key 'dup' already",
+        b'{"name": "one"}\n{"name": "two", "tier": "gold"}\n': "line 2, tier: Must be one of",
+        b'{"name": "one"}\n{"name": "two", "key": "sk-too-short"}\n': "line 2, key: Must be 16",
+        b'{"name": "one", "key": "looks.like.a-token-of-an-account"}': "line 1, key: ",
+        b'{"name": "one", "sha256": "ABC"}': "line 1, sha256: Must be 64",
+        b'{"name": "one", "owner": 5}': "Line 1: owner must be text",
+        b'{"name": "one"}\n[1]\n': "Line 2: not an object of JSON",
+        b'{"name": "one"}\n{"name"': "Line 2: not JSON",
+        b"name\n\xff\xfe\n": "is not UTF-8",
+    }
+
+    def attempt(numbered: tuple[int, bytes]) -> str:
+        number, content = numbered
+        one = file.with_suffix(f".{number}")
+        one.write_bytes(content)
+        done = weir.run_flask("keys", "import", str(one))
+        assert (done.returncode, done.stdout) == (1, "")
+        return done.stderr
+
+    assert weir.run_flask("db", "upgrade").returncode == 0
+    with ThreadPoolExecutor(2) as pool:
+        said = pool.map(attempt, enumerate(refused))
+        for message, stderr in zip(refused.values(), said, strict=True):
+            assert message in stderr
+            assert "Traceback" not in stderr
+    assert json.loads(weir.run_flask("keys", "list", "--json").stdout) == []

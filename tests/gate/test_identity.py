@@ -137,6 +137,25 @@ def test_the_keys_of_the_settings_are_taken_over_by_name(
     assert statuses("shop:free:shop-key-0000003", "shop-key-0000003") == [200]
 
 
+def test_an_expired_key_is_not_served_from_memory_while_the_database_is_away(
+    start_weir: MakeWeir, fresh_valkey: Valkey, postgres: Postgres, fresh_database: str
+) -> None:
+    weir = start_weir(
+        REDIS_URL=fresh_valkey.url, DATABASE_URL=fresh_database, WEB_CONCURRENCY=1,
+        API_KEYS=f"test:enterprise:{KEY}",
+    )  # fmt: skip
+    expiring = weir.run_flask("keys", "create", "Expiring", "--expires", "6s").stdout.strip()
+    keys = ({"X-API-Key": KEY}, {"X-API-Key": expiring})
+    assert [chat(weir, key).status_code for key in keys] == [200, 200]
+    postgres.stop()
+    try:
+        wait_until(lambda: chat(weir, keys[1]).status_code == 503, 15, "the expiry")
+        assert chat(weir, keys[0]).headers["X-Cache"] == "HIT"
+    finally:
+        postgres.start()
+    wait_until(lambda: chat(weir, keys[1]).status_code == 403, 15, "the recovery")
+
+
 @pytest.mark.parametrize("outage", ["stop", "pause"])
 def test_without_its_database_weir_calls_no_key_invalid(
     start_weir: MakeWeir,
