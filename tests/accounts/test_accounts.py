@@ -163,6 +163,7 @@ def test_attempts_to_log_in_are_limited_by_account_and_by_address(
     one = address()
     statuses = [attempt(f"nobody{n}{one}", "x", one).status_code for n in range(31)]
     assert statuses == [401] * 30 + [429]
+    assert attempt("\x00", "x", address()).status_code == 401
     unknown = attempt("nobody at all", "x", address()).json()
     wrong = attempt("admin", "x", address()).json()
     assert unknown["message"] == wrong["message"]
@@ -192,7 +193,10 @@ def test_what_is_wrong_is_named(admin: Administrator) -> None:
     limits = {"limits": {"usd_per_day": "much", "models": [], "nothing": 1}}
     answer = admin.patch("/admin/accounts/1", limits)
     assert set(answer.json()["details"]["limits"]) == {"usd_per_day", "models", "nothing"}
-    assert admin.get("/admin/accounts/9999").status_code == 404
+    for number in (9999, 2**31, 2**70):
+        assert admin.get(f"/admin/accounts/{number}").status_code == 404
+    for path in ("audit?target=%00", "usage?model=%00", "ledger?key=9999999999", "ledger?before=x"):
+        assert admin.get(f"/admin/{path}").status_code == 422, path
 
 
 def test_every_change_is_audited_without_a_secret(weir: Weir, admin: Administrator) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 
 from webapp.accounts import audit, passwords
 from webapp.accounts.audit import Actor
-from webapp.accounts.keys import ApiKey, api_keys, key_of, key_row, now, zoned
+from webapp.accounts.keys import LARGEST_ID, ApiKey, api_keys, key_of, key_row, now, zoned
 from webapp.allowance import parse_overrides, shown
 from webapp.errors import Conflict, NotFound, ValidationError
 from webapp.storage.database import Database, metadata
@@ -78,6 +78,8 @@ class AccountStore:
         self._tiers = tiers
 
     def find(self, username: str) -> Account | None:
+        if not USERNAME.fullmatch(username.lower()):
+            return None
         where = accounts.c.username == username.lower()
         return self._database.read(lambda connection: _one(connection, where))
 
@@ -94,7 +96,9 @@ class AccountStore:
         """The account, if it is enabled and this is its password; as slow if it is not."""
         name = username.lower()
         query = select(accounts.c.password_hash).where(accounts.c.username == name)
-        kept = self._database.read(lambda connection: connection.execute(query).scalar())
+        kept = None
+        if USERNAME.fullmatch(name):
+            kept = self._database.read(lambda connection: connection.execute(query).scalar())
         if not passwords.verify(kept, password):
             return None
         account = self.find(name)
@@ -244,13 +248,13 @@ def _one(connection: Connection, where: Any) -> Account | None:
 
 
 def _existing(connection: Connection, account_id: int, *, lock: bool = False) -> Account:
-    if lock:
+    if lock and account_id <= LARGEST_ID:
         # All admins: of two that disable each other, one is the last.
         connection.execute(
             select(accounts.c.id).where((accounts.c.role == ADMIN) | _is(account_id))
             .order_by(accounts.c.id).with_for_update()
         )  # fmt: skip
-    account = _one(connection, _is(account_id))
+    account = _one(connection, _is(account_id)) if account_id <= LARGEST_ID else None
     if account is None:
         raise NotFound(f"There is no account {account_id}.")
     return account

@@ -17,6 +17,7 @@ from webapp.accounts import audit
 from webapp.accounts.accounts import USERNAME, accounts
 from webapp.accounts.audit import Actor
 from webapp.accounts.keys import (
+    LARGEST_ID,
     ApiKey,
     api_keys,
     digest,
@@ -39,7 +40,6 @@ LONGEST_GRACE = 30 * 86_400
 SECRET = re.compile(r"[!-~]{16,200}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 MASK_OF_UNKNOWN = "***"
-LARGEST_ID = 2**31 - 1
 
 ORIGINS = ("operator", "settings")
 WORKS, EXPIRED, REVOKED = "works", "expired", "revoked"

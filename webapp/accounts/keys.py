@@ -63,6 +63,7 @@ key_secrets = Table(
     Column("expires_at", DateTime(timezone=True)),
 )
 
+LARGEST_ID = 2**31 - 1
 PUBLIC_ALPHABET = string.ascii_letters + string.digits
 
 

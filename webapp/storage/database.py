@@ -118,6 +118,7 @@ class Database:
         # WAL back, and that takes longer than a transaction.
         engine = create_engine(
             self.url,
+            hide_parameters=True,  # they would reach the log with an error
             poolclass=SingletonThreadPool,
             pool_size=20,
             connect_args={"timeout": SQLITE_BUSY_TIMEOUT},
@@ -141,6 +142,7 @@ class Database:
     def _postgres_engine(self) -> Engine:
         return create_engine(
             self.url,
+            hide_parameters=True,  # they would reach the log with an error
             pool_size=5,
             max_overflow=5,
             pool_timeout=CONNECT_TIMEOUT,

@@ -9,11 +9,15 @@ from marshmallow import Schema, ValidationError, fields, validate
 
 from webapp.accounts.accounts import ROLES
 from webapp.accounts.key_changes import DEFAULT_GRACE, LARGEST_ID, LONGEST_GRACE, ORIGINS, STATES
+from webapp.accounts.keys import LARGEST_ID
 from webapp.allowance import OVERRIDES
 from webapp.api.blueprint import Flag, Whole
 from webapp.metering.usage import DIMENSIONS
 
 PASSWORD = validate.Length(8, 256)
+ID = validate.Range(0, LARGEST_ID)
+# No database keeps such a text.
+NO_NUL = validate.Regexp(r"^[^\x00]*\Z", error="Must not contain NUL.")
 
 
 class Limits(fields.Dict):
@@ -73,10 +77,14 @@ class AccountList(Schema):
 
 class AuditQuery(Schema):
     target = fields.String(
-        load_default=None, metadata={"description": "Such as `key-12` or `account-3`."}
+        load_default=None,
+        validate=NO_NUL,
+        metadata={"description": "Such as `key-12` or `account-3`."},
     )
     before = fields.Integer(
-        load_default=None, metadata={"description": "Only events older than the one of this id."}
+        load_default=None,
+        validate=ID,
+        metadata={"description": "Only events older than the one of this id."},
     )
     limit = fields.Integer(load_default=100, validate=validate.Range(1, 1000))
 
@@ -169,10 +177,12 @@ class UsageQuery(Schema):
     since = fields.Date(load_default=None, metadata={"description": "Default: 29 days before."})
     until = fields.Date(load_default=None, metadata={"description": "Default: today (UTC)."})
     by = fields.String(load_default="day", metadata={"description": ",".join(DIMENSIONS)})
-    key = fields.Integer(load_default=None, metadata={"description": "The id of a key."})
-    provider = fields.String(load_default=None)
-    model = fields.String(load_default=None)
-    endpoint = fields.String(load_default=None)
+    key = fields.Integer(
+        load_default=None, validate=ID, metadata={"description": "The id of a key."}
+    )
+    provider = fields.String(load_default=None, validate=NO_NUL)
+    model = fields.String(load_default=None, validate=NO_NUL)
+    endpoint = fields.String(load_default=None, validate=NO_NUL)
     format = fields.String(load_default=None, validate=validate.OneOf(["json", "csv"]))
 
 
@@ -184,8 +194,10 @@ class UsageAnswer(Schema):
 
 
 class LedgerQuery(Schema):
-    request_id = fields.String(load_default=None)
-    key = fields.Integer(load_default=None, metadata={"description": "The id of a key."})
+    request_id = fields.String(load_default=None, validate=NO_NUL)
+    key = fields.Integer(
+        load_default=None, validate=ID, metadata={"description": "The id of a key."}
+    )
     before = fields.Float(
         load_default=None, metadata={"description": "Unix seconds: only calls reserved before."}
     )
