@@ -19,6 +19,7 @@ from benchmarks.comparison import peers
 from benchmarks.flights import flights
 from benchmarks.load import CONNECTIONS, TOOL
 from benchmarks.processes import CORES, OTHER_CORES, allow_many_files, get_json
+from benchmarks.reports import reports
 from benchmarks.run import Run, tell
 from benchmarks.table import Figure, markdown
 from benchmarks.workplace import Workplace
@@ -31,7 +32,10 @@ MEASURES: dict[str, Callable[[Run], list[Figure]]] = {
     "streams": alone.streams,
     "flights": flights,
     "peers": peers,
+    "reports": reports,
 }
+# Take minutes, and are measured only when named.
+ONLY_WHEN_NAMED = {"reports"}
 
 
 def machine() -> str:
@@ -52,7 +56,8 @@ def main() -> None:
     figures: list[Figure] = []
     with Workplace() as place, place.valkey() as valkey, place.upstream() as upstream:
         run = Run(place, valkey, upstream, options.seconds)
-        for name in [options.only] if options.only else MEASURES:
+        usual = [name for name in MEASURES if name not in ONLY_WHEN_NAMED]
+        for name in [options.only] if options.only else usual:
             tell(f"Measuring: {name}")
             figures += MEASURES[name](run)
         calls = get_json(upstream.port, "/calls")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from benchmarks.load import CONNECTIONS, Load, put_load
@@ -30,8 +30,10 @@ class Run:
     tables: list[str] = field(default_factory=list)
     bare_per_second: float = 0.0
 
-    def weir(self, data: str = "data", workers: int = 1) -> Server:
-        return self.place.weir(self.valkey, self.upstream, data, workers)
+    def weir(
+        self, data: str = "data", workers: int = 1, settings: Mapping[str, str] | None = None
+    ) -> Server:
+        return self.place.weir(self.valkey, self.upstream, data, workers, settings)
 
     def load(
         self, request: Request | Callable[[], Request], connections: int = CONNECTIONS

@@ -64,7 +64,12 @@ class Workplace:
         return self.server(command, port, gives("/"), SERVER_CORES)
 
     def weir(
-        self, valkey: Server, upstream: Server, data: str = "data", workers: int = 1
+        self,
+        valkey: Server,
+        upstream: Server,
+        data: str = "data",
+        workers: int = 1,
+        settings: Mapping[str, str] | None = None,
     ) -> Server:
         """Weir as it is served, with all its gates on; `data` names its folder of this run."""
         port = free_port()
@@ -74,6 +79,7 @@ class Workplace:
             "DATA_DIR": str(self.folder / data),
             "REDIS_URL": f"redis://127.0.0.1:{valkey.port}/0",
             "OPENAI_BASE_URL": f"http://127.0.0.1:{upstream.port}/v1",
+            **(settings or {}),
         }
         command = [sys.executable, "-m", "gunicorn", "--config", "gunicorn.conf.py"]
         return self.server(command, port, gives("/readiness"), SERVER_CORES, environment)

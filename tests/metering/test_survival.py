@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ import requests
 
 from tests.conftest import MakeWeir
 from tests.support.books import PRICES, Books
-from tests.support.servers import Postgres, Provider, Valkey, Weir, wait_until
+from tests.support.servers import REPOSITORY, Postgres, Provider, Valkey, Weir, wait_until
 
 KEY = "test_key_0123456789"
 OPENAI = "/v1/chat/completions"
@@ -221,6 +222,38 @@ def test_two_replicas_start_at_once_on_an_empty_database_and_share_a_budget(
         running.wait_for(60)
     assert set(running.end()) == {"ok"}
     stats_agree(weirs[0], Books(weirs[0]).check(provider))
+
+
+@pytest.mark.parametrize("store", ["sqlite", "postgresql"])
+def test_a_clock_that_jumps(
+    start_weir: MakeWeir,
+    provider: Provider,
+    fresh_valkey: Valkey,
+    fresh_database: str,
+    tmp_path: Path,
+    store: str,
+) -> None:
+    offset = tmp_path / "offset"
+    settings = SETTINGS | {
+        "PYTHONPATH": REPOSITORY / "tests" / "support" / "jumping_clock",
+        "CLOCK_OFFSET_FILE": offset,
+        "REDIS_URL": fresh_valkey.url,
+        "WEB_CONCURRENCY": 2,
+    }
+    if store == "postgresql":
+        settings |= {"DATABASE_URL": fresh_database}
+    weir = start_weir(**settings, OPENAI_BASE_URL=provider.base_url)
+    provider.fault(slow=0.3)
+    with load([weir]) as running:
+        running.wait_for(60)
+        # Three days ahead and a month, then behind the truth, then right again.
+        for days in (3, 33, -2, 0):
+            offset.write_text(f"{days * 86_400}")
+            running.wait_for(60)
+    assert set(running.end()) == {"ok"}, running.outcomes
+    rows = Books(weir).check(provider)
+    assert len({str(row["day"]) for row in rows}) == 4
+    assert not [row for row in rows if row["estimated"]], "nobody was taken for dead"
 
 
 def stats_agree(weir: Weir, rows: list[dict[str, Any]]) -> None:

@@ -468,7 +468,7 @@ def _unix(day: date) -> float:
 
 
 def _today() -> date:
-    return datetime.now(UTC).date()
+    return datetime.fromtimestamp(time.time(), UTC).date()
 
 
 # -- settling --

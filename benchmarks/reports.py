@@ -1,0 +1,128 @@
+"""Reports on a ledger of five million calls, on SQLite and on PostgreSQL.
+
+Only measured when named (`--only reports`), as filling the ledgers takes minutes.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from datetime import UTC, datetime, timedelta
+
+import requests
+from sqlalchemy import Engine, create_engine, text
+
+from benchmarks.processes import Server
+from benchmarks.run import Run, tell
+from benchmarks.table import Figure, milliseconds, number
+from tests.support.servers import Postgres
+
+CALLS, DAYS, KEYS, MODELS = 5_000_000, 400, 200, 30
+MOST = 300.0  # ms
+PASSWORD = "the benchmark's password"
+TRIES = 5
+REPORTS = {
+    "30 days by day": "/admin/usage?by=day",
+    "30 days by key": "/admin/usage?by=key",
+    "30 days by model": "/admin/usage?by=model",
+    "30 days by day, key and model": "/admin/usage?by=day,key,model",
+    "one key's 30 days by model": "/admin/usage?by=model&key=101",
+    "400 days by provider": "/admin/usage?by=provider&since={first}",
+    "the newest calls": "/admin/ledger",
+    "the newest calls of one key": "/admin/ledger?key=101",
+}
+NUMBERS = {
+    "sqlite": "WITH RECURSIVE numbers(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM numbers "
+    f"WHERE i < {CALLS - 1})",
+    "postgresql": f"WITH numbers AS (SELECT i FROM generate_series(0, {CALLS - 1}) AS i)",
+}
+# The day of a call, by its number: the first ones are the oldest.
+DAY = {
+    "sqlite": f"date('now', '-' || ({DAYS} - 1 - i * {DAYS} / {CALLS}) || ' days')",
+    "postgresql": "(now() AT TIME ZONE 'UTC')::date - "
+    f"({DAYS} - 1 - (i::bigint * {DAYS} / {CALLS})::int)",
+}
+FILL = """
+INSERT INTO ledger (id, worker_id, key_id, request_id, endpoint, route, provider, model, attempt,
+  state, day, reserved_at, settled_at, ceiling_nano, ceiling_input_tokens, ceiling_output_tokens,
+  cost_nano, input_tokens, cached_input_tokens, output_tokens, estimated)
+{numbers}
+SELECT 4294967296 + i, 1, 100 + i * 7 % {keys}, 'request-' || i, '/chat', 'openai/m', 'openai',
+  'model-' || (i * 11 % {models}), 1, 'settled', {day}, {first} + i * {days} * 86400.0 / {calls},
+  {first} + i * {days} * 86400.0 / {calls} + 1, 2000000, 1000, 1000,
+  i % 1000 * 1000, i % 1000, 0, i % 500, {false}
+FROM numbers
+"""
+ROLL_UP = """
+INSERT INTO usage SELECT day, key_id, provider, model, endpoint, count(*), 0, 0, 0,
+  sum(input_tokens), 0, sum(output_tokens), sum(cost_nano)
+FROM ledger GROUP BY day, key_id, provider, model, endpoint
+"""
+KEYS_OF = """
+INSERT INTO api_keys (id, name, tier, mask, origin, overrides, created_at)
+{numbers} SELECT 100 + i, 'key ' || i, 'free', 'key***' || i, 'operator', '{{}}', CURRENT_TIMESTAMP
+FROM numbers WHERE i < {keys}
+"""
+
+
+def reports(run: Run) -> list[Figure]:
+    """How long administrators wait for their reports."""
+    path = run.place.folder / "reports"
+    figures = _measured(run, "sqlite", f"sqlite:///{path}/weir.db", {})
+    with Postgres() as postgres:
+        url = postgres.create_database("reports")
+        engine_url = url.replace("postgresql://", "postgresql+psycopg://")
+        return figures + _measured(run, "postgresql", engine_url, {"DATABASE_URL": url})
+
+
+def _measured(run: Run, store: str, url: str, database: dict[str, str]) -> list[Figure]:
+    settings = {"ADMIN_PASSWORD": PASSWORD, "LEDGER_RETENTION": "0", **database}
+    with run.weir("reports", settings=settings):
+        pass  # it makes its tables
+    engine = create_engine(url)
+    _fill(engine, store)
+    engine.dispose()
+    with run.weir("reports", settings=settings) as weir:
+        return [
+            Figure(f"calls in the ledger, {store}", CALLS, number),
+            *(
+                Figure(f"{name}, {store}", _took(weir, path), milliseconds, most=MOST)
+                for name, path in REPORTS.items()
+            ),
+        ]
+
+
+def _fill(engine: Engine, store: str) -> None:
+    began = time.monotonic()
+    now = time.time()
+    values = {
+        "numbers": NUMBERS[store],
+        "day": DAY[store],
+        "first": now - DAYS * 86_400,
+        "false": "0" if store == "sqlite" else "false",
+        "keys": KEYS,
+        "models": MODELS,
+        "days": DAYS,
+        "calls": CALLS,
+    }
+    for statement in (KEYS_OF, FILL, ROLL_UP, "ANALYZE"):
+        with engine.begin() as connection:
+            connection.execute(text(statement.format(**values)))
+    tell(f"Filled {store} in {time.monotonic() - began:.0f} s")
+
+
+def _took(weir: Server, path: str) -> float:
+    """Milliseconds of the whole response, the median of some tries."""
+    base = f"http://127.0.0.1:{weir.port}"
+    log_in = {"username": "admin", "password": PASSWORD}
+    first = datetime.now(UTC).date() - timedelta(days=DAYS - 1)
+    with requests.Session() as session:
+        token = session.post(f"{base}/token", json=log_in, timeout=30).json()["access_token"]
+        session.headers["Authorization"] = f"Bearer {token}"
+        took = []
+        for _ in range(TRIES):
+            began = time.perf_counter()
+            answer = session.get(base + path.format(first=first), timeout=120)
+            took.append((time.perf_counter() - began) * 1000)
+            answer.raise_for_status()
+    return statistics.median(took)
