@@ -355,21 +355,38 @@ class Ledger:
         """Settle, then reserve, in this transaction: what refuses each reservation, or None."""
         today = _today()
         changes = _settle(connection, settling)
+        payers = {p.key_id: p for one in settling if (p := self._payers.get(one.id))}
+        payers |= {one.call.payer.key_id: one.call.payer for one in reserving}
+        limited = {key_id: payer for key_id, payer in payers.items() if payer.has_budget}
+        found: dict[Period, Spending] = {}
+        if limited:
+            found = self._lock(connection, changes, reserving, today, limited)
+            changes = defaultdict(Spending)
+        outcomes, held = self._reserve(connection, reserving, today, found)
+        for period, nano in held.items():
+            changes[period].reserved += nano
+        _add_spending(connection, changes)
+        return outcomes
+
+    def _lock(
+        self,
+        connection: Connection,
+        changes: dict[Period, Spending],
+        reserving: Sequence[_Reservation],
+        today: date,
+        limited: dict[int, Payer],
+    ) -> dict[Period, Spending]:
+        """Write the changes, lock all budgets of this batch, and say what those stand at now."""
         touched = {
             (one.call.payer.key_id, period, start): Spending()
             for one in reserving
             for period, start in starts(today).items()
         }
         _add_spending(connection, touched | changes)
-        payers = {p.key_id: p for one in settling if (p := self._payers.get(one.id))}
-        payers |= {one.call.payer.key_id: one.call.payer for one in reserving}
-        limited = {key_id: payer for key_id, payer in payers.items() if payer.has_budget}
-        if not limited and not reserving:
-            return []
         found = _spendings(connection, [p for p in touched | changes if p[0] in limited])
         for period, change in changes.items():
             self._note(connection, limited.get(period[0]), period, change, found)
-        return self._reserve(connection, reserving, today, found)
+        return found
 
     def _reserve(
         self,
@@ -377,10 +394,11 @@ class Ledger:
         reserving: Sequence[_Reservation],
         today: date,
         found: dict[Period, Spending],
-    ) -> list[WeirError | None]:
+    ) -> tuple[list[WeirError | None], Counter[Period]]:
+        """What refuses each reservation, or None; and what the others hold now (nano-USD)."""
         outcomes: list[WeirError | None] = []
         rows = []
-        held: defaultdict[Period, Spending] = defaultdict(Spending)
+        held: Counter[Period] = Counter()
         for one in reserving:
             payer, nano = one.call.payer, one.call.nano or 0
             refusal: WeirError | None = None
@@ -398,13 +416,12 @@ class Ledger:
             rows.append(_row(one, today))
             for period, start in starts(today).items():
                 key = (payer.key_id, period, start)
-                held[key].reserved += nano
+                held[key] += nano
                 if key in found:
                     found[key].reserved += nano
         if rows:
             connection.execute(_INSERT, rows)
-            _add_spending(connection, held)
-        return outcomes
+        return outcomes, held
 
     def _note(
         self,
@@ -474,7 +491,7 @@ def _today() -> date:
 # -- settling --
 
 
-def _settle(connection: Connection, settling: Sequence[_Settling]) -> dict[Period, Spending]:
+def _settle(connection: Connection, settling: Sequence[_Settling]) -> defaultdict[Period, Spending]:
     """Write what rows have become, and add it to the usage; what that changes of the budgets."""
     changes: defaultdict[Period, Spending] = defaultdict(Spending)
     if not settling:
