@@ -8,6 +8,7 @@ import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 import requests
@@ -119,7 +120,23 @@ def test_replicas_may_start_at_once_on_an_empty_database(
     for weir in weirs:
         assert weir.post("/chat", key="prod_key_456", json={"message": "hello"}).status_code == 200
         assert "Traceback" not in weir.raw_logs()
+        assert "cannot be reached" not in weir.raw_logs()
     assert weirs[0].run_flask("db", "upgrade").stdout == f"Already at {migrations.head()}.\n"
+
+
+def test_many_may_be_the_first_to_open_a_file(tmp_path: Path) -> None:
+    """Of two that turn an empty SQLite file to WAL together, SQLite refuses one at once."""
+    everyone = Barrier(4)
+
+    def upgrade(url: str) -> bool:
+        database = Database(url)
+        everyone.wait()
+        return migrations.upgrade(database)
+
+    with ThreadPoolExecutor(4) as pool:
+        for number in range(10):
+            urls = [f"sqlite:///{tmp_path}/{number}.db"] * 4
+            assert sum(pool.map(upgrade, urls)) == 1
 
 
 def test_the_migrations_make_the_tables_that_the_code_has(

@@ -73,8 +73,11 @@ class Lifecycle:
         try:
             self._prepare()
             self.prepared = True
-        except StoreUnavailable:
-            log.warning("The database cannot be reached yet; trying again every second")
+        except StoreUnavailable as error:
+            log.warning(
+                "The database cannot be reached yet; trying again every second: %s",
+                error.__cause__ or "it was away a moment ago",
+            )
 
     def _tick_forever(self) -> None:
         while True:

@@ -35,11 +35,10 @@ def upgrade(database: Database) -> bool:
     """
     if database.is_sqlite and database.url.database:
         Path(database.url.database).parent.mkdir(parents=True, exist_ok=True)
-    # Asked first without the lock: at every start but the first nothing more happens,
-    # and Alembic is not even imported.
-    if database.read(current) == head():
-        return False
     with _sqlite_lock(database):
+        # At every start but the first nothing more happens, and Alembic is not even imported.
+        if database.read(current) == head():
+            return False
         return database.write(_upgrade, timeout=None)
 
 
@@ -60,7 +59,11 @@ def _upgrade(connection: Connection) -> bool:
 
 @contextlib.contextmanager
 def _sqlite_lock(database: Database) -> Iterator[None]:
-    """A file lock beside the database file: waiting on SQLite's own would time out."""
+    """A file lock beside the database file: waiting on SQLite's own would time out.
+
+    It is held from the first connection on: of two that turn an empty file to WAL together, SQLite
+    refuses one at once.
+    """
     if not database.is_sqlite or not database.url.database:
         yield
         return
