@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import requests
 from tests.conftest import MakeWeir
 from tests.support.books import PRICES, Books
 from tests.support.servers import REPOSITORY, Postgres, Provider, Valkey, Weir, wait_until
+from webapp.metering.ledger import CALLS_OF_A_WORKER
 
 KEY = "test_key_0123456789"
 OPENAI = "/v1/chat/completions"
@@ -136,14 +138,47 @@ def test_a_worker_killed_in_the_middle_of_a_hundred_calls(weir: Weir, provider: 
     stats_agree(weir, rows)
 
 
+def test_a_worker_is_one_worker_however_many_calls_come_first(
+    weir: Weir, provider: Provider
+) -> None:
+    provider.fault(slow=0.5)
+    with load([weir], callers=30) as running:
+        running.wait_for(60)
+        assert len(Books(weir).rows("SELECT id FROM workers")) <= len(weir.pids())
+    assert not invalid(running.end())
+
+
+def freeze(process: int, weir: Weir) -> bool:
+    """Stop a process, unless it holds SQLite's lock or no call: there would be nothing to sweep."""
+    os.kill(process, signal.SIGSTOP)
+    calls = Books(weir).rows("SELECT id FROM ledger WHERE state = 'reserved'")
+    calling = {row["id"] // CALLS_OF_A_WORKER for row in calls}
+    if len(calling) == len(weir.pids()) and not is_locked(Path(weir.data_dir) / "weir.db"):
+        return True
+    os.kill(process, signal.SIGCONT)
+    return False
+
+
+def is_locked(sqlite_file: Path) -> bool:
+    if not sqlite_file.exists():
+        return False
+    connection = sqlite3.connect(sqlite_file, timeout=0.3, isolation_level=None)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError:
+        return True
+    finally:
+        connection.close()
+    return False
+
+
 def test_a_worker_that_only_slept_settles_its_calls_after_all(
     weir: Weir, provider: Provider
 ) -> None:
     provider.fault(slow=1.0)
     frozen = weir.pids()[0]
     with load([weir], callers=30) as running:
-        wait_until(lambda: len(provider.completions()) >= 20)
-        os.kill(frozen, signal.SIGSTOP)
+        wait_until(lambda: freeze(frozen, weir), 20, "a call at each worker")
         try:
             wait_until(
                 lambda: any(row["state"] == "lost" for row in Books(weir).rows()), 40, "a sweep"

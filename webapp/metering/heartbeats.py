@@ -7,6 +7,7 @@ while makes anybody look dead.
 
 from __future__ import annotations
 
+from gevent.lock import BoundedSemaphore
 from sqlalchemy import BigInteger, Column, Connection, Integer, Table, select
 
 from webapp.storage.database import Database, metadata
@@ -28,14 +29,16 @@ class Heartbeats:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._seen: dict[int, tuple[int, int]] = {}
+        self._registering = BoundedSemaphore()
         self.worker_id: int | None = None
 
     def register(self) -> int:
         """The id of this worker, which no other one ever has."""
-        if self.worker_id is None:
-            insert = workers.insert().values(beat=0).returning(workers.c.id)
-            self.worker_id = self._database.write(lambda c: c.execute(insert).scalar_one())
-        return self.worker_id
+        with self._registering:
+            if self.worker_id is None:
+                insert = workers.insert().values(beat=0).returning(workers.c.id)
+                self.worker_id = self._database.write(lambda c: c.execute(insert).scalar_one())
+            return self.worker_id
 
     def beat(self) -> list[int]:
         """Count up, and look at the others: the ids of those that are gone."""

@@ -25,6 +25,7 @@ Result = TypeVar("Result")
 CONNECT_TIMEOUT = 3
 ANSWER_TIMEOUT = 5.0
 RETRY_EVERY = 0.5
+FROZEN_AFTER = 10
 SQLITE_BUSY_TIMEOUT = 4
 FRESH_FOR = 30.0
 
@@ -140,7 +141,7 @@ class Database:
         return engine
 
     def _postgres_engine(self) -> Engine:
-        return create_engine(
+        engine = create_engine(
             self.url,
             hide_parameters=True,  # they would reach the log with an error
             pool_size=5,
@@ -155,6 +156,17 @@ class Database:
                 "tcp_user_timeout": int(ANSWER_TIMEOUT * 1000),
             },
         )
+
+        @event.listens_for(engine, "connect")
+        def prepare(connection, _record):  # type: ignore[no-untyped-def]
+            # What a frozen worker or a lost replica has locked, others wait for no longer than
+            # this. Older servers notice only those that froze between two statements.
+            recent = connection.info.server_version >= 170000
+            name = "transaction_timeout" if recent else "idle_in_transaction_session_timeout"
+            connection.execute(f"SET {name} = '{FROZEN_AFTER}s'")
+            connection.commit()
+
+        return engine
 
 
 def increment(connection: Connection, table: Table, counters: Sequence[str]) -> Any:

@@ -44,6 +44,9 @@ def upgrade(database: Database) -> bool:
 
 def _upgrade(connection: Connection) -> bool:
     if connection.dialect.name == "postgresql":
+        # As long as it takes, where the server knows this setting.
+        timeout = "FROM pg_settings WHERE name = 'transaction_timeout'"
+        connection.execute(text(f"SELECT set_config(name, '0', true) {timeout}"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:id)"), {"id": LOCK_ID})
     if current(connection) == head():
         return False
