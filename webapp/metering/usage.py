@@ -100,7 +100,9 @@ class UsageReports:
         query = query.group_by(*columns).order_by(*columns)
 
         def work(connection: Connection) -> list[dict[str, Any]]:
-            rows = [dict(row) for row in connection.execute(query).mappings()]
+            result = connection.execute(query)
+            titles = [str(title) for title in result.keys()]  # noqa: SIM118 it is no dict
+            rows = [dict(zip(titles, row, strict=True)) for row in result]
             names = _names(connection) if "key" in by else {}
             return [_shown(row, names) for row in rows]
 
@@ -113,8 +115,9 @@ def _names(connection: Connection) -> dict[int, tuple[str, str]]:
 
 
 def _shown(row: dict[str, Any], names: dict[int, tuple[str, str]]) -> dict[str, Any]:
-    shown = {name: int(value) if name in COUNTERS else value for name, value in row.items()}
-    if "key_id" in row and names:
-        shown["key"], shown["api_key"] = names.get(row["key_id"], (None, None))
-    shown["cost_usd"] = shown.pop("cost_nano") / money.NANO
-    return shown
+    for name in COUNTERS:
+        row[name] = int(row[name])  # PostgreSQL's sums are decimals
+    if names:
+        row["key"], row["api_key"] = names.get(row["key_id"], (None, None))
+    row["cost_usd"] = row.pop("cost_nano") / money.NANO
+    return row

@@ -7,6 +7,7 @@ from typing import Any
 
 from flask import Response, request
 
+from webapp import fastjson
 from webapp.api.admin.schemas import LedgerAnswer, LedgerQuery, UsageAnswer, UsageQuery
 from webapp.api.blueprint import Blueprint, validated
 from webapp.api.documents import ADMIN, errors_of, query_of
@@ -43,10 +44,9 @@ def usage() -> Any:
     if _wants_csv(asked):
         return _csv(rows, f"usage-{since}-{until}.csv")
     total = services().usage.report(Selection(since, until, *of), [])
-    for row in rows:
-        if "day" in row:
-            row["day"] = row["day"].isoformat()
-    return {"since": since.isoformat(), "until": until.isoformat(), "rows": rows, "total": total[0]}
+    report = {"since": since, "until": until, "rows": rows, "total": total[0]}
+    # Of tens of thousands of rows, Flask's own way would take most of the time.
+    return Response(fastjson.dumps(report), mimetype="application/json")
 
 
 @blueprint.get("/ledger")
