@@ -12,7 +12,7 @@ from flask import Flask, request
 from flask.json.provider import DefaultJSONProvider
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from webapp import api, cli
+from webapp import api, cli, dashboard
 from webapp.accounts import configured_keys
 from webapp.accounts.accounts import AccountStore
 from webapp.accounts.audit import AuditLog
@@ -33,7 +33,9 @@ from webapp.llm.routing import Router
 from webapp.metering.alerts import Alerts
 from webapp.metering.heartbeats import Heartbeats
 from webapp.metering.ledger import Ledger
+from webapp.metering.overview import Overview
 from webapp.metering.prices import PriceTable
+from webapp.metering.request_log import RequestLog
 from webapp.metering.stats import Stats
 from webapp.metering.traffic import Traffic
 from webapp.metering.usage import UsageReports
@@ -92,6 +94,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         app.wsgi_app = ProxyFix(app.wsgi_app, hops, hops, hops)  # type: ignore[method-assign]
 
     api.register(app, services)
+    dashboard.register(app, services)
     cli.register(app)
     return app
 
@@ -106,6 +109,7 @@ def assemble(app: Flask, settings: Settings) -> Services:
     key_changes = KeyChanges(database, settings.tiers)
     traffic = Traffic(database)
     usage = UsageReports(database)
+    request_log = RequestLog(database, settings.request_log_retention)
     replays = Replays(database)
     prices = PriceTable(settings.model_prices)
     alerts = Alerts(database, settings.alert_webhook_url, settings.alert_webhook_secret)
@@ -137,8 +141,11 @@ def assemble(app: Flask, settings: Settings) -> Services:
         ticks=[
             windows.tick,
             traffic.flush,
+            request_log.flush,
             ledger.tick,
             ledger.forget,
+            traffic.forget,
+            request_log.forget,
             alerts.tick,
             replays.tick,
             database.seen_lately,
@@ -164,6 +171,8 @@ def assemble(app: Flask, settings: Settings) -> Services:
         alerts=alerts,
         prices=prices,
         traffic=traffic,
+        request_log=request_log,
+        overview=Overview(database),
         stats=Stats(traffic, usage, keys),
         usage=usage,
         lifecycle=lifecycle,

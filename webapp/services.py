@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from webapp.llm.gateway import Gateway
     from webapp.metering.alerts import Alerts
     from webapp.metering.ledger import Ledger
+    from webapp.metering.overview import Overview
     from webapp.metering.prices import PriceTable
+    from webapp.metering.request_log import RequestLog
     from webapp.metering.stats import Stats
     from webapp.metering.traffic import Traffic
     from webapp.metering.usage import UsageReports
@@ -50,6 +52,8 @@ class Services:
     alerts: Alerts
     prices: PriceTable
     traffic: Traffic
+    request_log: RequestLog
+    overview: Overview
     stats: Stats
     usage: UsageReports
     lifecycle: Lifecycle

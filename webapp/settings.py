@@ -389,6 +389,10 @@ class Settings:
         "LEDGER_RETENTION", "400", "days for which the ledger keeps each call; its sums by day are "
         "kept for ever; 0 keeps all", _integer(0, 36_500),
     )  # fmt: skip
+    request_log_retention: int = _setting(
+        "REQUEST_LOG_RETENTION", "30", "days for which the dashboard lists each request; 0 lists "
+        "none", _integer(0, 36_500),
+    )  # fmt: skip
     alert_webhook_url: str = _setting(
         "ALERT_WEBHOOK_URL", "", "where to tell that a budget is 50, 80 or 100 % spent (Standard "
         "Webhooks)", _url("http", "https"), secret=True, shown="none",

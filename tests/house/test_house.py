@@ -16,6 +16,7 @@ from webapp import errors, settings
 from webapp.api import DOORS, OPENAI_DOORS, documents
 from webapp.api.blueprint import is_openai_door
 from webapp.cli import settings as settings_command
+from webapp.dashboard import PAGES, session
 from webapp.gate import PUBLIC, _admit, _look_in
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,6 +36,12 @@ ALL_DOORS = [*DOORS, *OPENAI_DOORS, documents.blueprint]
 def test_every_blueprint_is_guarded_or_named_public(door: Any) -> None:
     hooks = door.before_request_funcs.get(None, [])
     assert [_admit in hooks, _look_in in hooks, getattr(door, PUBLIC, False)].count(True) == 1
+
+
+@pytest.mark.parametrize("pages", PAGES, ids=lambda pages: pages.name)
+def test_every_page_is_for_those_who_are_signed_in(pages: Any) -> None:
+    hooks = pages.before_request_funcs.get(None, [])
+    assert (session._admit in hooks) == (pages is not session.blueprint)
 
 
 @pytest.mark.parametrize("door", ALL_DOORS, ids=lambda door: door.name)

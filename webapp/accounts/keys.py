@@ -121,6 +121,12 @@ class KeyStore:
         key = key_of(fields)
         return key, min(filter(None, (ends, key.expires_at)), default=None)
 
+    def get(self, key_id: int) -> ApiKey | None:
+        """The key of this id, if it works now."""
+        query = select(*_SHOWN).where(api_keys.c.id == key_id, *working())
+        row = self._database.read(lambda connection: connection.execute(query).first())
+        return key_of(row._mapping) if row else None
+
     def count(self) -> int:
         """How many keys work."""
         query = select(func.count()).where(*working(), api_keys.c.origin != "account")

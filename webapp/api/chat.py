@@ -40,8 +40,9 @@ def asked(body: dict[str, Any]) -> ModelRequest:
 @blueprint.response(200, ChatAnswer)
 def chat(body: dict[str, Any]) -> Any:
     """Answer a message, with what was said before it"""
-    return answers.native(asked(body), _body)
+    return answers.native(asked(body), describe)
 
 
-def _body(reply: Reply, noted: RequestRecord) -> dict[str, Any]:
+def describe(reply: Reply, noted: RequestRecord) -> dict[str, Any]:
+    """The body of an answer."""
     return {"response": reply.answer.content, **answers.tail(reply, noted)}

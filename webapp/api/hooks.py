@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 
 from flask import Flask, Response, current_app, g, request
@@ -10,7 +11,8 @@ from webapp import money
 from webapp.api.blueprint import is_openai_door
 from webapp.gate import limits
 from webapp.gate.identity import KEY_HEADERS
-from webapp.metering.traffic import Counts, Traffic
+from webapp.metering.request_log import LoggedRequest
+from webapp.metering.traffic import Counts
 from webapp.observability import record
 from webapp.observability.logs import log_request
 from webapp.observability.record import RequestRecord
@@ -28,7 +30,7 @@ API_POLICY = "default-src 'none'; frame-ancestors 'none'"
 
 def register(app: Flask, services: Services) -> None:
     app.before_request(_begin)
-    app.after_request(partial(_finish, services.traffic, services.settings.production))
+    app.after_request(partial(_finish, services))
 
 
 def _begin() -> None:
@@ -49,7 +51,7 @@ def _credentials() -> set[str]:
     return {word for value in sent for word in value.split()}
 
 
-def _finish(traffic: Traffic, production: bool, response: Response) -> Response:
+def _finish(services: Services, response: Response) -> Response:
     noted = record.current()
     headers = response.headers
     openai = request.blueprint and is_openai_door(current_app.blueprints[request.blueprint])
@@ -64,7 +66,7 @@ def _finish(traffic: Traffic, production: bool, response: Response) -> Response:
     )
     if "Content-Security-Policy" not in headers:
         headers.add("Content-Security-Policy", API_POLICY)
-    if production and request.is_secure:
+    if services.settings.production and request.is_secure:
         headers.add("Strict-Transport-Security", "max-age=31536000; includeSubDomains")
     principal = g.get("principal")
     if principal is not None:
@@ -74,13 +76,31 @@ def _finish(traffic: Traffic, production: bool, response: Response) -> Response:
     if ended:
         response.call_on_close(ended)
     # A stream is over when the server closes it, not when its headers are made.
-    response.call_on_close(partial(_closed, traffic, noted, response.status_code))
+    response.call_on_close(partial(_closed, services, noted, response.status_code))
     return response
 
 
-def _closed(traffic: Traffic, noted: RequestRecord, status: int) -> None:
+def _closed(services: Services, noted: RequestRecord, status: int) -> None:
     log_request(noted, status)
-    if noted.admitted and noted.key_id is not None:
+    if noted.key_id is None or noted.method != "POST":
+        return
+    services.request_log.add(
+        LoggedRequest(
+            at=time.time(),
+            request_id=noted.request_id,
+            key_id=noted.key_id,
+            endpoint=noted.endpoint,
+            status=status,
+            cache=noted.cache,
+            provider=noted.provider,
+            model=noted.model,
+            tokens=noted.tokens,
+            cost_nano=None if noted.cost_usd is None else round(noted.cost_usd * money.NANO),
+            milliseconds=noted.milliseconds,
+            error=noted.error,
+        )
+    )
+    if noted.admitted:
         counts = Counts(
             requests=1,
             hits=int(noted.cache in {"HIT", "STALE"}),
@@ -90,4 +110,4 @@ def _closed(traffic: Traffic, noted: RequestRecord, status: int) -> None:
             saved_tokens=noted.saved_tokens,
             saved_nano=round(noted.saved_usd * money.NANO),
         )
-        traffic.count(noted.key_id, counts, noted.milliseconds)
+        services.traffic.count(noted.key_id, counts, noted.milliseconds)

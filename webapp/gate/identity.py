@@ -120,6 +120,11 @@ class Identities:
             raise credential.rejected()
         return principal
 
+    def of_key_id(self, key_id: int) -> Principal | None:
+        """The principal of a key that works now, for who may act as it without its secret."""
+        key = self._keys.get(key_id)
+        return self._principal(key, key.expires_at) if key else None
+
     def _of_token(self, claims: Claims) -> Principal:
         name = f"account {claims.username}"
         _, known = self._remembered.get(name, (None, None))

@@ -109,6 +109,11 @@ class Router:
                 yield f"{prefix}{listed['id']}", owner, created if isinstance(created, int) else 0
 
     @property
+    def routes(self) -> list[Route]:
+        """The routes of MODEL_ROUTES, as written."""
+        return list(self._routes.values())
+
+    @property
     def routed(self) -> list[Target]:
         """All targets of MODEL_ROUTES, by their names."""
         targets = (target for route in self._routes.values() for target in route.targets)

@@ -47,6 +47,7 @@ from webapp.llm.ports import Call, CallState, Payer, Settlement
 from webapp.metering.alerts import Alerts
 from webapp.metering.budgets import Budget, Period, Spending, budgets, limits_of, starts
 from webapp.metering.heartbeats import Heartbeats, workers
+from webapp.metering.traffic import add_to_minutes, this_minute
 from webapp.metering.usage import usage
 from webapp.storage.database import Database, increment, metadata
 
@@ -237,6 +238,21 @@ class Ledger:
             query = query.where(ledger.c.reserved_at < before)
         rows = self._database.read(partial(_rows, query))
         return [_shown(row) for row in rows]
+
+    def mean_milliseconds(self) -> dict[tuple[str, str], float]:
+        """What the latest calls that came to a good end took, by (provider, model)."""
+        latest = (
+            select(ledger.c.provider, ledger.c.model, ledger.c.reserved_at, ledger.c.settled_at)
+            .where(ledger.c.state == CallState.SETTLED)
+            .order_by(ledger.c.reserved_at.desc())
+            .limit(PAGE)
+            .subquery()
+        )
+        took = func.avg(latest.c.settled_at - latest.c.reserved_at) * 1000
+        query = select(latest.c.provider, latest.c.model, took.label("took"))
+        query = query.group_by(latest.c.provider, latest.c.model)
+        rows = self._database.read(lambda connection: connection.execute(query).all())
+        return {(row.provider, row.model): float(row.took) for row in rows}
 
     def all_calls(self, since: date, until: date) -> Iterator[dict[str, Any]]:
         """Every call of these days (UTC, both included), the oldest first, page by page."""
@@ -583,6 +599,22 @@ def _add_usage(connection: Connection, used: dict[tuple[Any, ...], Counter[str]]
     counters = [column.name for column in usage.columns if not column.primary_key]
     if rows:
         connection.execute(increment(connection, usage, counters), rows)
+        _add_minutes(connection, used)
+
+
+def _add_minutes(connection: Connection, used: dict[tuple[Any, ...], Counter[str]]) -> None:
+    """Add what was bought to this minute, whenever it was reserved."""
+    minute = this_minute()
+    bought: defaultdict[int, Counter[str]] = defaultdict(Counter)
+    for (_, key_id, *_), counted in used.items():
+        tokens = counted["input_tokens"] + counted["output_tokens"]
+        bought[key_id].update(tokens=tokens, cost_nano=counted["cost_nano"])
+    nothing = dict.fromkeys(("requests", "hits", "misses", "errors", "saved_nano"), 0)
+    rows = [
+        {"minute": minute, "key_id": key_id, **nothing, **sums}
+        for key_id, sums in sorted(bought.items())
+    ]
+    add_to_minutes(connection, rows)
 
 
 # -- reserving --

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from dataclasses import astuple, dataclass, fields
 from datetime import UTC, date, datetime
@@ -35,6 +36,27 @@ latency = Table(
     Column("bucket", Integer, primary_key=True),
     Column("requests", BigInteger, nullable=False),
 )
+minutes = Table(
+    "minutes",
+    metadata,
+    Column("minute", BigInteger, primary_key=True),  # Unix seconds of its beginning
+    Column("key_id", Integer, primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("hits", BigInteger, nullable=False),
+    Column("misses", BigInteger, nullable=False),
+    Column("errors", BigInteger, nullable=False),
+    # What was bought, which the ledger adds.
+    Column("tokens", BigInteger, nullable=False),
+    Column("cost_nano", BigInteger, nullable=False),
+    Column("saved_nano", BigInteger, nullable=False),
+)
+minute_latency = Table(
+    "minute_latency",
+    metadata,
+    Column("minute", BigInteger, primary_key=True),
+    Column("bucket", Integer, primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+)
 service = Table(
     "service",
     metadata,
@@ -44,6 +66,9 @@ service = Table(
 
 # Each latency bucket is 5 % wider than the one before, so a percentile is off by at most that.
 BUCKET_GROWTH = math.log(1.05)
+# A day, and the day before to compare it with.
+MINUTES_KEPT = 49 * 3600
+FORGET_EVERY = 600.0  # seconds
 
 
 @dataclass(slots=True)
@@ -75,26 +100,56 @@ class Traffic:
         self._database = database
         self._counts: dict[tuple[date, int], Counts] = {}
         self._latency: Counter[tuple[date, int]] = Counter()
+        self._minutes: dict[tuple[int, int], Counts] = {}
+        self._minute_latency: Counter[tuple[int, int]] = Counter()
+        self._forget_at = 0.0
 
     def count(self, key_id: int, counts: Counts, milliseconds: float) -> None:
         """Add one request to what the next flush writes."""
         today = datetime.now(UTC).date()
         self._counts.setdefault((today, key_id), Counts()).add(counts)
-        self._latency[today, _bucket(milliseconds)] += 1
+        minute = this_minute()
+        self._minutes.setdefault((minute, key_id), Counts()).add(counts)
+        bucket = _bucket(milliseconds)
+        self._latency[today, bucket] += 1
+        self._minute_latency[minute, bucket] += 1
 
     def flush(self) -> None:
         """Write what has gathered. Raises StoreUnavailable, and then keeps it for the next time."""
         counts, self._counts = self._counts, {}
+        by_minute, self._minutes = self._minutes, {}
         timings, self._latency = self._latency, Counter()
+        minute_timings, self._minute_latency = self._minute_latency, Counter()
         if not counts:
             return
+
+        def work(connection: Connection) -> None:
+            _add(connection, counts, timings)
+            _add_minutes(connection, by_minute, minute_timings)
+
         try:
-            self._database.write(lambda connection: _add(connection, counts, timings))
+            self._database.write(work)
         except BaseException:
             for key, lost in counts.items():
                 self._counts.setdefault(key, Counts()).add(lost)
+            for minute, lost in by_minute.items():
+                self._minutes.setdefault(minute, Counts()).add(lost)
             self._latency.update(timings)
+            self._minute_latency.update(minute_timings)
             raise
+
+    def forget(self) -> None:
+        """Delete the minutes that nothing shows any more. Raises StoreUnavailable."""
+        if time.monotonic() < self._forget_at:
+            return
+        oldest = time.time() - MINUTES_KEPT
+
+        def work(connection: Connection) -> None:
+            for table in (minutes, minute_latency):
+                connection.execute(table.delete().where(table.c.minute < oldest))
+
+        self._database.write(work)
+        self._forget_at = time.monotonic() + FORGET_EVERY
 
     def counts(self, key_id: int) -> Counts:
         """All counts of one key. Raises StoreUnavailable."""
@@ -138,8 +193,18 @@ class Traffic:
             .order_by(latency.c.bucket)
         )
         rows = self._database.read(lambda connection: connection.execute(query).all())
-        total = sum(int(requests) for _, requests in rows)
-        return [_percentile(share * total, rows) for share in shares]
+        return percentiles(rows, *shares)
+
+
+def this_minute() -> int:
+    """The Unix seconds at which this minute began."""
+    return int(time.time()) // 60 * 60
+
+
+def percentiles(rows: Any, *shares: float) -> list[float | None]:
+    """The latencies (ms) that these shares of all kept below; `rows` are (bucket, requests)."""
+    total = sum(int(requests) for _, requests in rows)
+    return [_percentile(share * total, rows) for share in shares]
 
 
 def _sums() -> list[Any]:
@@ -180,3 +245,37 @@ def _add(
     ]
     connection.execute(increment(connection, traffic, names), rows)
     connection.execute(increment(connection, latency, ["requests"]), buckets)
+
+
+def _add_minutes(
+    connection: Connection,
+    counts: dict[tuple[int, int], Counts],
+    timings: Counter[tuple[int, int]],
+) -> None:
+    # The ledger writes to the same rows, also in this order.
+    rows = [
+        {
+            "minute": minute,
+            "key_id": key_id,
+            "requests": counted.requests,
+            "hits": counted.hits,
+            "misses": counted.misses,
+            "errors": counted.errors,
+            "tokens": 0,
+            "cost_nano": 0,
+            "saved_nano": counted.saved_nano,
+        }
+        for (minute, key_id), counted in sorted(counts.items(), key=lambda entry: entry[0])
+    ]
+    buckets = [
+        {"minute": minute, "bucket": bucket, "requests": requests}
+        for (minute, bucket), requests in sorted(timings.items())
+    ]
+    add_to_minutes(connection, rows)
+    connection.execute(increment(connection, minute_latency, ["requests"]), buckets)
+
+
+def add_to_minutes(connection: Connection, rows: list[dict[str, Any]]) -> None:
+    """Add to the counters of minutes: rows of the table, sorted by its key."""
+    counters = [column.name for column in minutes.columns if not column.primary_key]
+    connection.execute(increment(connection, minutes, counters), rows)

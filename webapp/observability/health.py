@@ -99,13 +99,17 @@ class Health:
     def _llm(self) -> tuple[str, str | None]:
         if self._offline:
             return DEGRADED, "no provider is configured"
-        errors = [self._provider_error(provider) for provider in self._providers.values()]
-        failed = [error for error in errors if error]
+        errors = self.provider_errors()
+        failed = [f"{name}: {error}" for name, error in errors.items() if error]
         if not failed:
             return HEALTHY, None
         return UNHEALTHY if len(failed) == len(errors) else DEGRADED, ", ".join(failed)
 
-    def _provider_error(self, provider: Asked) -> str | None:
+    def provider_errors(self) -> dict[str, str | None]:
+        """By provider, the error of its latest call, or None if that went well."""
+        return {name: self._error_of(provider) for name, provider in self._providers.items()}
+
+    def _error_of(self, provider: Asked) -> str | None:
         """What is wrong with a provider by its latest call, or by a free one if that is old."""
         with self._asking:
             latest = provider.latest
@@ -113,7 +117,7 @@ class Health:
                 with contextlib.suppress(WeirError):
                     provider.check(PROVIDER_PATIENCE)
                 latest = provider.latest
-        return f"{provider.name}: {latest.error}" if latest and latest.error else None
+        return latest.error if latest else None
 
     def _cache(self) -> tuple[str, str | None]:
         if self._shared_memory is None:

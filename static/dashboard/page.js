@@ -1,0 +1,40 @@
+// What all pages share: copy buttons, and figures that bring themselves up to date.
+"use strict";
+
+for (const button of document.querySelectorAll("[data-copy]")) {
+  button.hidden = false;
+  button.addEventListener("click", async () => {
+    const title = button.textContent;
+    const text = document.getElementById(button.dataset.copy).textContent.trim();
+    try {
+      await navigator.clipboard.writeText(text);
+      button.textContent = "Copied";
+    } catch {
+      // Without HTTPS there is no clipboard: select the text, so that a key press copies it.
+      getSelection().selectAllChildren(document.getElementById(button.dataset.copy));
+      button.textContent = "Selected: copy it";
+    }
+    setTimeout(() => { button.textContent = title; }, 2000);
+  });
+}
+
+const polled = document.querySelector("[data-poll]");
+
+async function refresh() {
+  if (document.hidden) return;
+  const response = await fetch(location.href, { headers: { Accept: "text/html" } });
+  if (!response.ok || response.redirected) return;
+  const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
+  for (const element of document.querySelectorAll("[data-live]")) {
+    const other = fresh.getElementById(element.id);
+    // Only what has changed is touched, and nothing in which somebody is reading with the keyboard.
+    if (other && other.innerHTML !== element.innerHTML && !element.contains(document.activeElement)) {
+      element.innerHTML = other.innerHTML;
+    }
+  }
+  document.dispatchEvent(new Event("weir:refreshed"));
+}
+
+if (polled) {
+  setInterval(() => refresh().catch(() => {}), Number(polled.dataset.poll));
+}

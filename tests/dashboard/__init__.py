@@ -1,0 +1,1 @@
+"""Tests of the dashboard, as a browser without JavaScript sees it."""

@@ -1,0 +1,255 @@
+"""What the pages show and do: figures, keys, requests, providers, audit; and to whom."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.conftest import MakeWeir
+from tests.support.administrator import SETTINGS, Administrator
+from tests.support.books import PRICES
+from tests.support.servers import Provider, Weir, wait_until
+from tests.support.visitor import Visitor, text_of
+
+MIA = {"username": "mia", "password": "mia's password"}
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def weir(
+    request: pytest.FixtureRequest, start_weir: MakeWeir, fresh_database: str, provider: Provider
+) -> Weir:
+    settings: dict[str, object] = {
+        **SETTINGS,
+        "PROVIDER_OTHER_TYPE": "openai",
+        "PROVIDER_OTHER_BASE_URL": provider.base_url,
+        "OPENAI_BASE_URL": provider.base_url,
+        "MODEL_PRICES": PRICES,
+        "MODEL_ROUTES": "default=openai/first>openai/second;other=other/unpriced",
+        "LLM_MAX_RETRIES": "0",
+        "TIERS": "free=5/minute;premium=1000/minute;enterprise=100000/minute",
+    }
+    if request.param == "postgresql":
+        settings["DATABASE_URL"] = fresh_database
+    return start_weir(**settings)
+
+
+@pytest.fixture
+def admin(weir: Weir) -> Visitor:
+    visitor = Visitor(weir)
+    visitor.sign_in()
+    return visitor
+
+
+@pytest.fixture
+def member(weir: Weir, admin: Visitor) -> Visitor:
+    admin.post("/dashboard/accounts", role="member", tier="free", **MIA)
+    visitor = Visitor(weir)
+    visitor.sign_in(**MIA)
+    return visitor
+
+
+def ask(weir: Weir, secret: str, message: str, **more: object) -> str:
+    """The id of a request."""
+    answer = weir.post("/chat", key=secret, json={"message": message, **more})
+    return answer.headers["X-Request-ID"]
+
+
+def tile(page: str, title: str) -> str:
+    found = re.search(rf"<dt>{title}</dt><dd>([^<]*)</dd>", page)
+    assert found, text_of(page)
+    return found.group(1)
+
+
+def test_from_the_first_visit_to_the_first_request(weir: Weir, admin: Visitor) -> None:
+    empty = admin.get("/dashboard/").text
+    assert "Three steps to the first request" in empty
+    assert 'href="/dashboard/keys/new"' in empty
+    assert "No request yet" in admin.get("/dashboard/requests").text
+    secret = admin.create_key("shop")
+    shown = admin.get("/dashboard/keys").text
+    assert "shop" in shown
+    assert secret not in shown
+    assert weir.post("/chat", key=secret, json={"message": "hello"}).status_code == 200
+    page = admin.get("/dashboard/").text
+    assert "Three steps" not in page
+    assert tile(page, "Requests") == "1"
+    assert ">shop</a>" in page
+
+
+@pytest.mark.parametrize("span", ["1h", "24h", "7d", "30d"])
+def test_figures_equal_those_of_the_api(
+    weir: Weir, admin: Visitor, provider: Provider, span: str
+) -> None:
+    secret = admin.create_key("shop")
+    for number in range(6):
+        ask(weir, secret, f"message {number % 4}")
+    provider.fault(status=500)
+    ask(weir, secret, "fails")
+    stats = weir.get("/stats", key=secret).json()
+    usage = Administrator(weir).get("/admin/usage").json()["total"]
+    page = admin.get(f"/dashboard/?range={span}").text
+    assert tile(page, "Requests") == str(stats["total_requests"]) == "7"
+    looked_up = stats["cache_hits"] + stats["cache_misses"]
+    assert tile(page, "Cache hit rate") == f"{stats['cache_hits'] / looked_up * 100:.1f} %"
+    assert float(tile(page, "Cost").strip("$")) == pytest.approx(stats["cost_usd"], rel=0.05)
+    assert stats["cost_usd"] == usage["cost_usd"]
+    assert float(tile(page, "Saved").strip("$")) == pytest.approx(stats["saved_usd"], rel=0.05)
+    tokens = usage["input_tokens"] + usage["output_tokens"]
+    assert tile(page, "Tokens bought") == str(stats["tokens"]) == str(tokens)
+    assert tile(page, "Error rate") == f"{100 / 7:.1f} %"
+    values = re.findall(r'<td class="n" data-value="(\d+)">', page.split('id="hit-rate"')[0])
+    hits, misses, errors = (sum(map(int, values[column::3])) for column in range(3))
+    assert (hits, misses, errors) == (stats["cache_hits"], stats["cache_misses"], stats["errors"])
+
+
+def test_the_life_of_a_key(weir: Weir, admin: Visitor) -> None:
+    wrong = admin.post("/dashboard/keys/new", name="shop", tier="premium", **{"limits.models": "?"})
+    assert wrong.status_code == 422
+    assert "models" in text_of(wrong.text)
+    assert 'name="name" required maxlength="100" value="shop"' in wrong.text
+    first = admin.create_key("shop", **{"limits.usd_per_month": "5"})
+    again = admin.post("/dashboard/keys/new", name="shop", tier="premium")
+    assert (again.status_code, "There is a key" in text_of(again.text)) == (409, True)
+    key = f"/dashboard/keys/{max(admin.ids_of_keys())}"
+    assert "USD a month" in text_of(admin.get(key).text)
+    changed = admin.post(
+        f"{key}/edit", name="store", tier="enterprise", **{"limits.requests_per_day": "7"}
+    )
+    facts = text_of(changed.text)
+    assert changed.url.endswith(key)
+    assert "store" in facts
+    assert "Requests a day 7" in facts
+    assert "USD a month" not in facts
+    rotated = admin.post(f"{key}/rotate", on=key, grace="3600")
+    [second] = re.findall(r'id="secret"><code>(weir_\S+)</code>', rotated.text)
+    for secret in (first, second):
+        assert weir.post("/chat", key=secret, json={"message": "x"}).status_code == 200
+    assert "It stops working everywhere" in admin.get(f"{key}/revoke").text
+    revoked = admin.post(f"{key}/revoke")
+    assert "revoked" in text_of(revoked.text)
+    wait_until(lambda: weir.post("/chat", key=second, json={"message": "x"}).status_code == 403, 6)
+    audit = text_of(admin.get("/dashboard/audit").text)
+    for action in ("key.create", "key.change", "key.rotate", "key.revoke"):
+        assert action in audit
+    assert first not in audit
+    assert second not in audit
+
+
+def test_bars_move_with_traffic(weir: Weir, admin: Visitor) -> None:
+    secret = admin.create_key("shop", "free", **{"limits.usd_per_day": "0.01"})
+    key = f"/dashboard/keys/{max(admin.ids_of_keys())}"
+    assert "0 of 5" in text_of(admin.get(key).text)
+    for number in range(5):
+        ask(weir, secret, f"message {number}", max_tokens=10)
+    wait_until(lambda: "5 of 5" in text_of(admin.get(key).text))
+    page = admin.get(key).text
+    assert 'class="full"' in page
+    assert re.search(r"USD a day \$0\.\d+ of \$0\.01", text_of(page))
+
+
+def test_requests_are_found_by_what_became_of_them(
+    weir: Weir, admin: Visitor, provider: Provider
+) -> None:
+    secret, other = admin.create_key("shop"), admin.create_key("store")
+    good = ask(weir, secret, "good")
+    hit = ask(weir, secret, "good")
+    theirs = ask(weir, other, "theirs")
+    bad = ask(weir, secret, "")
+    provider.fault(status=500)
+    failed = ask(weir, secret, "fails")
+    everything = {good, hit, theirs, bad, failed}
+
+    def found(query: str) -> set[str]:
+        page = admin.get(f"/dashboard/requests?{query}").text
+        return set(re.findall(r'href="/dashboard/requests/([\w-]+)"', page)) & everything
+
+    assert found("") == everything
+    assert found("outcome=failed") == {bad, failed}
+    assert found("outcome=ok") == {good, hit, theirs}
+    assert found("status=422") == {bad}
+    assert found("cache=HIT") == {hit}
+    assert found("model=first") >= {good}
+    assert found("endpoint=%2Fchat") == everything
+    assert found(f"key={max(admin.ids_of_keys())}") == {theirs}
+    assert found("since=2999-01-01T00:00") == set()
+    assert found("until=2000-01-01T00:00") == set()
+    assert found("status=abc&before=-1&key=x&since=never") == everything
+    page = text_of(admin.get(f"/dashboard/requests/{failed}").text)
+    assert "502 ProviderFailed" in page
+    assert page.index("1 openai first") < page.index("2 openai second")
+    assert "MISS" in text_of(admin.get(f"/dashboard/requests/{good}").text)
+    assert admin.get("/dashboard/requests/unknown").status_code == 404
+
+
+def test_pages_of_requests_follow_each_other(weir: Weir, admin: Visitor) -> None:
+    secret = admin.create_key("shop")
+    ids = [ask(weir, secret, "the same") for _ in range(60)]
+    first = admin.get("/dashboard/requests").text
+    [older] = re.findall(r'href="(\?before=\d+)"', first)
+    second = admin.get(f"/dashboard/requests{older}").text
+    pages = [re.findall(r'href="/dashboard/requests/([\w-]+)"', page) for page in (first, second)]
+    assert pages[0] + pages[1] == ids[::-1]
+
+
+def test_providers_show_breakers_and_models_without_a_price(
+    weir: Weir, admin: Visitor, provider: Provider
+) -> None:
+    secret = admin.create_key("shop")
+    ask(weir, secret, "good")
+    ask(weir, secret, "unpriced", model="other")
+    provider.fault(status=500, model="first")
+    for number in range(5):
+        ask(weir, secret, f"fails {number}")
+    page = text_of(admin.get("/dashboard/providers").text)
+    assert "openai openai" in page
+    assert "open" in page
+    assert "other unpriced no price 1" in page
+    assert "openai second known" in page
+    assert "default : openai/first open → openai/second" in page
+
+
+def test_a_member_sees_nothing_of_others(weir: Weir, admin: Visitor, member: Visitor) -> None:
+    secret = admin.create_key("secret project")
+    theirs = max(admin.ids_of_keys())
+    request = ask(weir, secret, "hello")
+    mine = admin.create_key("mine", owner="mia")
+    own = max(admin.ids_of_keys())
+    seen = ask(weir, mine, "mine")
+    assert member.ids_of_keys() == {own}
+    for page in ("", "keys", "requests", "playground", "me", f"keys/{own}", f"requests/{seen}"):
+        answer = member.get(f"/dashboard/{page}")
+        assert answer.status_code == 200, page
+        assert "secret project" not in answer.text
+        assert request not in answer.text
+    assert tile(member.get("/dashboard/").text, "Requests") == "1"
+    for page in (
+        "accounts", "accounts/1", "audit", "providers", f"keys/{theirs}", f"keys/{theirs}/revoke",
+        f"requests/{request}", "keys/999999999999999999999",
+    ):  # fmt: skip
+        assert member.get(f"/dashboard/{page}").status_code == 404, page
+    for page in ("keys/new", f"keys/{own}/edit"):
+        assert member.get(f"/dashboard/{page}").status_code == 403, page
+    assert request not in member.get(f"/dashboard/requests?key={theirs}").text
+    on = "/dashboard/me"
+    for form in (f"keys/{theirs}/rotate", f"keys/{theirs}/revoke", "accounts", "accounts/1"):
+        assert member.post(f"/dashboard/{form}", on=on).status_code == 404, form
+    for form in ("keys/new", f"keys/{own}/edit"):
+        assert member.post(f"/dashboard/{form}", on=on, name="x").status_code == 403, form
+    assert member.post(f"/dashboard/playground/{theirs}", on=on).status_code == 404
+    assert member.get(f"/dashboard/playground/{theirs}/bars").text.strip() == (
+        '<span class="quiet">none</span>'
+    )
+    assert "Rotate" in member.get(f"/dashboard/keys/{own}").text
+
+
+def test_without_a_database_pages_say_so(
+    start_weir: MakeWeir, fresh_database: str, postgres: object
+) -> None:
+    weir = start_weir(**SETTINGS, DATABASE_URL=fresh_database)
+    admin = Visitor(weir)
+    admin.sign_in()
+    postgres.stop()  # type: ignore[attr-defined]
+    page = admin.get("/dashboard/")
+    assert page.status_code == 503
+    assert "The database is away" in page.text

@@ -1,0 +1,193 @@
+"""Signing in and out: who gets in, how long, and what a stranger's form cannot do."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.conftest import MakeWeir
+from tests.support.administrator import PASSWORD, SETTINGS, Administrator
+from tests.support.servers import Weir
+from tests.support.visitor import Visitor, text_of, token_of
+
+PAGES = [
+    "/dashboard/", "/dashboard/keys", "/dashboard/keys/new", "/dashboard/keys/1",
+    "/dashboard/keys/1/edit", "/dashboard/keys/1/revoke", "/dashboard/requests",
+    "/dashboard/requests/x", "/dashboard/providers", "/dashboard/playground", "/dashboard/audit",
+    "/dashboard/accounts", "/dashboard/accounts/1", "/dashboard/me", "/dashboard/playground/1/bars",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def weir(start_shared_weir: MakeWeir) -> Weir:
+    return start_shared_weir(**SETTINGS)
+
+
+@pytest.fixture
+def visitor(weir: Weir) -> Visitor:
+    return Visitor(weir)
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_who_is_signed_out_is_led_to_the_form_and_back(visitor: Visitor, path: str) -> None:
+    answer = visitor.get(path, allow_redirects=False)
+    assert answer.status_code == 302
+    assert answer.headers["Location"] == f"/dashboard/sign-in?next={path}"
+
+
+def test_signing_in_leads_on_to_the_page_that_was_asked_for(visitor: Visitor) -> None:
+    form = visitor.get("/dashboard/requests?status=404")
+    assert form.url.endswith("/sign-in?next=/dashboard/requests%3Fstatus%3D404")
+    data = {"csrf_token": token_of(form.text), "username": "ADMIN", "password": PASSWORD}
+    page = visitor.session.post(form.url, data=data)
+    assert page.url.endswith("/dashboard/requests?status=404")
+    assert "Sign out" in page.text
+
+
+ELSEWHERE = [
+    "https://evil.example/", "//evil.example/", "/\\evil.example", "javascript:alert(1)",
+    "/docs", "/dashboard/../docs\n", "/dashboard/sign-in", "/dashboard\\@evil.example/",
+]  # fmt: skip
+
+
+def test_signing_in_leads_to_no_other_place(start_weir: MakeWeir) -> None:
+    weir = start_weir(**SETTINGS)
+    for target in ELSEWHERE:
+        visitor = Visitor(weir)
+        form = visitor.get("/dashboard/sign-in")
+        data = {"csrf_token": token_of(form.text), "username": "admin", "password": PASSWORD}
+        data["next"] = target
+        answer = visitor.session.post(form.url, data=data, allow_redirects=False)
+        assert answer.headers["Location"] == "/dashboard/", target
+
+
+def test_a_session_s_cookie_is_the_dashboard_s_alone(visitor: Visitor) -> None:
+    form = visitor.get("/dashboard/sign-in")
+    cookie = form.headers["Set-Cookie"]
+    assert cookie.startswith("weir_session=")
+    assert {"HttpOnly", "Path=/dashboard", "SameSite=Lax"} <= set(cookie.split("; "))
+    assert "Set-Cookie" not in visitor.get("/health").headers
+
+
+def test_wrong_passwords_are_refused_and_then_locked_out(start_weir: MakeWeir) -> None:
+    visitor = Visitor(start_weir(**SETTINGS))
+    for _ in range(10):
+        page = visitor.sign_in(password="wrong password")
+        assert page.status_code == 401
+        assert "The username or the password is wrong." in page.text
+    locked = visitor.sign_in()
+    assert locked.status_code == 429
+    assert "Too many attempts to sign in. Try again in" in locked.text
+    assert visitor.get("/dashboard/").url.endswith("/sign-in?next=/dashboard/")
+
+
+def test_forms_without_the_session_s_token_are_refused(weir: Weir) -> None:
+    visitor, stranger = Visitor(weir), Visitor(weir)
+    visitor.sign_in()
+    theirs = token_of(stranger.get("/dashboard/sign-in").text)
+    for data in ({}, {"csrf_token": "x"}, {"csrf_token": theirs}):
+        fields = data | {"name": "forged", "tier": "free"}
+        answer = visitor.session.post(f"{weir.url}/dashboard/keys/new", data=fields)
+        assert answer.status_code == 403
+        assert "This form is not of your session any more" in answer.text
+        answer = visitor.session.post(f"{weir.url}/dashboard/playground/1", json={"message": "x"})
+        assert answer.status_code == 403
+    assert "forged" not in visitor.get("/dashboard/keys").text
+
+
+def test_a_session_from_before_signing_in_is_worth_nothing_after_it(weir: Weir) -> None:
+    visitor = Visitor(weir)
+    visitor.get("/dashboard/sign-in")
+    before = visitor.session.cookies["weir_session"]
+    visitor.sign_in()
+    assert visitor.session.cookies["weir_session"] != before
+    thief = Visitor(weir)
+    thief.session.cookies.set("weir_session", before, path="/dashboard")
+    assert "/sign-in" in thief.get("/dashboard/").url
+
+
+def test_sessions_are_signed_with_a_key_of_their_own(weir: Weir) -> None:
+    token = Administrator(weir).token
+    thief = Visitor(weir)
+    thief.session.cookies.set("weir_session", token, path="/dashboard")
+    assert "/sign-in" in thief.get("/dashboard/").url
+    visitor = Visitor(weir)
+    visitor.sign_in()
+    stolen = visitor.session.cookies["weir_session"]
+    bearer = {"Authorization": f"Bearer {stolen}"}
+    assert weir.get("/admin/keys", headers=bearer).status_code == 401
+
+
+def test_signing_out_everywhere_ends_every_session_and_token(start_weir: MakeWeir) -> None:
+    weir = start_weir(**SETTINGS)
+    here, there = Visitor(weir), Visitor(weir)
+    here.sign_in()
+    there.sign_in()
+    token = Administrator(weir)
+    here.post("/dashboard/sign-out", on="/dashboard/me")
+    assert "/sign-in" in here.get("/dashboard/").url
+    assert there.get("/dashboard/").status_code == 200
+    here.sign_in()
+    here.post("/dashboard/sign-out", on="/dashboard/me", everywhere="1")
+    assert "/sign-in" in there.get("/dashboard/").url
+    answers = {token.get("/admin/keys").status_code}
+    assert answers <= {200, 401}  # within the four seconds for which an identity is remembered
+
+
+def test_another_password_ends_all_other_sessions(start_weir: MakeWeir) -> None:
+    weir = start_weir(**SETTINGS)
+    here, there = Visitor(weir), Visitor(weir)
+    here.sign_in()
+    there.sign_in()
+    change, page = "/dashboard/me/password", "/dashboard/me"
+    new = {"new": "another password", "again": "another password"}
+    wrong = here.post(change, on=page, current="not it at all", **new)
+    assert (wrong.status_code, "current password is wrong" in wrong.text) == (403, True)
+    differ = here.post(change, on=page, current=PASSWORD, new="another one", again="another two")
+    assert (differ.status_code, "differ" in differ.text) == (422, True)
+    short = here.post(change, on=page, current=PASSWORD, new="short", again="short")
+    assert (short.status_code, "Must have 8 to 256" in short.text) == (422, True)
+    changed = here.post(change, on=page, current=PASSWORD, **new)
+    assert "The password is changed" in changed.text
+    assert "/sign-in" in there.get("/dashboard/").url
+    assert Visitor(weir).sign_in(password="another password").status_code == 200
+
+
+def test_a_disabled_account_is_out_at_once(start_weir: MakeWeir) -> None:
+    weir = start_weir(**SETTINGS)
+    admin, member = Visitor(weir), Visitor(weir)
+    admin.sign_in()
+    admin.post(
+        "/dashboard/accounts", username="mia", password="mia's password", role="member", tier="free"
+    )
+    assert member.sign_in("mia", "mia's password").status_code == 200
+    [link] = re.findall(
+        r'href="(/dashboard/accounts/\d+)">mia<', admin.get("/dashboard/accounts").text
+    )
+    admin.post(link, role="member", tier="free", disabled="on")
+    assert "/sign-in" in member.get("/dashboard/").url
+    assert member.sign_in("mia", "mia's password").status_code == 401
+    last = admin.post("/dashboard/accounts/1", role="member", tier="enterprise")
+    assert (last.status_code, "last administrator" in text_of(last.text)) == (409, True)
+
+
+def test_pages_have_a_strict_policy_and_are_not_kept(weir: Weir) -> None:
+    visitor = Visitor(weir)
+    visitor.sign_in()
+    for path in ("/dashboard/", "/dashboard/keys", "/dashboard/nothing/here"):
+        headers = visitor.get(path).headers
+        assert "unsafe" not in headers["Content-Security-Policy"]
+        assert headers["Content-Security-Policy"].startswith("default-src 'none'")
+        assert headers["Cache-Control"] == "no-store"
+
+
+def test_colours_are_chosen_without_javascript(weir: Weir) -> None:
+    visitor = Visitor(weir)
+    assert 'data-theme="system"' in visitor.get("/dashboard/sign-in").text
+    for theme in ("light", "dark", "system"):
+        page = visitor.post("/dashboard/theme", on="/dashboard/sign-in", theme=theme)
+        assert page.url.endswith("/sign-in?next=/dashboard/")
+        assert f'data-theme="{theme}"' in page.text
+    page = visitor.post("/dashboard/theme", on="/dashboard/sign-in", theme='x"><script>')
+    assert 'data-theme="system"' in page.text

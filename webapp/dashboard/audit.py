@@ -1,0 +1,38 @@
+"""Audit: who changed what, when, from where."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import request
+
+from webapp.dashboard.pages import Blueprint, page
+from webapp.dashboard.session import admins
+from webapp.services import services
+
+blueprint = admins(Blueprint("audit", __name__))
+
+SHOWN = 50
+
+
+@blueprint.get("/audit")
+def audit() -> Any:
+    """The newest changes first"""
+    before, target = request.args.get("before", ""), request.args.get("target") or None
+    before_id = int(before) if before.isdecimal() and len(before) <= 18 else None
+    events = services().audit.latest(target=target, before_id=before_id, count=SHOWN + 1)
+    return page(
+        "audit.html",
+        events=[(event, _differences(event.before, event.after)) for event in events[:SHOWN]],
+        older=events[SHOWN - 1].id if len(events) > SHOWN else None,
+        target=target,
+    )
+
+
+def _differences(
+    before: dict[str, Any] | None, after: dict[str, Any] | None
+) -> list[tuple[str, Any, Any]]:
+    """(name, before, after) of what changed; of something new, of all that it has."""
+    old, new = before or {}, after or {}
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    return [(name, old.get(name), new.get(name)) for name in names]

@@ -1,0 +1,109 @@
+"""How figures, money and moments are written on the pages: Jinja filters."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+from flask import Flask
+from markupsafe import Markup
+
+from webapp import money
+
+NOTHING = "–"
+UNITS = ((86_400, "day"), (3_600, "hour"), (60, "minute"))
+
+
+def register(app: Flask) -> None:
+    """Make the filters known to the templates."""
+    filters = (number, compact, usd, nano, percent, duration, moment, ago, change)
+    app.jinja_env.filters.update({one.__name__: one for one in filters})
+    app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+
+
+def number(value: int | None) -> str:
+    """`12,345`."""
+    return NOTHING if value is None else f"{value:,}"
+
+
+def compact(value: int | None) -> str:
+    """Four digits at most: `9,876`, `12.3 k`, `4.56 M`."""
+    if value is None or abs(value) < 10_000:
+        return number(value)
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size * 0.99995:
+            return f"{value / size:.3g} {unit}"
+    return number(value)
+
+
+def usd(value: float | None) -> str:
+    """Cents, or as many digits as a smaller sum needs: `$12.34`, `$0.0042`."""
+    if value is None:
+        return NOTHING
+    if value == 0 or abs(value) >= 1:
+        return f"${value:,.2f}"
+    return f"${value:.2g}" if abs(value) >= 0.0001 else f"${value:.9f}".rstrip("0")
+
+
+def nano(value: int | None) -> str:
+    """As usd(), of nano-USD."""
+    return usd(money.to_usd(value))
+
+
+def percent(share: float | None) -> str:
+    """`12.3 %` of a share from 0 to 1."""
+    return NOTHING if share is None else f"{share * 100:.1f} %"
+
+
+def duration(milliseconds: float | None) -> str:
+    """`0.8 ms`, `120 ms`, `2.4 s`."""
+    if milliseconds is None:
+        return NOTHING
+    if milliseconds >= 1_000:
+        return f"{milliseconds / 1000:.1f} s"
+    return f"{milliseconds:.0f} ms" if milliseconds >= 10 else f"{milliseconds:.1f} ms"
+
+
+def moment(value: float | datetime | str | None) -> Markup | str:
+    """A moment (Unix seconds, datetime or ISO 8601) in UTC, as a <time>."""
+    at = _datetime(value)
+    if at is None:
+        return NOTHING
+    return _time(at, f"{at:%Y-%m-%d %H:%M:%S} UTC")
+
+
+def ago(value: float | datetime | str | None) -> Markup | str:
+    """How long ago a moment was, or how long it is until then, as a <time>."""
+    at = _datetime(value)
+    if at is None:
+        return NOTHING
+    seconds = time.time() - at.timestamp()
+    for size, unit in UNITS:
+        if abs(seconds) >= size:
+            count = int(abs(seconds) // size)
+            told = f"{count} {unit}{'s' if count > 1 else ''}"
+            return _time(at, f"{told} ago" if seconds > 0 else f"in {told}")
+    return _time(at, "just now" if seconds >= 0 else "in a moment")
+
+
+def change(now: float | None, before: float | None) -> str:
+    """By how much a figure has changed against the range before: `+12 %`."""
+    if now is None or not before:
+        return ""
+    share = (now - before) / before * 100
+    return "as before" if abs(share) < 0.5 else f"{share:+,.0f} %".replace("-", "−")
+
+
+def _datetime(value: float | datetime | str | None) -> datetime | None:
+    if value is None or isinstance(value, datetime):
+        return value
+    if isinstance(value, str):
+        return datetime.fromisoformat(value).astimezone(UTC)
+    return datetime.fromtimestamp(value, UTC)
+
+
+def _time(at: datetime, text: str) -> Markup:
+    iso = at.isoformat(timespec="seconds")
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(
+        iso, f"{at:%Y-%m-%d %H:%M:%S} UTC", text
+    )

@@ -1,0 +1,209 @@
+"""Keys: the list, one key's page, and its life from creation to revocation."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from flask import redirect, request, url_for
+
+from webapp.accounts.key_changes import DEFAULT_GRACE, NewKey
+from webapp.allowance import OVERRIDES
+from webapp.dashboard.mine import bars_of, visible_key, visible_keys
+from webapp.dashboard.pages import Blueprint, page
+from webapp.dashboard.session import actor, is_admin, members
+from webapp.errors import Conflict, NotAllowed, ValidationError, WeirError
+from webapp.metering.overview import RANGES
+from webapp.metering.request_log import Wanted
+from webapp.metering.usage import Selection
+from webapp.services import services
+
+blueprint = members(Blueprint("keys", __name__))
+
+USED_DAYS = 30
+RECENT = 20
+GRACES = {0: "none: the old secret stops now", 3_600: "1 hour", 86_400: "1 day", 604_800: "1 week"}
+# How the fields of the form are called, what they hold, and an example.
+LIMITS = {
+    "requests_per_minute": ("Requests a minute", "20"),
+    "requests_per_day": ("Requests a day", "1000"),
+    "tokens_per_minute": ("Tokens a minute", "100000"),
+    "parallel_requests": ("Parallel requests", "5"),
+    "usd_per_day": ("USD a day", "5"),
+    "usd_per_month": ("USD a month", "50"),
+    "models": ("Allowed models", "gpt-4o-mini|anthropic/*"),
+    "max_text": ("Longest text (characters)", "50000"),
+    "networks": ("Client networks", "10.0.0.0/8|192.0.2.7"),
+    "own_cache": ("Cache of its own", "true"),
+}
+assert LIMITS.keys() == OVERRIDES.keys()
+
+
+@blueprint.get("/keys")
+def all_keys() -> Any:
+    """Every key with its limits and its use"""
+    keys = visible_keys()
+    ids = [key["id"] for key in keys]
+    used = services().overview.by_key(RANGES["30d"], ids) if ids else {}
+    return page(
+        "keys.html",
+        keys=[key | {"bars": _bars(key), "sums": used.get(key["id"])} for key in keys],
+        last_used=services().request_log.last_used(ids),
+    )
+
+
+@blueprint.get("/keys/new")
+def new() -> Any:
+    """The form of a new key"""
+    _admins_only()
+    return _form(None)
+
+
+@blueprint.post("/keys/new")
+def create() -> Any:
+    """A new key; its secret is shown once"""
+    _admins_only()
+    form = request.form
+    try:
+        facts, secret = services().key_changes.create(
+            actor(),
+            NewKey(
+                name=form.get("name", "").strip(),
+                tier=form.get("tier", ""),
+                owner=form.get("owner") or None,
+                limits=_limits(None),
+                expires_at=_expiry(),
+            ),
+        )
+    except (ValidationError, Conflict) as error:
+        return _form(None, error)
+    return _secret(facts, secret)
+
+
+@blueprint.get("/keys/<int:key_id>")
+def one(key_id: int) -> Any:
+    """One key: its limits, its use, its latest requests"""
+    key = visible_key(key_id)
+    services().traffic.flush()
+    today = datetime.now(UTC).date()
+    month = Selection(today - timedelta(days=USED_DAYS - 1), today, key_id=key_id)
+    report = services().usage.report
+    return page(
+        "key.html",
+        key=key,
+        bars=_bars(key),
+        limits=LIMITS,
+        graces=GRACES,
+        default_grace=DEFAULT_GRACE,
+        figures=services().overview.figures(RANGES["30d"], [key_id]),
+        by_model=report(month, ["model"]),
+        by_endpoint=report(month, ["endpoint"]),
+        requests=services().request_log.page(Wanted(key_ids=[key_id]), count=RECENT).rows,
+    )
+
+
+@blueprint.get("/keys/<int:key_id>/edit")
+def edit(key_id: int) -> Any:
+    """The form of a key"""
+    _admins_only()
+    return _form(visible_key(key_id))
+
+
+@blueprint.post("/keys/<int:key_id>/edit")
+def change(key_id: int) -> Any:
+    """Another name, tier, owner or expiry, other limits"""
+    _admins_only()
+    key, form = visible_key(key_id), request.form
+    try:
+        changes: dict[str, Any] = {
+            "owner": form.get("owner") or None,
+            "limits": _limits(key),
+            "expires_at": _expiry(),
+        }
+        if key["origin"] != "settings":
+            changes |= {"name": form.get("name", "").strip(), "tier": form.get("tier", "")}
+        services().key_changes.change(actor(), key_id, changes)
+    except (ValidationError, Conflict) as error:
+        return _form(key, error)
+    return redirect(url_for("keys.one", key_id=key_id))
+
+
+@blueprint.post("/keys/<int:key_id>/rotate")
+def rotate(key_id: int) -> Any:
+    """A new secret, shown once; the old one works for a while too"""
+    visible_key(key_id)
+    grace = request.form.get("grace", "")
+    seconds = int(grace) if grace.isdecimal() and int(grace) in GRACES else DEFAULT_GRACE
+    return _secret(*services().key_changes.rotate(actor(), key_id, seconds))
+
+
+@blueprint.get("/keys/<int:key_id>/revoke")
+def ask_to_revoke(key_id: int) -> Any:
+    """Whether it is meant"""
+    return page("revoke.html", key=visible_key(key_id))
+
+
+@blueprint.post("/keys/<int:key_id>/revoke")
+def revoke(key_id: int) -> Any:
+    """It stops working everywhere within 5 seconds"""
+    visible_key(key_id)
+    services().key_changes.revoke(actor(), key_id)
+    return redirect(url_for("keys.one", key_id=key_id))
+
+
+def _bars(key: dict[str, Any]) -> list[dict[str, Any]]:
+    principal = services().identities.of_key_id(key["id"]) if key["state"] == "works" else None
+    return bars_of(principal) if principal else []
+
+
+def _admins_only() -> None:
+    if not is_admin():
+        raise NotAllowed("Only administrators make and change keys. Ask one of them.")
+
+
+def _form(key: dict[str, Any] | None, error: WeirError | None = None) -> Any:
+    response = page(
+        "key_form.html",
+        key=key,
+        entered=request.form if error else _entered(key),
+        error=error,
+        tiers=list(services().settings.tiers),
+        accounts=[account.username for account in services().accounts.all()],
+        limits=LIMITS,
+    )
+    response.status_code = error.status if error else 200
+    return response
+
+
+def _entered(key: dict[str, Any] | None) -> dict[str, str]:
+    """What the form of a key holds at first."""
+    if key is None:
+        return {}
+    entered = {name: str(key[name] or "") for name in ("name", "tier", "owner")}
+    entered["expires_at"] = (key["expires_at"] or "")[:16]
+    for name, value in key["limits"].items():
+        text = "|".join(value) if isinstance(value, list) else str(value)
+        entered[f"limits.{name}"] = text.lower() if isinstance(value, bool) else text
+    return entered
+
+
+def _limits(key: dict[str, Any] | None) -> dict[str, Any]:
+    """The limits of the form; of a key that has others, those that were emptied are None."""
+    sent = {name: request.form.get(f"limits.{name}", "").strip() for name in LIMITS}
+    before = key["limits"] if key else {}
+    return {name: text or None for name, text in sent.items() if text or name in before}
+
+
+def _expiry() -> datetime | None:
+    sent = request.form.get("expires_at", "")
+    if not sent:
+        return None
+    try:
+        return datetime.fromisoformat(sent).replace(tzinfo=UTC)
+    except ValueError:
+        said = {"expires_at": ["Must be a day and a time."]}
+        raise ValidationError("The request is not valid: expires_at.", details=said) from None
+
+
+def _secret(facts: dict[str, Any], secret: str | None) -> Any:
+    return page("secret.html", key=facts, secret=secret, base_url=request.host_url.rstrip("/"))

@@ -1,0 +1,55 @@
+"""My account: what it may do, another password, the end of all sessions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import redirect, request, url_for
+
+from webapp.dashboard.mine import bars_of
+from webapp.dashboard.pages import Blueprint, page
+from webapp.dashboard.session import actor, members, start_session, user
+from webapp.errors import RateLimitExceeded, ValidationError
+from webapp.gate.limits import count_log_in
+from webapp.services import services
+
+blueprint = members(Blueprint("me", __name__))
+
+
+@blueprint.get("/me")
+def me() -> Any:
+    """The account of who is signed in"""
+    return _show()
+
+
+@blueprint.post("/me/password")
+def change_password() -> Any:
+    """Another password; all other sessions and all tokens end"""
+    form, account = request.form, user()
+    try:
+        count_log_in(account.username, request.remote_addr)
+    except RateLimitExceeded as exceeded:
+        return _show(f"Too many attempts. Try again in {exceeded.retry_after} s.", 429)
+    if services().accounts.authenticate(account.username, form.get("current", "")) is None:
+        return _show("The current password is wrong.", 403)
+    if form.get("new") != form.get("again"):
+        return _show("The two new passwords differ.", 422)
+    try:
+        services().accounts.set_password(actor(), account.id, form.get("new", ""))
+    except ValidationError as error:
+        return _show((error.details or {}).get("password", [error.message])[0], 422)
+    start_session(services().accounts.get(account.id))
+    return redirect(url_for("me.me", changed=1))
+
+
+def _show(error: str | None = None, status: int = 200) -> Any:
+    principal = services().identities.of_key_id(user().key.id)
+    response = page(
+        "me.html",
+        account=user(),
+        bars=bars_of(principal) if principal else [],
+        error=error,
+        changed="changed" in request.args,
+    )
+    response.status_code = status
+    return response

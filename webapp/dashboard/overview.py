@@ -1,0 +1,56 @@
+"""The overview: is it healthy, what does it cost, who uses it, what failed?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import request
+
+from webapp.dashboard.mine import own_keys, visible_ids
+from webapp.dashboard.pages import Blueprint, page
+from webapp.dashboard.providers import states
+from webapp.dashboard.session import is_admin, members
+from webapp.metering.overview import RANGES
+from webapp.observability.health import overall
+from webapp.services import services
+
+blueprint = members(Blueprint("overview", __name__))
+
+DEFAULT = "24h"
+
+
+@blueprint.get("/")
+def overview() -> Any:
+    """Figures of a range, compared with the one before"""
+    asked = RANGES.get(request.args.get("range", DEFAULT)) or RANGES[DEFAULT]
+    key_ids = visible_ids()
+    services().traffic.flush()
+    figures = services().overview.figures(asked, key_ids)
+    latency, latency_before = figures.latency, figures.latency_before
+    if key_ids is not None:
+        length = asked.step * asked.steps
+        latency, latency_before = (
+            services().request_log.latencies(key_ids, first, first + length)
+            for first in (asked.first, asked.first - length)
+        )
+    checks = services().health.checks()
+    return page(
+        "overview.html",
+        ranges=RANGES.values(),
+        asked=asked,
+        figures=figures,
+        latency=latency,
+        latency_before=latency_before,
+        checks=checks,
+        status=overall(checks)[0],
+        providers=states() if is_admin() else [],
+        fresh=is_fresh(key_ids),
+        keys=own_keys(),
+    )
+
+
+def is_fresh(key_ids: set[int] | None) -> bool:
+    """Whether nobody has asked anything yet."""
+    if key_ids is None:
+        return not services().traffic.totals()[0].requests
+    return not any(services().traffic.counts(key_id).requests for key_id in key_ids)

@@ -1,0 +1,88 @@
+"""What all pages share: how they are rendered, their policy, how they show an error."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import flask
+from flask import Response, g, make_response, render_template, request
+from flask_wtf.csrf import generate_csrf
+from werkzeug.exceptions import HTTPException
+
+from webapp.errors import InternalError, WeirError
+from webapp.observability import record
+from webapp.services import services
+from webapp.version import VERSION
+
+log = logging.getLogger(__name__)
+
+POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data:",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'self'",
+        "frame-ancestors 'none'",
+    )
+)
+
+
+class Blueprint(flask.Blueprint):
+    """Pages whose errors are pages too."""
+
+    def __init__(self, name: str, import_name: str) -> None:
+        super().__init__(name, import_name)
+        self.register_error_handler(WeirError, error_page)
+        self.register_error_handler(HTTPException, _http)
+        self.register_error_handler(Exception, _unexpected)
+
+
+def page(template: str, **context: Any) -> Response:
+    """The response of a template of templates/dashboard."""
+    theme = request.cookies.get("weir_theme")
+    body = render_template(
+        f"dashboard/{template}",
+        user=g.get("user"),
+        theme=theme if theme in {"light", "dark"} else "system",
+        csrf_token=generate_csrf,
+        here=request.full_path.rstrip("?"),
+        version=VERSION,
+        offline=not services().settings.has_provider,
+        **context,
+    )
+    response = make_response(body)
+    response.headers["Content-Security-Policy"] = POLICY
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def error_page(error: WeirError) -> Response:
+    """What went wrong, and where to go on."""
+    noted = record.current()
+    noted.error, noted.failed = error.name, error.status >= 500
+    if request.accept_mimetypes.best_match(["text/html", "application/json"]) != "text/html":
+        response = flask.jsonify(error=error.name, message=error.message)
+    else:
+        response = page("error.html", error=error, request_id=noted.request_id)
+    response.status_code = error.status
+    if error.retry_after:
+        response.headers["Retry-After"] = str(error.retry_after)
+    return response
+
+
+def _http(error: HTTPException) -> Any:
+    status = error.code or 500
+    if status < 400:
+        return error
+    known = WeirError(error.description or "")
+    known.status = status
+    return error_page(known)
+
+
+def _unexpected(error: Exception) -> Response:
+    log.error("A page failed", exc_info=error, extra={"request_id": record.current().request_id})
+    return error_page(InternalError())

@@ -1,0 +1,74 @@
+"""The playground: a chat that acts as one of the person's own keys, without its secret."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import g, request
+
+from webapp.api import answers
+from webapp.api.blueprint import MEBIBYTE, limit_body, read_json, validated
+from webapp.api.chat import asked, describe
+from webapp.api.schemas import ChatBody
+from webapp.dashboard.mine import Facts, bars_of, own_ids, own_keys
+from webapp.dashboard.pages import Blueprint, page
+from webapp.dashboard.session import members, user
+from webapp.errors import AddressNotAllowed, NotFound, WeirError
+from webapp.gate.limits import consume
+from webapp.observability import record
+from webapp.services import services
+
+blueprint = members(Blueprint("playground", __name__))
+
+LISTED = 200
+ENDPOINT = "/dashboard/playground"
+
+
+@blueprint.get("/playground")
+def playground() -> Any:
+    """Try a prompt"""
+    return page(
+        "playground.html",
+        keys=_usable(),
+        models=_models(),
+        base_url=request.host_url.rstrip("/"),
+    )
+
+
+@blueprint.post("/playground/<int:key_id>")
+def chat(key_id: int) -> Any:
+    """POST /chat as this key, with its limits and its budget; answers as that does"""
+    limit_body(MEBIBYTE)
+    principal = services().identities.of_key_id(key_id) if key_id in own_ids() else None
+    if principal is None:
+        raise NotFound("This key is not one of yours, or does not work any more.")
+    if not principal.allowance.allows_address(request.remote_addr):
+        raise AddressNotAllowed
+    g.principal = principal
+    record.current().endpoint = ENDPOINT
+    body = validated(ChatBody(), read_json())
+    consume()
+    g.admitted = True
+    return answers.native(asked(body), describe)
+
+
+@blueprint.get("/playground/<int:key_id>/bars")
+def bars(key_id: int) -> Any:
+    """What is left to this key"""
+    principal = services().identities.of_key_id(key_id) if key_id in own_ids() else None
+    return page("bars.html", bars=bars_of(principal) if principal else [])
+
+
+def _usable() -> list[Facts]:
+    """The keys to act as; first the account's own."""
+    account = user()
+    own = {"id": account.key.id, "name": f"account {account.username}", "tier": account.key.tier}
+    return [own, *(key for key in own_keys() if key["state"] == "works")]
+
+
+def _models() -> list[str]:
+    try:
+        names = [name for name, _, _ in services().gateway.router.names()]
+    except WeirError:
+        return []
+    return names[:LISTED]

@@ -1,0 +1,61 @@
+"""Providers: routes and targets, health, breakers, what calls came to, price coverage."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from webapp.dashboard.pages import Blueprint, page
+from webapp.dashboard.session import admins
+from webapp.metering.usage import Selection
+from webapp.services import services
+
+blueprint = admins(Blueprint("providers", __name__))
+
+SHOWN_DAYS = 7
+ORDER = ["open", "half-open", "closed"]
+
+
+@blueprint.get("/providers")
+def providers() -> Any:
+    """Who answers, and how well"""
+    today = datetime.now(UTC).date()
+    week = Selection(today - timedelta(days=SHOWN_DAYS - 1), today)
+    took = services().ledger.mean_milliseconds()
+    used = [
+        row | {"priced": row["unpriced"] == 0, "milliseconds": took.get(_target(row))}
+        for row in services().usage.report(week, ["model"])
+    ]
+    return page(
+        "providers.html",
+        states=states(),
+        routes=services().gateway.router.routes,
+        breakers=services().breakers.states(),
+        used=sorted(used, key=lambda row: -row["calls"]),
+        days=SHOWN_DAYS,
+    )
+
+
+def _target(row: dict[str, Any]) -> tuple[str, str]:
+    return row["provider"], row["model"]
+
+
+def states() -> list[dict[str, Any]]:
+    """Each provider: name, kind, the error of its latest call, and its worst breaker."""
+    health = services().health.provider_errors()
+    breakers = services().breakers.states()
+    found = []
+    for provider in services().gateway.router.providers:
+        theirs = [
+            state["state"] for target, state in breakers.items()
+            if target.partition("/")[0] == provider.name
+        ]  # fmt: skip
+        found.append(
+            {
+                "name": provider.name,
+                "kind": provider.kind,
+                "error": health.get(provider.name),
+                "breaker": min(theirs, key=ORDER.index, default="closed"),
+            }
+        )
+    return found

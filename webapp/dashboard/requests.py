@@ -1,0 +1,103 @@
+"""Requests: the latest ones with filters, and one with every call that it led to."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlencode
+
+from flask import request
+
+from webapp.dashboard.mine import names_of_keys, visible_ids
+from webapp.dashboard.pages import Blueprint, page
+from webapp.dashboard.session import members
+from webapp.errors import NotFound
+from webapp.metering.request_log import Wanted
+from webapp.services import services
+
+blueprint = members(Blueprint("requests", __name__))
+
+CACHES = ("HIT", "MISS", "COALESCED", "STALE", "BYPASS")
+OUTCOMES = {"ok": False, "failed": True}
+
+
+@blueprint.get("/requests")
+def latest() -> Any:
+    """The latest requests, of a key, with a status, at an endpoint, of a model …"""
+    visible = visible_ids()
+    asked = {name: value for name, value in request.args.items() if value}
+    wanted = Wanted(
+        key_ids=_key_ids(asked.get("key", ""), visible),
+        endpoint=asked.get("endpoint"),
+        model=asked.get("model"),
+        cache=asked.get("cache") if asked.get("cache") in CACHES else None,
+        status=_integer(asked.get("status")),
+        failed=OUTCOMES.get(asked.get("outcome", "")),
+        since=_moment(asked.get("since")),
+        until=_moment(asked.get("until")),
+    )
+    services().request_log.flush()
+    found = services().request_log.page(wanted, before=_integer(asked.get("before")))
+    endpoints, models = services().request_log.names(visible)
+    older = None
+    if found.older is not None:
+        older = "?" + urlencode(asked | {"before": str(found.older)})
+    return page(
+        "requests.html",
+        asked=asked,
+        found=found,
+        older=older,
+        names=names_of_keys(),
+        endpoints=endpoints,
+        models=models,
+        caches=CACHES,
+        kept_days=services().settings.request_log_retention,
+    )
+
+
+@blueprint.get("/requests/<request_id>")
+def one(request_id: str) -> Any:
+    """One request: what became of it, every call to a provider, what each cost"""
+    visible = visible_ids()
+    services().request_log.flush()
+    rows = services().request_log.find(request_id, visible)
+    calls = [
+        call for call in services().ledger.calls(request_id=request_id)
+        if visible is None or call["key_id"] in visible
+    ]  # fmt: skip
+    if not rows and not calls:
+        raise NotFound("There is no such request in the log.")
+    return page(
+        "request.html",
+        request_id=request_id,
+        rows=rows,
+        calls=[call | {"milliseconds": _took(call)} for call in reversed(calls)],
+        names=names_of_keys(),
+    )
+
+
+def _took(call: dict[str, Any]) -> float | None:
+    """Milliseconds from a call's reservation to its settlement."""
+    if call["settled_at"] is None:
+        return None
+    began, ended = (datetime.fromisoformat(call[name]) for name in ("reserved_at", "settled_at"))
+    return (ended - began).total_seconds() * 1000
+
+
+def _key_ids(sent: str, visible: set[int] | None) -> set[int] | None:
+    chosen = _integer(sent)
+    if chosen is None:
+        return visible
+    return {chosen} if visible is None else {chosen} & visible
+
+
+def _integer(sent: str | None) -> int | None:
+    return int(sent) if sent and sent.isdecimal() and len(sent) <= 18 else None
+
+
+def _moment(sent: str | None) -> float | None:
+    """Unix seconds of a day and a time (UTC), as a form sends it."""
+    try:
+        return datetime.fromisoformat(sent).replace(tzinfo=UTC).timestamp() if sent else None
+    except (ValueError, OverflowError):
+        return None

@@ -1,0 +1,198 @@
+"""Signing in and out, and who is signed in.
+
+A session is a signed cookie that names an account and the generation of its tokens; whether it
+still holds is read from the database with each page, so signing out everywhere ends it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from datetime import timedelta
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from flask import Flask, Request, Response, g, redirect, request, session, url_for
+from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
+from flask_wtf.csrf import validate_csrf
+from werkzeug.wrappers import Response as AnyResponse
+from wtforms import ValidationError as BadToken
+
+from webapp.accounts.accounts import ADMIN, Account
+from webapp.accounts.audit import Actor
+from webapp.dashboard.pages import Blueprint, page
+from webapp.errors import NotAllowed, NotAuthenticated, NotFound, RateLimitExceeded
+from webapp.gate.limits import count_log_in
+from webapp.services import services
+
+COOKIE_PATH = "/dashboard"
+LASTS = timedelta(hours=12)
+THEMES = ("light", "dark", "system")
+SAFE = {"GET", "HEAD", "OPTIONS"}
+FORM_IS_OLD = "This form is not of your session any more. Go back, reload the page, try again."
+
+
+def secret_of(secret_key: str) -> bytes:
+    """What signs sessions: another key than that of the JWTs, so neither stands for the other."""
+    return hmac.digest(secret_key.encode(), b"weir session", hashlib.sha256)
+
+
+class DashboardSessions(SecureCookieSessionInterface):
+    """Sessions in signed cookies, at the dashboard only: API requests pay nothing for them."""
+
+    digest_method = staticmethod(hashlib.sha256)
+
+    def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
+        return super().open_session(app, request) if request.path.startswith(COOKIE_PATH) else None
+
+    def get_cookie_name(self, app: Flask) -> str:
+        return "weir_session"
+
+    def get_cookie_path(self, app: Flask) -> str:
+        return COOKIE_PATH
+
+    def get_cookie_samesite(self, app: Flask) -> str:
+        return "Lax"
+
+    def get_cookie_secure(self, app: Flask) -> bool:
+        return request.is_secure
+
+
+blueprint = Blueprint("session", __name__)
+
+
+def members(pages: Blueprint) -> Blueprint:
+    """Let only who is signed in into these pages, and only forms of their own session."""
+    pages.before_request(_admit)
+    return pages
+
+
+def admins(pages: Blueprint) -> Blueprint:
+    """As members(), for administrators only."""
+    members(pages)
+    pages.before_request(_admit_admin)
+    return pages
+
+
+def user() -> Account:
+    """Who is signed in."""
+    account: Account = g.user
+    return account
+
+
+def is_admin() -> bool:
+    return user().role == ADMIN
+
+
+def actor() -> Actor:
+    """Who changes something by this request, for the audit log."""
+    return Actor(user().username, request.remote_addr)
+
+
+def check_form() -> None:
+    """Refuse what does not come from a form of this session. Raises NotAllowed."""
+    if request.method in SAFE:
+        return
+    try:
+        validate_csrf(request.headers.get("X-CSRF-Token") or request.form.get("csrf_token"))
+    except BadToken:
+        raise NotAllowed(FORM_IS_OLD) from None
+
+
+def _admit() -> AnyResponse | None:
+    account = _signed_in()
+    if account is None:
+        if request.method not in SAFE:
+            raise NotAuthenticated("You are signed out. Sign in again.")
+        here = quote(request.full_path.rstrip("?"))
+        return redirect(url_for("session.sign_in") + f"?next={here}")
+    g.user = account
+    check_form()
+    return None
+
+
+def _admit_admin() -> None:
+    if not is_admin():
+        raise NotFound
+
+
+def _signed_in() -> Account | None:
+    username = session.get("username")
+    account = services().accounts.find(username) if isinstance(username, str) else None
+    if account is None or account.disabled_at is not None:
+        return None
+    return account if session.get("generation") == account.generation else None
+
+
+@blueprint.get("/sign-in")
+def sign_in() -> Any:
+    """The form; who is signed in already goes on."""
+    if _signed_in():
+        return redirect(_next())
+    return page("sign_in.html", next=request.args.get("next", ""))
+
+
+@blueprint.post("/sign-in")
+def enter() -> Any:
+    """A session for a username and a password."""
+    check_form()
+    username, password = request.form.get("username", ""), request.form.get("password", "")
+    try:
+        count_log_in(username, request.remote_addr)
+        account = services().accounts.authenticate(username, password)
+        error, status = "The username or the password is wrong.", 401
+    except RateLimitExceeded as exceeded:
+        account, status = None, 429
+        error = f"Too many attempts to sign in. Try again in {exceeded.retry_after} s."
+    if account is None:
+        form = page("sign_in.html", next=_next(), error=error, username=username)
+        form.status_code = status
+        return form
+    start_session(account)
+    return redirect(_next())
+
+
+def start_session(account: Account) -> None:
+    """Another session than any before: what was known of that one is worth nothing."""
+    session.clear()
+    session.permanent = True
+    session.update(username=account.username, generation=account.generation)
+
+
+@blueprint.post("/sign-out")
+def leave() -> AnyResponse:
+    """End this session; with `everywhere` also all other sessions and tokens of the account."""
+    check_form()
+    account = _signed_in()
+    if account and "everywhere" in request.form:
+        services().accounts.sign_out(Actor(account.username, request.remote_addr), account.id)
+    session.clear()
+    return redirect(url_for("session.sign_in"))
+
+
+@blueprint.post("/theme")
+def choose_theme() -> AnyResponse:
+    """Light, dark, or as the system has it; kept in a cookie for a year."""
+    check_form()
+    response = redirect(_next())
+    chosen = request.form.get("theme")
+    if chosen in THEMES:
+        response.set_cookie(
+            "weir_theme", chosen, max_age=31_536_000, path=COOKIE_PATH, secure=request.is_secure,
+            httponly=True, samesite="Lax",
+        )  # fmt: skip
+    return response
+
+
+@blueprint.route("/<path:anything>")
+def nowhere(anything: str) -> Response:
+    raise NotFound
+
+
+def _next() -> str:
+    """Where to go on: a page of the dashboard, never another site."""
+    wanted = request.values.get("next", "")
+    parts = urlsplit(wanted)
+    own = not parts.scheme and not parts.netloc and parts.path.startswith(f"{COOKIE_PATH}/")
+    safe = own and "\\" not in wanted and wanted.isprintable()
+    return wanted if safe and "/sign-in" not in parts.path else url_for("overview.overview")

@@ -1,0 +1,254 @@
+"""The request log: a row for each request with a key, written every second, kept for some days.
+
+It says nothing of what was asked or answered.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Float,
+    Integer,
+    String,
+    Table,
+    func,
+    insert,
+    not_,
+    select,
+)
+
+from webapp.storage.database import Database, metadata
+
+log = logging.getLogger(__name__)
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("at", Float, nullable=False),  # Unix seconds of its end
+    Column("request_id", String(128), nullable=False),
+    Column("key_id", Integer, nullable=False),
+    Column("endpoint", String(64), nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("cache", String(10)),
+    Column("provider", String(32)),
+    Column("model", String(200)),
+    Column("tokens", BigInteger),
+    Column("cost_nano", BigInteger),
+    Column("milliseconds", Float, nullable=False),
+    Column("error", String(40)),
+)
+
+# While the database is away; then the oldest are dropped.
+KEPT_MEANWHILE = 20_000
+# However rare what is looked for: a page looks through no more rows than this.
+LOOKED_THROUGH = 100_000
+FORGOTTEN_AT_ONCE = 2_000
+FORGET_EVERY = 600.0  # seconds
+NAMED_AT_ONCE = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedRequest:
+    """A request that is over. `at` is Unix seconds; `cost_nano` is None where unknown."""
+
+    at: float
+    request_id: str
+    key_id: int
+    endpoint: str
+    status: int
+    cache: str | None
+    provider: str | None
+    model: str | None
+    tokens: int | None
+    cost_nano: int | None
+    milliseconds: float
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which requests; None, or no key at all, is any. `failed` means with an error."""
+
+    key_ids: Collection[int] | None = None
+    endpoint: str | None = None
+    model: str | None = None
+    cache: str | None = None
+    status: int | None = None
+    failed: bool | None = None
+    since: float | None = None
+    until: float | None = None
+
+    @property
+    def needs_search(self) -> bool:
+        named = (self.endpoint, self.model, self.cache, self.status, self.failed)
+        return any(value is not None for value in named)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Rows, the newest first; `older` is where the next page begins, None at the end.
+
+    `looked_back_to` is the moment up to which was looked, where that was not all the way.
+    """
+
+    rows: list[Any]
+    older: int | None
+    looked_back_to: float | None = None
+
+
+class RequestLog:
+    """Gathers requests, writes them, and finds them again. Reading raises StoreUnavailable."""
+
+    def __init__(self, database: Database, keep_days: int) -> None:
+        self._database = database
+        self._keep_days = keep_days
+        self._waiting: deque[LoggedRequest] = deque(maxlen=KEPT_MEANWHILE)
+        self._forget_at = 0.0
+
+    def add(self, request: LoggedRequest) -> None:
+        """Take note of a request for the next flush."""
+        if self._keep_days:
+            self._waiting.append(request)
+
+    def flush(self) -> None:
+        """Write what has gathered. Raises StoreUnavailable, and then keeps it for the next time."""
+        writing = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        if not writing:
+            return
+        rows = [asdict(one) for one in writing]
+        try:
+            self._database.write(lambda connection: connection.execute(insert(requests), rows))
+        except BaseException:
+            self._waiting.extendleft(reversed(writing[-KEPT_MEANWHILE:]))
+            raise
+
+    def page(self, wanted: Wanted, *, before: int | None = None, count: int = 50) -> Page:
+        """The newest requests, or those before a row's id."""
+
+        def work(connection: Connection) -> Page:
+            top = before
+            if top is None:
+                top = (connection.execute(select(func.max(requests.c.id))).scalar() or 0) + 1
+            if wanted.until is not None:
+                top = min(top, _first_id(connection, wanted.until) or top)
+            # An index leads to the rows of a key; all else is looked for row by row.
+            bottom = max(0, top - LOOKED_THROUGH) if wanted.needs_search else 0
+            query = (
+                select(requests)
+                .where(requests.c.id < top, requests.c.id >= bottom, *_conditions(wanted))
+                .order_by(requests.c.id.desc())
+                .limit(count + 1)
+            )
+            rows = list(connection.execute(query).all())
+            if len(rows) > count:
+                return Page(rows[:count], rows[count - 1].id)
+            oldest = connection.execute(
+                select(requests.c.id, requests.c.at).where(requests.c.id >= bottom)
+                .order_by(requests.c.id).limit(1)
+            ).first()  # fmt: skip
+            first = connection.execute(select(func.min(requests.c.id))).scalar()
+            if oldest is None or first is None or first >= bottom:
+                return Page(rows, None)
+            if wanted.since is not None and oldest.at < wanted.since:
+                return Page(rows, None)
+            return Page(rows, bottom, looked_back_to=oldest.at)
+
+        return self._database.read(work)
+
+    def find(self, request_id: str, key_ids: Collection[int] | None) -> list[Any]:
+        """The requests of this id, the newest first: a client may use one twice."""
+        query = select(requests).where(requests.c.request_id == request_id)
+        if key_ids is not None:
+            query = query.where(requests.c.key_id.in_(key_ids))
+        newest = query.order_by(requests.c.id.desc()).limit(10)
+        return list(self._database.read(lambda connection: connection.execute(newest).all()))
+
+    def last_used(self, key_ids: Collection[int]) -> dict[int, float]:
+        """Unix seconds of the last request of each key that has one in the log."""
+
+        def work(connection: Connection) -> dict[int, float]:
+            found = {}
+            for key_id in key_ids:
+                newest = select(requests.c.at).where(requests.c.key_id == key_id)
+                at = connection.execute(newest.order_by(requests.c.id.desc()).limit(1)).scalar()
+                if at is not None:
+                    found[key_id] = at
+            return found
+
+        return self._database.read(work)
+
+    def names(self, key_ids: Collection[int] | None) -> tuple[list[str], list[str]]:
+        """The endpoints and models of the latest requests, to choose from."""
+
+        def work(connection: Connection) -> tuple[list[str], list[str]]:
+            latest = select(requests.c.endpoint, requests.c.model)
+            if key_ids is not None:
+                latest = latest.where(requests.c.key_id.in_(key_ids))
+            latest = latest.order_by(requests.c.id.desc()).limit(NAMED_AT_ONCE)
+            rows = connection.execute(select(latest.subquery()).distinct()).all()
+            endpoints = sorted({row.endpoint for row in rows})
+            return endpoints, sorted({row.model for row in rows if row.model})
+
+        return self._database.read(work)
+
+    def latencies(
+        self, key_ids: Collection[int], since: float, until: float
+    ) -> dict[str, float | None]:
+        """p50, p95 and p99 (ms) of these keys' latest requests of a time."""
+        query = (
+            select(requests.c.milliseconds)
+            .where(requests.c.key_id.in_(key_ids), requests.c.at.between(since, until))
+            .order_by(requests.c.id.desc())
+            .limit(NAMED_AT_ONCE)
+        )
+        found = sorted(self._database.read(lambda c: c.execute(query).scalars().all()))
+        return {
+            f"p{share}": found[min(len(found) - 1, len(found) * share // 100)] if found else None
+            for share in (50, 95, 99)
+        }
+
+    def forget(self) -> None:
+        """Delete a batch of the rows that have been kept long enough. Raises StoreUnavailable."""
+        if time.monotonic() < self._forget_at:
+            return
+        oldest = time.time() - self._keep_days * 86_400
+        old = select(requests.c.id).where(requests.c.at < oldest).limit(FORGOTTEN_AT_ONCE)
+        delete = requests.delete().where(requests.c.id.in_(old))
+        gone = self._database.write(lambda connection: connection.execute(delete).rowcount)
+        if gone < FORGOTTEN_AT_ONCE:
+            self._forget_at = time.monotonic() + FORGET_EVERY
+
+
+def _first_id(connection: Connection, moment: float) -> int | None:
+    """The id of the first row after a moment."""
+    later = select(requests.c.id).where(requests.c.at > moment).order_by(requests.c.at).limit(1)
+    return connection.execute(later).scalar()
+
+
+def _conditions(wanted: Wanted) -> list[Any]:
+    equal = {
+        name: value
+        for name in ("endpoint", "model", "cache", "status")
+        if (value := getattr(wanted, name)) is not None
+    }
+    conditions: list[Any] = [requests.c[name] == value for name, value in equal.items()]
+    if wanted.key_ids is not None:
+        conditions.append(requests.c.key_id.in_(wanted.key_ids))
+    if wanted.failed is not None:
+        failed = (requests.c.status >= 400) | requests.c.error.is_not(None)
+        conditions.append(failed if wanted.failed else not_(failed))
+    if wanted.since is not None:
+        conditions.append(requests.c.at >= wanted.since)
+    if wanted.until is not None:
+        conditions.append(requests.c.at <= wanted.until)
+    return conditions
