@@ -1,10 +1,11 @@
-"""Reports on a ledger of five million calls, on SQLite and on PostgreSQL.
+"""Reports and pages on a ledger of five million calls, on SQLite and on PostgreSQL.
 
 Only measured when named (`--only reports`), as filling the ledgers takes minutes.
 """
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,7 @@ from benchmarks.processes import Server
 from benchmarks.run import Run, tell
 from benchmarks.table import Figure, milliseconds, number
 from tests.support.servers import Postgres
+from webapp.metering.activity import KEPT
 
 CALLS, DAYS, KEYS, MODELS = 5_000_000, 400, 200, 30
 MOST = 300.0  # ms
@@ -31,6 +33,20 @@ REPORTS = {
     "all figures of /stats": "/stats",
     "the newest calls": "/admin/ledger",
     "the newest calls of one key": "/admin/ledger?key=101",
+}
+PAGE_WITHIN = 100.0  # ms
+PAGES = {
+    "overview of 1 hour": "/dashboard/?range=1h",
+    "overview of 24 hours": "/dashboard/?range=24h",
+    "overview of 30 days": "/dashboard/?range=30d",
+    "keys": "/dashboard/keys",
+    "one key": "/dashboard/keys/101",
+    "requests": "/dashboard/requests",
+    "failed requests": "/dashboard/requests?outcome=failed",
+    "requests of one key": "/dashboard/requests?key=101",
+    "one request": "/dashboard/requests/request-4999999",
+    "providers": "/dashboard/providers",
+    "audit": "/dashboard/audit",
 }
 NUMBERS = {
     "sqlite": "WITH RECURSIVE numbers(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM numbers "
@@ -54,6 +70,31 @@ SELECT 4294967296 + i, 1, 100 + i * 7 % {keys}, 'request-' || i, '/chat', 'opena
   i % 1000 * 1000, i % 1000, 0, i % 500, {false}
 FROM numbers
 """
+# What the dashboard shows: a request for each call, and what each key did in each span.
+REQUESTS = """
+INSERT INTO requests (id, at, request_id, key_id, endpoint, status, cache, provider, model, tokens,
+  cost_nano, milliseconds)
+{numbers}
+SELECT i + 1, {first} + i * {days} * 86400.0 / {calls}, 'request-' || i, 100 + i * 7 % {keys},
+  '/chat', CASE WHEN i % 100 = 0 THEN 502 ELSE 200 END, 'MISS', 'openai',
+  'model-' || (i * 11 % {models}), 1000, i % 1000 * 1000, i % 500
+FROM numbers
+"""
+TRAFFIC = """
+INSERT INTO traffic SELECT day, key_id, sum(calls), 0, sum(calls), 0, sum(input_tokens), 0, 0
+FROM usage GROUP BY day, key_id
+"""
+ACTIVITY = """
+INSERT INTO activity {numbers}
+SELECT {span}, ({now} / {span} - i / {keys}) * {span}, 100 + i % {keys}, 10, 5, 5, 0, 1000, 1000000,
+  1000
+FROM numbers WHERE i < {keys} * {spans}
+"""
+TIMINGS = """
+INSERT INTO activity_latency {numbers}
+SELECT {span}, ({now} / {span} - i / 40) * {span}, 50 + i % 40, 10
+FROM numbers WHERE i < 40 * {spans}
+"""
 ROLL_UP = """
 INSERT INTO usage SELECT day, key_id, provider, model, endpoint, count(*), 0, 0, 0,
   sum(input_tokens), 0, sum(output_tokens), sum(cost_nano)
@@ -67,7 +108,7 @@ FROM numbers WHERE i < {keys}
 
 
 def reports(run: Run) -> list[Figure]:
-    """How long administrators wait for their reports."""
+    """How long administrators wait for their reports and the dashboard's pages."""
     path = run.place.folder / "reports"
     figures = _measured(run, "sqlite", f"sqlite:///{path}/weir.db", {})
     with Postgres() as postgres:
@@ -77,18 +118,33 @@ def reports(run: Run) -> list[Figure]:
 
 
 def _measured(run: Run, store: str, url: str, database: dict[str, str]) -> list[Figure]:
-    settings = {"ADMIN_PASSWORD": PASSWORD, "LEDGER_RETENTION": "0", **database}
+    settings = {
+        "ADMIN_PASSWORD": PASSWORD,
+        "LEDGER_RETENTION": "0",
+        "REQUEST_LOG_RETENTION": "400",
+        **database,
+    }
     with run.weir("reports", settings=settings):
         pass  # it makes its tables
     engine = create_engine(url)
     _fill(engine, store)
     engine.dispose()
     with run.weir("reports", settings=settings) as weir, _administrator(weir) as session:
+        visitor = _visitor(weir)
         return [
             Figure(f"calls in the ledger, {store}", CALLS, number),
             *(
                 Figure(f"{name}, {store}", _took(session, weir, path), milliseconds, most=MOST)
                 for name, path in REPORTS.items()
+            ),
+            *(
+                Figure(
+                    f"page {name}, {store}",
+                    _took(visitor, weir, path),
+                    milliseconds,
+                    most=PAGE_WITHIN,
+                )
+                for name, path in PAGES.items()
             ),
         ]
 
@@ -105,10 +161,15 @@ def _fill(engine: Engine, store: str) -> None:
         "models": MODELS,
         "days": DAYS,
         "calls": CALLS,
+        "now": int(now),
     }
-    for statement in (KEYS_OF, FILL, ROLL_UP, "ANALYZE"):
+    filling = [part.format(**values) for part in (KEYS_OF, FILL, ROLL_UP, REQUESTS, TRAFFIC)]
+    for span, seconds in KEPT.items():
+        values |= {"span": span, "spans": seconds // span}
+        filling += [part.format(**values) for part in (ACTIVITY, TIMINGS)]
+    for statement in (*filling, "ANALYZE"):
         with engine.begin() as connection:
-            connection.execute(text(statement.format(**values)))
+            connection.execute(text(statement))
     tell(f"Filled {store} in {time.monotonic() - began:.0f} s")
 
 
@@ -118,6 +179,15 @@ def _administrator(weir: Server) -> requests.Session:
     answer = session.post(f"{_base(weir)}/token", json=log_in, timeout=30)
     answer.raise_for_status()
     session.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
+    return session
+
+
+def _visitor(weir: Server) -> requests.Session:
+    session = requests.Session()
+    form = session.get(f"{_base(weir)}/dashboard/sign-in", timeout=30)
+    [token] = re.findall(r'name="csrf_token" value="([^"]+)"', form.text)[:1]
+    sent = {"username": "admin", "password": PASSWORD, "csrf_token": token}
+    session.post(form.url, data=sent, timeout=30).raise_for_status()
     return session
 
 

@@ -1,4 +1,4 @@
-"""The request log, and counters by the minute."""
+"""The request log, and short-lived counters by the minute and the half hour."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -28,8 +28,9 @@ def upgrade() -> None:
         sa.Index("ix_requests_key_id_id", "key_id", "id"),
     )
     op.create_table(
-        "minutes",
-        sa.Column("minute", sa.BigInteger, primary_key=True),
+        "activity",
+        sa.Column("span", sa.Integer, primary_key=True),
+        sa.Column("start", sa.BigInteger, primary_key=True),
         sa.Column("key_id", sa.Integer, primary_key=True),
         sa.Column("requests", sa.BigInteger, nullable=False),
         sa.Column("hits", sa.BigInteger, nullable=False),
@@ -40,8 +41,9 @@ def upgrade() -> None:
         sa.Column("saved_nano", sa.BigInteger, nullable=False),
     )
     op.create_table(
-        "minute_latency",
-        sa.Column("minute", sa.BigInteger, primary_key=True),
+        "activity_latency",
+        sa.Column("span", sa.Integer, primary_key=True),
+        sa.Column("start", sa.BigInteger, primary_key=True),
         sa.Column("bucket", sa.Integer, primary_key=True),
         sa.Column("requests", sa.BigInteger, nullable=False),
     )

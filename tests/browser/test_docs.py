@@ -2,56 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
-
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from tests.conftest import MakeWeir
 from tests.support.servers import Weir
-
-QUIET = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def weir(start_shared_weir: MakeWeir) -> Weir:
     return start_shared_weir()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium")
-    if chromium is None and not os.environ.get("CI"):
-        pytest.skip("Chromium is not installed (Debian's package chromium)")
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=chromium, args=QUIET)
-        yield launched
-        launched.close()
-
-
-@pytest.fixture
-def page(browser: Browser, weir: Weir) -> Iterator[Page]:
-    """A page that ends its test if the console complains or another host is asked."""
-    complaints: list[str] = []
-    page = browser.new_page()
-    page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on(
-        "request",
-        lambda asked: complaints.append(asked.url) if not is_own(asked.url, weir) else None,
-    )
-    yield page
-    page.close()
-    assert complaints == []
-
-
-def is_own(url: str, weir: Weir) -> bool:
-    return url.startswith((weir.url, "data:", "blob:"))
 
 
 def test_swagger_ui_authorizes_and_runs_the_example(page: Page, weir: Weir) -> None:

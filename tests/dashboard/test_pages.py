@@ -71,6 +71,7 @@ def test_from_the_first_visit_to_the_first_request(weir: Weir, admin: Visitor) -
     assert "shop" in shown
     assert secret not in shown
     assert weir.post("/chat", key=secret, json={"message": "hello"}).status_code == 200
+    wait_until(lambda: "just now" in admin.get("/dashboard/keys").text)
     page = admin.get("/dashboard/").text
     assert "Three steps" not in page
     assert tile(page, "Requests") == "1"

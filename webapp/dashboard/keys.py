@@ -7,9 +7,10 @@ from typing import Any
 
 from flask import redirect, request, url_for
 
-from webapp.accounts.key_changes import DEFAULT_GRACE, NewKey
+from webapp.accounts.key_changes import DEFAULT_GRACE, STATES, NewKey
+from webapp.accounts.keys import LARGEST_ID
 from webapp.allowance import OVERRIDES
-from webapp.dashboard.mine import bars_of, visible_key, visible_keys
+from webapp.dashboard.mine import bars_of, bars_of_all, visible_key, visible_keys
 from webapp.dashboard.pages import Blueprint, page
 from webapp.dashboard.session import actor, is_admin, members
 from webapp.errors import Conflict, NotAllowed, ValidationError, WeirError
@@ -22,6 +23,7 @@ blueprint = members(Blueprint("keys", __name__))
 
 USED_DAYS = 30
 RECENT = 20
+LISTED = 50
 GRACES = {0: "none: the old secret stops now", 3_600: "1 hour", 86_400: "1 day", 604_800: "1 week"}
 # How the fields of the form are called, what they hold, and an example.
 LIMITS = {
@@ -41,13 +43,23 @@ assert LIMITS.keys() == OVERRIDES.keys()
 
 @blueprint.get("/keys")
 def all_keys() -> Any:
-    """Every key with its limits and its use"""
-    keys = visible_keys()
+    """Keys by id, with their limits and their use"""
+    state, after = request.args.get("state"), request.args.get("after", "")
+    keys = visible_keys(
+        state=state if state in STATES else None,
+        after_id=min(int(after), LARGEST_ID) if after.isdecimal() else 0,
+        count=LISTED + 1,
+    )
+    more, keys = len(keys) > LISTED, keys[:LISTED]
     ids = [key["id"] for key in keys]
-    used = services().overview.by_key(RANGES["30d"], ids) if ids else {}
     return page(
         "keys.html",
-        keys=[key | {"bars": _bars(key), "sums": used.get(key["id"])} for key in keys],
+        keys=keys,
+        after=ids[-1] if more else None,
+        states=STATES,
+        state=state,
+        bars=bars_of_all(services().identities.of_key_ids(ids)),
+        used=services().overview.by_key(RANGES["30d"], ids),
         last_used=services().request_log.last_used(ids),
     )
 
@@ -88,10 +100,11 @@ def one(key_id: int) -> Any:
     today = datetime.now(UTC).date()
     month = Selection(today - timedelta(days=USED_DAYS - 1), today, key_id=key_id)
     report = services().usage.report
+    principal = services().identities.of_key_id(key_id)
     return page(
         "key.html",
         key=key,
-        bars=_bars(key),
+        bars=bars_of(principal) if principal else [],
         limits=LIMITS,
         graces=GRACES,
         default_grace=DEFAULT_GRACE,
@@ -149,11 +162,6 @@ def revoke(key_id: int) -> Any:
     visible_key(key_id)
     services().key_changes.revoke(actor(), key_id)
     return redirect(url_for("keys.one", key_id=key_id))
-
-
-def _bars(key: dict[str, Any]) -> list[dict[str, Any]]:
-    principal = services().identities.of_key_id(key["id"]) if key["state"] == "works" else None
-    return bars_of(principal) if principal else []
 
 
 def _admins_only() -> None:

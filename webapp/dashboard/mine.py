@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from webapp import money
@@ -11,6 +12,7 @@ from webapp.gate.identity import Principal
 from webapp.gate.limits import details_of
 from webapp.gate.windows import limits_of
 from webapp.llm.ports import Payer
+from webapp.metering.budgets import Budget
 from webapp.services import services
 
 Facts = dict[str, Any]
@@ -30,9 +32,12 @@ def own_keys() -> list[Facts]:
     return services().key_changes.all(owner=user().username)
 
 
-def visible_keys() -> list[Facts]:
-    """The facts of the keys that this person may see."""
-    return services().key_changes.all() if is_admin() else own_keys()
+def visible_keys(
+    *, state: str | None = None, after_id: int = 0, count: int | None = None
+) -> list[Facts]:
+    """The facts of the keys that this person may see, by id: in a state, so many after an id."""
+    owner = None if is_admin() else user().username
+    return services().key_changes.all(owner=owner, state=state, after_id=after_id, count=count)
 
 
 def visible_key(key_id: int) -> Facts:
@@ -52,31 +57,34 @@ def names_of_keys() -> dict[int, str]:
 
 def bars_of(principal: Principal) -> list[Facts]:
     """Each limit and budget of a key: title, used, size, unit, when it resets (Unix seconds)."""
+    return bars_of_all([principal])[principal.key_id]
+
+
+def bars_of_all(principals: Sequence[Principal]) -> dict[int, list[Facts]]:
+    """As bars_of(), by key id."""
+    budgets = services().ledger.budgets_of_all([payer_of(one) for one in principals])
+    return {
+        one.key_id: [*_limits(one), *map(_budget, budgets.get(one.key_id, []))]
+        for one in principals
+    }
+
+
+def _limits(principal: Principal) -> list[Facts]:
     verdict = services().windows.look(principal.bucket, limits_of(principal.allowance))
-    bars = [
-        {
-            "title": window["limit"],
-            "used": window["used"],
-            "size": window["size"],
-            "money": False,
-            "reset": window["reset"],
-        }
-        for window in map(details_of, verdict.windows)
-    ]
-    for budget in services().ledger.budgets_of(payer_of(principal)):
-        bars.append(
-            {
-                "title": f"USD a {budget.period}",
-                "used": money.to_usd(budget.spent + budget.reserved),
-                "size": money.to_usd(budget.limit),
-                "money": True,
-                "reset": budget.reset,
-            }
-        )
-    for bar in bars:
-        bar["share"] = min(1.0, bar["used"] / bar["size"]) if bar["size"] else 1.0
-        bar["state"] = "full" if bar["share"] >= 1 else "high" if bar["share"] >= 0.8 else "low"
-    return bars
+    told = map(details_of, verdict.windows)
+    return [_bar(one["limit"], one["used"], one["size"], one["reset"]) for one in told]
+
+
+def _budget(budget: Budget) -> Facts:
+    used, size = (budget.spent + budget.reserved) / money.NANO, budget.limit / money.NANO
+    return _bar(f"USD a {budget.period}", used, size, budget.reset) | {"money": True}
+
+
+def _bar(title: str, used: float, size: float, reset: int) -> Facts:
+    share = min(1.0, used / size) if size else 1.0
+    state = "full" if share >= 1 else "high" if share >= 0.8 else "low"
+    figures = {"title": title, "used": used, "size": size, "reset": reset}
+    return figures | {"share": share, "state": state, "money": False}
 
 
 def payer_of(principal: Principal) -> Payer:

@@ -28,10 +28,9 @@ def overview() -> Any:
     figures = services().overview.figures(asked, key_ids)
     latency, latency_before = figures.latency, figures.latency_before
     if key_ids is not None:
-        length = asked.step * asked.steps
         latency, latency_before = (
-            services().request_log.latencies(key_ids, first, first + length)
-            for first in (asked.first, asked.first - length)
+            services().request_log.latencies(key_ids, first, first + asked.length)
+            for first in (asked.first, asked.first - asked.length)
         )
     checks = services().health.checks()
     return page(
@@ -44,13 +43,6 @@ def overview() -> Any:
         checks=checks,
         status=overall(checks)[0],
         providers=states() if is_admin() else [],
-        fresh=is_fresh(key_ids),
+        fresh=services().traffic.is_empty(key_ids),
         keys=own_keys(),
     )
-
-
-def is_fresh(key_ids: set[int] | None) -> bool:
-    """Whether nobody has asked anything yet."""
-    if key_ids is None:
-        return not services().traffic.totals()[0].requests
-    return not any(services().traffic.counts(key_id).requests for key_id in key_ids)

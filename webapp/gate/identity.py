@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from ipaddress import ip_address
@@ -122,8 +122,12 @@ class Identities:
 
     def of_key_id(self, key_id: int) -> Principal | None:
         """The principal of a key that works now, for who may act as it without its secret."""
-        key = self._keys.get(key_id)
-        return self._principal(key, key.expires_at) if key else None
+        return next(iter(self.of_key_ids([key_id])), None)
+
+    def of_key_ids(self, key_ids: Collection[int]) -> list[Principal]:
+        """The principals of those of the keys that work now."""
+        found = (self._principal(key, key.expires_at) for key in self._keys.get_all(key_ids))
+        return [principal for principal in found if principal]
 
     def _of_token(self, claims: Claims) -> Principal:
         name = f"account {claims.username}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from functools import partial
@@ -44,10 +44,10 @@ from webapp import money
 from webapp.errors import BudgetExceeded, ModelNotPriced, StoreUnavailable, WeirError
 from webapp.llm.messages import Usage
 from webapp.llm.ports import Call, CallState, Payer, Settlement
+from webapp.metering import activity
 from webapp.metering.alerts import Alerts
 from webapp.metering.budgets import Budget, Period, Spending, budgets, limits_of, starts
 from webapp.metering.heartbeats import Heartbeats, workers
-from webapp.metering.traffic import add_to_minutes, this_minute
 from webapp.metering.usage import usage
 from webapp.storage.database import Database, increment, metadata
 
@@ -213,6 +213,21 @@ class Ledger:
         wanted = [(payer.key_id, period, start) for period, start in starts(today).items()]
         found = self._database.read(lambda connection: _spendings(connection, wanted))
         return _budgets(payer, today, found)
+
+    def budgets_of_all(self, payers: Collection[Payer]) -> dict[int, list[Budget]]:
+        """As budgets_of() by key id, with one question."""
+        today = _today()
+        limited = [payer for payer in payers if payer.has_budget]
+        query = select(budgets).where(
+            budgets.c.key_id.in_([payer.key_id for payer in limited]),
+            tuple_(budgets.c.period, budgets.c.start).in_(list(starts(today).items())),
+        )
+        rows = self._database.read(lambda connection: connection.execute(query).all())
+        found = {
+            (row.key_id, row.period, row.start): Spending(row.spent_nano, row.reserved_nano)
+            for row in rows
+        }
+        return {payer.key_id: _budgets(payer, today, found) for payer in limited}
 
     def spent_of(self, key_id: int) -> dict[str, float]:
         """USD that a key has spent, by period. Raises StoreUnavailable."""
@@ -599,22 +614,17 @@ def _add_usage(connection: Connection, used: dict[tuple[Any, ...], Counter[str]]
     counters = [column.name for column in usage.columns if not column.primary_key]
     if rows:
         connection.execute(increment(connection, usage, counters), rows)
-        _add_minutes(connection, used)
+        _add_activity(connection, used)
 
 
-def _add_minutes(connection: Connection, used: dict[tuple[Any, ...], Counter[str]]) -> None:
+def _add_activity(connection: Connection, used: dict[tuple[Any, ...], Counter[str]]) -> None:
     """Add what was bought to this minute, whenever it was reserved."""
-    minute = this_minute()
+    minute = activity.this_minute()
     bought: defaultdict[int, Counter[str]] = defaultdict(Counter)
     for (_, key_id, *_), counted in used.items():
         tokens = counted["input_tokens"] + counted["output_tokens"]
         bought[key_id].update(tokens=tokens, cost_nano=counted["cost_nano"])
-    nothing = dict.fromkeys(("requests", "hits", "misses", "errors", "saved_nano"), 0)
-    rows = [
-        {"minute": minute, "key_id": key_id, **nothing, **sums}
-        for key_id, sums in sorted(bought.items())
-    ]
-    add_to_minutes(connection, rows)
+    activity.add(connection, ((minute, key_id, sums) for key_id, sums in bought.items()))
 
 
 # -- reserving --

@@ -1,7 +1,7 @@
 """What happened in a range of time, compared with the range before: the figures of the dashboard.
 
-An hour and a day are made of minutes, which end now; weeks and months of whole days (UTC), today
-included, so that they equal the reports of the usage.
+An hour is made of minutes and a day of half hours, the running one included; weeks and months of
+whole days (UTC), today included, so that they equal the reports of the usage.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, fields
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Table, func, literal, select
 
 from webapp.accounts.keys import api_keys
-from webapp.metering.traffic import latency, minute_latency, minutes, percentiles, traffic
+from webapp.metering.activity import COUNTED, HALF_HOUR, MINUTE, activity, activity_latency
+from webapp.metering.traffic import latency, percentiles, traffic
 from webapp.metering.usage import usage
 from webapp.storage.database import Database
 
@@ -37,6 +38,11 @@ class Range:
         return self.step == DAY
 
     @property
+    def length(self) -> int:
+        """Seconds."""
+        return self.step * self.steps
+
+    @property
     def first(self) -> int:
         """Unix seconds at which its first step begins; its last one is the running one."""
         return (int(time.time()) // self.step - self.steps + 1) * self.step
@@ -45,8 +51,8 @@ class Range:
 RANGES = {
     one.name: one
     for one in (
-        Range("1h", "1 hour", 60, 60),
-        Range("24h", "24 hours", 1_800, 48),
+        Range("1h", "1 hour", MINUTE, 60),
+        Range("24h", "24 hours", HALF_HOUR, 48),
         Range("7d", "7 days", DAY, 7),
         Range("30d", "30 days", DAY, 30),
     )
@@ -80,7 +86,6 @@ class Sums:
 
 
 COUNTERS = [field.name for field in fields(Sums)]
-COUNTED = ("requests", "hits", "misses", "errors", "saved_nano")
 Latencies = dict[str, float | None]
 
 
@@ -108,81 +113,91 @@ class Overview:
         """Of all keys, or of these only."""
 
         def work(connection: Connection) -> Figures:
-            first = asked.first
-            length = asked.step * asked.steps
-            steps, by_key = _sums(connection, asked, first, first + length, key_ids)
-            before, _ = _sums(connection, asked, first - length, first, key_ids)
-            latencies = [None, None] if key_ids is not None else [
-                _latencies(connection, asked, since, since + length)
-                for since in (first, first - length)
-            ]  # fmt: skip
+            now = _Span(asked, asked.first, key_ids)
+            before = _Span(asked, asked.first - asked.length, key_ids)
+            steps = now.sums(connection, "step")
+            told = key_ids is None
             return Figures(
                 _total(steps.values()),
-                _total(before.values()),
-                [
-                    (at, steps.get(at, Sums()))
-                    for at in range(first, first + length, asked.step)
-                ],
-                latencies[0],
-                latencies[1],
-                _named(connection, by_key),
-            )  # fmt: skip
+                _total(before.sums(connection, "all").values()),
+                [(at, steps.get(at, Sums())) for at in now.steps],
+                now.latencies(connection) if told else None,
+                before.latencies(connection) if told else None,
+                _named(connection, now.sums(connection, "key_id")),
+            )
 
         return self._database.read(work)
 
     def by_key(self, asked: Range, key_ids: Collection[int]) -> dict[int, Sums]:
         """The sums of each of these keys."""
-        first = asked.first
-        until = first + asked.step * asked.steps
-        return self._database.read(lambda c: _sums(c, asked, first, until, key_ids)[1])
+        span = _Span(asked, asked.first, key_ids)
+        return self._database.read(lambda connection: span.sums(connection, "key_id"))
 
 
-def _sums(
-    connection: Connection, asked: Range, since: int, until: int, key_ids: Collection[int] | None
-) -> tuple[dict[int, Sums], dict[int, Sums]]:
-    """By step and by key."""
-    by_step: dict[int, Sums] = {}
-    by_key: dict[int, Sums] = {}
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """As much time as a range has, from a moment on; of these keys, or of all."""
 
-    def add(at: int, key_id: int, **sums: int) -> None:
-        by_step.setdefault(at, Sums()).add(**sums)
-        by_key.setdefault(key_id, Sums()).add(**sums)
+    asked: Range
+    since: int
+    key_ids: Collection[int] | None
 
-    def rows(table: Any, step: Any, columns: dict[str, Any], *where: Any) -> Any:
-        summed = [func.sum(column).label(name) for name, column in columns.items()]
-        query = select(step.label("step"), table.c.key_id, *summed).where(*where)
-        if key_ids is not None:
-            query = query.where(table.c.key_id.in_(key_ids))
-        return connection.execute(query.group_by(step, table.c.key_id)).mappings()
+    @property
+    def until(self) -> int:
+        return self.since + self.asked.length
 
-    if not asked.by_day:
-        step = minutes.c.minute - minutes.c.minute % asked.step
-        within = (minutes.c.minute >= since, minutes.c.minute < until)
-        for row in rows(minutes, step, {name: minutes.c[name] for name in COUNTERS}, *within):
-            add(int(row["step"]), row["key_id"], **{name: row[name] for name in COUNTERS})
-        return by_step, by_key
-    days = (_day(since), _day(until) - timedelta(days=1))
-    bought = {
-        "tokens": usage.c.input_tokens + usage.c.output_tokens,
-        "cost_nano": usage.c.cost_nano,
-    }
-    counted = {name: traffic.c[name] for name in COUNTED}
-    for table, columns in ((traffic, counted), (usage, bought)):
-        for row in rows(table, table.c.day, columns, table.c.day.between(*days)):
-            add(_unix(row["step"]), row["key_id"], **{name: row[name] for name in columns})
-    return by_step, by_key
+    @property
+    def steps(self) -> range:
+        return range(self.since, self.until, self.asked.step)
 
+    def sums(self, connection: Connection, by: str) -> dict[int, Sums]:
+        """By the Unix seconds of each `step`, by `key_id`, or `all` under 0."""
+        found: dict[int, Sums] = {}
+        for table, columns in self._counters():
+            group = self._group(table, by)
+            summed = [func.sum(column).label(name) for name, column in columns.items()]
+            query = select(group.label("group"), *summed).where(*self._within(table))
+            if self.key_ids is not None:
+                query = query.where(table.c.key_id.in_(self.key_ids))
+            if by != "all":
+                query = query.group_by(group)
+            for row in connection.execute(query).mappings():
+                at = _unix(row["group"]) if isinstance(row["group"], date) else int(row["group"])
+                sums = {name: row[name] for name in columns}
+                found.setdefault(at, Sums()).add(**sums)
+        return found
 
-def _latencies(connection: Connection, asked: Range, since: int, until: int) -> Latencies:
-    table = latency if asked.by_day else minute_latency
-    within = (
-        [latency.c.day.between(_day(since), _day(until) - timedelta(days=1))]
-        if asked.by_day
-        else [minute_latency.c.minute >= since, minute_latency.c.minute < until]
-    )
-    query = select(table.c.bucket, func.sum(table.c.requests)).where(*within)
-    rows = connection.execute(query.group_by(table.c.bucket).order_by(table.c.bucket)).all()
-    return dict(zip(("p50", "p95", "p99"), percentiles(rows, 0.5, 0.95, 0.99), strict=True))
+    def latencies(self, connection: Connection) -> Latencies:
+        table = latency if self.asked.by_day else activity_latency
+        query = select(table.c.bucket, func.sum(table.c.requests)).where(*self._within(table))
+        rows = connection.execute(query.group_by(table.c.bucket).order_by(table.c.bucket)).all()
+        return dict(zip(("p50", "p95", "p99"), percentiles(rows, 0.5, 0.95, 0.99), strict=True))
+
+    def _counters(self) -> list[tuple[Table, dict[str, Any]]]:
+        """The tables to add up, and their columns by the names of Sums."""
+        if not self.asked.by_day:
+            return [(activity, {name: activity.c[name] for name in COUNTERS})]
+        tokens = usage.c.input_tokens + usage.c.output_tokens
+        return [
+            (traffic, {name: traffic.c[name] for name in COUNTED}),
+            (usage, {"tokens": tokens, "cost_nano": usage.c.cost_nano}),
+        ]
+
+    def _group(self, table: Table, by: str) -> Any:
+        if by == "all":
+            return literal(0)
+        if by == "step":
+            return table.c.day if self.asked.by_day else table.c.start
+        return table.c.key_id
+
+    def _within(self, table: Table) -> list[Any]:
+        if self.asked.by_day:
+            return [table.c.day.between(_day(self.since), _day(self.until - 1))]
+        return [
+            table.c.span == self.asked.step,
+            table.c.start >= self.since,
+            table.c.start < self.until,
+        ]
 
 
 def _named(connection: Connection, by_key: dict[int, Sums]) -> list[tuple[int, str, str, Sums]]:

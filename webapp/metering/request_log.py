@@ -26,6 +26,7 @@ from sqlalchemy import (
     select,
 )
 
+from webapp.accounts.keys import api_keys
 from webapp.storage.database import Database, metadata
 
 log = logging.getLogger(__name__)
@@ -175,17 +176,16 @@ class RequestLog:
 
     def last_used(self, key_ids: Collection[int]) -> dict[int, float]:
         """Unix seconds of the last request of each key that has one in the log."""
-
-        def work(connection: Connection) -> dict[int, float]:
-            found = {}
-            for key_id in key_ids:
-                newest = select(requests.c.at).where(requests.c.key_id == key_id)
-                at = connection.execute(newest.order_by(requests.c.id.desc()).limit(1)).scalar()
-                if at is not None:
-                    found[key_id] = at
-            return found
-
-        return self._database.read(work)
+        newest = (
+            select(requests.c.at)
+            .where(requests.c.key_id == api_keys.c.id)
+            .order_by(requests.c.id.desc())
+            .limit(1)
+            .scalar_subquery()
+        )
+        query = select(api_keys.c.id, newest).where(api_keys.c.id.in_(key_ids))
+        rows = self._database.read(lambda connection: connection.execute(query).all())
+        return {key_id: at for key_id, at in rows if at is not None}
 
     def names(self, key_ids: Collection[int] | None) -> tuple[list[str], list[str]]:
         """The endpoints and models of the latest requests, to choose from."""

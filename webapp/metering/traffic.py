@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import astuple, dataclass, fields
 from datetime import UTC, date, datetime
 from typing import Any
@@ -13,6 +14,7 @@ from sqlalchemy import BigInteger, Column, Connection, Date, DateTime, Integer, 
 
 from webapp.accounts.keys import api_keys
 from webapp.errors import StoreUnavailable
+from webapp.metering import activity
 from webapp.storage.database import Database, increment, metadata
 
 traffic = Table(
@@ -36,27 +38,6 @@ latency = Table(
     Column("bucket", Integer, primary_key=True),
     Column("requests", BigInteger, nullable=False),
 )
-minutes = Table(
-    "minutes",
-    metadata,
-    Column("minute", BigInteger, primary_key=True),  # Unix seconds of its beginning
-    Column("key_id", Integer, primary_key=True),
-    Column("requests", BigInteger, nullable=False),
-    Column("hits", BigInteger, nullable=False),
-    Column("misses", BigInteger, nullable=False),
-    Column("errors", BigInteger, nullable=False),
-    # What was bought, which the ledger adds.
-    Column("tokens", BigInteger, nullable=False),
-    Column("cost_nano", BigInteger, nullable=False),
-    Column("saved_nano", BigInteger, nullable=False),
-)
-minute_latency = Table(
-    "minute_latency",
-    metadata,
-    Column("minute", BigInteger, primary_key=True),
-    Column("bucket", Integer, primary_key=True),
-    Column("requests", BigInteger, nullable=False),
-)
 service = Table(
     "service",
     metadata,
@@ -66,8 +47,6 @@ service = Table(
 
 # Each latency bucket is 5 % wider than the one before, so a percentile is off by at most that.
 BUCKET_GROWTH = math.log(1.05)
-# A day, and the day before to compare it with.
-MINUTES_KEPT = 49 * 3600
 FORGET_EVERY = 600.0  # seconds
 
 
@@ -108,7 +87,7 @@ class Traffic:
         """Add one request to what the next flush writes."""
         today = datetime.now(UTC).date()
         self._counts.setdefault((today, key_id), Counts()).add(counts)
-        minute = this_minute()
+        minute = activity.this_minute()
         self._minutes.setdefault((minute, key_id), Counts()).add(counts)
         bucket = _bucket(milliseconds)
         self._latency[today, bucket] += 1
@@ -125,7 +104,8 @@ class Traffic:
 
         def work(connection: Connection) -> None:
             _add(connection, counts, timings)
-            _add_minutes(connection, by_minute, minute_timings)
+            activity.add(connection, [(*key, _active(told)) for key, told in by_minute.items()])
+            activity.add_latencies(connection, minute_timings)
 
         try:
             self._database.write(work)
@@ -139,17 +119,10 @@ class Traffic:
             raise
 
     def forget(self) -> None:
-        """Delete the minutes that nothing shows any more. Raises StoreUnavailable."""
-        if time.monotonic() < self._forget_at:
-            return
-        oldest = time.time() - MINUTES_KEPT
-
-        def work(connection: Connection) -> None:
-            for table in (minutes, minute_latency):
-                connection.execute(table.delete().where(table.c.minute < oldest))
-
-        self._database.write(work)
-        self._forget_at = time.monotonic() + FORGET_EVERY
+        """Delete the activity that nothing shows any more. Raises StoreUnavailable."""
+        if time.monotonic() >= self._forget_at:
+            self._database.write(activity.forget)
+            self._forget_at = time.monotonic() + FORGET_EVERY
 
     def counts(self, key_id: int) -> Counts:
         """All counts of one key. Raises StoreUnavailable."""
@@ -165,6 +138,13 @@ class Traffic:
             return int(self._database.read(lambda c: c.execute(query).scalar_one()))
         except StoreUnavailable:
             return 0
+
+    def is_empty(self, key_ids: Collection[int] | None) -> bool:
+        """Whether nothing was ever counted, or nothing of these keys."""
+        query = select(traffic.c.key_id).limit(1)
+        if key_ids is not None:
+            query = query.where(traffic.c.key_id.in_(key_ids))
+        return self._database.read(lambda connection: connection.execute(query).first()) is None
 
     def totals(self) -> tuple[Counts, dict[int, tuple[str, int]], datetime]:
         """All counts, {key id: (mask, requests)} and since when. Raises StoreUnavailable."""
@@ -196,9 +176,9 @@ class Traffic:
         return percentiles(rows, *shares)
 
 
-def this_minute() -> int:
-    """The Unix seconds at which this minute began."""
-    return int(time.time()) // 60 * 60
+def _active(counted: Counts) -> dict[str, int]:
+    """What of this is activity; what was bought, the ledger adds."""
+    return {name: getattr(counted, name) for name in activity.COUNTED}
 
 
 def percentiles(rows: Any, *shares: float) -> list[float | None]:
@@ -245,37 +225,3 @@ def _add(
     ]
     connection.execute(increment(connection, traffic, names), rows)
     connection.execute(increment(connection, latency, ["requests"]), buckets)
-
-
-def _add_minutes(
-    connection: Connection,
-    counts: dict[tuple[int, int], Counts],
-    timings: Counter[tuple[int, int]],
-) -> None:
-    # The ledger writes to the same rows, also in this order.
-    rows = [
-        {
-            "minute": minute,
-            "key_id": key_id,
-            "requests": counted.requests,
-            "hits": counted.hits,
-            "misses": counted.misses,
-            "errors": counted.errors,
-            "tokens": 0,
-            "cost_nano": 0,
-            "saved_nano": counted.saved_nano,
-        }
-        for (minute, key_id), counted in sorted(counts.items(), key=lambda entry: entry[0])
-    ]
-    buckets = [
-        {"minute": minute, "bucket": bucket, "requests": requests}
-        for (minute, bucket), requests in sorted(timings.items())
-    ]
-    add_to_minutes(connection, rows)
-    connection.execute(increment(connection, minute_latency, ["requests"]), buckets)
-
-
-def add_to_minutes(connection: Connection, rows: list[dict[str, Any]]) -> None:
-    """Add to the counters of minutes: rows of the table, sorted by its key."""
-    counters = [column.name for column in minutes.columns if not column.primary_key]
-    connection.execute(increment(connection, minutes, counters), rows)

@@ -1,0 +1,246 @@
+"""The dashboard in Chromium: by mouse and keyboard, live, dark, on a phone, for everybody."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import OpenPage
+from tests.conftest import MakeWeir
+from tests.support.administrator import PASSWORD, SETTINGS
+from tests.support.books import PRICES
+from tests.support.servers import Provider, Weir
+from tests.support.visitor import Visitor
+
+PAGES = [
+    "", "?range=7d", "keys", "keys/new", "keys/{key}", "keys/{key}/edit", "keys/{key}/revoke",
+    "requests", "requests?outcome=failed", "requests/{request}", "providers", "playground",
+    "accounts", "accounts/1", "audit", "me", "nothing-here",
+]  # fmt: skip
+HEAVIEST = 150_000
+COLOURS_DRAWN = """() => {
+  const canvas = document.querySelector('#requests-plot canvas');
+  const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+  return new Set(new Uint32Array(data.buffer)).size;
+}"""
+
+
+@pytest.fixture(scope="module")
+def weir(start_shared_weir: MakeWeir, provider: Provider) -> Weir:
+    return start_shared_weir(
+        **SETTINGS,
+        OPENAI_BASE_URL=provider.base_url,
+        MODEL_PRICES=PRICES,
+        LLM_MAX_RETRIES=0,
+        BREAKER_FAILURES=1000,
+    )
+
+
+@pytest.fixture(scope="module")
+def state(weir: Weir, browser: Any) -> Any:
+    """The cookies of an administrator: only so many may sign in a minute."""
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(f"{weir.url}/dashboard/")
+    page.get_by_label("Username").fill("admin")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+    kept = context.storage_state()
+    context.close()
+    return kept
+
+
+@pytest.fixture
+def admin(open_page: OpenPage, state: Any) -> Page:
+    return open_page(storage_state=state)
+
+
+@pytest.fixture(scope="module")
+def visitor(weir: Weir, state: Any) -> Visitor:
+    visitor = Visitor(weir)
+    [cookie] = [one for one in state["cookies"] if one["name"] == "weir_session"]
+    visitor.session.cookies.set("weir_session", cookie["value"], path="/dashboard")
+    return visitor
+
+
+@pytest.fixture
+def filled(weir: Weir, visitor: Visitor, provider: Provider) -> dict[str, str]:
+    """The names of a key and of a request, after some traffic."""
+    name = f"key {len(visitor.ids_of_keys())}"
+    secret = visitor.create_key(name, **{"limits.usd_per_day": "9"})
+    bodies = [{"message": f"{name}, message {number % 4}"} for number in range(8)]
+    ids = [weir.post("/chat", key=secret, json=body) for body in bodies]
+    provider.fault(status=500)
+    weir.post("/chat", key=secret, json={"message": f"{name} fails"})
+    provider.fault()
+    key = str(max(visitor.ids_of_keys()))
+    return {"key": key, "request": ids[0].headers["X-Request-ID"], "secret": secret}
+
+
+def test_a_key_is_made_and_used_by_keyboard_alone(page: Page, weir: Weir) -> None:
+    page.goto(f"{weir.url}/dashboard/keys")
+    page.keyboard.type("admin")
+    page.keyboard.press("Tab")
+    page.keyboard.type(PASSWORD)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Keys")).to_be_visible()
+    page.keyboard.press("Tab")
+    expect(page.get_by_text("Skip to the content")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Create a key")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/keys/new")
+    page.keyboard.type("by keyboard")
+    page.keyboard.press("Enter")
+    secret = page.locator("#secret").inner_text()
+    assert re.fullmatch(r"weir_\w{12}_[\w-]{43}", secret)
+    assert f"X-API-Key: {secret}" in page.locator("#curl").inner_text()
+    assert weir.post("/chat", key=secret, json={"message": "hello"}).status_code == 200
+
+
+def test_the_secret_is_copied(open_page: OpenPage, state: Any, weir: Weir) -> None:
+    page = open_page(storage_state=state, permissions=["clipboard-read", "clipboard-write"])
+    page.goto(f"{weir.url}/dashboard/keys/new")
+    page.get_by_label("Name").fill("copied")
+    page.get_by_role("button", name="Create the key").click()
+    page.get_by_role("button", name="Copy the key").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied == page.locator("#secret").inner_text()
+
+
+def test_the_overview_keeps_up_by_itself(admin: Page, weir: Weir, filled: dict[str, str]) -> None:
+    admin.goto(f"{weir.url}/dashboard/?range=1h")
+    tile = admin.locator(".tile", has=admin.get_by_text("Requests", exact=True)).locator("dd").first
+    before = int(tile.inner_text())
+    admin.evaluate("document.querySelector('#content').dataset.mark = 'the same page'")
+    for number in range(3):
+        weir.post("/chat", key=filled["secret"], json={"message": f"live {number}"})
+    expect(tile).to_have_text(str(before + 3), timeout=15_000)
+    assert admin.locator("#content").get_attribute("data-mark") == "the same page"
+    drawn = admin.evaluate("charts[0].chart.data.slice(1, 4).flat().reduce((a, b) => a + b)")
+    shown = admin.evaluate(
+        "[...document.querySelectorAll('#requests td')].reduce((a, td) => a + +td.dataset.value, 0)"
+    )
+    assert drawn == shown
+
+
+def test_charts_draw_what_the_tables_say(admin: Page, weir: Weir, filled: dict[str, str]) -> None:
+    admin.goto(f"{weir.url}/dashboard/keys/{filled['key']}")
+    expect(admin.locator("#requests-plot[data-drawn='30'] canvas")).to_be_visible()
+    assert admin.evaluate("charts[0].chart.data.map((series) => series.at(-1)).slice(1)") == [
+        4,
+        4,
+        1,
+    ]
+    assert admin.evaluate(COLOURS_DRAWN) > 10
+    admin.locator("#requests-plot .u-over").hover(position={"x": 5, "y": 20})
+    expect(admin.locator("#requests-plot .u-legend")).to_contain_text("UTC")
+    admin.locator("summary").first.click()
+    expect(admin.locator("#requests tbody tr")).to_have_count(30)
+
+
+def test_a_key_is_revoked_after_a_question(admin: Page, weir: Weir, filled: dict[str, str]) -> None:
+    admin.goto(f"{weir.url}/dashboard/keys/{filled['key']}")
+    admin.get_by_role("link", name="Revoke").click()
+    admin.get_by_role("button", name="Revoke the key").click()
+    expect(admin.get_by_role("heading").locator(".tag")).to_have_text("revoked")
+
+
+def test_the_playground_streams(admin: Page, weir: Weir, provider: Provider) -> None:
+    provider.fault(gap=0.3, pieces=6)
+    admin.goto(f"{weir.url}/dashboard/playground")
+    expect(admin.locator("#curl")).to_contain_text("curl -N")
+    admin.get_by_label("Message").fill("It's a question")
+    expect(admin.locator("#curl")).to_contain_text("It'\\''s a question")
+    admin.get_by_label("Message").press("Enter")
+    answer = admin.locator("#talk .assistant p").first
+    expect(answer).not_to_be_empty()
+    early = answer.inner_text()
+    expect(admin.locator("#talk .assistant a")).to_be_visible()
+    assert len(answer.inner_text()) > len(early)
+    facts = admin.locator("#talk .assistant .quiet")
+    expect(facts).to_contain_text("cache MISS · openai")
+    expect(facts).to_contain_text(re.compile(r"\d+ tokens \(\d+ in, \d+ out\) · \$0\.\d+"))
+    expect(admin.locator("#bars")).to_contain_text("1 of 1,000")
+    # What was said before goes along.
+    admin.get_by_label("Message").fill("And then?")
+    admin.get_by_role("button", name="Send").click()
+    expect(admin.locator("#talk .assistant a")).to_have_count(2)
+    assert len(provider.completions()[-1]["body"]["messages"]) == 3
+    admin.locator("#talk a").first.click()
+    expect(admin.get_by_text("/dashboard/playground")).to_be_visible()
+
+
+def test_the_playground_stops_and_tells_errors(admin: Page, weir: Weir, provider: Provider) -> None:
+    admin.goto(f"{weir.url}/dashboard/playground")
+    provider.fault(gap=1, pieces=60)
+    admin.get_by_label("Message").fill("A long story")
+    admin.get_by_role("button", name="Send").click()
+    expect(admin.locator("#talk .assistant p").first).not_to_be_empty()
+    admin.get_by_role("button", name="Stop").click()
+    expect(admin.locator("#talk .error")).to_contain_text("Stopped.")
+    admin.get_by_label("Message").fill("<script>alert(1)</script>")
+    with admin.expect_response("**/playground/*"):
+        admin.get_by_role("button", name="Send").click()
+    expect(admin.locator("#talk .error").last).to_contain_text("not valid")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_on_any_page(
+    open_page: OpenPage, state: Any, weir: Weir, filled: dict[str, str], scheme: str
+) -> None:
+    page = open_page(storage_state=state, color_scheme=scheme)
+    found = {}
+    for path in PAGES[:-1]:
+        page.goto(f"{weir.url}/dashboard/{path.format(**filled)}")
+        results = Axe().run(
+            page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa"]}
+        )
+        if results.violations_count:
+            found[path] = results.generate_report()
+    assert not found, "\n".join(f"{path}: {said}" for path, said in found.items())
+
+
+def test_pages_fit_a_phone_and_a_large_screen(
+    open_page: OpenPage, state: Any, weir: Weir, filled: dict[str, str]
+) -> None:
+    for width in (360, 3840):
+        page = open_page(storage_state=state, viewport={"width": width, "height": 800})
+        for path in PAGES[:-1]:
+            page.goto(f"{weir.url}/dashboard/{path.format(**filled)}")
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, path
+
+
+def test_pages_are_light(
+    open_page: OpenPage, state: Any, weir: Weir, filled: dict[str, str]
+) -> None:
+    for path in PAGES[:-1]:
+        page = open_page(storage_state=state)
+        sizes: list[int] = []
+        page.on("response", lambda answer: sizes.append(len(answer.body())))  # noqa: B023
+        page.goto(f"{weir.url}/dashboard/{path.format(**filled)}")
+        page.wait_for_load_state("networkidle")
+        assert sum(sizes) < HEAVIEST, path
+
+
+def test_pages_work_without_javascript(
+    open_page: OpenPage, state: Any, weir: Weir, filled: dict[str, str]
+) -> None:
+    page = open_page(storage_state=state, java_script_enabled=False)
+    page.goto(f"{weir.url}/dashboard/")
+    expect(page.locator(".tile").first).to_be_visible()
+    page.get_by_text("The figures as a table").first.click()
+    expect(page.locator("#requests tbody tr")).to_have_count(48)
+    page.get_by_title("Colours: system").click()
+    assert page.locator("html").get_attribute("data-theme") == "light"
+    page.get_by_role("link", name="Requests").click()
+    page.get_by_label("Outcome").select_option("failed")
+    page.get_by_role("button", name="Show").click()
+    expect(page.locator("tbody tr").first).to_contain_text("502")

@@ -1,0 +1,125 @@
+"""The request log: what is found in it, what is forgotten, what happens without a database."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select, update
+
+from tests.conftest import MakeWeir
+from tests.support.administrator import SETTINGS
+from tests.support.books import Books
+from tests.support.servers import Postgres, Weir, wait_until
+from webapp.metering import request_log
+from webapp.metering.activity import activity, activity_latency
+from webapp.metering.request_log import LoggedRequest, RequestLog, Wanted, requests
+from webapp.metering.traffic import Counts, Traffic
+from webapp.storage import migrations
+from webapp.storage.database import Database
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Database:
+    database = Database(f"sqlite:///{tmp_path}/weir.db")
+    migrations.upgrade(database)
+    return database
+
+
+def logged(number: int, **changes: object) -> LoggedRequest:
+    facts: dict[str, object] = {
+        "at": time.time() - 1000 + number, "request_id": f"request-{number}", "key_id": 1,
+        "endpoint": "/chat", "status": 200, "cache": "MISS", "provider": "openai", "model": "m",
+        "tokens": 7, "cost_nano": 11_000, "milliseconds": 12.5, "error": None,
+    }  # fmt: skip
+    return LoggedRequest(**facts | changes)  # type: ignore[arg-type]
+
+
+def test_a_search_looks_through_so_many_rows_and_says_how_far(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request_log, "LOOKED_THROUGH", 100)
+    log = RequestLog(database, 30)
+    for number in range(250):
+        log.add(logged(number, status=404 if number == 3 else 200))
+    log.flush()
+    first = log.page(Wanted(status=404))
+    assert (first.rows, first.older, first.looked_back_to is not None) == ([], 151, True)
+    second = log.page(Wanted(status=404), before=first.older)
+    assert (second.rows, second.older) == ([], 51)
+    third = log.page(Wanted(status=404), before=second.older)
+    assert [row.request_id for row in third.rows] == ["request-3"]
+    assert (third.older, third.looked_back_to) == (None, None)
+
+
+def test_a_key_s_requests_are_found_without_a_search(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request_log, "LOOKED_THROUGH", 10)
+    log = RequestLog(database, 30)
+    log.add(logged(0, key_id=2))
+    for number in range(1, 50):
+        log.add(logged(number))
+    log.flush()
+    page = log.page(Wanted(key_ids={2}))
+    assert ([row.request_id for row in page.rows], page.older) == (["request-0"], None)
+
+
+def test_a_time_is_found_by_its_index(database: Database) -> None:
+    log = RequestLog(database, 30)
+    began = time.time() - 1000
+    for number in range(100):
+        log.add(logged(number))
+    log.flush()
+    page = log.page(Wanted(since=began + 9.5, until=began + 14.5))
+    assert [row.request_id for row in page.rows] == [f"request-{n}" for n in range(14, 9, -1)]
+
+
+def test_old_requests_and_activity_are_forgotten(database: Database) -> None:
+    log, traffic = RequestLog(database, 30), Traffic(database)
+    log.add(logged(1, at=time.time() - 31 * 86_400))
+    log.add(logged(2, at=time.time() - 29 * 86_400))
+    log.flush()
+    traffic.count(1, Counts(requests=1), 5.0)
+    traffic.flush()
+    spans = select(activity.c.span).order_by(activity.c.span)
+    assert database.read(lambda c: c.execute(spans).scalars().all()) == [60, 1800]
+    for table in (activity, activity_latency):
+        older = update(table).values(start=table.c.start - 4 * 3600)
+        database.write(lambda connection, older=older: connection.execute(older))
+    log.forget()
+    traffic.forget()
+    kept = database.read(lambda c: c.execute(select(requests.c.request_id)).scalars().all())
+    assert kept == ["request-2"]
+    assert database.read(lambda c: c.execute(spans).scalars().all()) == [1800]
+
+
+def test_none_are_kept_where_the_retention_is_zero(database: Database) -> None:
+    log = RequestLog(database, 0)
+    log.add(logged(1))
+    log.flush()
+    assert log.page(Wanted()).rows == []
+
+
+def test_a_restart_of_postgresql_loses_no_request(
+    start_weir: MakeWeir, fresh_database: str, postgres: Postgres
+) -> None:
+    weir = start_weir(**SETTINGS, DATABASE_URL=fresh_database)
+
+    def ask(weir: Weir) -> str:
+        answer = weir.post("/chat", key="prod_key_456", json={"message": "the same"})
+        assert answer.status_code == 200
+        return answer.headers["X-Request-ID"]
+
+    asked = [ask(weir)]
+    postgres.stop()
+    asked += [ask(weir) for _ in range(5)]  # from the cache
+    postgres.start()
+    wait_until(
+        lambda: (
+            {row["request_id"] for row in Books(weir).rows("SELECT request_id FROM requests")}
+            == set(asked)
+        ),
+        15,
+    )

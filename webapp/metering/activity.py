@@ -1,0 +1,87 @@
+"""What happens, by the minute and by the half hour: counters that live for hours or days.
+
+They stand beside the counters by day (traffic, usage), for whoever looks at what happens just now.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+
+from sqlalchemy import BigInteger, Column, Connection, Integer, Table
+
+from webapp.storage.database import increment, metadata
+
+activity = Table(
+    "activity",
+    metadata,
+    Column("span", Integer, primary_key=True),  # seconds
+    Column("start", BigInteger, primary_key=True),  # Unix seconds
+    Column("key_id", Integer, primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("hits", BigInteger, nullable=False),
+    Column("misses", BigInteger, nullable=False),
+    Column("errors", BigInteger, nullable=False),
+    # What was bought, which the ledger adds.
+    Column("tokens", BigInteger, nullable=False),
+    Column("cost_nano", BigInteger, nullable=False),
+    Column("saved_nano", BigInteger, nullable=False),
+)
+activity_latency = Table(
+    "activity_latency",
+    metadata,
+    Column("span", Integer, primary_key=True),
+    Column("start", BigInteger, primary_key=True),
+    Column("bucket", Integer, primary_key=True),  # as in traffic.latency
+    Column("requests", BigInteger, nullable=False),
+)
+
+MINUTE, HALF_HOUR = 60, 1_800
+# Each span, and for how many seconds it is kept: a range, and the one before to compare it with.
+KEPT = {MINUTE: 3 * 3_600, HALF_HOUR: 49 * 3_600}
+COUNTERS = [column.name for column in activity.columns if not column.primary_key]
+COUNTED = ("requests", "hits", "misses", "errors", "saved_nano")
+
+
+def this_minute() -> int:
+    """The Unix seconds at which this minute began."""
+    return int(time.time()) // MINUTE * MINUTE
+
+
+def add(connection: Connection, counted: Iterable[tuple[int, int, Mapping[str, int]]]) -> None:
+    """Add (minute, key id, counters by name) to all spans.
+
+    Rows are locked in the order of their keys, whoever writes.
+    """
+    sums: defaultdict[tuple[int, int, int], Counter[str]] = defaultdict(Counter)
+    for minute, key_id, counters in counted:
+        for span in KEPT:
+            sums[span, minute - minute % span, key_id].update(counters)
+    rows = [
+        {"span": span, "start": start, "key_id": key_id}
+        | {name: counters[name] for name in COUNTERS}
+        for (span, start, key_id), counters in sorted(sums.items(), key=lambda entry: entry[0])
+    ]
+    connection.execute(increment(connection, activity, COUNTERS), rows)
+
+
+def add_latencies(connection: Connection, counted: Mapping[tuple[int, int], int]) -> None:
+    """Add {(minute, bucket): requests} to all spans."""
+    sums: Counter[tuple[int, int, int]] = Counter()
+    for (minute, bucket), requests in counted.items():
+        for span in KEPT:
+            sums[span, minute - minute % span, bucket] += requests
+    rows = [
+        {"span": span, "start": start, "bucket": bucket, "requests": requests}
+        for (span, start, bucket), requests in sorted(sums.items())
+    ]
+    connection.execute(increment(connection, activity_latency, ["requests"]), rows)
+
+
+def forget(connection: Connection) -> None:
+    """Delete what nothing shows any more."""
+    for span, seconds in KEPT.items():
+        for table in (activity, activity_latency):
+            old = (table.c.span == span, table.c.start < time.time() - seconds)
+            connection.execute(table.delete().where(*old))
