@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format lock bench clean
+.PHONY: help run test lint format lock bench pictures clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -27,6 +27,9 @@ format: $(VENV)/development ## format the code
 
 bench: $(VENV)/development ## measure speed and memory
 	$(BIN)/python -m benchmarks
+
+pictures: $(VENV)/development ## take the pictures of docs/images
+	$(BIN)/python -m scripts.screenshots
 
 lock: $(VENV)/development ## compile the pinned requirements from *.in
 	$(BIN)/uv pip compile --quiet --python-version 3.11 --custom-compile-command "make lock" requirements.in -o requirements.txt

@@ -17,6 +17,7 @@ POLICY = "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none';
     "form-action 'none'; frame-ancestors 'none'"
 )
 LINKS = {
+    "dashboard": "/dashboard/",
     "docs": "/docs",
     "redoc": "/redoc",
     "openapi": "/openapi.json",

@@ -1,0 +1,170 @@
+"""Takes the pictures of docs/images from a real server, filled with a made-up day and month.
+
+make pictures
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import shutil
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Page, sync_playwright
+from sqlalchemy import Connection, create_engine, insert
+
+from tests.support.administrator import PASSWORD, SETTINGS
+from tests.support.servers import Provider, Weir
+from tests.support.visitor import Visitor
+from webapp.metering.activity import HALF_HOUR, activity, activity_latency
+from webapp.metering.traffic import latency, traffic
+from webapp.metering.usage import usage
+
+TARGET = Path(__file__).resolve().parents[1] / "docs" / "images"
+WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 360, "height": 740}
+MODELS = {"gpt-4o-mini": 600, "gpt-4o": 10_000}  # nano-USD a token, about
+APPS = {"shop-assistant": "enterprise", "support-bot": "premium", "nightly-reports": "free"}
+PAGES = {
+    "overview": "", "month": "?range=30d", "keys": "keys", "new-key": "keys/new", "key": "keys/{key}",
+    "requests": "requests", "request": "requests/{request}", "providers": "providers",
+    "accounts": "accounts", "audit": "audit", "account": "me",
+}  # fmt: skip
+
+
+def main() -> None:
+    """Write every picture anew."""
+    random.seed(7)
+    with Provider() as provider, Weir(settings(provider)) as weir, sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"))
+        context = chromium.new_context(viewport=WIDE, color_scheme="light")
+        page = context.new_page()
+        page.goto(f"{weir.url}/dashboard/")
+        shoot(page, "sign-in")
+        page.get_by_label("Username").fill("admin")
+        page.get_by_label("Password").fill(PASSWORD)
+        page.get_by_role("button", name="Sign in").click()
+        page.wait_for_selector("h1:has-text('Overview')")
+        shoot(page, "first-visit")
+        found = fill(weir, provider)
+        for name, path in PAGES.items():
+            page.goto(f"{weir.url}/dashboard/{path.format(**found)}")
+            shoot(page, name)
+        playground(page, weir)
+        state = context.storage_state()
+        for name, options in {
+            "overview-dark": {"viewport": WIDE, "color_scheme": "dark"},
+            "overview-phone": {"viewport": PHONE, "color_scheme": "light"},
+        }.items():
+            page = chromium.new_context(storage_state=state, **options).new_page()
+            page.goto(f"{weir.url}/dashboard/")
+            shoot(page, name)
+        chromium.close()
+
+
+def settings(provider: Provider) -> dict[str, object]:
+    prices = "openai/*: input=0.15, output=0.6, max_output=16384"
+    return {
+        **SETTINGS,
+        "OPENAI_BASE_URL": provider.base_url,
+        "MODEL_PRICES": prices,
+        "MODEL_ROUTES": "default=openai/gpt-4o-mini>openai/gpt-4o;large=openai/gpt-4o",
+        "LLM_MAX_RETRIES": 0,
+    }
+
+
+def shoot(page: Page, name: str) -> None:
+    page.wait_for_load_state("networkidle")
+    page.screenshot(path=TARGET / f"{name}.png", full_page=True)
+    print(TARGET / f"{name}.png")
+
+
+def playground(page: Page, weir: Weir) -> None:
+    page.goto(f"{weir.url}/dashboard/playground")
+    page.get_by_label("Message").fill("What is a weir?")
+    page.get_by_role("button", name="Send").click()
+    page.wait_for_selector("#talk .assistant a")
+    shoot(page, "playground")
+
+
+def fill(weir: Weir, provider: Provider) -> dict[str, str]:
+    """Traffic of today by real requests, and what came before straight into the tables."""
+    visitor = Visitor(weir)
+    visitor.sign_in()
+    visitor.post(
+        "/dashboard/accounts", username="mia", password="mia's password", role="member", tier="free"
+    )
+    secrets = {
+        name: visitor.create_key(name, tier, **{"limits.usd_per_month": "50"})
+        for name, tier in APPS.items()
+    }
+    ids = sorted(visitor.ids_of_keys())[-len(APPS) :]
+    request = ""
+    for number in range(60):
+        name = random.choices(list(APPS), [6, 3, 1])[0]
+        body = {"message": f"Question {number % 25}", "model": random.choice(["default", "large"])}
+        if number == 50:
+            provider.fault(status=500, model="gpt-4o-mini")
+            body = {"message": "A question that fails over", "model": "default"}
+        answer = weir.post("/chat", key=secrets[name], json=body)
+        request = answer.headers["X-Request-ID"] if number == 50 else request
+        provider.fault()
+    engine = create_engine(f"sqlite:///{weir.data_dir}/weir.db")
+    with engine.begin() as connection:
+        past(connection, ids)
+    return {"key": str(ids[0]), "request": request}
+
+
+def past(connection: Connection, ids: list[int]) -> None:
+    """Two days by the half hour, and two months by the day."""
+    this = int(time.time()) // HALF_HOUR * HALF_HOUR
+    for step in range(1, 96):
+        at = this - step * HALF_HOUR
+        busy = 1.2 + math.sin((at % 86_400) / 86_400 * 2 * math.pi - 2)
+        for place, key_id in enumerate(ids):
+            row = counted(busy * 120 / (place + 1))
+            bought = {"tokens": row["misses"] * 700, "cost_nano": row["misses"] * 700 * 400}
+            connection.execute(
+                insert(activity).values(span=HALF_HOUR, start=at, key_id=key_id, **row, **bought)
+            )
+        for bucket in range(120, 165, 3):
+            timing = {"bucket": bucket, "requests": int(busy * 20)}
+            connection.execute(insert(activity_latency).values(span=HALF_HOUR, start=at, **timing))
+    today = datetime.now(UTC).date()
+    for ago in range(1, 60):
+        day = today - timedelta(days=ago)
+        growth = (70 - ago) / 70 * (0.5 if day.weekday() > 4 else 1)
+        for place, key_id in enumerate(ids):
+            row = counted(growth * 5_000 / (place + 1))
+            past_traffic = {**row, "tokens": 0, "saved_tokens": 0}
+            connection.execute(insert(traffic).values(day=day, key_id=key_id, **past_traffic))
+            for model, nano in MODELS.items():
+                calls = row["misses"] // 2
+                connection.execute(
+                    insert(usage).values(
+                        day=day, key_id=key_id, provider="openai", model=model, endpoint="/chat",
+                        calls=calls, failed=calls // 90, estimated=0, unpriced=0,
+                        input_tokens=calls * 500, cached_input_tokens=0, output_tokens=calls * 200,
+                        cost_nano=calls * 700 * nano,
+                    )
+                )  # fmt: skip
+        for bucket in range(120, 165, 3):
+            connection.execute(insert(latency).values(day=day, bucket=bucket, requests=100))
+
+
+def counted(about: float) -> dict[str, Any]:
+    """Some requests, of which the cache answers about a third."""
+    requests = int(about * random.uniform(0.8, 1.2))
+    hits = int(requests * random.uniform(0.25, 0.4))
+    errors = int(requests * random.uniform(0, 0.02))
+    misses = requests - hits
+    return {
+        "requests": requests, "hits": hits, "misses": misses, "errors": errors,
+        "saved_nano": hits * 700 * 400,
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
