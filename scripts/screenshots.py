@@ -28,9 +28,9 @@ WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 360, "height": 740}
 MODELS = {"gpt-4o-mini": 600, "gpt-4o": 10_000}  # nano-USD a token, about
 APPS = {"shop-assistant": "enterprise", "support-bot": "premium", "nightly-reports": "free"}
 PAGES = {
-    "overview": "", "month": "?range=30d", "keys": "keys", "new-key": "keys/new", "key": "keys/{key}",
-    "requests": "requests", "request": "requests/{request}", "providers": "providers",
-    "accounts": "accounts", "audit": "audit", "account": "me",
+    "overview": "", "month": "?range=30d", "keys": "keys", "new-key": "keys/new",
+    "key": "keys/{key}", "requests": "requests", "request": "requests/{request}",
+    "providers": "providers", "accounts": "accounts", "audit": "audit", "account": "me",
 }  # fmt: skip
 
 
