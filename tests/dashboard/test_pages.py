@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 
 import pytest
+from sqlalchemy import text
 
 from tests.conftest import MakeWeir
 from tests.support.administrator import SETTINGS, Administrator
-from tests.support.books import PRICES
+from tests.support.books import PRICES, Books
 from tests.support.servers import Provider, Weir, wait_until
 from tests.support.visitor import Visitor, text_of
 
@@ -147,6 +148,45 @@ def test_bars_move_with_traffic(weir: Weir, admin: Visitor) -> None:
     page = admin.get(key).text
     assert 'class="full"' in page
     assert re.search(r"USD a day \$0\.\d+ of \$0\.01", text_of(page))
+
+
+def test_budgets_are_raised_for_a_while(weir: Weir, admin: Visitor) -> None:
+    admin.create_key("shop", **{"limits.usd_per_day": "0.01"})
+    key = f"/dashboard/keys/{max(admin.ids_of_keys())}"
+    assert "$0.00 of $0.01" in text_of(admin.get(key).text)
+    page = admin.post(f"{key}/budget", on=key, usd="2.5", days="7")
+    assert "$0.00 of $2.51" in text_of(page.text)
+    assert "Budget raised by $2.50 until" in text_of(page.text)
+    assert admin.post(f"{key}/budget", on=key, usd="much", days="7").status_code == 422
+    page = admin.post(f"{key}/budget", on=key, usd="0", days="1")
+    assert "Budget raised" not in text_of(page.text)
+
+
+def test_a_key_that_has_expired_is_changed_without_touching_its_expiry(
+    weir: Weir, admin: Visitor
+) -> None:
+    admin.create_key("shop")
+    key = f"/dashboard/keys/{max(admin.ids_of_keys())}"
+    edit = f"{key}/edit"
+    with Books(weir).engine.begin() as connection:
+        past = text("UPDATE api_keys SET expires_at = '2020-01-01 00:00:00' WHERE name = 'shop'")
+        connection.execute(past)
+    fields = {"name": "shop", "tier": "free", "expires_at": "2020-01-01T00:00"}
+    page = admin.post(edit, **fields)
+    assert (page.status_code, page.url.endswith(key)) == (200, True)
+    assert "Tier free" in text_of(page.text)
+    wrong = admin.post(edit, **fields | {"expires_at": "2021-01-01T00:00"})
+    assert (wrong.status_code, "Must be in the future" in wrong.text) == (422, True)
+    assert "works" in text_of(admin.post(edit, **fields | {"expires_at": ""}).text)
+
+
+def test_a_provider_that_hangs_holds_no_page_up(start_weir: MakeWeir, provider: Provider) -> None:
+    weir = start_weir(**SETTINGS, OPENAI_BASE_URL=provider.base_url)
+    admin = Visitor(weir)
+    admin.sign_in()
+    provider.fault(hang=True)
+    admin.get("/dashboard/")
+    assert provider.calls("/v1/models") == []
 
 
 def test_requests_are_found_by_what_became_of_them(

@@ -24,6 +24,7 @@ blueprint = members(Blueprint("keys", __name__))
 USED_DAYS = 30
 RECENT = 20
 LISTED = 50
+RAISED_DAYS = ("1", "7", "30")
 GRACES = {0: "none: the old secret stops now", 3_600: "1 hour", 86_400: "1 day", 604_800: "1 week"}
 # How the fields of the form are called, what they hold, and an example.
 LIMITS = {
@@ -106,6 +107,7 @@ def one(key_id: int) -> Any:
         key=key,
         bars=bars_of(principal) if principal else [],
         limits=LIMITS,
+        raised_days=RAISED_DAYS,
         graces=GRACES,
         default_grace=DEFAULT_GRACE,
         figures=services().overview.figures(RANGES["30d"], [key_id]),
@@ -131,13 +133,25 @@ def change(key_id: int) -> Any:
         changes: dict[str, Any] = {
             "owner": form.get("owner") or None,
             "limits": _limits(key),
-            "expires_at": _expiry(),
         }
+        if request.form.get("expires_at", "") != _entered(key)["expires_at"]:
+            changes["expires_at"] = _expiry()
         if key["origin"] != "settings":
             changes |= {"name": form.get("name", "").strip(), "tier": form.get("tier", "")}
         services().key_changes.change(actor(), key_id, changes)
     except (ValidationError, Conflict) as error:
         return _form(key, error)
+    return redirect(url_for("keys.one", key_id=key_id))
+
+
+@blueprint.post("/keys/<int:key_id>/budget")
+def raise_budgets(key_id: int) -> Any:
+    """More of each of its budgets for some days; 0 ends it"""
+    _admins_only()
+    visible_key(key_id)
+    days = request.form.get("days", "")
+    until = datetime.now(UTC) + timedelta(days=int(days) if days in RAISED_DAYS else 1)
+    services().key_changes.increase_budget(actor(), key_id, request.form.get("usd", ""), until)
     return redirect(url_for("keys.one", key_id=key_id))
 
 

@@ -28,7 +28,7 @@ def providers() -> Any:
     ]
     return page(
         "providers.html",
-        states=states(),
+        states=states(ask=True),
         routes=services().gateway.router.routes,
         breakers=services().breakers.states(),
         used=sorted(used, key=lambda row: -row["calls"]),
@@ -40,9 +40,12 @@ def _target(row: dict[str, Any]) -> tuple[str, str]:
     return row["provider"], row["model"]
 
 
-def states() -> list[dict[str, Any]]:
-    """Each provider: name, kind, the error of its latest call, and its worst breaker."""
-    health = services().health.provider_errors()
+def states(*, ask: bool) -> list[dict[str, Any]]:
+    """Each provider: name, kind, the error of its latest call, and its worst breaker.
+
+    With `ask` those that were not called for a while are called, for free.
+    """
+    health = services().health.provider_errors(ask=ask)
     breakers = services().breakers.states()
     found = []
     for provider in services().gateway.router.providers:

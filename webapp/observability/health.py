@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from gevent.lock import BoundedSemaphore
@@ -61,10 +62,11 @@ class Health:
         self._offline = offline
         self._asking = BoundedSemaphore()
 
-    def checks(self) -> dict[str, Check]:
+    def checks(self, *, ask_providers: bool = True) -> dict[str, Check]:
+        """Every check by name; of providers what is known, or, if that is old, what a call says."""
         asked: dict[str, Callable[[], tuple[str, str | None]]] = {
             "api": self._api,
-            "llm": self._llm,
+            "llm": partial(self._llm, ask=ask_providers),
             "cache": self._cache,
             "database": self._storage,
         }
@@ -96,18 +98,25 @@ class Health:
     def _api(self) -> tuple[str, str | None]:
         return (DEGRADED, "shutting down") if self._lifecycle.draining else (HEALTHY, None)
 
-    def _llm(self) -> tuple[str, str | None]:
+    def _llm(self, *, ask: bool) -> tuple[str, str | None]:
         if self._offline:
             return DEGRADED, "no provider is configured"
-        errors = self.provider_errors()
+        errors = self.provider_errors(ask=ask)
         failed = [f"{name}: {error}" for name, error in errors.items() if error]
         if not failed:
             return HEALTHY, None
         return UNHEALTHY if len(failed) == len(errors) else DEGRADED, ", ".join(failed)
 
-    def provider_errors(self) -> dict[str, str | None]:
-        """By provider, the error of its latest call, or None if that went well."""
-        return {name: self._error_of(provider) for name, provider in self._providers.items()}
+    def provider_errors(self, *, ask: bool) -> dict[str, str | None]:
+        """By provider, the error of its latest call, or None if that went well.
+
+        With `ask` a provider that was not called for a while is called, for free; that may take
+        PROVIDER_PATIENCE.
+        """
+        if ask:
+            return {name: self._error_of(provider) for name, provider in self._providers.items()}
+        latest = {name: provider.latest for name, provider in self._providers.items()}
+        return {name: outcome.error if outcome else None for name, outcome in latest.items()}
 
     def _error_of(self, provider: Asked) -> str | None:
         """What is wrong with a provider by its latest call, or by a free one if that is old."""
