@@ -389,6 +389,10 @@ class Settings:
         "LEDGER_RETENTION", "400", "days for which the ledger keeps each call; its sums by day are "
         "kept for ever; 0 keeps all", _integer(0, 36_500),
     )  # fmt: skip
+    log_prompts: bool = _setting(
+        "LOG_PROMPTS", "false", "log prompts and answers, and keep them with each request; they "
+        "may hold what nobody else should read", _flag,
+    )  # fmt: skip
     request_log_retention: int = _setting(
         "REQUEST_LOG_RETENTION", "30", "days for which the dashboard lists each request; 0 lists "
         "none", _integer(0, 36_500),

@@ -25,6 +25,8 @@ def upgrade() -> None:
         sa.Column("cost_nano", sa.BigInteger),
         sa.Column("milliseconds", sa.Float, nullable=False),
         sa.Column("error", sa.String(40)),
+        sa.Column("prompt", sa.Text),
+        sa.Column("answer", sa.Text),
         sa.Index("ix_requests_key_id_id", "key_id", "id"),
     )
     op.create_table(

@@ -223,6 +223,29 @@ def test_requests_are_found_by_what_became_of_them(
     assert admin.get("/dashboard/requests/unknown").status_code == 404
 
 
+def test_prompts_are_kept_only_where_the_operator_says_so(
+    start_weir: MakeWeir, provider: Provider
+) -> None:
+    prompt = "tell <b>nobody</b>"
+    for kept in (False, True):
+        weir = start_weir(**SETTINGS, OPENAI_BASE_URL=provider.base_url, LOG_PROMPTS=kept)
+        admin = Visitor(weir)
+        admin.sign_in()
+        plain = ask(weir, "prod_key_456", prompt)
+        events = weir.stream("/v1/chat/completions", {
+            "model": "m", "messages": [{"role": "user", "content": prompt}], "stream": True,
+        }, key="prod_key_456")  # fmt: skip
+        streamed = events.headers["X-Request-ID"]
+        list(events)
+        for request_id in (plain, streamed):
+            wait_until(lambda: admin.get(f"/dashboard/requests/{request_id}").status_code == 200)  # noqa: B023
+            page = admin.get(f"/dashboard/requests/{request_id}").text
+            assert ("tell &lt;b&gt;nobody&lt;/b&gt;" in page) == kept
+            assert ("LOG_PROMPTS</code> is on" in page) == kept
+        assert (prompt in weir.raw_logs()) == kept
+        assert prompt not in admin.get("/dashboard/requests").text
+
+
 def test_pages_of_requests_follow_each_other(weir: Weir, admin: Visitor) -> None:
     secret = admin.create_key("shop")
     ids = [ask(weir, secret, "the same") for _ in range(60)]

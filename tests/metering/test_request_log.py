@@ -95,6 +95,25 @@ def test_old_requests_and_activity_are_forgotten(database: Database) -> None:
     assert database.read(lambda c: c.execute(spans).scalars().all()) == [1800]
 
 
+@pytest.mark.parametrize("store", ["sqlite", "postgresql"])
+def test_texts_are_written_whatever_a_provider_sent(
+    tmp_path: Path, fresh_database: str, store: str
+) -> None:
+    urls = {
+        "sqlite": f"sqlite:///{tmp_path}/other.db",
+        "postgresql": fresh_database.replace("postgresql://", "postgresql+psycopg://"),
+    }
+    database = Database(urls[store])
+    migrations.upgrade(database)
+    log = RequestLog(database, 30)
+    log.add(logged(1, model="m" * 300, prompt="NUL \0, half a pair \ud800", answer="x" * 30_000))
+    log.flush()
+    [row] = log.find("request-1", None)
+    assert (row.model, row.prompt) == ("m" * 200, "NUL , half a pair ?")
+    assert len(row.answer) == 20_000
+    database.engine.dispose()
+
+
 def test_none_are_kept_where_the_retention_is_zero(database: Database) -> None:
     log = RequestLog(database, 0)
     log.add(logged(1))

@@ -7,7 +7,7 @@ import logging
 import select
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from flask import Response, g, request
@@ -141,6 +141,7 @@ class OpenAIDialect:
 
 def native(request: ModelRequest, describe: Describe) -> Any:
     """The answer of a native door that asks its model once, whole or streamed."""
+    keep_prompt(request.body)
     gateway, asked_on = services().gateway, terms(streamed=request.stream)
     if request.stream:
         return stream(gateway.open(request, asked_on), NativeDialect(describe))
@@ -149,6 +150,7 @@ def native(request: ModelRequest, describe: Describe) -> Any:
 
 def openai(request: ModelRequest) -> Response:
     """The answer of one of OpenAI's doors, whole or streamed."""
+    keep_prompt(request.body)
     gateway, asked_on = services().gateway, terms(streamed=request.stream)
     if request.stream:
         return stream(gateway.open(request, asked_on), OpenAIDialect())
@@ -230,7 +232,15 @@ def _headers(origin: Origin) -> dict[str, str]:
     return headers
 
 
+def keep_prompt(body: Mapping[str, Any]) -> None:
+    """Take note of what was asked, where LOG_PROMPTS says so."""
+    if services().settings.log_prompts:
+        record.current().prompt = json.dumps(dict(body), ensure_ascii=False)
+
+
 def _note(noted: RequestRecord, reply: Reply) -> None:
+    if noted.prompt is not None:
+        noted.answer = reply.answer.content or reply.answer.body
     noted.cache = str(reply.origin.cache)
     noted.model = reply.answer.model
     noted.provider = reply.answer.provider

@@ -98,6 +98,8 @@ def _closed(services: Services, noted: RequestRecord, status: int) -> None:
             cost_nano=None if noted.cost_usd is None else round(noted.cost_usd * money.NANO),
             milliseconds=noted.milliseconds,
             error=noted.error,
+            prompt=noted.prompt,
+            answer=noted.answer,
         )
     )
     if noted.admitted:

@@ -50,6 +50,7 @@ def summarize_text(body: dict[str, Any]) -> Any:
         lengths = {"original_length": len(text), "summary_length": len(summary)}
         return {"summary": summary, **lengths, **answers.tail(reply, noted)}
 
+    answers.keep_prompt(body)
     terms = answers.terms(streamed=body["stream"])
     what = (services().gateway, text, body["length"], body["model"], terms)
     if body["stream"]:

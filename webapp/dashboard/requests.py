@@ -51,6 +51,7 @@ def latest() -> Any:
         endpoints=endpoints,
         models=models,
         caches=CACHES,
+        log_prompts=services().settings.log_prompts,
         kept_days=services().settings.request_log_retention,
     )
 

@@ -1,6 +1,6 @@
 """The request log: a row for each request with a key, written every second, kept for some days.
 
-It says nothing of what was asked or answered.
+It says nothing of what was asked or answered, unless LOG_PROMPTS is on.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from sqlalchemy import (
     Integer,
     String,
     Table,
+    Text,
     func,
     insert,
     not_,
@@ -27,6 +28,7 @@ from sqlalchemy import (
 )
 
 from webapp.accounts.keys import api_keys
+from webapp.errors import StoreUnavailable
 from webapp.storage.database import Database, metadata
 
 log = logging.getLogger(__name__)
@@ -47,10 +49,15 @@ requests = Table(
     Column("cost_nano", BigInteger),
     Column("milliseconds", Float, nullable=False),
     Column("error", String(40)),
+    # Both only where LOG_PROMPTS is on.
+    Column("prompt", Text),
+    Column("answer", Text),
 )
+LISTED = [column for column in requests.columns if column.name not in {"prompt", "answer"}]
 
 # While the database is away; then the oldest are dropped.
 KEPT_MEANWHILE = 20_000
+LONGEST_TEXT = 20_000  # characters of a prompt or an answer
 # However rare what is looked for: a page looks through no more rows than this.
 LOOKED_THROUGH = 100_000
 FORGOTTEN_AT_ONCE = 2_000
@@ -74,6 +81,8 @@ class LoggedRequest:
     cost_nano: int | None
     milliseconds: float
     error: str | None
+    prompt: str | None = None
+    answer: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +135,15 @@ class RequestLog:
         writing = [self._waiting.popleft() for _ in range(len(self._waiting))]
         if not writing:
             return
-        rows = [asdict(one) for one in writing]
+        rows = [_row(one) for one in writing]
         try:
             self._database.write(lambda connection: connection.execute(insert(requests), rows))
-        except BaseException:
-            self._waiting.extendleft(reversed(writing[-KEPT_MEANWHILE:]))
+        except StoreUnavailable:
+            self._waiting.extendleft(reversed(writing))
             raise
+        except Exception:
+            # Whatever is wrong with one of them would be wrong again.
+            log.exception("%d requests are missing in the request log", len(rows))
 
     def page(self, wanted: Wanted, *, before: int | None = None, count: int = 50) -> Page:
         """The newest requests, or those before a row's id."""
@@ -145,7 +157,7 @@ class RequestLog:
             # An index leads to the rows of a key; all else is looked for row by row.
             bottom = max(0, top - LOOKED_THROUGH) if wanted.needs_search else 0
             query = (
-                select(requests)
+                select(*LISTED)
                 .where(requests.c.id < top, requests.c.id >= bottom, *_conditions(wanted))
                 .order_by(requests.c.id.desc())
                 .limit(count + 1)
@@ -227,6 +239,16 @@ class RequestLog:
         gone = self._database.write(lambda connection: connection.execute(delete).rowcount)
         if gone < FORGOTTEN_AT_ONCE:
             self._forget_at = time.monotonic() + FORGET_EVERY
+
+
+def _row(one: LoggedRequest) -> dict[str, Any]:
+    """A row of the table, with texts as databases take them, whatever a provider sent."""
+    row = asdict(one)
+    for name in ("provider", "model", "error", "prompt", "answer"):
+        if row[name] is not None:
+            length = getattr(requests.c[name].type, "length", None) or LONGEST_TEXT
+            row[name] = row[name].replace("\0", "").encode(errors="replace").decode()[:length]
+    return row
 
 
 def _first_id(connection: Connection, moment: float) -> int | None:

@@ -98,6 +98,8 @@ def log_request(record: RequestRecord, status: int) -> None:
         "error": record.error,
         "trace_id": record.trace_id,
     }
+    if record.prompt is not None:
+        facts |= {"prompt": record.prompt, "answer": record.answer}
     # Handed over as a finished record: nobody needs the source line, and finding it is not free.
     line = logging.LogRecord(request_log.name, level, "", 0, facts, None, None)
     request_log.handle(line)

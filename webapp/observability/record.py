@@ -19,6 +19,7 @@ class RequestRecord:
     """The facts of a request. `cost_usd` is None where unknown; `cache` is an X-Cache value.
 
     `failed` says that it ended with a fault of the server's side, whatever its status had been.
+    `prompt` and `answer` are None unless LOG_PROMPTS is on.
     """
 
     request_id: str
@@ -37,6 +38,8 @@ class RequestRecord:
     saved_tokens: int = 0
     saved_usd: float = 0.0
     error: str | None = None
+    prompt: str | None = None
+    answer: str | None = None
     failed: bool = False
     started: float = field(default_factory=time.perf_counter)
 
