@@ -26,6 +26,8 @@ from webapp.gate.identity import Identities
 from webapp.gate.replays import Replays
 from webapp.gate.token_windows import TokenWindows
 from webapp.gate.windows import SlidingWindows
+from webapp.inference.predictions import Predictions
+from webapp.inference.registry import Registry
 from webapp.llm.attempts import Attempts
 from webapp.llm.flight import Flights
 from webapp.llm.gateway import Gateway
@@ -54,6 +56,7 @@ from webapp.storage.shared_memory import SharedMemory
 log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
+MODELS = ROOT / "models"
 EXPOSED = [
     "Age", "Idempotency-Replayed", "Retry-After", "X-Cache", "X-Process-Time", "X-RateLimit-Limit",
     "X-RateLimit-Remaining", "X-RateLimit-Reset", "X-Request-ID", "X-Weir-Attempts",
@@ -181,6 +184,7 @@ def assemble(app: Flask, settings: Settings) -> Services:
         ),
         breakers=breakers,
         gateway=Gateway(router, answers, flights, attempts, ledger, prices, tokens_a_minute),
+        predictions=Predictions(Registry(settings.model_path or MODELS), answers),
     )
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from webapp.gate.identity import Identities
     from webapp.gate.replays import Replays
     from webapp.gate.windows import SlidingWindows
+    from webapp.inference.predictions import Predictions
     from webapp.llm.gateway import Gateway
     from webapp.metering.alerts import Alerts
     from webapp.metering.ledger import Ledger
@@ -60,6 +61,7 @@ class Services:
     health: Health
     breakers: CircuitBreakers
     gateway: Gateway
+    predictions: Predictions
 
 
 def services() -> Services:

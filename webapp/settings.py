@@ -120,6 +120,13 @@ def _one_of(*choices: str) -> Callable[[str], str]:
     return parse
 
 
+def _existing_path(text: str) -> Path | None:
+    path = Path(text)
+    if text and not path.exists():
+        raise ValueError("must be a file or a folder that exists")
+    return path if text else None
+
+
 def _url(*schemes: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text and not text.startswith(tuple(f"{scheme}://" for scheme in schemes)):
@@ -388,6 +395,10 @@ class Settings:
     ledger_retention: int = _setting(
         "LEDGER_RETENTION", "400", "days for which the ledger keeps each call; its sums by day are "
         "kept for ever; 0 keeps all", _integer(0, 36_500),
+    )  # fmt: skip
+    model_path: Path | None = _setting(
+        "MODEL_PATH", "", "an ONNX file, or a folder of `name/version.onnx`, for `/predict`",
+        _existing_path, shown="the model that ships",
     )  # fmt: skip
     log_prompts: bool = _setting(
         "LOG_PROMPTS", "false", "log prompts and answers, and keep them with each request; they "

@@ -60,6 +60,7 @@ def detailed() -> Any:
         shown["providers"] = services().health.provider_names
         shown["breakers"] = services().breakers.states()
         shown["models"] = [name for name, _, _ in services().gateway.router.names()]
+        shown["inference"] = services().predictions.registry.listed()
         with contextlib.suppress(StoreUnavailable):
             shown["weir_ledger_drift"] = money.to_usd(services().ledger.drift())
         shown["build"] = {"version": VERSION, "python": platform.python_version()}

@@ -185,3 +185,44 @@ class TokenAnswer(Schema):
     access_token = fields.String()
     token_type = fields.String(validate=validate.OneOf(["bearer"]))
     expires_in = fields.Integer(metadata={"description": "Seconds."})
+
+
+class PredictBody(Schema):
+    features = fields.List(
+        Number(), required=True, validate=validate.Length(1, 100),
+        metadata={"description": "As many numbers as the model takes."},
+    )  # fmt: skip
+    model = fields.String(load_default=None, validate=validate.Length(1, 200))
+    model_version = fields.String(load_default=None, validate=validate.Length(1, 200))
+
+
+class BatchBody(Schema):
+    requests = fields.List(
+        fields.Nested(PredictBody), required=True, validate=validate.Length(1, 100)
+    )
+
+
+class PredictionAnswer(Schema):
+    prediction = fields.Raw(metadata={"description": "A number, or the label of a class."})
+    confidence = fields.Float(allow_none=True, metadata={"description": "0 to 1, of a class."})
+    latency_ms = fields.Float()
+    cached = fields.Boolean()
+    model = fields.String()
+    model_version = fields.String()
+    request_id = fields.String()
+
+
+class BatchPrediction(Schema):
+    predictions = fields.List(fields.Nested(PredictionAnswer))
+    total_latency_ms = fields.Float()
+    request_id = fields.String()
+
+
+class ListedModel(Schema):
+    model = fields.String()
+    model_version = fields.String()
+    error = fields.String(allow_none=True)
+
+
+class ModelList(Schema):
+    models = fields.List(fields.Nested(ListedModel))

@@ -1,0 +1,116 @@
+"""POST /predict and /batch-predict: inference on the models of MODEL_PATH."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import g, request
+
+from webapp.api.blueprint import MEBIBYTE, Blueprint, limit_body
+from webapp.api.documents import ONE_OF_THEM, errors_of
+from webapp.api.schemas import BatchBody, BatchPrediction, ModelList, PredictBody, PredictionAnswer
+from webapp.errors import ModelNotAllowed, ValidationError
+from webapp.gate import guard, guard_without_counting
+from webapp.gate.idempotency import idempotent
+from webapp.gate.identity import Principal
+from webapp.inference.predictions import Asked, CacheUse, Predicted
+from webapp.observability import record
+from webapp.services import services
+
+blueprint = guard(Blueprint("predict", __name__, description="Your own models"))
+blueprint.before_request(lambda: limit_body(MEBIBYTE))
+idempotent(blueprint)
+listing = guard_without_counting(Blueprint("predict_models", __name__))
+
+EXAMPLE = {"features": [112, 118, 132, 129]}
+BATCH_EXAMPLE = {"requests": [EXAMPLE, {"features": [1, 2, 3], "model": "forecast"}]}
+
+
+@blueprint.post("/predict")
+@blueprint.doc(security=ONE_OF_THEM)
+@errors_of(400, 401, 403, 404, 409, 413, 415, 422, 429, 502, 503)
+@blueprint.arguments(PredictBody(), example=EXAMPLE)
+@blueprint.response(200, PredictionAnswer)
+def predict(body: dict[str, Any]) -> Any:
+    """What a model says of some numbers"""
+    [one] = _predicted([body])
+    latency = round(record.current().milliseconds, 2)
+    request_id = {"request_id": record.current().request_id}
+    return _shown(one, latency) | request_id, 200, _headers([one])
+
+
+@blueprint.post("/batch-predict")
+@blueprint.doc(security=ONE_OF_THEM)
+@errors_of(400, 401, 403, 404, 409, 413, 415, 422, 429, 502, 503)
+@blueprint.arguments(BatchBody(), example=BATCH_EXAMPLE)
+@blueprint.response(200, BatchPrediction)
+def batch_predict(body: dict[str, Any]) -> Any:
+    """As many at once; rows of one length go into one call of their model"""
+    try:
+        answers = _predicted(body["requests"])
+    except ValidationError as error:
+        details = {"requests": {str(getattr(error, "row", 0)): error.details}}
+        raise ValidationError("The request is not valid: requests.", details=details) from None
+    latency = round(record.current().milliseconds, 2)
+    request_id = record.current().request_id
+    return {
+        "predictions": [_shown(one, latency) | {"request_id": request_id} for one in answers],
+        "total_latency_ms": latency,
+        "request_id": request_id,
+    }, 200, _headers(answers)  # fmt: skip
+
+
+@listing.get("/predict/models")
+@listing.doc(security=ONE_OF_THEM)
+@errors_of(400, 401, 403, 429, 503)
+@listing.response(200, ModelList)
+def models() -> dict[str, Any]:
+    """The models and their versions, the newest first"""
+    principal: Principal = g.principal
+    listed = services().predictions.registry.listed()
+    allowed = principal.allowance.allows_model
+    return {"models": [one for one in listed if allowed(str(one["model"]))]}
+
+
+def _predicted(bodies: list[dict[str, Any]]) -> list[Predicted]:
+    rows = [Asked(tuple(one["features"]), one["model"], one["model_version"]) for one in bodies]
+    principal: Principal = g.principal
+    registry = services().predictions.registry
+    for row in rows:
+        name = registry.find(row.model, row.version).name
+        if not principal.allowance.allows_model(name):
+            raise ModelNotAllowed(f"This key may not use the model {name!r}.")
+    control = request.cache_control
+    own_cache = services().settings.cache_scope == "key" or principal.allowance.own_cache
+    use = CacheUse(
+        scope=principal.bucket if own_cache else None,
+        read=not (control.no_cache or control.no_store),
+        write=not control.no_store,
+        max_age=control.max_age,
+    )
+    answers = services().predictions.predict(rows, use)
+    noted = record.current()
+    noted.model = answers[0].model
+    noted.cache = "HIT" if all(one.age is not None for one in answers) else "MISS"
+    if not use.read:
+        noted.cache = "BYPASS"
+    return answers
+
+
+def _shown(one: Predicted, latency: float) -> dict[str, Any]:
+    return {
+        "prediction": one.value,
+        "confidence": one.confidence,
+        "latency_ms": latency,
+        "cached": one.age is not None,
+        "model": one.model,
+        "model_version": one.version,
+    }
+
+
+def _headers(answers: list[Predicted]) -> dict[str, str]:
+    headers = {"X-Cache": str(record.current().cache)}
+    ages = [one.age for one in answers if one.age is not None]
+    if len(ages) == len(answers):
+        headers["Age"] = str(int(max(ages)))
+    return headers

@@ -1,0 +1,1 @@
+"""Inference on the operator's own models, in ONNX."""

@@ -1,0 +1,137 @@
+"""One ONNX model: what its own signature says of inputs and outputs, and its answers.
+
+Inputs are rows of numbers. Outputs may be those of a regression (one number a row), or of a
+classification: labels and probabilities as scikit-learn's converter gives them (a tensor, or a map
+for each row), or a tensor of probabilities alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+import onnxruntime
+
+from webapp.errors import ValidationError
+
+INPUT_TYPES = {
+    "tensor(float)": numpy.float32,
+    "tensor(double)": numpy.float64,
+    "tensor(int64)": numpy.int64,
+    "tensor(int32)": numpy.int32,
+}
+
+
+class NotUsable(Exception):
+    """Why a file cannot be used as a model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a model says of one row; `confidence` (0..1) only of a class."""
+
+    value: float | int | str
+    confidence: float | None
+
+
+class Model:
+    """A loaded file. `digest` is the SHA-256 of its content."""
+
+    def __init__(self, name: str, version: str, path: Path) -> None:
+        """Raises NotUsable."""
+        self.name = name
+        self.version = version
+        try:
+            content = path.read_bytes()
+            self.digest = hashlib.sha256(content).hexdigest()
+            self._session = onnxruntime.InferenceSession(
+                content, _options(), providers=["CPUExecutionProvider"]
+            )
+            inputs = self._session.get_inputs()
+        except Exception as error:
+            raise NotUsable(str(error).strip().splitlines()[0]) from error
+        if len(inputs) != 1 or inputs[0].type not in INPUT_TYPES or len(inputs[0].shape) != 2:
+            told = ", ".join(f"{one.type} {one.shape}" for one in inputs)
+            raise NotUsable(f"It must have one input, rows of numbers, and has: {told}.")
+        self._input = inputs[0].name
+        self._type = INPUT_TYPES[inputs[0].type]
+        rows, columns = inputs[0].shape
+        self._rows = rows if isinstance(rows, int) and rows > 0 else None
+        self.features = columns if isinstance(columns, int) and columns > 0 else None
+        """How many numbers a row must have; None for any."""
+        self._outputs = [(one.name, one.type) for one in self._session.get_outputs()]
+
+    def check(self, row: Sequence[float]) -> None:
+        """Raises ValidationError where the row has too many numbers or too few."""
+        if self.features is not None and len(row) != self.features:
+            said = [f"The model {self.name} takes {self.features} numbers, not {len(row)}."]
+            raise ValidationError("The request is not valid: features.", details={"features": said})
+
+    def predict(self, rows: Sequence[Sequence[float]]) -> list[Prediction]:
+        """One prediction for each row, in order; rows of one length go into one call.
+
+        Raises NotUsable where an answer is no finite number.
+        """
+        by_length: dict[int, list[int]] = {}
+        for place, row in enumerate(rows):
+            by_length.setdefault(len(row), []).append(place)
+        found: dict[int, Prediction] = {}
+        for places in by_length.values():
+            for part in self._parts(places):
+                batch = numpy.array([rows[place] for place in part], dtype=self._type)
+                found.update(zip(part, self._run(batch), strict=True))
+        return [found[place] for place in range(len(rows))]
+
+    def _parts(self, places: list[int]) -> list[list[int]]:
+        """As many as a call takes; of a model for a fixed number of rows, that many."""
+        if self._rows is None:
+            return [places]
+        if self._rows != 1:
+            raise NotUsable(f"The model takes {self._rows} rows at once, and no fewer.")
+        return [[place] for place in places]
+
+    def _run(self, batch: Any) -> list[Prediction]:
+        outputs = self._session.run(None, {self._input: batch})
+        predictions = _read(outputs, len(batch))
+        for one in predictions:
+            if isinstance(one.value, float) and not math.isfinite(one.value):
+                raise NotUsable("Its answer is no finite number.")
+        return predictions
+
+
+def _options() -> Any:
+    """One thread a call: what runs beside gevent's loop must leave it a core."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    return options
+
+
+def _read(outputs: list[Any], rows: int) -> list[Prediction]:
+    first = outputs[0]
+    if len(outputs) > 1:
+        return [
+            Prediction(_plain(label), _confidence(told))
+            for label, told in zip(numpy.ravel(first), outputs[1], strict=True)
+        ]
+    table = numpy.asarray(first).reshape(rows, -1)
+    if table.shape[1] == 1:
+        return [Prediction(_plain(row[0]), None) for row in table]
+    return [Prediction(int(row.argmax()), float(row.max())) for row in table]
+
+
+def _confidence(told: Any) -> float:
+    """The largest of a row's probabilities."""
+    values = told.values() if isinstance(told, dict) else numpy.ravel(told)
+    return float(max(values))
+
+
+def _plain(value: Any) -> float | int | str:
+    plain: float | int | str = value.item() if hasattr(value, "item") else value
+    return plain
