@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from benchmarks import alone
 from benchmarks.comparison import peers
 from benchmarks.flights import flights
+from benchmarks.inference import inference
 from benchmarks.load import CONNECTIONS, TOOL
 from benchmarks.processes import CORES, OTHER_CORES, allow_many_files, get_json
 from benchmarks.reports import reports
@@ -32,6 +33,7 @@ MEASURES: dict[str, Callable[[Run], list[Figure]]] = {
     "streams": alone.streams,
     "flights": flights,
     "peers": peers,
+    "inference": inference,
     "reports": reports,
 }
 # Take minutes, and are measured only when named.

@@ -19,9 +19,12 @@ for (const button of document.querySelectorAll("[data-copy]")) {
 }
 
 const polled = document.querySelector("[data-poll]");
+const live = document.getElementById("live");
+let refreshing = false;
 
 async function refresh() {
-  if (document.hidden) return;
+  if (document.hidden || refreshing || !live.checked) return;
+  refreshing = true;
   const response = await fetch(location.href, { headers: { Accept: "text/html" } });
   if (!response.ok || response.redirected) return;
   const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
@@ -29,12 +32,26 @@ async function refresh() {
     const other = fresh.getElementById(element.id);
     // Only what has changed is touched, and nothing in which somebody is reading with the keyboard.
     if (other && other.innerHTML !== element.innerHTML && !element.contains(document.activeElement)) {
+      const sideways = [...element.querySelectorAll(".scroll")].map((box) => box.scrollLeft);
       element.innerHTML = other.innerHTML;
+      element.querySelectorAll(".scroll").forEach((box, place) => { box.scrollLeft = sideways[place] || 0; });
     }
   }
   document.dispatchEvent(new Event("weir:refreshed"));
 }
 
 if (polled) {
-  setInterval(() => refresh().catch(() => {}), Number(polled.dataset.poll));
+  live.closest("label").hidden = false;
+  live.checked = localStorage.getItem("weir-live") !== "off";
+  live.addEventListener("change", () => localStorage.setItem("weir-live", live.checked ? "on" : "off"));
+  setInterval(async () => {
+    if (refreshing) return;
+    try {
+      await refresh();
+    } catch {
+      // The next one may come through.
+    } finally {
+      refreshing = false;
+    }
+  }, Number(polled.dataset.poll));
 }

@@ -5,6 +5,7 @@ const room = document.querySelector(".playground");
 const part = (id) => document.getElementById(id);
 const talk = part("talk");
 const history = [];
+const MOST_HISTORY = 200;
 let running = null;
 
 function body(message) {
@@ -12,7 +13,7 @@ function body(message) {
   if (part("model").value.trim()) sent.model = part("model").value.trim();
   if (part("system").value.trim()) sent.system = part("system").value.trim();
   if (part("max_tokens").value) sent.max_tokens = Number(part("max_tokens").value);
-  if (history.length) sent.history = history.slice();
+  if (history.length) sent.history = history.slice(-MOST_HISTORY);
   return sent;
 }
 
@@ -77,6 +78,8 @@ async function ask(message) {
   say("user", message);
   const { item, words } = say("assistant", "");
   item.classList.add("running");
+  // Read out once it is whole, not piece by piece.
+  talk.setAttribute("aria-busy", "true");
   running = new AbortController();
   const headers = { "Content-Type": "application/json", Accept: "text/event-stream, application/json", "X-CSRF-Token": room.dataset.token };
   if (part("no_cache").checked) headers["Cache-Control"] = "no-cache";
@@ -87,12 +90,14 @@ async function ask(message) {
     if (!response.ok) throw new Error((await response.json()).message);
     const answer = await receive(response, words, () => item.scrollIntoView({ block: "nearest" }));
     facts(item, answer, response.headers.get("X-Cache") || "–");
-    history.push({ role: "user", content: message }, { role: "assistant", content: words.textContent });
+    // Another chat may have begun meanwhile.
+    if (item.isConnected) history.push({ role: "user", content: message }, { role: "assistant", content: words.textContent });
   } catch (error) {
     if (!words.textContent) item.remove();
     say("error", error.name === "AbortError" ? "Stopped." : error.message);
   } finally {
     item.classList.remove("running");
+    talk.removeAttribute("aria-busy");
     running = null;
   }
 }
@@ -102,7 +107,7 @@ function code() {
   const url = `${room.dataset.base}/chat`;
   const json = JSON.stringify(sent, null, 2);
   const indented = json.replaceAll("\n", "\n    ");
-  const python = indented.replace(/: true/g, ": True").replace(/: false/g, ": False");
+  const python = indented.replace(/"stream": (true|false)/, (_, flag) => `"stream": ${flag === "true" ? "True" : "False"}`);
   part("curl").textContent = `curl -N ${url} \\\n  -H "X-API-Key: $WEIR_KEY" \\\n  -H 'Content-Type: application/json' \\\n  -d '${json.replaceAll("'", "'\\''")}'`;
   part("python").textContent = `import os, requests\n\nanswer = requests.post(\n    "${url}",\n    headers={"X-API-Key": os.environ["WEIR_KEY"]},\n    json=${python},\n    stream=${sent.stream ? "True" : "False"},\n)\nfor line in answer.iter_lines():\n    print(line.decode())`;
   part("javascript").textContent = `const answer = await fetch("${url}", {\n  method: "POST",\n  headers: { "X-API-Key": process.env.WEIR_KEY, "Content-Type": "application/json" },\n  body: JSON.stringify(${json.replaceAll("\n", "\n  ")}),\n});\nfor await (const piece of answer.body.pipeThrough(new TextDecoderStream())) console.log(piece);`;
@@ -121,19 +126,20 @@ part("ask").addEventListener("submit", async (event) => {
   part("send").disabled = true;
   part("stop").hidden = false;
   await ask(message);
+  const elsewhere = ![document.body, part("stop"), part("send")].includes(document.activeElement);
   part("send").disabled = false;
   part("stop").hidden = true;
-  part("message").focus();
+  if (!elsewhere) part("message").focus();
   bars();
 });
 part("message").addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && !event.shiftKey) {
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
     event.preventDefault();
     part("ask").requestSubmit();
   }
 });
 part("stop").addEventListener("click", () => running && running.abort());
-part("clear").addEventListener("click", () => { history.length = 0; talk.replaceChildren(); code(); });
+part("clear").addEventListener("click", () => { if (running) running.abort(); history.length = 0; talk.replaceChildren(); code(); });
 part("key").addEventListener("change", bars);
 room.addEventListener("input", code);
 code();

@@ -168,9 +168,11 @@ def test_a_key_that_has_expired_is_changed_without_touching_its_expiry(
     admin.create_key("shop")
     key = f"/dashboard/keys/{max(admin.ids_of_keys())}"
     edit = f"{key}/edit"
-    with Books(weir).engine.begin() as connection:
+    engine = Books(weir).engine
+    with engine.begin() as connection:
         past = text("UPDATE api_keys SET expires_at = '2020-01-01 00:00:00' WHERE name = 'shop'")
         connection.execute(past)
+    engine.dispose()
     fields = {"name": "shop", "tier": "free", "expires_at": "2020-01-01T00:00"}
     page = admin.post(edit, **fields)
     assert (page.status_code, page.url.endswith(key)) == (200, True)
@@ -216,6 +218,13 @@ def test_requests_are_found_by_what_became_of_them(
     assert found("since=2999-01-01T00:00") == set()
     assert found("until=2000-01-01T00:00") == set()
     assert found("status=abc&before=-1&key=x&since=never") == everything
+    assert found("before=999999999999999999") == everything
+    assert found("key=99999999999") == set()
+    for odd in ("status=99999999999", "endpoint=%00", "model=%00", "key=" + "9" * 2000):
+        assert admin.get(f"/dashboard/requests?{odd}").status_code == 200, odd
+    assert admin.get("/dashboard/audit?target=%00&before=99999999999999999999").status_code == 200
+    for odd in ("%00", "x%20y", "x" * 200):
+        assert admin.get(f"/dashboard/requests/{odd}").status_code == 404, odd
     page = text_of(admin.get(f"/dashboard/requests/{failed}").text)
     assert "502 ProviderFailed" in page
     assert page.index("1 openai first") < page.index("2 openai second")

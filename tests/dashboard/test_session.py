@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import MakeWeir
 from tests.support.administrator import PASSWORD, SETTINGS, Administrator
-from tests.support.servers import Weir
+from tests.support.servers import Postgres, Weir
 from tests.support.visitor import Visitor, text_of, token_of
 
 PAGES = [
@@ -46,6 +46,7 @@ def test_signing_in_leads_on_to_the_page_that_was_asked_for(visitor: Visitor) ->
 
 
 ELSEWHERE = [
+    "//[", "//\u2100",
     "https://evil.example/", "//evil.example/", "/\\evil.example", "javascript:alert(1)",
     "/docs", "/dashboard/../docs\n", "/dashboard/sign-in", "/dashboard\\@evil.example/",
 ]  # fmt: skip
@@ -180,6 +181,31 @@ def test_pages_have_a_strict_policy_and_are_not_kept(weir: Weir) -> None:
         assert "unsafe" not in headers["Content-Security-Policy"]
         assert headers["Content-Security-Policy"].startswith("default-src 'none'")
         assert headers["Cache-Control"] == "no-store"
+
+
+def test_forms_are_small(weir: Weir) -> None:
+    for path in ("/dashboard/sign-in", "/dashboard/sign-out", "/dashboard/theme"):
+        answer = Visitor(weir).session.post(weir.url + path, files={"f": b"x" * 2_000_000})
+        assert answer.status_code == 413, path
+
+
+def test_a_page_that_was_asked_for_before_brings_no_session_back(weir: Weir) -> None:
+    visitor = Visitor(weir)
+    visitor.sign_in()
+    assert "Set-Cookie" not in visitor.get("/dashboard/").headers
+
+
+def test_signing_out_needs_no_database(
+    start_weir: MakeWeir, fresh_database: str, postgres: Postgres
+) -> None:
+    weir = start_weir(**SETTINGS, DATABASE_URL=fresh_database)
+    visitor = Visitor(weir)
+    token = token_of(visitor.sign_in().text)
+    postgres.stop()
+    form = {"csrf_token": token}
+    visitor.session.post(f"{weir.url}/dashboard/sign-out", data=form, allow_redirects=False)
+    postgres.start()
+    assert "/sign-in" in visitor.get("/dashboard/").url
 
 
 def test_colours_are_chosen_without_javascript(weir: Weir) -> None:

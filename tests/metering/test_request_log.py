@@ -66,6 +66,19 @@ def test_a_key_s_requests_are_found_without_a_search(
     assert ([row.request_id for row in page.rows], page.older) == (["request-0"], None)
 
 
+def test_many_keys_are_searched_only_so_far(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request_log, "LOOKED_THROUGH", 10)
+    log = RequestLog(database, 30)
+    log.add(logged(0, key_id=2))
+    for number in range(1, 50):
+        log.add(logged(number))
+    log.flush()
+    page = log.page(Wanted(key_ids={2, 3}))
+    assert (page.rows, page.older, page.looked_back_to is not None) == ([], 41, True)
+
+
 def test_a_time_is_found_by_its_index(database: Database) -> None:
     log = RequestLog(database, 30)
     began = time.time() - 1000

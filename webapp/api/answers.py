@@ -19,6 +19,7 @@ from webapp.gate.identity import Principal
 from webapp.llm.live import Stream
 from webapp.llm.messages import ModelRequest, Origin, Part, Piece, Reply
 from webapp.llm.ports import Payer, Terms
+from webapp.metering.request_log import cut
 from webapp.observability import record
 from webapp.observability.lifecycle import Lifecycle
 from webapp.observability.record import RequestRecord
@@ -235,12 +236,12 @@ def _headers(origin: Origin) -> dict[str, str]:
 def keep_prompt(body: Mapping[str, Any]) -> None:
     """Take note of what was asked, where LOG_PROMPTS says so."""
     if services().settings.log_prompts:
-        record.current().prompt = json.dumps(dict(body), ensure_ascii=False)
+        record.current().prompt = cut(json.dumps(dict(body), ensure_ascii=False))
 
 
 def _note(noted: RequestRecord, reply: Reply) -> None:
     if noted.prompt is not None:
-        noted.answer = reply.answer.content or reply.answer.body
+        noted.answer = cut(reply.answer.content or reply.answer.body)
     noted.cache = str(reply.origin.cache)
     noted.model = reply.answer.model
     noted.provider = reply.answer.provider

@@ -39,6 +39,8 @@ def register(app: Flask, services: Services) -> None:
     app.secret_key = secret_of(services.settings.secret_key)
     app.session_interface = DashboardSessions()
     app.permanent_session_lifetime = LASTS
+    # A page that was asked for before signing out must not bring the session back.
+    app.config["SESSION_REFRESH_EACH_REQUEST"] = False
     app.config["WTF_CSRF_TIME_LIMIT"] = None  # as long as the session
     formatting.register(app)
     for page in PAGES:

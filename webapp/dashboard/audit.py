@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import request
 
-from webapp.dashboard.pages import Blueprint, page
+from webapp.dashboard.pages import LARGEST_BIG_ID, Blueprint, number_of, page
 from webapp.dashboard.session import admins
 from webapp.services import services
 
@@ -18,8 +18,8 @@ SHOWN = 50
 @blueprint.get("/audit")
 def audit() -> Any:
     """The newest changes first"""
-    before, target = request.args.get("before", ""), request.args.get("target") or None
-    before_id = int(before) if before.isdecimal() and len(before) <= 18 else None
+    target = request.args.get("target", "").replace("\0", "") or None
+    before_id = number_of(request.args.get("before"), LARGEST_BIG_ID)
     events = services().audit.latest(target=target, before_id=before_id, count=SHOWN + 1)
     return page(
         "audit.html",

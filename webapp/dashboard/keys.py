@@ -11,7 +11,7 @@ from webapp.accounts.key_changes import DEFAULT_GRACE, STATES, NewKey
 from webapp.accounts.keys import LARGEST_ID
 from webapp.allowance import OVERRIDES
 from webapp.dashboard.mine import bars_of, bars_of_all, visible_key, visible_keys
-from webapp.dashboard.pages import Blueprint, page
+from webapp.dashboard.pages import Blueprint, number_of, page
 from webapp.dashboard.session import actor, is_admin, members
 from webapp.errors import Conflict, NotAllowed, ValidationError, WeirError
 from webapp.metering.overview import RANGES
@@ -48,7 +48,7 @@ def all_keys() -> Any:
     state, after = request.args.get("state"), request.args.get("after", "")
     keys = visible_keys(
         state=state if state in STATES else None,
-        after_id=min(int(after), LARGEST_ID) if after.isdecimal() else 0,
+        after_id=number_of(after, LARGEST_ID) or 0,
         count=LISTED + 1,
     )
     more, keys = len(keys) > LISTED, keys[:LISTED]
@@ -159,8 +159,8 @@ def raise_budgets(key_id: int) -> Any:
 def rotate(key_id: int) -> Any:
     """A new secret, shown once; the old one works for a while too"""
     visible_key(key_id)
-    grace = request.form.get("grace", "")
-    seconds = int(grace) if grace.isdecimal() and int(grace) in GRACES else DEFAULT_GRACE
+    grace = request.form.get("grace")
+    seconds = next((one for one in GRACES if str(one) == grace), DEFAULT_GRACE)
     return _secret(*services().key_changes.rotate(actor(), key_id, seconds))
 
 

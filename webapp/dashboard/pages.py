@@ -17,6 +17,8 @@ from webapp.version import VERSION
 
 log = logging.getLogger(__name__)
 
+LARGEST_BIG_ID = 2**63 - 1
+
 POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -49,7 +51,7 @@ def page(template: str, **context: Any) -> Response:
         user=g.get("user"),
         theme=theme if theme in {"light", "dark"} else "system",
         csrf_token=generate_csrf,
-        here=request.full_path.rstrip("?"),
+        here=request.full_path.rstrip("?") if request.method == "GET" else "",
         version=VERSION,
         offline=not services().settings.has_provider,
         **context,
@@ -58,6 +60,13 @@ def page(template: str, **context: Any) -> Response:
     response.headers["Content-Security-Policy"] = POLICY
     response.headers["Cache-Control"] = "no-store"
     return response
+
+
+def number_of(sent: str | None, largest: int) -> int | None:
+    """A number of a query or a form; None where it is none, or larger than a database takes."""
+    if not sent or not sent.isdecimal() or len(sent) > 18:
+        return None
+    return int(sent) if int(sent) <= largest else None
 
 
 def error_page(error: WeirError) -> Response:

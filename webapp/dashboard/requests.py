@@ -8,11 +8,13 @@ from urllib.parse import urlencode
 
 from flask import request
 
+from webapp.accounts.keys import LARGEST_ID
 from webapp.dashboard.mine import names_of_keys, visible_ids
-from webapp.dashboard.pages import Blueprint, page
+from webapp.dashboard.pages import LARGEST_BIG_ID, Blueprint, number_of, page
 from webapp.dashboard.session import members
 from webapp.errors import NotFound
 from webapp.metering.request_log import Wanted
+from webapp.observability.record import REQUEST_ID
 from webapp.services import services
 
 blueprint = members(Blueprint("requests", __name__))
@@ -25,19 +27,21 @@ OUTCOMES = {"ok": False, "failed": True}
 def latest() -> Any:
     """The latest requests, of a key, with a status, at an endpoint, of a model …"""
     visible = visible_ids()
-    asked = {name: value for name, value in request.args.items() if value}
+    asked = {name: value for name, value in request.args.items() if value and "\0" not in value}
     wanted = Wanted(
         key_ids=_key_ids(asked.get("key", ""), visible),
         endpoint=asked.get("endpoint"),
         model=asked.get("model"),
         cache=asked.get("cache") if asked.get("cache") in CACHES else None,
-        status=_integer(asked.get("status")),
+        status=number_of(asked.get("status"), LARGEST_ID),
         failed=OUTCOMES.get(asked.get("outcome", "")),
         since=_moment(asked.get("since")),
         until=_moment(asked.get("until")),
     )
     services().request_log.flush()
-    found = services().request_log.page(wanted, before=_integer(asked.get("before")))
+    found = services().request_log.page(
+        wanted, before=number_of(asked.get("before"), LARGEST_BIG_ID)
+    )
     endpoints, models = services().request_log.names(visible)
     older = None
     if found.older is not None:
@@ -59,6 +63,8 @@ def latest() -> Any:
 @blueprint.get("/requests/<request_id>")
 def one(request_id: str) -> Any:
     """One request: what became of it, every call to a provider, what each cost"""
+    if not REQUEST_ID.fullmatch(request_id):
+        raise NotFound
     visible = visible_ids()
     services().request_log.flush()
     rows = services().request_log.find(request_id, visible)
@@ -86,14 +92,10 @@ def _took(call: dict[str, Any]) -> float | None:
 
 
 def _key_ids(sent: str, visible: set[int] | None) -> set[int] | None:
-    chosen = _integer(sent)
-    if chosen is None:
+    if not sent.isdecimal():
         return visible
+    chosen = number_of(sent, LARGEST_ID) or 0
     return {chosen} if visible is None else {chosen} & visible
-
-
-def _integer(sent: str | None) -> int | None:
-    return int(sent) if sent and sent.isdecimal() and len(sent) <= 18 else None
 
 
 def _moment(sent: str | None) -> float | None:

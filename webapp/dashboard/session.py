@@ -20,6 +20,7 @@ from wtforms import ValidationError as BadToken
 
 from webapp.accounts.accounts import ADMIN, Account
 from webapp.accounts.audit import Actor
+from webapp.api.blueprint import MEBIBYTE, limit_body
 from webapp.dashboard.pages import Blueprint, page
 from webapp.errors import NotAllowed, NotAuthenticated, NotFound, RateLimitExceeded
 from webapp.gate.limits import count_log_in
@@ -90,9 +91,13 @@ def actor() -> Actor:
 
 
 def check_form() -> None:
-    """Refuse what does not come from a form of this session. Raises NotAllowed."""
+    """Refuse what does not come from a form of this session, or is too large for one.
+
+    Raises NotAllowed and PayloadTooLarge.
+    """
     if request.method in SAFE:
         return
+    limit_body(MEBIBYTE)
     try:
         validate_csrf(request.headers.get("X-CSRF-Token") or request.form.get("csrf_token"))
     except BadToken:
@@ -163,8 +168,9 @@ def start_session(account: Account) -> None:
 def leave() -> AnyResponse:
     """End this session; with `everywhere` also all other sessions and tokens of the account."""
     check_form()
-    account = _signed_in()
-    if account and "everywhere" in request.form:
+    # Who only leaves here needs no database for it.
+    account = _signed_in() if "everywhere" in request.form else None
+    if account:
         services().accounts.sign_out(Actor(account.username, request.remote_addr), account.id)
     session.clear()
     return redirect(url_for("session.sign_in"))
@@ -192,7 +198,10 @@ def nowhere(anything: str) -> Response:
 def _next() -> str:
     """Where to go on: a page of the dashboard, never another site."""
     wanted = request.values.get("next", "")
-    parts = urlsplit(wanted)
+    try:
+        parts = urlsplit(wanted)
+    except ValueError:
+        return url_for("overview.overview")
     own = not parts.scheme and not parts.netloc and parts.path.startswith(f"{COOKIE_PATH}/")
     safe = own and "\\" not in wanted and wanted.isprintable()
     return wanted if safe and "/sign-in" not in parts.path else url_for("overview.overview")

@@ -43,6 +43,12 @@ class Range:
         return self.step * self.steps
 
     @property
+    def elapsed(self) -> float:
+        """How much of it is over (0..1): its last step still runs."""
+        running = time.time() % self.step
+        return 1 - (self.step - running) / self.length
+
+    @property
     def first(self) -> int:
         """Unix seconds at which its first step begins; its last one is the running one."""
         return (int(time.time()) // self.step - self.steps + 1) * self.step
@@ -75,6 +81,10 @@ class Sums:
         for name, value in more.items():
             setattr(self, name, getattr(self, name) + int(value or 0))
 
+    def times(self, share: float) -> Sums:
+        """A share of all of this."""
+        return Sums(**{name: round(getattr(self, name) * share) for name in COUNTERS})
+
     @property
     def hit_rate(self) -> float | None:
         looked_up = self.hits + self.misses
@@ -91,9 +101,9 @@ Latencies = dict[str, float | None]
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """A range: its sums, those of the range before, each step (Unix seconds, sums), the latencies
-    (ms, by p50, p95, p99; None where they are not told by key), and the keys with most requests:
-    (id, name, mask, sums)."""
+    """A range: its sums, those of as much of the range before as of this one is over, each step
+    (Unix seconds, sums), the latencies (ms, by p50, p95, p99; None where they are not told by key),
+    and the keys with most requests: (id, name, mask, sums)."""
 
     now: Sums
     before: Sums
@@ -119,7 +129,7 @@ class Overview:
             told = key_ids is None
             return Figures(
                 _total(steps.values()),
-                _total(before.sums(connection, "all").values()),
+                _total(before.sums(connection, "all").values()).times(asked.elapsed),
                 [(at, steps.get(at, Sums())) for at in now.steps],
                 now.latencies(connection) if told else None,
                 before.latencies(connection) if told else None,

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from sqlalchemy import (
@@ -57,6 +58,9 @@ LISTED = [column for column in requests.columns if column.name not in {"prompt",
 
 # While the database is away; then the oldest are dropped.
 KEPT_MEANWHILE = 20_000
+# Rows are written up to a second, and after an outage some more, after what they tell of.
+LATE = 60.0
+WRITTEN_AT_ONCE = 500
 LONGEST_TEXT = 20_000  # characters of a prompt or an answer
 # However rare what is looked for: a page looks through no more rows than this.
 LOOKED_THROUGH = 100_000
@@ -67,7 +71,8 @@ NAMED_AT_ONCE = 10_000
 
 @dataclass(frozen=True, slots=True)
 class LoggedRequest:
-    """A request that is over. `at` is Unix seconds; `cost_nano` is None where unknown."""
+    """A request that is over. `at` is Unix seconds; `cost_nano` is None where unknown; `prompt` and
+    `answer` have been cut()."""
 
     at: float
     request_id: str
@@ -101,7 +106,8 @@ class Wanted:
     @property
     def needs_search(self) -> bool:
         named = (self.endpoint, self.model, self.cache, self.status, self.failed)
-        return any(value is not None for value in named)
+        several = self.key_ids is not None and len(self.key_ids) > 1
+        return several or any(value is not None for value in named)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,18 +138,19 @@ class RequestLog:
 
     def flush(self) -> None:
         """Write what has gathered. Raises StoreUnavailable, and then keeps it for the next time."""
-        writing = [self._waiting.popleft() for _ in range(len(self._waiting))]
-        if not writing:
-            return
-        rows = [_row(one) for one in writing]
-        try:
-            self._database.write(lambda connection: connection.execute(insert(requests), rows))
-        except StoreUnavailable:
-            self._waiting.extendleft(reversed(writing))
-            raise
-        except Exception:
-            # Whatever is wrong with one of them would be wrong again.
-            log.exception("%d requests are missing in the request log", len(rows))
+        while self._waiting:
+            taken = min(WRITTEN_AT_ONCE, len(self._waiting))
+            writing = [self._waiting.popleft() for _ in range(taken)]
+            rows = [_row(one) for one in writing]
+            try:
+                self._database.write(partial(_insert, rows))
+            except StoreUnavailable:
+                room = KEPT_MEANWHILE - len(self._waiting)
+                self._waiting.extendleft(reversed(writing[-room:] if room else []))
+                raise
+            except Exception:
+                # Whatever is wrong with one of them would be wrong again.
+                log.exception("%d requests are missing in the request log", len(rows))
 
     def page(self, wanted: Wanted, *, before: int | None = None, count: int = 50) -> Page:
         """The newest requests, or those before a row's id."""
@@ -153,9 +160,12 @@ class RequestLog:
             if top is None:
                 top = (connection.execute(select(func.max(requests.c.id))).scalar() or 0) + 1
             if wanted.until is not None:
-                top = min(top, _first_id(connection, wanted.until) or top)
+                top = min(top, _first_id(connection, wanted.until + LATE) or top)
             # An index leads to the rows of a key; all else is looked for row by row.
             bottom = max(0, top - LOOKED_THROUGH) if wanted.needs_search else 0
+            if wanted.since is not None:
+                first = _first_id(connection, wanted.since - LATE)
+                bottom = top if first is None else max(bottom, first)
             query = (
                 select(*LISTED)
                 .where(requests.c.id < top, requests.c.id >= bottom, *_conditions(wanted))
@@ -172,7 +182,7 @@ class RequestLog:
             first = connection.execute(select(func.min(requests.c.id))).scalar()
             if oldest is None or first is None or first >= bottom:
                 return Page(rows, None)
-            if wanted.since is not None and oldest.at < wanted.since:
+            if wanted.since is not None and oldest.at < wanted.since + LATE:
                 return Page(rows, None)
             return Page(rows, bottom, looked_back_to=oldest.at)
 
@@ -205,7 +215,7 @@ class RequestLog:
         def work(connection: Connection) -> tuple[list[str], list[str]]:
             latest = select(requests.c.endpoint, requests.c.model)
             if key_ids is not None:
-                latest = latest.where(requests.c.key_id.in_(key_ids))
+                latest = latest.where(requests.c.key_id.in_(key_ids), *_newest(connection))
             latest = latest.order_by(requests.c.id.desc()).limit(NAMED_AT_ONCE)
             rows = connection.execute(select(latest.subquery()).distinct()).all()
             endpoints = sorted({row.endpoint for row in rows})
@@ -217,13 +227,17 @@ class RequestLog:
         self, key_ids: Collection[int], since: float, until: float
     ) -> dict[str, float | None]:
         """p50, p95 and p99 (ms) of these keys' latest requests of a time."""
-        query = (
-            select(requests.c.milliseconds)
-            .where(requests.c.key_id.in_(key_ids), requests.c.at.between(since, until))
-            .order_by(requests.c.id.desc())
-            .limit(NAMED_AT_ONCE)
-        )
-        found = sorted(self._database.read(lambda c: c.execute(query).scalars().all()))
+
+        def work(connection: Connection) -> list[float]:
+            query = select(requests.c.milliseconds).where(
+                requests.c.key_id.in_(key_ids),
+                requests.c.at.between(since, until),
+                *_newest(connection),
+            )
+            newest = query.order_by(requests.c.id.desc()).limit(NAMED_AT_ONCE)
+            return list(connection.execute(newest).scalars())
+
+        found = sorted(self._database.read(work))
         return {
             f"p{share}": found[min(len(found) - 1, len(found) * share // 100)] if found else None
             for share in (50, 95, 99)
@@ -241,6 +255,15 @@ class RequestLog:
             self._forget_at = time.monotonic() + FORGET_EVERY
 
 
+def _insert(rows: list[dict[str, Any]], connection: Connection) -> None:
+    connection.execute(insert(requests), rows)
+
+
+def cut(text: str | None) -> str | None:
+    """As much of a prompt or an answer as is kept."""
+    return None if text is None else text[:LONGEST_TEXT]
+
+
 def _row(one: LoggedRequest) -> dict[str, Any]:
     """A row of the table, with texts as databases take them, whatever a provider sent."""
     row = asdict(one)
@@ -249,6 +272,12 @@ def _row(one: LoggedRequest) -> dict[str, Any]:
             length = getattr(requests.c[name].type, "length", None) or LONGEST_TEXT
             row[name] = row[name].replace("\0", "").encode(errors="replace").decode()[:length]
     return row
+
+
+def _newest(connection: Connection) -> list[Any]:
+    """The condition that rows are among the newest: several keys have no index in their order."""
+    newest = connection.execute(select(func.max(requests.c.id))).scalar() or 0
+    return [requests.c.id > newest - LOOKED_THROUGH]
 
 
 def _first_id(connection: Connection, moment: float) -> int | None:
