@@ -9,7 +9,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -34,6 +34,8 @@ from webapp.storage.database import Database, metadata
 
 log = logging.getLogger(__name__)
 
+LONGEST_MODEL = 200
+
 requests = Table(
     "requests",
     metadata,
@@ -45,7 +47,7 @@ requests = Table(
     Column("status", Integer, nullable=False),
     Column("cache", String(10)),
     Column("provider", String(32)),
-    Column("model", String(200)),
+    Column("model", String(LONGEST_MODEL)),
     Column("tokens", BigInteger),
     Column("cost_nano", BigInteger),
     Column("milliseconds", Float, nullable=False),
@@ -266,12 +268,17 @@ def cut(text: str | None) -> str | None:
 
 def _row(one: LoggedRequest) -> dict[str, Any]:
     """A row of the table, with texts as databases take them, whatever a provider sent."""
-    row = asdict(one)
-    for name in ("provider", "model", "error", "prompt", "answer"):
-        if row[name] is not None:
-            length = getattr(requests.c[name].type, "length", None) or LONGEST_TEXT
-            row[name] = row[name].replace("\0", "").encode(errors="replace").decode()[:length]
+    row = {name: getattr(one, name) for name in LoggedRequest.__slots__}
+    if one.model is not None:
+        row["model"] = _clean(one.model, LONGEST_MODEL)
+    if one.prompt is not None:
+        row["prompt"] = _clean(one.prompt, LONGEST_TEXT)
+        row["answer"] = _clean(one.answer or "", LONGEST_TEXT)
     return row
+
+
+def _clean(text: str, longest: int) -> str:
+    return text.replace("\0", "").encode(errors="replace").decode()[:longest]
 
 
 def _newest(connection: Connection) -> list[Any]:
