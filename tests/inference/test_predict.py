@@ -169,7 +169,11 @@ def test_numbers_are_finite(weir: Weir, number: str, status: int) -> None:
 def test_an_answer_that_is_no_number_is_an_error(weir: Weir) -> None:
     assert value(weir, [1], model="log") == 0
     answer = predict(weir, [0], model="log")
-    assert (answer.status_code, answer.json()["error"]) == (502, "ProviderFailed")
+    assert (answer.status_code, answer.json()["error"]) == (422, "ValidationError")
+    rows = {"requests": [{"features": [n], "model": "log"} for n in (1, 2, 0)]}
+    batch = weir.post("/batch-predict", key=KEY, json=rows)
+    assert list(batch.json()["details"]["requests"]) == ["2"]
+    assert predict(weir, [1e300, 1, 1], model="sum").status_code == 422
 
 
 def test_a_batch_is_answered_in_order_in_few_calls(weir: Weir) -> None:

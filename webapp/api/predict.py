@@ -7,7 +7,7 @@ from typing import Any
 from flask import g, request
 
 from webapp.api.blueprint import MEBIBYTE, Blueprint, limit_body
-from webapp.api.documents import ONE_OF_THEM, errors_of
+from webapp.api.documents import HEADERS, ONE_OF_THEM, errors_of
 from webapp.api.schemas import BatchBody, BatchPrediction, ModelList, PredictBody, PredictionAnswer
 from webapp.errors import ModelNotAllowed, ValidationError
 from webapp.gate import guard, guard_without_counting
@@ -27,7 +27,7 @@ BATCH_EXAMPLE = {"requests": [EXAMPLE, {"features": [1, 2, 3], "model": "forecas
 
 
 @blueprint.post("/predict")
-@blueprint.doc(security=ONE_OF_THEM)
+@blueprint.doc(security=ONE_OF_THEM, parameters=HEADERS)
 @errors_of(400, 401, 403, 404, 409, 413, 415, 422, 429, 502, 503)
 @blueprint.arguments(PredictBody(), example=EXAMPLE)
 @blueprint.response(200, PredictionAnswer)
@@ -40,7 +40,7 @@ def predict(body: dict[str, Any]) -> Any:
 
 
 @blueprint.post("/batch-predict")
-@blueprint.doc(security=ONE_OF_THEM)
+@blueprint.doc(security=ONE_OF_THEM, parameters=HEADERS)
 @errors_of(400, 401, 403, 404, 409, 413, 415, 422, 429, 502, 503)
 @blueprint.arguments(BatchBody(), example=BATCH_EXAMPLE)
 @blueprint.response(200, BatchPrediction)

@@ -8,7 +8,6 @@ for each row), or a tensor of probabilities alone.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,17 @@ import onnxruntime
 
 from webapp.errors import ValidationError
 
-INPUT_TYPES = {
+INPUT_TYPES: dict[str, Any] = {
     "tensor(float)": numpy.float32,
     "tensor(double)": numpy.float64,
     "tensor(int64)": numpy.int64,
     "tensor(int32)": numpy.int32,
 }
+
+
+def wrong(said: str) -> ValidationError:
+    """The error of features that a model cannot take."""
+    return ValidationError("The request is not valid: features.", details={"features": [said]})
 
 
 class NotUsable(Exception):
@@ -67,16 +71,19 @@ class Model:
         self._outputs = [(one.name, one.type) for one in self._session.get_outputs()]
 
     def check(self, row: Sequence[float]) -> None:
-        """Raises ValidationError where the row has too many numbers or too few."""
+        """Raises ValidationError where the row has too many numbers, too few, or others than the
+        model takes."""
         if self.features is not None and len(row) != self.features:
-            said = [f"The model {self.name} takes {self.features} numbers, not {len(row)}."]
-            raise ValidationError("The request is not valid: features.", details={"features": said})
+            raise wrong(f"The model {self.name} takes {self.features} numbers, not {len(row)}.")
+        if numpy.issubdtype(self._type, numpy.integer):
+            limits = numpy.iinfo(self._type)
+            if any(value != int(value) or not limits.min <= value < limits.max for value in row):
+                raise wrong(f"The model {self.name} takes whole numbers of its size.")
+        elif any(abs(value) > numpy.finfo(self._type).max for value in row):
+            raise wrong(f"The model {self.name} takes no numbers that large.")
 
     def predict(self, rows: Sequence[Sequence[float]]) -> list[Prediction]:
-        """One prediction for each row, in order; rows of one length go into one call.
-
-        Raises NotUsable where an answer is no finite number.
-        """
+        """One prediction for each row, in order; rows of one length go into one call."""
         by_length: dict[int, list[int]] = {}
         for place, row in enumerate(rows):
             by_length.setdefault(len(row), []).append(place)
@@ -97,11 +104,7 @@ class Model:
 
     def _run(self, batch: Any) -> list[Prediction]:
         outputs = self._session.run(None, {self._input: batch})
-        predictions = _read(outputs, len(batch))
-        for one in predictions:
-            if isinstance(one.value, float) and not math.isfinite(one.value):
-                raise NotUsable("Its answer is no finite number.")
-        return predictions
+        return _read(outputs, len(batch))
 
 
 def _options() -> Any:

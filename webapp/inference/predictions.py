@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from webapp import fastjson
+from webapp.errors import ValidationError
 from webapp.inference.registry import Registry
 
 
@@ -88,6 +90,8 @@ class Predictions:
             places = [place for place, (wanted, _) in missing.items() if wanted is model]
             answers = self.registry.predict(model, [rows[place].features for place in places])
             for place, one in zip(places, answers, strict=True):
+                if isinstance(one.value, float) and not math.isfinite(one.value):
+                    raise _no_answer(model.name, place)
                 found[place] = Predicted(one.value, one.confidence, model.name, model.version, None)
                 if use.write:
                     entry = {"value": one.value, "confidence": one.confidence, "at": time.time()}
@@ -102,6 +106,13 @@ class Predictions:
             return None
         oldest = self._cache.ttl if use.max_age is None else min(self._cache.ttl, use.max_age)
         return entry if time.time() - entry["at"] <= oldest else None
+
+
+def _no_answer(model: str, row: int) -> ValidationError:
+    said = {"features": [f"The answer of the model {model} to these is no finite number."]}
+    error = ValidationError("The request is not valid: features.", details=said)
+    error.row = row  # type: ignore[attr-defined]
+    return error
 
 
 def _key(scope: str | None, digest: str, features: tuple[float, ...]) -> str:
