@@ -33,6 +33,7 @@ from webapp.llm.flight import Flights
 from webapp.llm.gateway import Gateway
 from webapp.llm.routing import Router
 from webapp.metering.alerts import Alerts
+from webapp.metering.calls import Calls
 from webapp.metering.heartbeats import Heartbeats
 from webapp.metering.ledger import Ledger
 from webapp.metering.overview import Overview
@@ -121,8 +122,8 @@ def assemble(app: Flask, settings: Settings) -> Services:
         Heartbeats(database),
         alerts,
         allow_unpriced=settings.unpriced_models == "allow",
-        keep_days=settings.ledger_retention,
     )
+    calls = Calls(database, settings.ledger_retention)
     providers = make_providers(settings)
     breakers = CircuitBreakers(shared_memory, settings.breaker_failures, settings.breaker_pause)
     flights = Flights(SharedBoard(shared_memory) if shared_memory else LoneBoard())
@@ -146,7 +147,7 @@ def assemble(app: Flask, settings: Settings) -> Services:
             traffic.flush,
             request_log.flush,
             ledger.tick,
-            ledger.forget,
+            calls.forget,
             traffic.forget,
             request_log.forget,
             alerts.tick,
@@ -171,6 +172,7 @@ def assemble(app: Flask, settings: Settings) -> Services:
         windows=windows,
         replays=replays,
         ledger=ledger,
+        calls=calls,
         alerts=alerts,
         prices=prices,
         traffic=traffic,

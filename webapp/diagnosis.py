@@ -147,7 +147,7 @@ class Doctor:
 
     def _ledger_check(self) -> Iterator[Finding]:
         try:
-            drift = self._services.ledger.drift()
+            drift = self._services.calls.drift()
         except (StoreUnavailable, SQLAlchemyError):
             return  # what the database lacks is said above
         if drift:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from webapp.inference.predictions import Predictions
     from webapp.llm.gateway import Gateway
     from webapp.metering.alerts import Alerts
+    from webapp.metering.calls import Calls
     from webapp.metering.ledger import Ledger
     from webapp.metering.overview import Overview
     from webapp.metering.prices import PriceTable
@@ -50,6 +51,7 @@ class Services:
     windows: SlidingWindows
     replays: Replays
     ledger: Ledger
+    calls: Calls
     alerts: Alerts
     prices: PriceTable
     traffic: Traffic

@@ -62,7 +62,7 @@ def detailed() -> Any:
         shown["models"] = [name for name, _, _ in services().gateway.router.names()]
         shown["inference"] = services().predictions.registry.listed()
         with contextlib.suppress(StoreUnavailable):
-            shown["weir_ledger_drift"] = money.to_usd(services().ledger.drift())
+            shown["weir_ledger_drift"] = money.to_usd(services().calls.drift())
         shown["build"] = {"version": VERSION, "python": platform.python_version()}
     return shown, (503 if status == UNHEALTHY else 200)
 

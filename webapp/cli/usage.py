@@ -32,6 +32,6 @@ def export(since: datetime | None, until: datetime | None, by: str, rows: bool) 
     selection = Selection(first, last)
     found: Any = services().usage.report(selection, names)
     if rows:
-        found = services().ledger.all_calls(first, last)
+        found = services().calls.of_days(first, last)
     for line in lines(found):
         click.echo(line, nl=False)

@@ -21,7 +21,7 @@ def providers() -> Any:
     """Who answers, and how well"""
     today = datetime.now(UTC).date()
     week = Selection(today - timedelta(days=SHOWN_DAYS - 1), today)
-    took = services().ledger.mean_milliseconds()
+    took = services().calls.mean_milliseconds()
     used = [
         row | {"priced": row["unpriced"] == 0, "milliseconds": took.get(_target(row))}
         for row in services().usage.report(week, ["model"])

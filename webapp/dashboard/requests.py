@@ -69,7 +69,7 @@ def one(request_id: str) -> Any:
     services().request_log.flush()
     rows = services().request_log.find(request_id, visible)
     calls = [
-        call for call in services().ledger.calls(request_id=request_id)
+        call for call in services().calls.latest(request_id=request_id)
         if visible is None or call["key_id"] in visible
     ]  # fmt: skip
     if not rows and not calls:

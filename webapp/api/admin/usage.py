@@ -56,7 +56,7 @@ def usage() -> Any:
 def ledger() -> Any:
     """Calls to providers, one by one, the newest first"""
     asked = validated(LedgerQuery(), request.args.to_dict())
-    rows = services().ledger.calls(
+    rows = services().calls.latest(
         request_id=asked["request_id"],
         key_id=asked["key"],
         before=asked["before"],

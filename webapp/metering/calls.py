@@ -1,0 +1,203 @@
+"""The calls of the ledger: its table, what is read from it, and for how long rows are kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime
+from functools import partial
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Date,
+    Float,
+    Integer,
+    RowMapping,
+    String,
+    Table,
+    func,
+    select,
+    tuple_,
+)
+
+from webapp import money
+from webapp.llm.ports import CallState
+from webapp.metering.budgets import budgets, starts
+from webapp.storage.database import Database, metadata
+
+ledger = Table(
+    "ledger",
+    metadata,
+    # The worker's id and a number that it counts up: known before the row is written.
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("worker_id", Integer, nullable=False),
+    Column("key_id", Integer, nullable=False),
+    Column("request_id", String(128), nullable=False),
+    Column("endpoint", String(64), nullable=False),
+    Column("route", String(240), nullable=False),
+    Column("provider", String(32), nullable=False),
+    Column("model", String(200), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("state", String(10), nullable=False),
+    Column("error", String(40)),
+    # The UTC day whose budgets it belongs to, and Unix seconds.
+    Column("day", Date, nullable=False),
+    Column("reserved_at", Float, nullable=False),
+    Column("settled_at", Float),
+    Column("ceiling_nano", BigInteger),
+    Column("ceiling_input_tokens", BigInteger, nullable=False),
+    Column("ceiling_output_tokens", BigInteger, nullable=False),
+    Column("cost_nano", BigInteger),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("cached_input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("estimated", Boolean, nullable=False),
+)
+
+# The columns with tokens.
+USED = ("input_tokens", "cached_input_tokens", "output_tokens")
+
+FORGOTTEN_AT_ONCE = 1_000
+FORGET_EVERY = 600.0  # seconds
+PAGE = 1_000
+DRIFT_KEPT = 60.0  # seconds
+
+
+class Calls:
+    """Reads the ledger. Rows are kept for `keep_days`; 0: for ever. All raise StoreUnavailable."""
+
+    def __init__(self, database: Database, keep_days: int) -> None:
+        self._database = database
+        self._keep_days = keep_days
+        self._forget_at = 0.0
+        self._drift, self._drift_until = 0, 0.0
+
+    def latest(
+        self,
+        *,
+        request_id: str | None = None,
+        key_id: int | None = None,
+        before: float | None = None,
+        count: int = 100,
+    ) -> list[dict[str, Any]]:
+        """The newest calls; of a request or a key, or reserved before a moment (Unix seconds)."""
+        query = select(ledger).order_by(ledger.c.reserved_at.desc()).limit(count)
+        if request_id is not None:
+            query = query.where(ledger.c.request_id == request_id)
+        if key_id is not None:
+            query = query.where(ledger.c.key_id == key_id)
+        if before is not None:
+            query = query.where(ledger.c.reserved_at < before)
+        rows = self._database.read(partial(_rows, query))
+        return [_shown(row) for row in rows]
+
+    def mean_milliseconds(self) -> dict[tuple[str, str], float]:
+        """What the latest calls that came to a good end took, by (provider, model)."""
+        latest = (
+            select(ledger.c.provider, ledger.c.model, ledger.c.reserved_at, ledger.c.settled_at)
+            .where(ledger.c.state == CallState.SETTLED)
+            .order_by(ledger.c.reserved_at.desc())
+            .limit(PAGE)
+            .subquery()
+        )
+        took = func.avg(latest.c.settled_at - latest.c.reserved_at) * 1000
+        query = select(latest.c.provider, latest.c.model, took.label("took"))
+        query = query.group_by(latest.c.provider, latest.c.model)
+        rows = self._database.read(lambda connection: connection.execute(query).all())
+        return {(row.provider, row.model): float(row.took) for row in rows}
+
+    def of_days(self, since: date, until: date) -> Iterator[dict[str, Any]]:
+        """Every call of these days (UTC, both included), the oldest first, page by page."""
+        # Days are not indexed, moments are; a clock may have been set in between.
+        after = _unix(since) - 86_400.0, 0
+        while True:
+            place = tuple_(ledger.c.reserved_at, ledger.c.id)
+            query = (
+                select(ledger)
+                .where(
+                    ledger.c.day.between(since, until),
+                    place > tuple_(*after),
+                    ledger.c.reserved_at < _unix(until) + 2 * 86_400.0,
+                )
+                .order_by(ledger.c.reserved_at, ledger.c.id)
+                .limit(PAGE)
+            )
+            rows = self._database.read(partial(_rows, query))
+            yield from map(_shown, rows)
+            if len(rows) < PAGE:
+                return
+            after = rows[-1]["reserved_at"], rows[-1]["id"]
+
+    def forget(self) -> None:
+        """Delete a batch of the rows that have been kept long enough; the usage stays."""
+        if not self._keep_days or time.monotonic() < self._forget_at:
+            return
+        oldest = time.time() - self._keep_days * 86_400
+        old = (
+            select(ledger.c.id)
+            .where(ledger.c.reserved_at < oldest, ledger.c.state != CallState.RESERVED)
+            .limit(FORGOTTEN_AT_ONCE)
+        )
+        delete = ledger.delete().where(ledger.c.id.in_(old))
+        gone = self._database.write(lambda connection: connection.execute(delete).rowcount)
+        if gone < FORGOTTEN_AT_ONCE:
+            self._forget_at = time.monotonic() + FORGET_EVERY
+
+    def drift(self) -> int:
+        """Nano-USD by which the budgets of this month differ from the ledger's rows; 0 is right.
+
+        Kept for a minute, as it reads all rows of the month. Raises StoreUnavailable.
+        """
+        if time.monotonic() >= self._drift_until:
+            self._drift = self._database.read(_drift)
+            self._drift_until = time.monotonic() + DRIFT_KEPT
+        return self._drift
+
+
+def _rows(query: Any, connection: Connection) -> Sequence[RowMapping]:
+    return connection.execute(query).mappings().all()
+
+
+def _shown(row: RowMapping) -> dict[str, Any]:
+    """A row for a reader: USD, and moments in ISO 8601."""
+    shown = {name: value for name, value in row.items() if name != "worker_id"}
+    shown["day"] = row["day"].isoformat()
+    for name in ("reserved_at", "settled_at"):
+        moment = shown[name]
+        shown[name] = moment and datetime.fromtimestamp(moment, UTC).isoformat()
+    for name in ("ceiling", "cost"):
+        shown[f"{name}_usd"] = money.to_usd(shown.pop(f"{name}_nano"))
+    return shown
+
+
+def _unix(day: date) -> float:
+    return datetime.combine(day, datetime.min.time(), UTC).timestamp()
+
+
+def _drift(connection: Connection) -> int:
+    """Compares this month's budgets, key by key, with the sums of the ledger's rows."""
+    month = starts(datetime.fromtimestamp(time.time(), UTC).date())["month"]
+    settled = ledger.c.state != CallState.RESERVED
+    rows = (
+        select(
+            ledger.c.key_id,
+            func.coalesce(func.sum(ledger.c.cost_nano).filter(settled), 0),
+            func.coalesce(func.sum(ledger.c.ceiling_nano).filter(~settled), 0),
+        )
+        .where(ledger.c.day >= month, ledger.c.reserved_at > _unix(month) - 86_400.0)
+        .group_by(ledger.c.key_id)
+    )
+    kept = select(budgets.c.key_id, budgets.c.spent_nano, budgets.c.reserved_nano).where(
+        budgets.c.period == "month", budgets.c.start == month
+    )
+    of_rows = {key: (int(spent), int(held)) for key, spent, held in connection.execute(rows)}
+    of_budgets = {key: (spent, held) for key, spent, held in connection.execute(kept)}
+    return sum(
+        abs(a - b)
+        for key in of_rows.keys() | of_budgets.keys()
+        for a, b in zip(of_rows.get(key, (0, 0)), of_budgets.get(key, (0, 0)), strict=True)
+    )

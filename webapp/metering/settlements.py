@@ -1,0 +1,127 @@
+"""Settling: what rows of the ledger become, and what that adds to usage, activity and budgets."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, bindparam, select
+
+from webapp.llm.ports import CallState, Settlement
+from webapp.metering import activity
+from webapp.metering.budgets import Period, Spending, starts
+from webapp.metering.calls import USED, ledger
+from webapp.metering.usage import usage
+from webapp.storage.database import increment
+
+
+@dataclass(slots=True)
+class Settling:
+    """What a row shall become; without a settlement it shall go, as nothing was called."""
+
+    id: int
+    settlement: Settlement | None
+
+
+def settle(connection: Connection, settling: Sequence[Settling]) -> defaultdict[Period, Spending]:
+    """Write what rows have become, and add it to the usage; what that changes of the budgets."""
+    changes: defaultdict[Period, Spending] = defaultdict(Spending)
+    if not settling:
+        return changes
+    ids = {"ids": [one.id for one in settling]}
+    rows = {row.id: row for row in connection.execute(_LOCKED, ids)}
+    updates, never_called = [], []
+    used: defaultdict[tuple[Any, ...], Counter[str]] = defaultdict(Counter)
+    for one in settling:
+        row = rows.pop(one.id, None)
+        if row is None or row.state not in {CallState.RESERVED, CallState.LOST}:
+            continue  # never written, or settled already: an answer was lost on the way
+        after = one.settlement
+        if after is None:
+            never_called.append(row.id)
+        else:
+            updates.append(_columns(row.id, after))
+        _change(changes, used, row, after)
+    if never_called:
+        connection.execute(ledger.delete().where(ledger.c.id.in_(never_called)))
+    if updates:
+        connection.execute(_UPDATE, updates)
+    _add_usage(connection, used)
+    return changes
+
+
+def _change(
+    changes: dict[Period, Spending],
+    used: dict[tuple[Any, ...], Counter[str]],
+    row: Row[Any],
+    after: Settlement | None,
+) -> None:
+    """Add to budgets and usage what a row becomes, less what it was."""
+    was_lost = row.state == CallState.LOST
+    for period, start in starts(row.day).items():
+        spending = changes[row.key_id, period, start]
+        if was_lost:
+            spending.spent -= row.cost_nano or 0
+        else:
+            spending.reserved -= row.ceiling_nano or 0
+        spending.spent += (after.nano or 0) if after else 0
+    counted = used[row.day, row.key_id, row.provider, row.model, row.endpoint]
+    if was_lost:
+        counted.subtract(_facts(CallState.LOST, row, row.cost_nano))
+    if after:
+        counted.update(_facts(after.state, after.usage, after.nano))
+
+
+def _facts(state: CallState, used: Any, nano: int | None) -> dict[str, int]:
+    """What a call adds to the usage; `used` has tokens and whether they are estimated."""
+    return {
+        "calls": 1,
+        "failed": int(state is CallState.FAILED),
+        "estimated": int(used.estimated),
+        "unpriced": int(nano is None),
+        **{name: getattr(used, name) for name in USED},
+        "cost_nano": nano or 0,
+    }
+
+
+def _columns(call_id: int, after: Settlement) -> dict[str, Any]:
+    return {
+        "call_id": call_id,
+        "state": after.state,
+        "error": after.error,
+        "settled_at": time.time(),
+        "cost_nano": after.nano,
+        **{name: getattr(after.usage, name) for name in USED},
+        "estimated": after.usage.estimated,
+    }
+
+
+_LOCKED = (
+    select(ledger)
+    .where(ledger.c.id.in_(bindparam("ids", expanding=True)))
+    .order_by(ledger.c.id)
+    .with_for_update()
+)
+_UPDATE = ledger.update().where(ledger.c.id == bindparam("call_id"))
+
+
+def _add_usage(connection: Connection, used: dict[tuple[Any, ...], Counter[str]]) -> None:
+    names = [column.name for column in usage.primary_key.columns]
+    rows = [dict(zip(names, key, strict=True)) | counted for key, counted in sorted(used.items())]
+    counters = [column.name for column in usage.columns if not column.primary_key]
+    if rows:
+        connection.execute(increment(connection, usage, counters), rows)
+        _add_activity(connection, used)
+
+
+def _add_activity(connection: Connection, used: dict[tuple[Any, ...], Counter[str]]) -> None:
+    """Add what was bought to this minute, whenever it was reserved."""
+    minute = activity.this_minute()
+    bought: defaultdict[int, Counter[str]] = defaultdict(Counter)
+    for (_, key_id, *_), counted in used.items():
+        tokens = counted["input_tokens"] + counted["output_tokens"]
+        bought[key_id].update(tokens=tokens, cost_nano=counted["cost_nano"])
+    activity.add(connection, ((minute, key_id, sums) for key_id, sums in bought.items()))
