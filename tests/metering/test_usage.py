@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import Any
 
 import pytest
@@ -16,6 +19,8 @@ from tests.conftest import MakeWeir
 from tests.support.administrator import SETTINGS, Administrator
 from tests.support.books import PRICES, Books
 from tests.support.servers import Provider, Weir, wait_until
+from webapp.metering.calls import Calls
+from webapp.storage.database import Database
 
 KEYS = ("first_key_0123456789", "other_key_0123456789")
 OPENAI = "/v1/chat/completions"
@@ -113,6 +118,35 @@ def test_a_call_is_followed_by_its_request(weir: Weir, admin: Administrator) -> 
 
 def test_drift_is_told_and_is_nothing(weir: Weir, admin: Administrator) -> None:
     assert admin.get("/health/detailed").json()["weir_ledger_drift"] == 0
+
+
+def test_drift_is_nothing_while_calls_are_written(
+    start_weir: MakeWeir, provider: Provider, fresh_database: str
+) -> None:
+    weir = start_weir(
+        **SETTINGS, MODEL_PRICES=PRICES, OPENAI_BASE_URL=provider.base_url,
+        DATABASE_URL=fresh_database, API_KEYS=f"first:enterprise:{KEYS[0]}",
+        TIERS="enterprise=9999/minute",
+    )  # fmt: skip
+    database = Database(fresh_database.replace("postgresql://", "postgresql+psycopg://"))
+    stopped = threading.Event()
+
+    def ask(caller: int) -> None:
+        for number in count():
+            if stopped.is_set():
+                return
+            body = {"message": f"{caller} {number}", "model": "alpha"}
+            assert weir.post("/chat", key=KEYS[0], json=body).ok
+
+    with ThreadPoolExecutor(4) as pool:
+        callers = [pool.submit(ask, caller) for caller in range(4)]
+        drifts = {Calls(database, 0).drift() for _ in range(300)}
+        stopped.set()
+        for caller in callers:
+            caller.result()
+    database.engine.dispose()
+    assert Books(weir).settled(10)
+    assert drifts == {0}
 
 
 def test_old_calls_are_forgotten_and_their_sums_are_not(

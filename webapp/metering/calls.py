@@ -22,6 +22,7 @@ from sqlalchemy import (
     func,
     select,
     tuple_,
+    union_all,
 )
 
 from webapp import money
@@ -179,25 +180,24 @@ def _unix(day: date) -> float:
 
 
 def _drift(connection: Connection) -> int:
-    """Compares this month's budgets, key by key, with the sums of the ledger's rows."""
+    """Compares this month's budgets, key by key, with the sums of the ledger's rows.
+
+    In one statement: PostgreSQL shows the next one what was written meanwhile.
+    """
     month = starts(datetime.fromtimestamp(time.time(), UTC).date())["month"]
     settled = ledger.c.state != CallState.RESERVED
-    rows = (
+    of_rows = (
         select(
-            ledger.c.key_id,
-            func.coalesce(func.sum(ledger.c.cost_nano).filter(settled), 0),
-            func.coalesce(func.sum(ledger.c.ceiling_nano).filter(~settled), 0),
+            ledger.c.key_id.label("key_id"),
+            func.coalesce(func.sum(ledger.c.cost_nano).filter(settled), 0).label("spent"),
+            func.coalesce(func.sum(ledger.c.ceiling_nano).filter(~settled), 0).label("held"),
         )
         .where(ledger.c.day >= month, ledger.c.reserved_at > _unix(month) - 86_400.0)
         .group_by(ledger.c.key_id)
     )
-    kept = select(budgets.c.key_id, budgets.c.spent_nano, budgets.c.reserved_nano).where(
+    of_budgets = select(budgets.c.key_id, -budgets.c.spent_nano, -budgets.c.reserved_nano).where(
         budgets.c.period == "month", budgets.c.start == month
     )
-    of_rows = {key: (int(spent), int(held)) for key, spent, held in connection.execute(rows)}
-    of_budgets = {key: (spent, held) for key, spent, held in connection.execute(kept)}
-    return sum(
-        abs(a - b)
-        for key in of_rows.keys() | of_budgets.keys()
-        for a, b in zip(of_rows.get(key, (0, 0)), of_budgets.get(key, (0, 0)), strict=True)
-    )
+    both = union_all(of_rows, of_budgets).subquery()
+    differences = select(func.sum(both.c.spent), func.sum(both.c.held)).group_by(both.c.key_id)
+    return sum(abs(int(one)) for row in connection.execute(differences) for one in row)
