@@ -3,61 +3,84 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
-import threading
+import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import requests
 from onnx import TensorProto, helper
 
-from benchmarks.load import percentile
+from benchmarks.load import Load, percentile, put_load
+from benchmarks.processes import OTHER_CORES, Server, free_port
 from benchmarks.request import NUMBER, Request, post
 from benchmarks.run import Run
-from benchmarks.table import Figure, milliseconds, number
-from benchmarks.workplace import KEY
+from benchmarks.table import Figure, milliseconds, number, percent
+from benchmarks.workplace import KEY, Workplace, gives
 from tests.support.onnx_models import save
-from tests.support.servers import Provider
 
-STREAMS, GAP, PIECES = 200, 0.1, 100
+STREAMS, GAP = 200, 0.06
 CALLERS, ROWS, COLUMNS = 4, 100, 100
-HIDDEN = (2_000, 500)
+HIDDEN = (4_000, 2_000)
+SECONDS = 15.0
+# Before and after the streams, so that all that is measured of them is beside predictions.
+MARGIN = 2.0
 MOST = 100.0  # ms
+TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def inference(run: Run) -> list[Figure]:
     """One worker on one core, which predictions would take all of by themselves."""
     models = run.place.folder / "models"
     heavy_model(models / "heavy" / "1.onnx")
-    with Provider() as provider:
-        provider.fault(gap=GAP, pieces=PIECES)
-        settings = {"OPENAI_BASE_URL": provider.base_url, "MODEL_PATH": str(models)}
+    with slow_upstream(run.place) as upstream:
+        settings = {
+            "OPENAI_BASE_URL": f"http://127.0.0.1:{upstream.port}/v1",
+            "MODEL_PATH": str(models),
+        }
         with run.weir("inference", settings=settings) as weir:
-            alone = asyncio.run(gaps(weir.port))
-            callers = Callers(weir.port)
-            beside = asyncio.run(gaps(weir.port))
-            predicted, took, failed = callers.stop()
+            alone, alone_busy = measured(weir)
+            # In a process of its own: it must not hold up the clock of the streams.
+            with ProcessPoolExecutor(1) as pool:
+                callers = pool.submit(put_load, batch(weir.port), SECONDS + 2 * MARGIN, CALLERS)
+                time.sleep(MARGIN)
+                beside, beside_busy = measured(weir)
+                load = callers.result()
     return [
         Figure(f"{STREAMS} streams, gap of the provider", GAP * 1000, milliseconds),
-        Figure("gap between chunks, p50", percentile(alone, 0.5), milliseconds),
-        Figure("gap between chunks, p99", percentile(alone, 0.99), milliseconds),
-        Figure("with predictions, p50", percentile(beside, 0.5), milliseconds),
-        Figure("with predictions, p99", percentile(beside, 0.99), milliseconds),
-        Figure(
-            "with predictions, p99 beyond the provider's gap",
-            percentile(beside, 0.99) - GAP * 1000, milliseconds, most=MOST,
-        ),
-        Figure("rows predicted a second meanwhile", predicted, number),
-        Figure(f"batch of {ROWS} rows, p50", took, milliseconds),
-        Figure("batches that failed", failed, number, most=0),
-    ]  # fmt: skip
+        *_figures("without predictions", alone, alone_busy),
+        *_figures("with predictions", beside, beside_busy, most=MOST),
+        *_figures_of(load),
+    ]
+
+
+def _figures(
+    when: str, gaps: list[float], busy: tuple[float, float], most: float | None = None
+) -> list[Figure]:
+    return [
+        Figure(f"{when}, gap p50", percentile(gaps, 0.5), milliseconds),
+        Figure(f"{when}, gap p99", percentile(gaps, 0.99), milliseconds, most=most),
+        Figure(f"{when}, gap p99.9", percentile(gaps, 0.999), milliseconds),
+        Figure(f"{when}, longest gap", gaps[-1], milliseconds),
+        Figure(f"{when}, the worker's share of its core", busy[0], percent),
+        Figure(f"{when}, the share of its loop alone", busy[1], percent),
+    ]
+
+
+def _figures_of(load: Load) -> list[Figure]:
+    return [
+        Figure("rows predicted a second meanwhile", load.per_second * ROWS, number),
+        Figure(f"batch of {ROWS} rows, p50", load.p50, milliseconds),
+        Figure("batches that failed", load.failed, number, most=0),
+    ]
 
 
 def heavy_model(path: Path) -> None:
-    """Three layers: a batch takes some ten milliseconds of a core."""
+    """Three layers: a batch takes tens of milliseconds of a core."""
     chance = np.random.default_rng(7)
     sizes = (COLUMNS, *HIDDEN, 1)
     weights = {
@@ -74,12 +97,52 @@ def heavy_model(path: Path) -> None:
     save(path, nodes, {"y": (TensorProto.FLOAT, ["rows", 1])}, weights, ["rows", COLUMNS])
 
 
+def slow_upstream(place: Workplace) -> Server:
+    """The static upstream, whose streams last longer than anybody reads."""
+    port = free_port()
+    pieces = round(3 * SECONDS / GAP)
+    options = ["--port", str(port), "--pieces", str(pieces), "--seconds", str(pieces * GAP)]
+    command = [sys.executable, "-m", "benchmarks.upstream", *options]
+    return place.server(command, port, gives("/calls"), OTHER_CORES)
+
+
+def batch(port: int) -> Request:
+    rows = [{"features": [random.random() for _ in range(COLUMNS)]} for _ in range(ROWS)]
+    headers = {"X-API-Key": KEY, "Cache-Control": "no-store"}
+    return post(port, "/batch-predict", headers, {"requests": rows})
+
+
+def measured(weir: Server) -> tuple[list[float], tuple[float, float]]:
+    """Milliseconds between the chunks of all streams, sorted; and the shares of a core that the
+    worker and its loop had meanwhile."""
+    loop_before, all_before, began = *_busy(weir), time.perf_counter()
+    found = asyncio.run(gaps(weir.port))
+    took = time.perf_counter() - began
+    loop, everything = _busy(weir)
+    return found, ((everything - all_before) / took, (loop - loop_before) / took)
+
+
+def _busy(weir: Server) -> tuple[float, float]:
+    """Seconds of a core that the worker had so far: its main thread, all of it."""
+    master = weir._process.pid
+    worker = Path(f"/proc/{master}/task/{master}/children").read_text().split()[0]
+    told = (Path(f"/proc/{worker}", part, "stat").read_text() for part in (f"task/{worker}", ""))
+    fields = (one.rpartition(")")[2].split() for one in told)
+    loop, everything = ((int(one[11]) + int(one[12])) / TICKS for one in fields)
+    return loop, everything
+
+
 async def gaps(port: int) -> list[float]:
     """Milliseconds between the chunks of all streams, sorted; first bytes left out."""
     body = {"message": f"stream {NUMBER}", "stream": True}
     request = post(port, "/chat", {"X-API-Key": KEY, "Cache-Control": "no-store"}, body)
     clients = [_Client(request, place) for place in range(STREAMS)]
-    await asyncio.gather(*(client.run(port) for client in clients))
+    loop = asyncio.get_running_loop()
+    for client in clients:
+        await loop.create_connection(lambda client=client: client, "127.0.0.1", port)
+    await asyncio.sleep(SECONDS)
+    for client in clients:
+        client.hang_up()
     return sorted(gap * 1000 for client in clients for gap in client.gaps)
 
 
@@ -90,16 +153,10 @@ class _Client(asyncio.Protocol):
         self.gaps: list[float] = []
         self._content = request.content(place, last=True)
         self._latest: float | None = None
-        self._over = asyncio.get_running_loop().create_future()
-
-    async def run(self, port: int) -> None:
-        loop = asyncio.get_running_loop()
-        await loop.create_connection(lambda: self, "127.0.0.1", port)
-        await self._over
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        writer: Any = transport
-        writer.write(self._content)
+        self._transport: Any = transport
+        self._transport.write(self._content)
 
     def data_received(self, data: bytes) -> None:
         now = time.perf_counter()
@@ -107,39 +164,5 @@ class _Client(asyncio.Protocol):
             self.gaps.append(now - self._latest)
         self._latest = now
 
-    def connection_lost(self, error: Exception | None) -> None:
-        if not self._over.done():
-            self._over.set_result(None)
-
-
-class Callers:
-    """Ask for batches, each as soon as the one before is answered."""
-
-    def __init__(self, port: int) -> None:
-        self._url = f"http://127.0.0.1:{port}/batch-predict"
-        self._stopped = threading.Event()
-        self._took: list[float] = []
-        self._failed = 0
-        self._began = time.perf_counter()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(CALLERS)]
-        for thread in self._threads:
-            thread.start()
-
-    def stop(self) -> tuple[float, float, int]:
-        """Rows a second, milliseconds of a batch (median), failures."""
-        self._stopped.set()
-        for thread in self._threads:
-            thread.join()
-        seconds = time.perf_counter() - self._began
-        return len(self._took) * ROWS / seconds, percentile(sorted(self._took), 0.5), self._failed
-
-    def _ask(self) -> None:
-        headers = {"X-API-Key": KEY, "Cache-Control": "no-store"}
-        features = [[random.random() for _ in range(COLUMNS)] for _ in range(ROWS)]
-        body = {"requests": [{"features": row} for row in features]}
-        with requests.Session() as session:
-            while not self._stopped.is_set():
-                began = time.perf_counter()
-                answer = session.post(self._url, json=body, headers=headers, timeout=60)
-                self._took.append((time.perf_counter() - began) * 1000)
-                self._failed += answer.status_code != 200
+    def hang_up(self) -> None:
+        self._transport.abort()

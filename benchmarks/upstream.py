@@ -1,9 +1,9 @@
 """A static upstream of OpenAI's protocol, without a framework, faster than Weir by far.
 
-    python -m benchmarks.upstream --port 9000
+    python -m benchmarks.upstream --port 9000 [--pieces 20] [--seconds 5]
 
-A plain completion is answered at once, a streamed one in 20 pieces over 5 s; the model
-`static-slow` takes 2 s for either. `GET /calls` counts the completions that were asked for.
+A plain completion is answered at once, a streamed one in 20 pieces over 5 s, or as it is told; the
+model `static-slow` takes 2 s for either. `GET /calls` counts the completions that were asked for.
 """
 
 from __future__ import annotations
@@ -85,7 +85,9 @@ class Upstream(asyncio.Protocol):
 
     calls = 0
 
-    def __init__(self) -> None:
+    def __init__(self, pieces: int, seconds: float) -> None:
+        self._pieces = pieces
+        self._seconds = seconds
         self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -115,7 +117,7 @@ class Upstream(asyncio.Protocol):
     def _complete(self, asked: dict[str, Any]) -> None:
         is_slow = asked.get("model") == SLOW_MODEL
         if asked.get("stream"):
-            self._stream(0, (SLOW_SECONDS if is_slow else STREAM_SECONDS) / PIECES)
+            self._stream(0, (SLOW_SECONDS if is_slow else self._seconds) / self._pieces)
         elif is_slow:
             loop = asyncio.get_running_loop()
             loop.call_later(SLOW_SECONDS, self._transport.write, COMPLETION)
@@ -126,7 +128,7 @@ class Upstream(asyncio.Protocol):
         """Write one piece, and come back for the next one."""
         if self._transport.is_closing():
             return
-        if sent == PIECES:
+        if sent == self._pieces:
             self._transport.write(STREAM_END)
             return
         self._transport.write(STREAM_PIECE if sent else STREAM_HEAD + STREAM_PIECE)
@@ -138,17 +140,22 @@ def _content_length(head: bytes) -> int:
     return int(rest.partition(b"\r\n")[0]) if name else 0
 
 
-async def serve(port: int) -> None:
+async def serve(port: int, pieces: int, seconds: float) -> None:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(Upstream, "127.0.0.1", port, backlog=4096)
+    server = await loop.create_server(
+        lambda: Upstream(pieces, seconds), "127.0.0.1", port, backlog=4096
+    )
     await server.serve_forever()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--pieces", type=int, default=PIECES, help="of a stream")
+    parser.add_argument("--seconds", type=float, default=STREAM_SECONDS, help="of a stream")
+    options = parser.parse_args()
     allow_many_files()
-    asyncio.run(serve(parser.parse_args().port))
+    asyncio.run(serve(options.port, options.pieces, options.seconds))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +133,38 @@ def test_versions_come_and_go_without_a_restart(start_weir: MakeWeir, tmp_path: 
     wait_until(lambda: value(weir, [1]) == 7, 5)
 
 
+def test_a_file_that_is_still_being_written_is_tried_again(
+    start_weir: MakeWeir, tmp_path: Path
+) -> None:
+    onnx_models.regression(tmp_path / "m" / "1.onnx", [1] * 100)
+    whole = (tmp_path / "m" / "1.onnx").read_bytes()
+    weir = start_weir(**SETTINGS, MODEL_PATH=tmp_path)
+    with (tmp_path / "m" / "2.onnx").open("wb", buffering=0) as file:
+        file.write(whole[: len(whole) // 2])
+
+        def tried() -> bool:
+            assert predict(weir, [1] * 100).json()["model_version"] == "1"
+            listed = weir.get("/predict/models", key=KEY).json()["models"]
+            return bool(listed[0]["error"])
+
+        wait_until(tried, 5)
+        file.write(whole[len(whole) // 2 :])
+    wait_until(lambda: predict(weir, [1] * 100).json()["model_version"] == "2", 5)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities of threads")
+def test_models_work_in_a_thread_that_comes_second(start_weir: MakeWeir, models: Path) -> None:
+    weir = start_weir(**SETTINGS, MODEL_PATH=models)
+    assert value(weir, [1, 2, 3], model="sum") == 60
+    master = weir.process.pid
+    [worker] = Path(f"/proc/{master}/task/{master}/children").read_text().split()
+    threads = [int(thread.name) for thread in Path(f"/proc/{worker}/task").iterdir()]
+    nice = {thread: os.getpriority(os.PRIO_PROCESS, thread) for thread in threads}
+    loop = nice.pop(int(worker))
+    # The rest of them, SQLite's too, is as the loop is.
+    assert set(nice.values()) == {loop, loop + 10}
+
+
 def test_a_model_may_be_one_file(start_weir: MakeWeir, tmp_path: Path) -> None:
     onnx_models.regression(tmp_path / "churn.onnx", [2, 2])
     weir = start_weir(**SETTINGS, MODEL_PATH=tmp_path / "churn.onnx")
@@ -144,6 +178,9 @@ def test_a_model_may_be_one_file(start_weir: MakeWeir, tmp_path: Path) -> None:
         ({}, "features"),
         ({"features": []}, "features"),
         ({"features": [1] * 101}, "features"),
+        ({"features": ["1"] * 100_000}, "features"),
+        ({"features": [10**400]}, "features"),
+        ({"features": 1}, "features"),
         ({"features": [1, "2", 3]}, "features"),
         ({"features": [1, True, 3]}, "features"),
         ({"features": [1, None, 3]}, "features"),
@@ -199,7 +236,7 @@ def test_a_batch_counts_as_one_request_and_names_the_row_at_fault(weir: Weir) ->
     wrong = weir.post("/batch-predict", key=KEY, json=ask)
     assert wrong.status_code == 422
     assert list(wrong.json()["details"]["requests"]) == ["2"]
-    for requests_ in ([], [{"features": [1]}] * 101):
+    for requests_ in ([], [{"features": [1]}] * 101, [{}] * 200_000):
         assert weir.post("/batch-predict", key=KEY, json={"requests": requests_}).status_code == 422
 
 
@@ -211,6 +248,28 @@ def test_a_key_may_be_kept_to_some_models(weir: Weir) -> None:
     listed = weir.get("/predict/models", key=narrow).json()["models"]
     assert {one["model"] for one in listed} == {"sum"}
     assert weir.post("/predict", json={"features": [1]}).status_code == 403
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_rows_of_a_batch_are_kept_one_by_one(
+    start_weir: MakeWeir, models: Path, fresh_valkey: Valkey, shared: bool
+) -> None:
+    more = {"REDIS_URL": fresh_valkey.url} if shared else {}
+    weir = start_weir(**SETTINGS, MODEL_PATH=models, **more)
+
+    def batch(*rows: list[float]) -> tuple[str, list[Any], list[bool]]:
+        ask = {"requests": [{"features": row, "model": "sum"} for row in rows]}
+        answer = weir.post("/batch-predict", key=KEY, json=ask)
+        told = answer.json()["predictions"]
+        values = [one["prediction"] for one in told]
+        return answer.headers["X-Cache"], values, [one["cached"] for one in told]
+
+    assert batch([1, 1, 1], [2, 2, 2]) == ("MISS", [30, 60], [False, False])
+    assert batch([3, 3, 3], [2, 2, 2], [1, 1, 1]) == ("MISS", [90, 60, 30], [False, True, True])
+    assert batch([3, 3, 3], [1, 1, 1]) == ("HIT", [90, 30], [True, True])
+    if shared:
+        fresh_valkey.stop()
+        assert batch([3, 3, 3], [1, 1, 1]) == ("MISS", [90, 30], [False, False])
 
 
 @pytest.mark.parametrize("shared", [False, True])

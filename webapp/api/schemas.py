@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from marshmallow import INCLUDE, Schema, fields, validate
 
-from webapp.api.blueprint import Flag, ModelName, Number, Objects, Text, Whole
+from webapp.api.blueprint import Few, Flag, ModelName, Number, Numbers, Objects, Text, Whole
 
 LONGEST_MESSAGE = 10_000
 LONGEST_TEXT = {"free": 5_000, "premium": 50_000, "enterprise": 500_000}
@@ -188,18 +188,13 @@ class TokenAnswer(Schema):
 
 
 class PredictBody(Schema):
-    features = fields.List(
-        Number(), required=True, validate=validate.Length(1, 100),
-        metadata={"description": "As many numbers as the model takes."},
-    )  # fmt: skip
+    features = Numbers(metadata={"description": "As many numbers as the model takes."})
     model = fields.String(load_default=None, validate=validate.Length(1, 200))
     model_version = fields.String(load_default=None, validate=validate.Length(1, 200))
 
 
 class BatchBody(Schema):
-    requests = fields.List(
-        fields.Nested(PredictBody), required=True, validate=validate.Length(1, 100)
-    )
+    requests = Few(fields.Nested(PredictBody))
 
 
 class PredictionAnswer(Schema):

@@ -8,7 +8,7 @@ for each row), or a tensor of probabilities alone.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,9 @@ INPUT_TYPES: dict[str, Any] = {
     "tensor(int64)": numpy.int64,
     "tensor(int32)": numpy.int32,
 }
+
+Outputs = list[list[Any]]
+Run = Callable[[Callable[[], Outputs]], Outputs]
 
 
 def wrong(said: str) -> ValidationError:
@@ -51,11 +54,14 @@ class Model:
         self.name = name
         self.version = version
         try:
-            content = path.read_bytes()
-            self.digest = hashlib.sha256(content).hexdigest()
+            self.digest = _digest(path)
+            # Not from its bytes: to read those, onnxruntime would keep the interpreter's lock, and
+            # no stream would go on (300 ms for 250 MB).
             self._session = onnxruntime.InferenceSession(
-                content, _options(), providers=["CPUExecutionProvider"]
+                path, _options(), providers=["CPUExecutionProvider"]
             )
+            if _digest(path) != self.digest:
+                raise NotUsable("It was written while it was read.")
             inputs = self._session.get_inputs()
         except Exception as error:
             raise NotUsable(str(error).strip().splitlines()[0]) from error
@@ -64,6 +70,9 @@ class Model:
             raise NotUsable(f"It must have one input, rows of numbers, and has: {told}.")
         self._input = inputs[0].name
         self._type = INPUT_TYPES[inputs[0].type]
+        self._whole = numpy.issubdtype(self._type, numpy.integer)
+        limits = numpy.iinfo(self._type) if self._whole else numpy.finfo(self._type)
+        self._limits = (float(limits.min), float(limits.max))
         rows, columns = inputs[0].shape
         self._rows = rows if isinstance(rows, int) and rows > 0 else None
         self.features = columns if isinstance(columns, int) and columns > 0 else None
@@ -75,23 +84,28 @@ class Model:
         model takes."""
         if self.features is not None and len(row) != self.features:
             raise wrong(f"The model {self.name} takes {self.features} numbers, not {len(row)}.")
-        if numpy.issubdtype(self._type, numpy.integer):
-            limits = numpy.iinfo(self._type)
-            if any(value != int(value) or not limits.min <= value < limits.max for value in row):
+        least, most = self._limits
+        if self._whole:
+            if min(row) < least or max(row) >= most or any(value != int(value) for value in row):
                 raise wrong(f"The model {self.name} takes whole numbers of its size.")
-        elif any(abs(value) > numpy.finfo(self._type).max for value in row):
+        elif min(row) < least or max(row) > most:
             raise wrong(f"The model {self.name} takes no numbers that large.")
 
-    def predict(self, rows: Sequence[Sequence[float]]) -> list[Prediction]:
-        """One prediction for each row, in order; rows of one length go into one call."""
+    def predict(self, rows: Sequence[Sequence[float]], run: Run) -> list[Prediction]:
+        """One prediction for each row, in order; rows of one length go into one call.
+
+        Only onnxruntime works in `run`, without the interpreter's lock: what it does comes second,
+        and nobody may have to wait for a lock that it has.
+        """
         by_length: dict[int, list[int]] = {}
         for place, row in enumerate(rows):
             by_length.setdefault(len(row), []).append(place)
+        parts = [part for places in by_length.values() for part in self._parts(places)]
+        batches = [numpy.array([rows[place] for place in part], dtype=self._type) for part in parts]
+        outputs = run(lambda: [self._session.run(None, {self._input: one}) for one in batches])
         found: dict[int, Prediction] = {}
-        for places in by_length.values():
-            for part in self._parts(places):
-                batch = numpy.array([rows[place] for place in part], dtype=self._type)
-                found.update(zip(part, self._run(batch), strict=True))
+        for part, told in zip(parts, outputs, strict=True):
+            found.update(zip(part, _read(told, len(part)), strict=True))
         return [found[place] for place in range(len(rows))]
 
     def _parts(self, places: list[int]) -> list[list[int]]:
@@ -102,9 +116,10 @@ class Model:
             raise NotUsable(f"The model takes {self._rows} rows at once, and no fewer.")
         return [[place] for place in places]
 
-    def _run(self, batch: Any) -> list[Prediction]:
-        outputs = self._session.run(None, {self._input: batch})
-        return _read(outputs, len(batch))
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _options() -> Any:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from webapp import fastjson
 from webapp.errors import ValidationError
 from webapp.inference.registry import Registry
+
+if TYPE_CHECKING:
+    from webapp.inference.model import Model
 
 
 class Cache(Protocol):
@@ -19,9 +22,9 @@ class Cache(Protocol):
 
     ttl: int
 
-    def get(self, key: str) -> dict[str, Any] | None: ...
+    def get_many(self, keys: Sequence[str]) -> list[dict[str, Any] | None]: ...
 
-    def put(self, key: str, entry: dict[str, Any]) -> None: ...
+    def put_many(self, entries: Mapping[str, dict[str, Any]]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,44 +71,57 @@ class Predictions:
         Raises ModelNotFound, ValidationError and ProviderFailed, all before or instead of any
         answer; `row` of an error is the place of the row at fault.
         """
+        models = [self._model(place, row) for place, row in enumerate(rows)]
+        keys = [
+            _key(use.scope, model.digest, row.features)
+            for model, row in zip(models, rows, strict=True)
+        ]
         found: dict[int, Predicted] = {}
-        missing: dict[int, tuple[Any, str]] = {}
-        for place, row in enumerate(rows):
-            try:
-                model = self.registry.find(row.model, row.version)
-                model.check(row.features)
-            except Exception as error:
-                error.row = place  # type: ignore[attr-defined]
-                raise
-            key = _key(use.scope, model.digest, row.features)
-            kept = self._kept(key, use)
+        for place, (model, kept) in enumerate(zip(models, self._kept(keys, use), strict=True)):
             if kept is not None:
                 age = time.time() - kept["at"]
                 found[place] = Predicted(
                     kept["value"], kept["confidence"], model.name, model.version, age
                 )
-            else:
-                missing[place] = (model, key)
-        for model in {id(model): model for model, _ in missing.values()}.values():
-            places = [place for place, (wanted, _) in missing.items() if wanted is model]
+        missing = [place for place in range(len(rows)) if place not in found]
+        entries: dict[str, dict[str, Any]] = {}
+        for model in dict.fromkeys(models[place] for place in missing):
+            places = [place for place in missing if models[place] is model]
             answers = self.registry.predict(model, [rows[place].features for place in places])
             for place, one in zip(places, answers, strict=True):
-                if isinstance(one.value, float) and not math.isfinite(one.value):
+                if not _is_finite(one.value) or not _is_finite(one.confidence):
                     raise _no_answer(model.name, place)
                 found[place] = Predicted(one.value, one.confidence, model.name, model.version, None)
-                if use.write:
-                    entry = {"value": one.value, "confidence": one.confidence, "at": time.time()}
-                    self._cache.put(missing[place][1], entry)
+                entries[keys[place]] = {
+                    "value": one.value, "confidence": one.confidence, "at": time.time(),
+                }  # fmt: skip
+        if use.write and entries:
+            self._cache.put_many(entries)
         return [found[place] for place in range(len(rows))]
 
-    def _kept(self, key: str, use: CacheUse) -> dict[str, Any] | None:
+    def _model(self, place: int, row: Asked) -> Model:
+        try:
+            model = self.registry.find(row.model, row.version)
+            model.check(row.features)
+        except Exception as error:
+            error.row = place  # type: ignore[attr-defined]
+            raise
+        return model
+
+    def _kept(self, keys: Sequence[str], use: CacheUse) -> list[dict[str, Any] | None]:
+        """What is kept under each key and young enough."""
         if not use.read:
-            return None
-        entry = self._cache.get(key)
-        if entry is None:
-            return None
+            return [None] * len(keys)
         oldest = self._cache.ttl if use.max_age is None else min(self._cache.ttl, use.max_age)
-        return entry if time.time() - entry["at"] <= oldest else None
+        since = time.time() - oldest
+        return [
+            entry if entry is not None and entry["at"] >= since else None
+            for entry in self._cache.get_many(keys)
+        ]
+
+
+def _is_finite(value: object) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _no_answer(model: str, row: int) -> ValidationError:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from gevent.lock import BoundedSemaphore
 
-from webapp.beside import beside
+from webapp.beside import Background
 from webapp.errors import ModelNotFound, ProviderFailed
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ class File:
 
 
 class Registry:
-    """Finds models. One prediction runs at a time: no more than one core is taken by them."""
+    """Finds models. One thing runs at a time, in the background: streams come first, and no more
+    than one core is taken."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -50,6 +51,7 @@ class Registry:
         self._loaded: dict[tuple[str, str], tuple[Stamp, Model]] = {}
         self._broken: dict[tuple[str, str], tuple[Stamp, str]] = {}
         self._running = BoundedSemaphore()
+        self._background = Background()
 
     def find(self, name: str | None, version: str | None) -> Model:
         """The model: the only one or `default` where no name is given, its newest version where no
@@ -67,10 +69,10 @@ class Registry:
         raise ModelNotFound(f"There is no {which}the model {wanted!r}.")
 
     def predict(self, model: Model, rows: Sequence[Sequence[float]]) -> list[Prediction]:
-        """Ask a model, beside gevent's loop. Raises ProviderFailed where it cannot answer."""
+        """Ask a model, in the background. Raises ProviderFailed where it cannot answer."""
         with self._running:
             try:
-                return beside(lambda: model.predict(rows))
+                return model.predict(rows, self._background.run)
             except Exception as error:
                 log.exception("The model %s %s failed", model.name, model.version)
                 raise ProviderFailed(f"The model {model.name} failed: {error}") from error
@@ -88,6 +90,9 @@ class Registry:
         if time.monotonic() - self._listed_at >= LISTED_FOR:
             self._listed_at = time.monotonic()
             self._files = _files(self._path)
+            there = {(one.name, one.version) for files in self._files.values() for one in files}
+            # What was taken away leaves the memory too.
+            self._loaded = {place: one for place, one in self._loaded.items() if place in there}
         return self._files
 
     def _load(self, file: File) -> Model | None:
@@ -99,14 +104,15 @@ class Registry:
         if self._error_of(file):
             return None
         with self._running:
-            if self._loaded.get(place, (None, None))[0] != file.stamp:
+            # Others may have waited for the same.
+            if self._loaded.get(place, (None, None))[0] != file.stamp and not self._error_of(file):
                 self._try_to_load(file)
         return self._loaded[place][1] if place in self._loaded else None
 
     def _try_to_load(self, file: File) -> None:
         place = (file.name, file.version)
         try:
-            model = beside(lambda: _loaded(file))
+            model = self._background.run(lambda: _loaded(file))
         except Exception as error:  # noqa: BLE001 whatever it is, the file cannot be used
             log.error("The model %s %s cannot be used: %s", file.name, file.version, error)
             self._broken[place] = (file.stamp, str(error))

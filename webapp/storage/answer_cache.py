@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flask import Flask
@@ -69,6 +70,27 @@ class RedisBackend(BaseCache):
             return False
         return True
 
+    def get_many(self, *keys: str) -> list[Any]:
+        """In one trip."""
+        try:
+            stored = self._shared_memory.execute_all(*(("GET", PREFIX + key) for key in keys))
+        except SharedMemoryAway:
+            return [None] * len(keys)
+        return [self.serializer.loads(one) for one in stored]
+
+    def set_many(self, mapping: dict[str, Any], timeout: int | None = None) -> list[str]:
+        """In one trip; gives the keys that were set."""
+        seconds = self._normalize_timeout(timeout)
+        stored = {key: self.serializer.dumps(value) for key, value in mapping.items()}
+        short = [key for key, value in stored.items() if len(value) <= LONGEST_ENTRY]
+        try:
+            self._shared_memory.execute_all(
+                *(("SET", PREFIX + key, stored[key], "EX", seconds) for key in short)
+            )
+        except SharedMemoryAway:
+            return []
+        return short
+
 
 class MemoryBackend(BaseCache):
     """Answers in this process, the least recently used leaving first when MEMORY_BYTES are full."""
@@ -132,3 +154,11 @@ class FlaskAnswerCache:
 
     def put(self, key: str, entry: dict[str, Any]) -> None:
         self._backend.set(key, entry, timeout=max(self.ttl, self.stale_for))
+
+    def get_many(self, keys: Sequence[str]) -> list[dict[str, Any] | None]:
+        """What is kept under each of the keys, asked for together."""
+        entries: list[dict[str, Any] | None] = self._backend.get_many(*keys)
+        return entries
+
+    def put_many(self, entries: Mapping[str, dict[str, Any]]) -> None:
+        self._backend.set_many(dict(entries), timeout=max(self.ttl, self.stale_for))
