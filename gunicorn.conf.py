@@ -7,12 +7,18 @@ import resource
 import sys
 
 from webapp.concurrency import worker_count
+from webapp.observability import logs
+from webapp.observability.uncaught import log_the_uncaught
 from webapp.settings import SettingsError, load
 
 try:
     settings = load()
 except SettingsError as error:
     sys.exit(str(error))
+
+# Before the first line, and in the master too.
+logs.configure(settings.log_level, settings.secrets, settings.log_redact, settings.log_sample)
+log_the_uncaught()
 
 wsgi_app = "wsgi:app"
 bind = f"{settings.host}:{settings.port}"
@@ -48,9 +54,9 @@ def on_starting(server):
 
 def post_worker_init(worker):
     """Logging, then the database, before the first request is accepted."""
-    from webapp.observability import logs
+    from webapp.observability import logs, record
 
-    logs.configure(settings.log_level, settings.secrets)
+    logs.tell_requests(record.current_id)
     worker.wsgi.extensions["weir"].lifecycle.start()
     # What was imported stays: to look through all of it took 100 ms every few seconds, in which
     # no stream went on. And look less often: requests leave hardly a cycle behind.

@@ -19,6 +19,7 @@ from benchmarks.comparison import peers
 from benchmarks.flights import flights
 from benchmarks.inference import inference
 from benchmarks.load import CONNECTIONS, TOOL
+from benchmarks.logs import logs
 from benchmarks.processes import CORES, OTHER_CORES, allow_many_files, get_json
 from benchmarks.reports import reports
 from benchmarks.run import Run, tell
@@ -34,6 +35,7 @@ MEASURES: dict[str, Callable[[Run], list[Figure]]] = {
     "flights": flights,
     "peers": peers,
     "inference": inference,
+    "logs": logs,
     "reports": reports,
 }
 # Take minutes, and are measured only when named.

@@ -12,6 +12,10 @@ def number(value: float) -> str:
     return f"{value:,.0f}"
 
 
+def microseconds(value: float) -> str:
+    return f"{value:,.0f} µs"
+
+
 def milliseconds(value: float) -> str:
     return f"{value:,.1f} ms"
 
@@ -30,6 +34,10 @@ def times(value: float) -> str:
 
 def percent(value: float) -> str:
     return f"{value:.0%}"
+
+
+def precise_percent(value: float) -> str:
+    return f"{value:.1%}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -461,6 +461,15 @@ class Settings:
         "LOG_LEVEL", "info", "`debug`, `info`, `warning` or `error`",
         _one_of("debug", "info", "warning", "error"),
     )  # fmt: skip
+    log_sample: float = _setting(
+        "LOG_SAMPLE", "1", "the share of the requests that went well, from 0 to 1, whose line is "
+        "logged; of those that failed all are", _number(0, 1),
+    )  # fmt: skip
+    log_redact: tuple[re.Pattern[str], ...] = _setting(
+        "LOG_REDACT", "", "case-insensitive regular expressions, one a line: what they match "
+        "becomes `[redacted]`, in the log and in prompts and answers that are kept", _patterns,
+        shown="none",
+    )  # fmt: skip
 
     platform: str | None = None
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 import uuid
 from typing import TYPE_CHECKING, Any
 
 import gevent
+from gunicorn.arbiter import Arbiter
 from gunicorn.http.errors import (
     LimitRequestHeaders,
     LimitRequestLine,
@@ -55,6 +57,14 @@ class WeirWorker(GeventWorker):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._idle: set[IdleTimeout] = set()
+
+    def init_process(self) -> None:
+        try:
+            super().init_process()
+        except Exception:
+            # Gunicorn would log it, and then print what it says on stderr, unmasked.
+            self.log.exception("Exception in worker process")
+            sys.exit(-1 if self.booted else Arbiter.WORKER_BOOT_ERROR)
 
     def timeout_ctx(self) -> IdleTimeout:
         return IdleTimeout(self._idle, self.cfg.keepalive)

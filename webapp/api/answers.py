@@ -23,6 +23,7 @@ from webapp.metering.request_log import cut
 from webapp.observability import record
 from webapp.observability.lifecycle import Lifecycle
 from webapp.observability.record import RequestRecord
+from webapp.observability.redaction import redact, redact_json
 from webapp.services import services
 
 # Under /v1 they are the same doors.
@@ -235,13 +236,19 @@ def _headers(origin: Origin) -> dict[str, str]:
 
 def keep_prompt(body: Mapping[str, Any]) -> None:
     """Take note of what was asked, where LOG_PROMPTS says so."""
-    if services().settings.log_prompts:
-        record.current().prompt = cut(json.dumps(dict(body), ensure_ascii=False))
+    settings = services().settings
+    if settings.log_prompts:
+        noted = record.current()
+        # A stream notes its answer when the settings are out of reach.
+        noted.redacted = settings.log_redact
+        asked = json.dumps(dict(body), ensure_ascii=False)
+        noted.prompt = cut(redact_json(asked, noted.redacted))
 
 
 def _note(noted: RequestRecord, reply: Reply) -> None:
     if noted.prompt is not None:
-        noted.answer = cut(reply.answer.content or reply.answer.body)
+        said, body = reply.answer.content, reply.answer.body
+        noted.answer = cut(redact(said, noted.redacted) or redact_json(body, noted.redacted))
     noted.cache = str(reply.origin.cache)
     noted.model = reply.answer.model
     noted.provider = reply.answer.provider

@@ -8,7 +8,9 @@ import uuid
 from dataclasses import dataclass, field
 from typing import cast
 
-from flask import g
+from flask import g, has_app_context
+
+from webapp.observability.redaction import Patterns
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -19,7 +21,7 @@ class RequestRecord:
     """The facts of a request. `cost_usd` is None where unknown; `cache` is an X-Cache value.
 
     `failed` says that it ended with a fault of the server's side, whatever its status had been.
-    `prompt` and `answer` are None unless LOG_PROMPTS is on.
+    `prompt` and `answer` are None unless LOG_PROMPTS is on; `redacted` is what they must not hold.
     """
 
     request_id: str
@@ -40,6 +42,7 @@ class RequestRecord:
     error: str | None = None
     prompt: str | None = None
     answer: str | None = None
+    redacted: Patterns = ()
     failed: bool = False
     started: float = field(default_factory=time.perf_counter)
 
@@ -59,3 +62,9 @@ def begin(request_id: str | None, traceparent: str | None, method: str, path: st
 def current() -> RequestRecord:
     """The record of the current request."""
     return cast(RequestRecord, g.record)
+
+
+def current_id() -> str | None:
+    """The id of the current request; None where there is none."""
+    noted: RequestRecord | None = g.get("record") if has_app_context() else None
+    return noted.request_id if noted else None
