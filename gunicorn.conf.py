@@ -4,7 +4,10 @@ import gc
 import logging
 import os
 import resource
+import shutil
 import sys
+import tempfile
+from pathlib import Path
 
 from webapp.concurrency import worker_count
 from webapp.observability import logs
@@ -37,6 +40,13 @@ graceful_timeout = int(settings.shutdown_grace)
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108
 control_socket_disable = True
 
+# Each worker writes its metrics into files of this folder, in memory where that is possible. A
+# second master, which a USR2 starts beside this one, needs a folder of its own; a reload does not.
+METRICS = "PROMETHEUS_MULTIPROC_DIR"
+if METRICS not in os.environ or "GUNICORN_PID" in os.environ:
+    os.environ[METRICS] = tempfile.mkdtemp(prefix="weir-metrics-", dir=worker_tmp_dir)
+metrics_folder = Path(os.environ[METRICS])
+
 logger_class = "webapp.observability.logs.WeirGunicornLogger"
 accesslog = None
 # Proxies are trusted by count (TRUSTED_PROXIES), not by address.
@@ -53,9 +63,11 @@ def on_starting(server):
 
 
 def post_worker_init(worker):
-    """Logging, then the database, before the first request is accepted."""
-    from webapp.observability import logs, record
+    """Logging, traces, then the database, before the first request is accepted."""
+    from webapp.observability import logs, metrics, record, tracing
 
+    tracing.start(settings.otlp_endpoint)
+    metrics.begin(metrics_folder, settings.tiers)
     logs.tell_requests(record.current_id)
     worker.wsgi.extensions["weir"].lifecycle.start()
     # What was imported stays: to look through all of it took 100 ms every few seconds, in which
@@ -70,4 +82,19 @@ def worker_exit(server, worker):
     application = getattr(worker, "wsgi", None)
     if application is not None:
         application.extensions["weir"].lifecycle.stop()
+    from webapp.observability import tracing
+
+    tracing.close()
     logging.shutdown()
+
+
+def child_exit(server, worker):
+    """What a worker that is gone has counted stays; what it had in use does not."""
+    from webapp.observability import metrics_files
+
+    metrics_files.add_up(metrics_folder, worker.pid)
+
+
+def on_exit(server):
+    """The metrics of this master end with it."""
+    shutil.rmtree(metrics_folder, ignore_errors=True)

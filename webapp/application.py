@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from webapp.accounts.tokens import Tokens
 from webapp.concurrency import worker_count
 from webapp.extensions import cache, cors
 from webapp.gate import limits
+from webapp.gate.fullest_budgets import FullestBudgets
 from webapp.gate.identity import Identities
 from webapp.gate.replays import Replays
 from webapp.gate.token_windows import TokenWindows
@@ -31,6 +33,7 @@ from webapp.inference.registry import Registry
 from webapp.llm.attempts import Attempts
 from webapp.llm.flight import Flights
 from webapp.llm.gateway import Gateway
+from webapp.llm.ports import Provider
 from webapp.llm.routing import Router
 from webapp.metering.alerts import Alerts
 from webapp.metering.calls import Calls
@@ -42,8 +45,12 @@ from webapp.metering.request_log import RequestLog
 from webapp.metering.stats import Stats
 from webapp.metering.traffic import Traffic
 from webapp.metering.usage import UsageReports
+from webapp.observability import telemetry
+from webapp.observability.gauges import Gauges
 from webapp.observability.health import Health
 from webapp.observability.lifecycle import Lifecycle
+from webapp.observability.metrics import ModelLabels
+from webapp.observability.telemetry import Telemetry
 from webapp.providers import make_providers
 from webapp.services import Services
 from webapp.settings import Settings, load
@@ -105,7 +112,7 @@ def create_app(settings: Settings | None = None) -> Flask:
 
 def assemble(app: Flask, settings: Settings) -> Services:
     """One of each part, wired to the others."""
-    database = Database(settings.database_url)
+    database = Database(settings.database_url, telemetry.database_watch(settings.database_url))
     shared_memory = _shared_memory(settings)
     keys = KeyStore(database)
     accounts = AccountStore(database, settings.tiers)
@@ -128,6 +135,9 @@ def assemble(app: Flask, settings: Settings) -> Services:
     breakers = CircuitBreakers(shared_memory, settings.breaker_failures, settings.breaker_pause)
     flights = Flights(SharedBoard(shared_memory) if shared_memory else LoneBoard())
     router = Router(providers, settings.model_routes, settings.default_model)
+
+    identities = Identities(keys, accounts, tokens, settings.tiers)
+    labels = ModelLabels(router.configured | _priced(prices, providers.values()))
 
     workers = worker_count(settings)[0]
     tokens_a_minute = TokenWindows(shared_memory, workers)
@@ -153,6 +163,7 @@ def assemble(app: Flask, settings: Settings) -> Services:
             alerts.tick,
             replays.tick,
             database.seen_lately,
+            partial(telemetry.sample, database),
         ],
         ends=[flights.close, ledger.close],
         grace=settings.shutdown_grace,
@@ -168,7 +179,7 @@ def assemble(app: Flask, settings: Settings) -> Services:
         accounts=accounts,
         tokens=tokens,
         audit=AuditLog(database),
-        identities=Identities(keys, accounts, tokens, settings.tiers),
+        identities=identities,
         windows=windows,
         replays=replays,
         ledger=ledger,
@@ -185,7 +196,25 @@ def assemble(app: Flask, settings: Settings) -> Services:
             database, shared_memory, providers, lifecycle, offline=not settings.has_provider
         ),
         breakers=breakers,
-        gateway=Gateway(router, answers, flights, attempts, ledger, prices, tokens_a_minute),
+        gauges=Gauges(
+            database=database,
+            shared_memory=shared_memory,
+            breakers=breakers,
+            labels=labels,
+            drift=calls.drift,
+            budgets=FullestBudgets(ledger, identities),
+            data_dir=settings.data_dir,
+        ),
+        gateway=Gateway(
+            router,
+            answers,
+            flights,
+            attempts,
+            ledger,
+            prices,
+            tokens_a_minute,
+            Telemetry(labels),
+        ),
         predictions=Predictions(Registry(settings.model_path or MODELS), answers),
     )
 
@@ -202,11 +231,24 @@ def _ensure_admin(accounts: AccountStore, settings: Settings) -> None:
         )
 
 
+def _priced(prices: PriceTable, providers: Iterable[Provider]) -> set[tuple[str, str]]:
+    """(provider, model) of all that have a price of their own."""
+    return {
+        (provider.name, model)
+        for provider in providers
+        for model in prices.names(provider.name, provider.kind)
+    }
+
+
 def _shared_memory(settings: Settings) -> SharedMemory | None:
     if not settings.redis_url:
         return None
     # Heroku's Redis has a certificate of its own making.
-    return SharedMemory(settings.redis_url, verify_certificate=settings.platform != "heroku")
+    return SharedMemory(
+        settings.redis_url,
+        verify_certificate=settings.platform != "heroku",
+        watch=telemetry.redis_watch,
+    )
 
 
 def _answer_cache(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from webapp.metering.stats import Stats
     from webapp.metering.traffic import Traffic
     from webapp.metering.usage import UsageReports
+    from webapp.observability.gauges import Gauges
     from webapp.observability.health import Health
     from webapp.observability.lifecycle import Lifecycle
     from webapp.settings import Settings
@@ -61,6 +62,7 @@ class Services:
     usage: UsageReports
     lifecycle: Lifecycle
     health: Health
+    gauges: Gauges
     breakers: CircuitBreakers
     gateway: Gateway
     predictions: Predictions

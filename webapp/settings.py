@@ -441,6 +441,16 @@ class Settings:
         "STATS_ACCESS", "public", "who may read `/stats`: `public`, `key` or `admin`",
         _one_of("public", "key", "admin"),
     )  # fmt: skip
+    metrics_token: str = _setting(
+        "METRICS_TOKEN", "", "in production, what Prometheus sends as bearer to read `/metrics`; "
+        "at least 16 characters", secret=True, shown="none: nobody may read them",
+    )  # fmt: skip
+    otlp_endpoint: str = _setting(
+        "OTEL_EXPORTER_OTLP_ENDPOINT", "", "where traces go (OTLP over HTTP), such as "
+        "`http://localhost:4318`; OpenTelemetry's other variables (`OTEL_SERVICE_NAME`, "
+        "`OTEL_TRACES_SAMPLER`, `OTEL_EXPORTER_OTLP_HEADERS`, …) hold too",
+        _url("http", "https"), shown="none: no tracing",
+    )  # fmt: skip
     allowed_origins: tuple[str, ...] = _setting(
         "ALLOWED_ORIGINS", "", "origins for CORS, comma-separated",
         lambda text: tuple(filter(None, (part.strip() for part in text.split(",")))),
@@ -497,7 +507,7 @@ class Settings:
         passwords = [urlsplit(url).password or "" for url in urls]
         theirs = [provider.api_key for provider in self.providers]
         own = [key.secret for key in self.api_keys]
-        mine = (self.secret_key, self.admin_password)
+        mine = (self.secret_key, self.admin_password, self.metrics_token)
         return tuple(filter(None, (*mine, *passwords, *theirs, *own)))
 
 
@@ -686,6 +696,10 @@ def _weaknesses(settings: Settings) -> list[str]:
     if len(settings.admin_password) < 12:
         problems.append(
             "ADMIN_PASSWORD must be set, at least 12 characters (openssl rand -base64 18)"
+        )
+    if settings.metrics_token and len(settings.metrics_token) < 16:
+        problems.append(
+            "METRICS_TOKEN must be at least 16 characters (openssl rand -base64 32), or not set"
         )
     if settings.debug:
         problems.append("DEBUG must not be set in production")

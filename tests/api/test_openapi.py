@@ -36,7 +36,7 @@ def document(weir: Weir) -> schemathesis.BaseSchema:
 POSTED = ["/chat", "/summarize", "/generate", "/predict", "/batch-predict",
           "/v1/chat/completions", "/v1/embeddings", "/v1/explain"]  # fmt: skip
 OPERATIONS = [*POSTED, "/stats", "/health", "/health/detailed", "/health/ready", "/readiness",
-              "/liveness", "/", "/v1/models", "/v1/models/{model_id}", "/v1/key",
+              "/liveness", "/metrics", "/", "/v1/models", "/v1/models/{model_id}", "/v1/key",
               "/predict/models"]  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from webapp.llm.live import Stream
 from webapp.llm.messages import ModelRequest, Origin, Part, Piece, Reply
 from webapp.llm.ports import Payer, Terms
 from webapp.metering.request_log import cut
-from webapp.observability import record
+from webapp.observability import metrics, record
 from webapp.observability.lifecycle import Lifecycle
 from webapp.observability.record import RequestRecord
 from webapp.observability.redaction import redact, redact_json
@@ -90,14 +90,9 @@ def payer() -> Payer:
     """Who pays for what this request leads to."""
     principal: Principal = g.principal
     noted = record.current()
-    return Payer(
-        principal.key_id,
-        noted.request_id,
-        noted.endpoint.removeprefix("/v1") if noted.endpoint in NATIVE else noted.endpoint,
-        principal.allowance.usd_per_day,
-        principal.allowance.usd_per_month,
-        principal.allowance.tokens_per_minute,
-    )
+    native = noted.endpoint in NATIVE
+    endpoint = noted.endpoint.removeprefix("/v1") if native else noted.endpoint
+    return principal.payer(noted.request_id, endpoint)
 
 
 class Dialect(Protocol):
@@ -182,13 +177,17 @@ def stream(parts: Stream, dialect: Dialect) -> Response:
     except BaseException:
         parts.close()
         raise
+    noted = record.current()
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     if isinstance(first, Origin):
         headers |= _headers(first)
-    events = _events(parts, first, dialect, record.current())
+        noted.began_to_answer = noted.milliseconds / 1000
+    events = _events(parts, first, dialect, noted)
     response = Response(events, mimetype="text/event-stream", headers=headers)
     # Events that nobody began to read do not close what they read from.
     response.call_on_close(parts.close)
+    metrics.STREAMS.inc()
+    response.call_on_close(metrics.STREAMS.dec)
     return response
 
 
@@ -201,6 +200,8 @@ def _events(
                 yield PING
             elif isinstance(part, Piece):
                 yield dialect.piece(part)
+            else:
+                noted.began_to_answer = noted.began_to_answer or noted.milliseconds / 1000
             part = parts.next(PING_EVERY)
         _note(noted, part)
         yield dialect.end(part, noted) + DONE
@@ -250,6 +251,7 @@ def _note(noted: RequestRecord, reply: Reply) -> None:
         said, body = reply.answer.content, reply.answer.body
         noted.answer = cut(redact(said, noted.redacted) or redact_json(body, noted.redacted))
     noted.cache = str(reply.origin.cache)
+    noted.waited = reply.origin.waited
     noted.model = reply.answer.model
     noted.provider = reply.answer.provider
     noted.tokens = reply.answer.usage.total_tokens

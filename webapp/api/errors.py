@@ -50,6 +50,8 @@ def render(error: errors.WeirError) -> Response:
         error = errors.NotAuthenticated(error.message)
     noted = record.current()
     noted.error, noted.failed = error.name, error.status >= 500
+    if isinstance(error, errors.RateLimitExceeded | errors.BudgetExceeded | errors.BudgetReserved):
+        noted.limit = (error.details or {}).get("limit")
     response = jsonify(openai_envelope(error) if openai else native_envelope(error))
     response.status_code = error.status
     if openai and type(error) is errors.ValidationError:

@@ -23,6 +23,7 @@ LINKS = {
     "openapi": "/openapi.json",
     "health": "/health",
     "stats": "/stats",
+    "metrics": "/metrics",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from typing import Any, cast
 
 from flask import Flask, Response, current_app, g, request
 
@@ -13,7 +14,7 @@ from webapp.gate import limits
 from webapp.gate.identity import KEY_HEADERS
 from webapp.metering.request_log import LoggedRequest
 from webapp.metering.traffic import Counts
-from webapp.observability import record
+from webapp.observability import record, telemetry, tracing
 from webapp.observability.logs import log_request
 from webapp.observability.record import RequestRecord
 from webapp.services import Services
@@ -34,14 +35,15 @@ def register(app: Flask, services: Services) -> None:
 
 
 def _begin() -> None:
-    rule = request.url_rule
     request_id = request.headers.get("X-Request-ID")
+    # An address that is none may hold anything, a key too.
+    rule = request.url_rule.rule if request.url_rule else "(unknown)"
     g.record = record.begin(
         None if request_id in _credentials() else request_id,
         request.headers.get("traceparent"),
         request.method,
-        # An address that is none may hold anything, a key too.
-        rule.rule if rule else "(unknown)",
+        rule,
+        tracing.request(cast(Any, request.headers), request.method, rule),
     )
 
 
@@ -82,6 +84,8 @@ def _finish(services: Services, response: Response) -> Response:
 
 def _closed(services: Services, noted: RequestRecord, status: int) -> None:
     log_request(noted, status)
+    telemetry.request_over(noted, status)
+    _end_span(noted, status)
     if noted.key_id is None or noted.method != "POST":
         return
     services.request_log.add(
@@ -113,3 +117,12 @@ def _closed(services: Services, noted: RequestRecord, status: int) -> None:
             saved_nano=round(noted.saved_usd * money.NANO),
         )
         services.traffic.count(noted.key_id, counts, noted.milliseconds)
+
+
+def _end_span(noted: RequestRecord, status: int) -> None:
+    facts = {"request_id": noted.request_id, "tier": noted.tier, "cache": noted.cache}
+    noted.span.note({"http.response.status_code": status})
+    noted.span.end(
+        noted.error if noted.failed else None,
+        **{name: value for name, value in facts.items() if value is not None},
+    )

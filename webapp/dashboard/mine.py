@@ -11,7 +11,6 @@ from webapp.errors import NotFound
 from webapp.gate.identity import Principal
 from webapp.gate.limits import details_of
 from webapp.gate.windows import limits_of
-from webapp.llm.ports import Payer
 from webapp.metering.budgets import Budget
 from webapp.services import services
 
@@ -62,7 +61,7 @@ def bars_of(principal: Principal) -> list[Facts]:
 
 def bars_of_all(principals: Sequence[Principal]) -> dict[int, list[Facts]]:
     """As bars_of(), by key id."""
-    budgets = services().ledger.budgets_of_all([payer_of(one) for one in principals])
+    budgets = services().ledger.budgets_of_all([one.payer() for one in principals])
     return {
         one.key_id: [*_limits(one), *map(_budget, budgets.get(one.key_id, []))]
         for one in principals
@@ -85,11 +84,3 @@ def _bar(title: str, used: float, size: float, reset: int) -> Facts:
     state = "full" if share >= 1 else "high" if share >= 0.8 else "low"
     figures = {"title": title, "used": used, "size": size, "reset": reset}
     return figures | {"share": share, "state": state, "money": False}
-
-
-def payer_of(principal: Principal) -> Payer:
-    allowance = principal.allowance
-    return Payer(
-        principal.key_id, "", "", allowance.usd_per_day, allowance.usd_per_month,
-        allowance.tokens_per_minute,
-    )  # fmt: skip

@@ -11,6 +11,7 @@ from webapp.accounts.audit import Actor
 from webapp.errors import AddressNotAllowed, NotAllowed, NotAuthenticated
 from webapp.gate.identity import KEY_HEADERS, Principal, read_credential
 from webapp.gate.limits import consume, count_failed_attempt, look
+from webapp.observability import tracing
 from webapp.services import services
 
 PUBLIC = "weir_public"
@@ -64,8 +65,13 @@ def identify() -> Principal:
 def _admit() -> None:
     if request.method == "OPTIONS":
         return
-    identify()
-    consume()
+    span = tracing.span("gate")
+    try:
+        with span.current():
+            identify()
+            consume()
+    finally:
+        span.end()
     g.admitted = True
 
 

@@ -16,6 +16,7 @@ from webapp.accounts.keys import ApiKey, KeyStore, digest, now
 from webapp.accounts.tokens import Claims, Tokens
 from webapp.allowance import Allowance
 from webapp.errors import MalformedRequest, NotAllowed, NotAuthenticated, StoreUnavailable
+from webapp.llm.ports import Payer
 from webapp.settings import DEMO_SECRETS
 
 FRESH_FOR = 4.0  # a revoked key stops everywhere within 5 s
@@ -52,6 +53,18 @@ class Principal:
     @property
     def bucket(self) -> str:
         return f"key-{self.key_id}"
+
+    def payer(self, request_id: str = "", endpoint: str = "") -> Payer:
+        """Who pays for what a request of this one leads to."""
+        allowance = self.allowance
+        return Payer(
+            self.key_id,
+            request_id,
+            endpoint,
+            allowance.usd_per_day,
+            allowance.usd_per_month,
+            allowance.tokens_per_minute,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from gevent.lock import BoundedSemaphore
 
 from webapp.beside import Background
 from webapp.errors import ModelNotFound, ProviderFailed
+from webapp.observability import telemetry
 
 if TYPE_CHECKING:
     from webapp.inference.model import Model, Prediction
@@ -70,7 +71,7 @@ class Registry:
 
     def predict(self, model: Model, rows: Sequence[Sequence[float]]) -> list[Prediction]:
         """Ask a model, in the background. Raises ProviderFailed where it cannot answer."""
-        with self._running:
+        with telemetry.predicting(model.name, len(rows)), self._running:
             try:
                 return model.predict(rows, self._background.run)
             except Exception as error:

@@ -55,7 +55,7 @@ class Attempts:
 
         def call(target: Target, bill: Bill) -> Answer:
             answer = target.provider.answer(purchase.capped(target), target.model)
-            bill.pay(answer.usage)
+            bill.pay(answer)
             return purchase.with_cost(answer)
 
         return self._first_success(route, purchase, deadline, call)
@@ -105,7 +105,7 @@ class Attempts:
                     failure = error
                     if not (error.try_again and retry < self._retries):
                         break
-                    if not _pause(retry, error.retry_after, deadline):
+                    if not _pause(retry, error.retry_after, deadline, purchase):
                         break
         raise failure or self._unavailable(route)
 
@@ -118,7 +118,7 @@ class Attempts:
     ) -> Result:
         """Call a target and tell its breaker what that says about it."""
         try:
-            result = _billed(target, purchase.reserve(target, number), call)
+            result = _billed(target, purchase, purchase.reserve(target, number), call)
         except ProviderError as error:
             if error.try_next:
                 self._breakers.failed(target.name, error.retry_after)
@@ -157,7 +157,7 @@ class Attempts:
             with closing(parts):
                 for part in chain(held, parts):
                     if isinstance(part, Answer):
-                        bill.pay(part.usage)
+                        bill.pay(part)
                         part = purchase.with_cost(part)
                     yield part
         except ProviderError as error:
@@ -176,15 +176,21 @@ class Attempts:
         )
 
 
-def _billed(target: Target, bill: Bill, call: Callable[[Target, Bill], Result]) -> Result:
+def _billed(
+    target: Target, purchase: Purchase, bill: Bill, call: Callable[[Target, Bill], Result]
+) -> Result:
+    began = time.monotonic()
     try:
-        return call(target, bill)
+        with bill.watch.current():
+            return call(target, bill)
     except BaseException as error:
         bill.fail(error)
         raise
+    finally:
+        purchase.waited += time.monotonic() - began
 
 
-def _pause(retry: int, retry_after: int | None, deadline: float) -> bool:
+def _pause(retry: int, retry_after: int | None, deadline: float, purchase: Purchase) -> bool:
     """Wait before the next attempt; False, at once, where that would take too long."""
     if retry_after is not None:
         seconds = float(retry_after)
@@ -196,4 +202,5 @@ def _pause(retry: int, retry_after: int | None, deadline: float) -> bool:
     if time.monotonic() + seconds >= deadline:
         return False
     gevent.sleep(seconds)
+    purchase.waited += seconds
     return True

@@ -62,6 +62,7 @@ class Flight:
         self.pieces: list[Piece] = []
         self.provider = ""
         self.attempts = 0
+        self.waited: float | None = None
         self.begun = False
         self.end: Answer | Exception | None = None
         self.leads = False
@@ -76,9 +77,10 @@ class Flight:
 
     # What the work of the leader calls.
 
-    def begin(self, provider: str, attempts: int) -> None:
-        """A provider has begun to answer."""
+    def begin(self, provider: str, attempts: int, waited: float | None = None) -> None:
+        """A provider has begun to answer, after so many seconds."""
         self.provider, self.attempts, self.begun = provider, attempts, True
+        self.waited = waited
         self._wake()
 
     def add(self, piece: Piece) -> None:

@@ -14,7 +14,7 @@ from webapp.llm.flight import Flight, Flights
 from webapp.llm.kept import Kept, KeptStream, to_entry
 from webapp.llm.live import LiveStream, Stream
 from webapp.llm.messages import Answer, CacheState, ModelRequest, Piece, Reply
-from webapp.llm.ports import AnswerCache, Ledger, Prices, Terms, TokenLimits
+from webapp.llm.ports import AnswerCache, Ledger, Observer, Prices, Terms, TokenLimits
 from webapp.llm.purchase import Purchase, Quote
 from webapp.llm.routing import Route, Router
 
@@ -44,6 +44,7 @@ class Gateway:
         ledger: Ledger,
         prices: Prices,
         token_limits: TokenLimits,
+        observer: Observer,
     ) -> None:
         self.router = router
         self._cache = cache
@@ -52,6 +53,7 @@ class Gateway:
         self._ledger = ledger
         self._prices = prices
         self._token_limits = token_limits
+        self._observer = observer
 
     def answer(self, request: ModelRequest, terms: Terms) -> Reply:
         """The whole answer."""
@@ -70,23 +72,29 @@ class Gateway:
             return KeptStream(kept, CacheState.HIT, route.name, request.stream)
         if terms.only_cached:
             raise StoreUnavailable
-        purchase = Purchase(self._ledger, self._prices, terms.payer, request, route)
+        purchase = self._purchase(request, route, terms)
+        span = self._observer.span("flight")
+
+        def work(flight: Flight) -> Answer:
+            # In the flight's own greenlet.
+            with span.current():
+                return self._fly(request, route, key, terms, purchase, flight)
+
         return LiveStream(
             request.stream,
             route.name,
             terms,
             join=lambda: self._flights.join(
-                key if terms.read_cache else None,
-                lambda flight: self._fly(request, route, key, terms, purchase, flight),
-                purchase.check,
+                key if terms.read_cache else None, work, purchase.check
             ),
             stale=lambda: self._stale(key, terms),
+            span=span,
         )
 
     def forecast(self, request: ModelRequest, terms: Terms) -> Forecast:
         """What open() would do, without doing it. Raises what it would raise at once."""
         route = self._resolve(request, terms)
-        purchase = Purchase(self._ledger, self._prices, terms.payer, request, route)
+        purchase = self._purchase(request, route, terms)
         key = cache_key(request, route, terms.scope)
         if self._fresh(key, terms):
             return Forecast(route, CacheState.HIT, False, purchase.quote)
@@ -101,6 +109,9 @@ class Gateway:
         if not terms.allows_model(*route.names):
             raise ModelNotAllowed(f"This key may not use {route.name}.")
         return route
+
+    def _purchase(self, request: ModelRequest, route: Route, terms: Terms) -> Purchase:
+        return Purchase(self._ledger, self._prices, self._observer, terms.payer, request, route)
 
     def _fly(
         self,
@@ -117,7 +128,7 @@ class Gateway:
                 answer = self._fly_streamed(route, terms, purchase, flight)
             else:
                 success = self._attempts.answer(route, purchase, terms.deadline)
-                flight.begin(success.target.provider.name, success.attempts)
+                flight.begin(success.target.provider.name, success.attempts, purchase.waited)
                 answer = success.result
         if terms.write_cache and self._cache.ttl:
             pieces = [] if request.native else [piece.data for piece in flight.pieces]
@@ -143,7 +154,7 @@ class Gateway:
         self, route: Route, terms: Terms, purchase: Purchase, flight: Flight
     ) -> Answer:
         success = self._attempts.stream(route, purchase, terms.deadline)
-        flight.begin(success.target.provider.name, success.attempts)
+        flight.begin(success.target.provider.name, success.attempts, purchase.waited)
         with closing(success.result) as parts:
             for part in parts:
                 if not isinstance(part, Piece):
@@ -162,7 +173,9 @@ class Gateway:
     def _kept(self, key: str, terms: Terms, oldest: float) -> Kept | None:
         if not (terms.read_cache and self._cache.ttl):
             return None
+        span = self._observer.span("cache")
         entry = self._cache.get(key)
+        span.end(found=int(entry is not None))
         if entry is None:
             return None
         age = max(0.0, time.time() - entry["stored_at"])

@@ -11,7 +11,7 @@ from webapp.errors import ProviderError, ProviderFailed, ProviderTimedOut, WeirE
 from webapp.llm.flight import SHARED_ERRORS, FlightLost, Listener
 from webapp.llm.kept import Kept, KeptStream
 from webapp.llm.messages import Answer, CacheState, Origin, Part, Piece, Reply
-from webapp.llm.ports import Terms
+from webapp.llm.ports import Span, Terms
 
 CHECK_EVERY = 1.0
 
@@ -31,7 +31,7 @@ class Stream(Protocol):
 class LiveStream:
     """Listens to a flight until it ends; joins another one where its leader is lost.
 
-    `stale` gives a kept answer that may stand in where every provider fails.
+    `stale` gives a kept answer that may stand in where every provider fails; `span` ends with it.
     """
 
     def __init__(
@@ -42,17 +42,24 @@ class LiveStream:
         *,
         join: Callable[[], Listener],
         stale: Callable[[], Kept | None],
+        span: Span,
     ) -> None:
         self._streamed = streamed
         self._route = route
         self._terms = terms
         self._join = join
         self._stale = stale
+        self._span = span
+        self._failed: ProviderError | None = None
         self._opened = False
         self._sent = False
         self._stand_in: KeptStream | None = None
         self._next_check = time.monotonic() + CHECK_EVERY
-        self._listener = join()
+        try:
+            self._listener = join()
+        except WeirError as error:
+            span.end(error)
+            raise
 
     def next(self, within: float) -> Part | None:
         until = time.monotonic() + within
@@ -71,6 +78,7 @@ class LiveStream:
                 self._listener = self._join()
                 continue
             except ProviderError as error:
+                self._failed = error
                 self._fall_back(error)
                 continue
             if now >= until:
@@ -79,6 +87,7 @@ class LiveStream:
 
     def close(self) -> None:
         self._listener.leave()
+        self._span.end(self._failed, role="leader" if self._listener.leads else "follower")
 
     def _wait(self, now: float, until: float) -> None:
         if now >= self._next_check:
@@ -133,4 +142,5 @@ class LiveStream:
     def _origin(self) -> Origin:
         flight = self._listener.flight
         state = self._terms.led if self._listener.leads else CacheState.COALESCED
-        return Origin(state, self._route, flight.provider, flight.attempts)
+        waited = flight.waited if self._listener.leads else None
+        return Origin(state, self._route, flight.provider, flight.attempts, waited=waited)

@@ -122,13 +122,18 @@ class CacheState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where an answer comes from: what the headers need to say. `age` is in seconds."""
+    """Where an answer comes from: what the headers need to say. `age` is in seconds.
+
+    `waited` is how long (seconds) it took providers to answer or to begin a stream; None where
+    that is not known.
+    """
 
     cache: CacheState
     route: str
     provider: str
     attempts: int = 0
     age: float = 0.0
+    waited: float | None = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from webapp.llm.messages import Usage
@@ -15,8 +16,12 @@ SHORTEST = 0.05  # seconds; a rate over less says nothing
 
 @dataclass(slots=True)
 class Meter:
-    """`tokens` is a bound: no tokenizer makes more tokens of a text than it has bytes."""
+    """`tokens` is a bound: no tokenizer makes more tokens of a text than it has bytes.
 
+    `heard` is told of each chunk that has a text.
+    """
+
+    heard: Callable[[], None]
     tokens: int = 0
     usage: Usage | None = None
     _began_at: float = field(default_factory=time.monotonic, init=False)
@@ -26,6 +31,8 @@ class Meter:
         """A chunk has come, with this text in all its choices; some have none."""
         if self._first_at is None:
             self._first_at = time.monotonic()
+        if text:
+            self.heard()
         self.tokens += len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
     @property

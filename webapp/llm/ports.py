@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
@@ -173,6 +174,42 @@ class Ledger(Protocol):
 
     def settle(self, call_id: int, settlement: Settlement) -> None:
         """Replace the ceiling by what it came to. Never raises, and is never lost."""
+        ...
+
+
+class Span(Protocol):
+    """A step of a request's trace, from its making until end(). Never raises."""
+
+    def current(self) -> AbstractContextManager[object]:
+        """While this holds, what begins is a part of this step."""
+        ...
+
+    def end(self, error: BaseException | None = None, **facts: str | int) -> None: ...
+
+
+class CallWatch(Protocol):
+    """Watches one call to a provider, from its making until over(). Never raises."""
+
+    def current(self) -> AbstractContextManager[object]:
+        """While this holds, what begins is a part of this call."""
+        ...
+
+    def chunk(self) -> None:
+        """A chunk of its stream has come."""
+        ...
+
+    def over(self, settlement: Settlement, model: str | None) -> None:
+        """It came to this; `model` is the one that answered."""
+        ...
+
+
+class Observer(Protocol):
+    """Sees what the core does, for metrics and traces. Never raises."""
+
+    def span(self, name: str) -> Span: ...
+
+    def call(self, call: Call, operation: str, kind: str) -> CallWatch:
+        """A call that begins now: `operation` is ModelRequest.call, `kind` the provider's."""
         ...
 
 

@@ -11,7 +11,17 @@ from webapp import money
 from webapp.errors import ProviderError, WeirError
 from webapp.llm.messages import Answer, ModelRequest, Usage
 from webapp.llm.meter import Meter
-from webapp.llm.ports import Call, CallState, Ledger, Payer, Price, Prices, Settlement
+from webapp.llm.ports import (
+    Call,
+    CallState,
+    CallWatch,
+    Ledger,
+    Observer,
+    Payer,
+    Price,
+    Prices,
+    Settlement,
+)
 from webapp.llm.routing import Route, Target
 from webapp.llm.tokens import input_bound
 
@@ -70,15 +80,26 @@ def _maximum(price: Price | None) -> int:
 
 
 class Purchase:
-    """All calls that one request leads to, on behalf of who pays for them."""
+    """All calls that one request leads to, on behalf of who pays for them.
+
+    `waited` sums up the seconds in which nothing was done but wait for providers.
+    """
 
     def __init__(
-        self, ledger: Ledger, prices: Prices, payer: Payer, request: ModelRequest, route: Route
+        self,
+        ledger: Ledger,
+        prices: Prices,
+        observer: Observer,
+        payer: Payer,
+        request: ModelRequest,
+        route: Route,
     ) -> None:
         self.payer = payer
         self.usage = Usage(0, 0)
+        self.waited = 0.0
         self._ledger = ledger
         self._prices = prices
+        self._observer = observer
         self._request = request
         self._route = route
         self._nano: int | None = 0
@@ -108,7 +129,9 @@ class Purchase:
             nano=self.quote.nano,
             unpriced=self.quote.unpriced,
         )
-        return Bill(self, self._ledger, self._ledger.reserve(call), price_of(target, self._prices))
+        call_id = self._ledger.reserve(call)
+        watch = self._observer.call(call, self._request.call, target.provider.kind)
+        return Bill(self, self._ledger, call_id, price_of(target, self._prices), watch)
 
     def capped(self, target: Target) -> ModelRequest:
         """The request with the model's maximum said, where the client said none and it fits."""
@@ -133,18 +156,24 @@ class Bill:
     """One call to a provider: reserved, and settled once, by pay() or else by fail()."""
 
     def __init__(
-        self, purchase: Purchase, ledger: Ledger, call_id: int, price: Price | None
+        self,
+        purchase: Purchase,
+        ledger: Ledger,
+        call_id: int,
+        price: Price | None,
+        watch: CallWatch,
     ) -> None:
-        self.meter = Meter()
+        self.meter = Meter(watch.chunk)
+        self.watch = watch
         self._purchase = purchase
         self._ledger = ledger
         self._call_id = call_id
         self._price = price
         self._settled = False
 
-    def pay(self, usage: Usage) -> None:
-        """The call came to its end; this is what it used."""
-        self._settle(CallState.SETTLED, usage, None)
+    def pay(self, answer: Answer) -> None:
+        """The call came to its end, with this answer."""
+        self._settle(CallState.SETTLED, answer.usage, None, answer.model)
 
     def fail(self, error: BaseException) -> None:
         """The call came to no good end: settle what it may have cost (docs/money.md)."""
@@ -170,7 +199,9 @@ class Bill:
         most = min(output, ceiling.output_tokens)
         return Usage(ceiling.input_tokens, most, estimated=True)
 
-    def _settle(self, state: CallState, usage: Usage, error: str | None) -> None:
+    def _settle(
+        self, state: CallState, usage: Usage, error: str | None, model: str | None = None
+    ) -> None:
         if self._settled:
             return
         self._settled = True
@@ -178,4 +209,6 @@ class Bill:
         if state is CallState.FAILED:
             nano = 0
         self._purchase.add(usage, nano)
-        self._ledger.settle(self._call_id, Settlement(state, usage, nano, error))
+        settlement = Settlement(state, usage, nano, error)
+        self._ledger.settle(self._call_id, settlement)
+        self.watch.over(settlement, model)

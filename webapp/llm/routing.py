@@ -120,6 +120,14 @@ class Router:
         return [target for _, target in sorted({t.name: t for t in targets}.items())]
 
     @property
+    def configured(self) -> set[tuple[str, str]]:
+        """(provider, model) of all that MODEL_ROUTES and DEFAULT_MODEL name."""
+        targets = list(self.routed)
+        if self._default_model:
+            targets += self.resolve(None).targets
+        return {(target.provider.name, target.model) for target in targets}
+
+    @property
     def providers(self) -> list[Provider]:
         return list(self._providers.values())
 

@@ -34,7 +34,15 @@ from webapp.errors import BudgetExceeded, ModelNotPriced, StoreUnavailable, Weir
 from webapp.llm.messages import Usage
 from webapp.llm.ports import Call, CallState, Payer, Settlement
 from webapp.metering.alerts import Alerts
-from webapp.metering.budgets import Budget, Period, Spending, budgets, limits_of, starts
+from webapp.metering.budgets import (
+    MONTH,
+    Budget,
+    Period,
+    Spending,
+    budgets,
+    limits_of,
+    starts,
+)
 from webapp.metering.calls import USED, ledger
 from webapp.metering.heartbeats import Heartbeats, workers
 from webapp.metering.settlements import Settling, settle
@@ -104,7 +112,8 @@ class Ledger:
         self._reserving.append(reservation)
         self._wake()
         try:
-            refusal = reservation.outcome.get()
+            with self._database.watch("reserve"):
+                refusal = reservation.outcome.get()
         except BaseException:
             if reservation in self._reserving:
                 self._reserving.remove(reservation)
@@ -168,6 +177,17 @@ class Ledger:
             for row in rows
         }
         return {payer.key_id: _budgets(payer, today, found) for payer in limited}
+
+    def spenders(self, count: int) -> list[int]:
+        """The ids of the keys that have spent most this month. Raises StoreUnavailable."""
+        month = starts(_today())[MONTH]
+        query = (
+            select(budgets.c.key_id)
+            .where(budgets.c.period == MONTH, budgets.c.start == month, budgets.c.spent_nano > 0)
+            .order_by(budgets.c.spent_nano.desc())
+            .limit(count)
+        )
+        return list(self._database.read(lambda connection: connection.scalars(query).all()))
 
     def spent_of(self, key_id: int) -> dict[str, float]:
         """USD that a key has spent, by period. Raises StoreUnavailable."""

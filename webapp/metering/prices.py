@@ -67,6 +67,12 @@ class PriceTable:
         self._overrides = {name: _of_setting(overrides[name]) for name in names}
         self.of = lru_cache(10_000)(self._find)
 
+    def names(self, provider: str, kind: str) -> set[str]:
+        """The models of a provider whose prices are known by their own names."""
+        priced = (name.partition("/") for name in self._overrides if "*" not in name)
+        own = {model for owner, _, model in priced if owner == provider}
+        return own.union(*(_table().get(section, {}) for section in _sections(provider, kind)))
+
     def _find(self, provider: str, kind: str, model: str) -> Price | None:
         """The price of a model of the provider that is configured under this name, of this kind."""
         if provider == "offline":

@@ -11,6 +11,7 @@ from typing import cast
 from flask import g, has_app_context
 
 from webapp.observability.redaction import Patterns
+from webapp.observability.tracing import NO_SPAN, Span
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -21,6 +22,8 @@ class RequestRecord:
     """The facts of a request. `cost_usd` is None where unknown; `cache` is an X-Cache value.
 
     `failed` says that it ended with a fault of the server's side, whatever its status had been.
+    `limit` is what refused it. Of an answer, `waited` says how long (seconds) it was waited for
+    providers, None where that is not known; of a stream, `began_to_answer` when that was over.
     `prompt` and `answer` are None unless LOG_PROMPTS is on; `redacted` is what they must not hold.
     """
 
@@ -40,6 +43,10 @@ class RequestRecord:
     saved_tokens: int = 0
     saved_usd: float = 0.0
     error: str | None = None
+    limit: str | None = None
+    waited: float | None = None
+    began_to_answer: float | None = None
+    span: Span = NO_SPAN
     prompt: str | None = None
     answer: str | None = None
     redacted: Patterns = ()
@@ -51,12 +58,15 @@ class RequestRecord:
         return (time.perf_counter() - self.started) * 1000
 
 
-def begin(request_id: str | None, traceparent: str | None, method: str, path: str) -> RequestRecord:
+def begin(
+    request_id: str | None, traceparent: str | None, method: str, path: str, span: Span = NO_SPAN
+) -> RequestRecord:
     """A new record, under the client's request id if that is well-formed."""
     if not request_id or not REQUEST_ID.fullmatch(request_id):
         request_id = str(uuid.uuid4())
     trace = TRACEPARENT.fullmatch(traceparent or "")
-    return RequestRecord(request_id, method, path, trace.group(1) if trace else None)
+    trace_id = span.trace_id or (trace.group(1) if trace else None)
+    return RequestRecord(request_id, method, path, trace_id, span=span)
 
 
 def current() -> RequestRecord:

@@ -15,6 +15,7 @@ from geventhttpclient import HTTPClient
 from geventhttpclient.response import HTTPParseError, HTTPSocketPoolResponse
 
 from webapp import fastjson
+from webapp.observability import tracing
 
 CONNECT_TIMEOUT = 10.0
 AT_ONCE = 100_000  # Weir's own limits bound the calls, not this
@@ -90,11 +91,11 @@ class Endpoint:
     def _ask(
         self, method: str, path: str, body: Mapping[str, Any] | None
     ) -> HTTPSocketPoolResponse:
-        headers = self._headers
+        headers = {**self._headers, **tracing.headers()}
         content = b""
         if body is not None:
             content = fastjson.dumps(body)
-            headers = {**headers, "Content-Type": "application/json"}
+            headers["Content-Type"] = "application/json"
         response = self._client.request(method, self._path + path, content, headers)
         if not 200 <= response.status_code < 300:
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -13,10 +14,11 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.pool import SingletonThreadPool
+from sqlalchemy.pool import QueuePool, SingletonThreadPool
 
 from webapp.beside import beside
 from webapp.errors import StoreUnavailable
+from webapp.storage.watch import Watch
 
 metadata = MetaData()
 
@@ -34,11 +36,12 @@ class Database:
     """Runs units of work, each in a transaction of its own.
 
     PostgreSQL is spoken to cooperatively. SQLite's calls block, so under gevent they run in one
-    native thread beside the loop: no commit stalls a stream.
+    native thread beside the loop: no commit stalls a stream. `watch` sees each transaction.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, watch: Watch = nullcontext) -> None:
         self.url = make_url(url)
+        self.watch = watch
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.engine = self._sqlite_engine() if self.is_sqlite else self._postgres_engine()
         self._reading = self.engine.execution_options(reading=True)
@@ -54,14 +57,23 @@ class Database:
         Raises StoreUnavailable when the database cannot be reached or does not answer in
         `timeout` seconds.
         """
-        return self._run(self.engine, work, timeout)
+        return self._run("write", self.engine, work, timeout)
 
     def read(self, work: Callable[[Connection], Result]) -> Result:
         """As write(), for work that changes nothing: on SQLite it waits for no writer."""
-        return self._run(self._reading, work, ANSWER_TIMEOUT)
+        return self._run("read", self._reading, work, ANSWER_TIMEOUT)
+
+    @property
+    def away(self) -> bool:
+        """Whether the latest attempt to reach it failed."""
+        return self._away
 
     def _run(
-        self, engine: Engine, work: Callable[[Connection], Result], timeout: float | None
+        self,
+        operation: str,
+        engine: Engine,
+        work: Callable[[Connection], Result],
+        timeout: float | None,
     ) -> Result:
         now = time.monotonic()
         if now < self._retry_at:
@@ -70,7 +82,8 @@ class Database:
             # One tries; the others need not wait for what it finds out.
             self._retry_at = now + ANSWER_TIMEOUT
         try:
-            result = self._attempt(engine, work, timeout)
+            with self.watch(operation):
+                result = self._attempt(engine, work, timeout)
         except StoreUnavailable:
             self._away = True
             self._retry_at = time.monotonic() + RETRY_EVERY
@@ -100,6 +113,14 @@ class Database:
             raise
         except PoolTimeout as error:
             raise StoreUnavailable from error
+
+    def connections(self) -> dict[str, int]:
+        """How many connections of the pool are in use, and how many idle; of SQLite, which has one
+        for each native thread, nothing."""
+        pool = self.engine.pool
+        if not isinstance(pool, QueuePool):
+            return {}
+        return {"in_use": pool.checkedout(), "idle": pool.checkedin()}
 
     def seen_lately(self) -> bool:
         """Whether a transaction succeeded, or a ping does now, within the last 30 s."""

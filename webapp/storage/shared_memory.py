@@ -13,6 +13,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -24,6 +25,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 from redis.retry import Retry
+
+from webapp.storage.watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -52,11 +55,15 @@ class SharedMemory:
     """Commands to Redis: an answer within TIMEOUT, or SharedMemoryAway.
 
     After a failure it stays "away" and fails at once, until a probe beside the requests succeeds.
+    `watch` sees each round trip.
     """
 
-    def __init__(self, url: str, *, verify_certificate: bool = True) -> None:
+    def __init__(
+        self, url: str, *, verify_certificate: bool = True, watch: Watch = nullcontext
+    ) -> None:
         self._url = url
         self._verify_certificate = verify_certificate
+        self._watch = watch
         self._waiting: deque[Handed] = deque()
         self._handed_in = Event()
         self._sender: gevent.Greenlet | None = None
@@ -116,7 +123,8 @@ class SharedMemory:
             while self._waiting:
                 batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
                 try:
-                    replies = self._send([command for command, _ in batch])
+                    with self._watch("trip"):
+                        replies = self._send([command for command, _ in batch])
                 except Exception as error:  # noqa: BLE001 whatever it is, nobody may wait for ever
                     self._lost(batch, error)
                     break

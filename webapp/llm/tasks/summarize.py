@@ -166,6 +166,7 @@ def _taken_together(origins: Sequence[Origin]) -> Origin:
         cache=states.pop() if len(states) == 1 else CacheState.MISS,
         age=max(origin.age for origin in origins),
         attempts=sum(origin.attempts for origin in origins),
+        waited=origins[0].waited if len(origins) == 1 else None,
     )
 
 

@@ -1,0 +1,41 @@
+"""GET /metrics: everything that Prometheus wants to know."""
+
+from __future__ import annotations
+
+import hmac
+
+from flask import Response, request
+
+from webapp.api.blueprint import Blueprint
+from webapp.api.documents import errors_of
+from webapp.errors import NotAllowed, NotAuthenticated
+from webapp.gate import public
+from webapp.gate.limits import count_failed_attempt
+from webapp.observability.exposition import CONTENT_TYPE, exposition
+from webapp.services import services
+
+blueprint = public(Blueprint("metrics", __name__, description="Metrics"))
+
+
+@blueprint.get("/metrics")
+@blueprint.doc(security=[{}, {"Bearer": []}])
+@errors_of(401, 403, 429)
+@blueprint.response(200, content_type="text/plain")
+def metrics() -> Response:
+    """Metrics of all workers, for Prometheus; in production with METRICS_TOKEN as bearer"""
+    if services().settings.production:
+        _check_token()
+    return Response(exposition(services().gauges), content_type=CONTENT_TYPE)
+
+
+def _check_token() -> None:
+    """Raises NotAllowed where no token is sent, NotAuthenticated where it is wrong."""
+    expected = services().settings.metrics_token
+    sent = request.headers.get("Authorization", "")
+    if not sent:
+        raise NotAllowed("Send METRICS_TOKEN as Authorization: Bearer.")
+    scheme, _, token = sent.partition(" ")
+    is_right = hmac.compare_digest(token.strip().encode(), expected.encode())
+    if not expected or scheme.lower() != "bearer" or not is_right:
+        count_failed_attempt(request.remote_addr)
+        raise NotAuthenticated("This is not METRICS_TOKEN.")

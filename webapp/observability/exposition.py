@@ -1,0 +1,23 @@
+"""The text of /metrics: what all workers have counted, and the state of things."""
+
+from __future__ import annotations
+
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
+
+from webapp.beside import beside
+from webapp.observability import metrics, metrics_files
+from webapp.observability.gauges import Gauges
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+
+def exposition(gauges: Gauges) -> bytes:
+    """All metrics in Prometheus's text format."""
+    now = CollectorRegistry(auto_describe=False)
+    now.register(gauges)
+    # Adding up the files of many workers takes a while, in which streams go on.
+    return beside(_counted) + generate_latest(now)
+
+
+def _counted() -> bytes:
+    return metrics_files.read(metrics.folder) if metrics.folder else generate_latest(REGISTRY)

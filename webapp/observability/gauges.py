@@ -1,0 +1,114 @@
+"""What /metrics says of the state of things: read when it is asked, by whichever worker is."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from prometheus_client.metrics_core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from webapp import money
+from webapp.errors import StoreUnavailable
+from webapp.observability.metrics import ModelLabels
+from webapp.storage.breakers import CircuitBreakers
+from webapp.storage.database import Database
+from webapp.storage.shared_memory import SharedMemory
+from webapp.version import VERSION
+
+BREAKER_STATES = ("closed", "half-open", "open")  # the worst last
+
+
+class BudgetUse(NamedTuple):
+    """How much of a key's budget is spent (1: all of it)."""
+
+    key: str
+    period: str
+    ratio: float
+
+
+class Gauges(Collector):
+    """Reads the state of things. `drift` is in nano-USD; it and `budgets` raise StoreUnavailable,
+    and then are left out."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        shared_memory: SharedMemory | None,
+        breakers: CircuitBreakers,
+        labels: ModelLabels,
+        drift: Callable[[], int],
+        budgets: Callable[[], Iterable[BudgetUse]],
+        data_dir: Path,
+    ) -> None:
+        self._database = database
+        self._shared_memory = shared_memory
+        self._breakers = breakers
+        self._labels = labels
+        self._drift = drift
+        self._budgets = budgets
+        self._data_dir = data_dir
+
+    def collect(self) -> Iterator[Metric]:
+        build = {"version": VERSION, "python": platform.python_version()}
+        yield InfoMetricFamily("weir_build", "What runs here", build)
+        yield self._stores()
+        yield self._breaker_states()
+        yield from self._money()
+        yield from self._disk()
+
+    def _stores(self) -> Metric:
+        up = GaugeMetricFamily("weir_store_up", "Whether a store answers", labels=["store"])
+        up.add_metric(["database"], not self._database.away)
+        if self._shared_memory is not None:
+            up.add_metric(["redis"], not self._shared_memory.away)
+        return up
+
+    def _breaker_states(self) -> Metric:
+        """Of models that have one label together, the worst."""
+        worst: dict[tuple[str, str], int] = {}
+        for target, shown in self._breakers.states().items():
+            provider, _, model = target.partition("/")
+            labels = self._labels.of(provider, model)
+            worst[labels] = max(worst.get(labels, 0), BREAKER_STATES.index(shown["state"]))
+        states = GaugeMetricFamily(
+            "weir_breaker_state",
+            "1 of the state that a breaker is in",
+            labels=["provider", "model", "state"],
+        )
+        for labels, place in worst.items():
+            for state in BREAKER_STATES:
+                states.add_metric([*labels, state], state == BREAKER_STATES[place])
+        return states
+
+    def _money(self) -> Iterator[Metric]:
+        try:
+            drift = money.to_usd(self._drift()) or 0.0
+            yield GaugeMetricFamily(
+                "weir_ledger_drift_usd",
+                "How much this month's budgets differ from the ledger; all but 0 is a fault",
+                drift,
+            )
+            ratios = GaugeMetricFamily(
+                "weir_budget_spent_ratio",
+                "How much of a budget is spent (1: all), of the fullest ones",
+                labels=["key", "period"],
+            )
+            for use in self._budgets():
+                ratios.add_metric([use.key, use.period], use.ratio)
+            yield ratios
+        except StoreUnavailable:
+            return
+
+    def _disk(self) -> Iterator[Metric]:
+        # With PostgreSQL nobody may have made the folder itself.
+        folder = self._data_dir.resolve()
+        there = next(one for one in (folder, *folder.parents) if one.exists())
+        usage = shutil.disk_usage(there)
+        of = "the disk that DATA_DIR is on"
+        yield GaugeMetricFamily("weir_disk_size_bytes", f"Size of {of}", usage.total)
+        yield GaugeMetricFamily("weir_disk_free_bytes", f"What is free of {of}", usage.free)

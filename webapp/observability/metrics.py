@@ -1,0 +1,176 @@
+"""Every metric of /metrics that is counted as things happen; the state of things is in gauges.py.
+
+Names and units follow prometheus.io/docs/practices/naming. Under Gunicorn each worker writes to
+files of its own, which whoever is asked adds up, those of workers that are gone too.
+
+Label values are bounded whatever clients send: endpoints are rules, tiers, providers and limits
+are configured ones, and of models see ModelLabels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import TypeVar
+
+from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
+
+from webapp import errors
+
+Labelled = TypeVar("Labelled", Counter, Histogram)
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+# Seconds. Of what lasts as long as a provider takes, and of what Weir itself does.
+LONG = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+SHORT = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+ROWS = (1, 2, 5, 10, 25, 50, 100)
+
+# -- requests --
+
+REQUESTS = Counter(
+    "weir_requests",
+    "Requests that are over, by rule, status and tier",
+    ("endpoint", "status", "tier"),
+)
+REQUEST_SECONDS = Histogram(
+    "weir_request_duration_seconds", "From the first byte to the last, streams too", ("endpoint",),
+    buckets=LONG,
+)  # fmt: skip
+OVERHEAD_SECONDS = Histogram(
+    "weir_overhead_seconds",
+    "Weir's own part: the whole less the wait for providers; of streams, until their first piece",
+    ("cache",), buckets=SHORT,
+)  # fmt: skip
+CACHE = Counter("weir_cache_answers", "Answers, by the part that the cache took", ("result",))
+SAVED_USD = Counter("weir_saved_usd", "What answers would have cost that another one's served")
+ERRORS = Counter("weir_errors", "Requests that ended with an error, by its name", ("error",))
+REFUSALS = Counter(
+    "weir_refusals", "Requests refused by a limit, a budget or the guard of keys", ("limit", "tier")
+)
+STREAMS = Gauge("weir_streams_open", "Streams being answered", multiprocess_mode="livesum")
+
+# -- providers --
+
+ATTEMPTS = Counter("weir_provider_attempts", "Calls to providers", ("provider", "model"))
+PROVIDER_ERRORS = Counter(
+    "weir_provider_errors", "Calls that failed, by the name of the error",
+    ("provider", "model", "error"),
+)  # fmt: skip
+PROVIDER_SECONDS = Histogram(
+    "weir_provider_duration_seconds", "Calls to providers, until their last byte",
+    ("provider", "model"), buckets=LONG,
+)  # fmt: skip
+FIRST_TOKEN_SECONDS = Histogram(
+    "weir_time_to_first_token_seconds", "Of streamed calls, until their first chunk",
+    ("provider", "model"), buckets=LONG,
+)  # fmt: skip
+BETWEEN_TOKENS_SECONDS = Histogram(
+    "weir_time_between_tokens_seconds", "Of streamed calls, between two chunks",
+    ("provider", "model"), buckets=(0.001, 0.0025, *LONG[:12]),
+)  # fmt: skip
+TOKENS = Counter(
+    "weir_tokens", "Tokens used of providers; cached_input is a part of input",
+    ("provider", "model", "type"),
+)  # fmt: skip
+COST_USD = Counter("weir_cost_usd", "What calls to providers cost", ("provider", "model"))
+UNPRICED = Counter(
+    "weir_unpriced_calls", "Calls to models whose price is not known", ("provider", "model")
+)
+
+# -- stores --
+
+DATABASE_SECONDS = Histogram(
+    "weir_database_duration_seconds",
+    "Transactions, with the wait for a connection; `reserve` is the wait of a call for its row",
+    ("operation",), buckets=SHORT,
+)  # fmt: skip
+REDIS_SECONDS = Histogram(
+    "weir_redis_duration_seconds", "Round trips, each with all commands that had gathered",
+    buckets=SHORT,
+)  # fmt: skip
+STORE_ERRORS = Counter("weir_store_errors", "Failed transactions and round trips", ("store",))
+CONNECTIONS = Gauge(
+    "weir_database_connections", "Connections of the pools", ("state",), multiprocess_mode="livesum"
+)
+
+# -- inference --
+
+PREDICTION_SECONDS = Histogram(
+    "weir_prediction_duration_seconds", "Calls of a model, with the wait for their turn",
+    ("model",), buckets=SHORT,
+)  # fmt: skip
+PREDICTION_ROWS = Histogram(
+    "weir_prediction_batch_size", "Rows of a call of a model", ("model",), buckets=ROWS
+)
+
+# -- workers --
+
+WORKERS = Gauge("weir_workers", "Workers that run", multiprocess_mode="livesum")
+STARTS = Counter("weir_worker_starts", "Workers that were started")
+MEMORY = Gauge("weir_resident_memory_bytes", "Memory of all workers", multiprocess_mode="livesum")
+
+# What can refuse a request of a known key: one of its windows, or a limit by its own name.
+LIMITS = (
+    "requests", "requests_per_day", "parallel_requests", "tokens_per_minute", "usd_per_day",
+    "usd_per_month", "usd_reserved",
+)  # fmt: skip
+CACHE_RESULTS = ("hit", "miss", "coalesced", "stale", "bypass")
+MODELS_AT_MOST = 50
+OTHER = "other"
+
+
+# Where the workers count; None of a process that counts for itself alone.
+folder: Path | None = None
+
+
+def begin(shared: Path, tiers: Iterable[str]) -> None:
+    """A worker begins to count, in the files of this folder, beside others.
+
+    What can be known beforehand is shown at once: the first of its kind is an increase, too.
+    """
+    global folder
+    folder = shared
+    STARTS.inc()
+    WORKERS.set(1)
+    STREAMS.set(0)
+    for result in CACHE_RESULTS:
+        CACHE.labels(result)
+    for store in ("database", "redis"):
+        STORE_ERRORS.labels(store)
+    for error in vars(errors).values():
+        if isinstance(error, type) and issubclass(error, errors.WeirError):
+            ERRORS.labels(error.__name__)
+    REFUSALS.labels("credentials", "none")
+    for tier in tiers:
+        for limit in LIMITS:
+            REFUSALS.labels(limit, tier)
+
+
+@lru_cache(10_000)
+def child(metric: Labelled, *values: str | int) -> Labelled:
+    """As metric.labels(): to look for it there costs as much as to count."""
+    return metric.labels(*values)
+
+
+class ModelLabels:
+    """Which models are named in labels: configured ones, and of others the first that answered.
+
+    Clients name models as they like; what did not answer may be none.
+    """
+
+    def __init__(self, configured: Collection[tuple[str, str]]) -> None:
+        self._named = set(configured)
+        self._room = MODELS_AT_MOST
+
+    def of(self, provider: str, model: str, *, answered: bool = False) -> tuple[str, str]:
+        """(provider, model) as labels."""
+        pair = (provider, model)
+        if pair in self._named:
+            return pair
+        if answered and self._room:
+            self._room -= 1
+            self._named.add(pair)
+            return pair
+        return provider, OTHER

@@ -1,0 +1,205 @@
+"""What is seen of the work: turns what happened into metrics and spans."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+
+from prometheus_client import Histogram
+
+from webapp import money
+from webapp.errors import BudgetReserved, StoreUnavailable, WeirError
+from webapp.llm.ports import Call, CallState, Settlement
+from webapp.observability import metrics, tracing
+from webapp.observability.metrics import ModelLabels
+from webapp.observability.record import RequestRecord
+from webapp.observability.tracing import Span
+from webapp.storage.database import Database
+from webapp.storage.watch import Watch
+
+# As OpenTelemetry's semantic conventions for generative AI name operations and providers.
+OPERATIONS = {"chat/completions": "chat", "embeddings": "embeddings"}
+PROVIDERS = {"azure": "azure.ai.openai"}
+
+
+class Telemetry:
+    """Sees what the core does (llm.ports.Observer)."""
+
+    def __init__(self, labels: ModelLabels) -> None:
+        self.labels = labels
+
+    def span(self, name: str) -> Span:
+        return tracing.span(name)
+
+    def call(self, call: Call, operation: str, kind: str) -> CallTelemetry:
+        return CallTelemetry(self.labels, call, OPERATIONS.get(operation, operation), kind)
+
+
+class CallTelemetry:
+    """One call to a provider (llm.ports.CallWatch)."""
+
+    def __init__(self, labels: ModelLabels, call: Call, operation: str, kind: str) -> None:
+        self._models = labels
+        self._call = call
+        self._labels = labels.of(call.provider, call.model)
+        self._began = time.perf_counter()
+        self._latest = 0.0
+        self._between: Histogram | None = None
+        self._span = tracing.span(
+            f"{operation} {call.model}",
+            {
+                "gen_ai.operation.name": operation,
+                "gen_ai.provider.name": PROVIDERS.get(kind, call.provider),
+                "gen_ai.request.model": call.model,
+                "weir.route": call.route,
+                "weir.attempt": call.attempt,
+            },
+            client=True,
+        )
+
+    def current(self) -> AbstractContextManager[object]:
+        return self._span.current()
+
+    def chunk(self) -> None:
+        now = time.perf_counter()
+        if self._between:
+            self._between.observe(now - self._latest)
+        else:
+            self._between = metrics.child(metrics.BETWEEN_TOKENS_SECONDS, *self._labels)
+            first = now - self._began
+            metrics.child(metrics.FIRST_TOKEN_SECONDS, *self._labels).observe(first)
+            self._span.note({"gen_ai.response.time_to_first_chunk": first})
+        self._latest = now
+
+    def over(self, settlement: Settlement, model: str | None) -> None:
+        answered = settlement.state is CallState.SETTLED
+        labels = self._models.of(self._call.provider, self._call.model, answered=answered)
+        usage = settlement.usage
+        metrics.child(metrics.ATTEMPTS, *labels).inc()
+        metrics.child(metrics.PROVIDER_SECONDS, *labels).observe(time.perf_counter() - self._began)
+        if settlement.error:
+            metrics.PROVIDER_ERRORS.labels(*labels, settlement.error).inc()
+        metrics.child(metrics.TOKENS, *labels, "input").inc(usage.input_tokens)
+        metrics.child(metrics.TOKENS, *labels, "cached_input").inc(usage.cached_input_tokens)
+        metrics.child(metrics.TOKENS, *labels, "output").inc(usage.output_tokens)
+        if settlement.nano is None:
+            metrics.UNPRICED.labels(*labels).inc()
+        else:
+            metrics.child(metrics.COST_USD, *labels).inc(settlement.nano / money.NANO)
+        self._span.note(
+            {
+                "gen_ai.usage.input_tokens": usage.input_tokens,
+                "gen_ai.usage.output_tokens": usage.output_tokens,
+                "gen_ai.usage.cache_read.input_tokens": usage.cached_input_tokens,
+                **({"gen_ai.response.model": model} if model else {}),
+            }
+        )
+        self._span.end(settlement.error, state=str(settlement.state))
+
+
+class _Operation:
+    """Around an operation of a store: how long it takes, and whether it fails."""
+
+    __slots__ = ("_began", "_seconds", "_span", "_store")
+
+    def __init__(self, store: str, seconds: Histogram, span: Span) -> None:
+        self._store = store
+        self._seconds = seconds
+        self._span = span
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._seconds.observe(time.perf_counter() - self._began)
+        # What a unit of work raises on purpose is no fault of the store.
+        failed = isinstance(error, Exception) and (
+            isinstance(error, StoreUnavailable) or not isinstance(error, WeirError)
+        )
+        if failed:
+            metrics.child(metrics.STORE_ERRORS, self._store).inc()
+        self._span.end(error if failed else None)
+
+
+def database_watch(url: str) -> Watch:
+    """What watches the operations of the database at a URL."""
+    system = url.partition(":")[0].partition("+")[0]
+    seconds = {
+        operation: metrics.DATABASE_SECONDS.labels(operation)
+        for operation in ("read", "write", "reserve")
+    }
+
+    def watch(operation: str) -> _Operation:
+        facts = {"db.system.name": system, "db.operation.name": operation}
+        span = tracing.span(f"database {operation}", facts, client=True)
+        return _Operation("database", seconds[operation], span)
+
+    return watch
+
+
+def redis_watch(_operation: str) -> _Operation:
+    """Watches a round trip to Redis, which many requests share: it belongs to no trace."""
+    return _Operation("redis", metrics.REDIS_SECONDS, tracing.NO_SPAN)
+
+
+@contextlib.contextmanager
+def predicting(model: str, rows: int) -> Iterator[None]:
+    """Around a call of an operator's own model with so many rows."""
+    span = tracing.span(f"predict {model}", {"weir.rows": rows})
+    began = time.perf_counter()
+    try:
+        yield
+    except Exception as error:
+        span.end(error)
+        raise
+    finally:
+        metrics.PREDICTION_SECONDS.labels(model).observe(time.perf_counter() - began)
+        metrics.PREDICTION_ROWS.labels(model).observe(rows)
+        span.end()
+
+
+def sample(database: Database) -> None:
+    """Take note of what this worker has in use now."""
+    for state, connections in database.connections().items():
+        metrics.CONNECTIONS.labels(state).set(connections)
+    with contextlib.suppress(OSError):
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        metrics.MEMORY.set(pages * resource.getpagesize())
+
+
+def request_over(noted: RequestRecord, status: int) -> None:
+    """Count a request that is over."""
+    tier = noted.tier or "none"
+    seconds = noted.milliseconds / 1000
+    metrics.child(metrics.REQUESTS, noted.endpoint, status, tier).inc()
+    metrics.child(metrics.REQUEST_SECONDS, noted.endpoint).observe(seconds)
+    if noted.cache:
+        metrics.child(metrics.CACHE, noted.cache.lower()).inc()
+    if noted.saved_usd:
+        metrics.SAVED_USD.inc(noted.saved_usd)
+    if noted.error:
+        metrics.child(metrics.ERRORS, noted.error).inc()
+    if noted.limit:
+        metrics.child(metrics.REFUSALS, _limit(noted, noted.limit), tier).inc()
+    if noted.waited is not None and noted.cache:
+        own = (noted.began_to_answer or seconds) - noted.waited
+        metrics.child(metrics.OVERHEAD_SECONDS, noted.cache.lower()).observe(max(0.0, own))
+
+
+def _limit(noted: RequestRecord, limit: str) -> str:
+    """The label of what refused a request; limits of requests have names of any number."""
+    if noted.tier is None:
+        return "credentials"
+    if noted.error == BudgetReserved.__name__:
+        return "usd_reserved"
+    return limit if limit in metrics.LIMITS else "requests"
