@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format lock bench pictures clean
+.PHONY: help run test lint format lock bench pictures observability clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 run: $(VENV)/runtime ## set everything up and serve on port 8000
 	$(BIN)/gunicorn --config gunicorn.conf.py
@@ -30,6 +30,9 @@ bench: $(VENV)/development ## measure speed and memory
 
 pictures: $(VENV)/development ## take the pictures of docs/images
 	$(BIN)/python -m scripts.screenshots
+
+observability: $(VENV)/development ## take the picture of docs/operating.md
+	$(BIN)/python -m scripts.observability
 
 lock: $(VENV)/development ## compile the pinned requirements from *.in
 	$(BIN)/uv pip compile --quiet --python-version 3.11 --custom-compile-command "make lock" requirements.in -o requirements.txt

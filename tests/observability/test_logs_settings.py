@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import time
 import zlib
 from typing import Any
 
@@ -13,7 +15,7 @@ from tests.support.books import Books
 from tests.support.servers import DidNotStart, Provider, Weir, wait_until
 from tests.support.visitor import Visitor
 from tests.test_logs import FIELDS, KEY
-from webapp.observability.redaction import redact, redact_json
+from webapp.observability.redaction import redact, redact_json, redact_kept
 
 KEYS = {"API_KEYS": f"test:enterprise:{KEY}"}
 BODY = {"message": "hello"}
@@ -117,6 +119,20 @@ def test_an_answer_without_a_text_is_redacted_within_its_json() -> None:
     assert redact_json("", patterns) == ""
     for unreadable in ("no JSON", "[" * 100_000):
         assert redact_json(unreadable, patterns) == "[redacted]"
+
+
+def test_of_a_long_text_no_more_is_searched_than_is_kept() -> None:
+    patterns = (re.compile(r"[\w.]+@\w+"),)
+    # All of it would take minutes, as the pattern tries at each character to read to the end.
+    began = time.process_time()
+    kept = redact_json(json.dumps(["a" * 5_000_000, "b" * 5_000_000]), patterns)
+    assert time.process_time() - began < 10
+    assert kept.startswith('["aaa')
+    # The end of what is searched may be within a match: neither half of it is kept.
+    straddling = "x " * 10_300 + "b" * 500 + "@example"
+    for told in (redact_kept(straddling, patterns), redact_json(f'["{straddling}"]', patterns)):
+        assert "x x" in told
+        assert "b" not in told
 
 
 def test_a_pattern_that_matches_nothing_takes_nothing_out() -> None:
