@@ -23,7 +23,7 @@ from webapp.metering.request_log import cut
 from webapp.observability import metrics, record
 from webapp.observability.lifecycle import Lifecycle
 from webapp.observability.record import RequestRecord
-from webapp.observability.redaction import redact, redact_json
+from webapp.observability.redaction import redact_json, redact_kept
 from webapp.services import services
 
 # Under /v1 they are the same doors.
@@ -249,7 +249,7 @@ def keep_prompt(body: Mapping[str, Any]) -> None:
 def _note(noted: RequestRecord, reply: Reply) -> None:
     if noted.prompt is not None:
         said, body = reply.answer.content, reply.answer.body
-        noted.answer = cut(redact(said, noted.redacted) or redact_json(body, noted.redacted))
+        noted.answer = cut(redact_kept(said, noted.redacted) or redact_json(body, noted.redacted))
     noted.cache = str(reply.origin.cache)
     noted.waited = reply.origin.waited
     noted.model = reply.answer.model

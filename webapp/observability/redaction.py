@@ -8,6 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 REDACTED = "[redacted]"
+# Of what is kept no more is kept, and some patterns take very long for more. The margin is for a
+# match that would go on beyond.
+KEPT = 20_000  # characters
+MARGIN = 1_000
 
 Patterns = Sequence[re.Pattern[str]]
 
@@ -19,17 +23,32 @@ def redact(text: str, patterns: Patterns) -> str:
     return text
 
 
+def redact_kept(text: str, patterns: Patterns) -> str:
+    """As redact(), of as much of a text of any length as is kept."""
+    if not patterns or len(text) <= KEPT:
+        return redact(text, patterns)
+    return redact(text[: KEPT + MARGIN], patterns)[:-MARGIN]
+
+
 def redact_json(text: str, patterns: Patterns) -> str:
-    """The same for a text of JSON.
+    """As redact_kept(), for a text of JSON.
 
     The texts in it are redacted as they were written, as JSON's escapes could hide what is looked
     for; then the whole, for names and numbers. What cannot be read is redacted altogether.
     """
     if not text or not patterns:
         return text
+    left = KEPT
+
+    def clean(inner: str) -> str:
+        nonlocal left
+        left -= len(inner)
+        # What comes later is not kept.
+        return redact_kept(inner, patterns) if left + len(inner) > 0 else ""
+
     try:
-        clean = each_text(json.loads(text), lambda inner: redact(inner, patterns))
-        return redact(json.dumps(clean, ensure_ascii=False), patterns)
+        cleaned = each_text(json.loads(text), clean)
+        return redact_kept(json.dumps(cleaned, ensure_ascii=False), patterns)
     except (ValueError, RecursionError):
         return REDACTED
 
