@@ -24,6 +24,7 @@ from benchmarks.processes import CORES, OTHER_CORES, allow_many_files, get_json
 from benchmarks.reports import reports
 from benchmarks.run import Run, tell
 from benchmarks.table import Figure, markdown
+from benchmarks.watching import watching
 from benchmarks.workplace import Workplace
 
 MEASURES: dict[str, Callable[[Run], list[Figure]]] = {
@@ -36,6 +37,7 @@ MEASURES: dict[str, Callable[[Run], list[Figure]]] = {
     "peers": peers,
     "inference": inference,
     "logs": logs,
+    "watching": watching,
     "reports": reports,
 }
 # Take minutes, and are measured only when named.

@@ -67,6 +67,7 @@ MODELS = json_response(
     {"object": "list", "data": [{"id": name, "object": "model"} for name in (MODEL, SLOW_MODEL)]}
 )
 COMPLETION = json_response(plain_completion())
+EMPTY = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -109,6 +110,8 @@ class Upstream(asyncio.Protocol):
             self._complete(json.loads(body))
         elif head.startswith(b"GET /v1/models "):
             self._transport.write(MODELS)
+        elif head.startswith(b"POST /v1/traces "):
+            self._transport.write(EMPTY)  # so it takes traces, too
         elif head.startswith(b"GET /calls "):
             self._transport.write(json_response(Upstream.calls))
         else:
