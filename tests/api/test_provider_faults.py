@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
@@ -78,6 +79,23 @@ def test_a_stream_that_breaks_off_says_so_and_is_not_kept(
     assert all("content" in json.loads(piece) for piece in pieces)
     provider.fault()
     assert weir.post("/chat", key=KEY, json=body).json()["cached"] is False
+
+
+def test_the_timeout_bounds_each_wait_of_a_stream_not_the_whole(
+    weir: Weir, provider: Provider
+) -> None:
+    provider.fault(gap=0.4, pieces=5)
+    with weir.stream("/chat", {"message": "slow and steady", "stream": True}, KEY) as stream:
+        *pieces, last, end = [json.loads(event) if event != "[DONE]" else event for event in stream]
+    assert (last["done"], end) == (True, "[DONE]")
+    assert len(pieces) == 5
+    provider.fault(gap=5, pieces=5)
+    with weir.stream("/chat", {"message": "it stops", "stream": True}, KEY) as stream:
+        began = time.monotonic()
+        *pieces, error, end = [*stream]
+    assert json.loads(error)["error"]["error"] == "ProviderTimedOut"
+    assert len(pieces) == 1
+    assert 0.5 < time.monotonic() - began < 4
 
 
 def test_a_message_of_the_provider_about_the_request_is_passed_on(

@@ -20,6 +20,7 @@ from webapp.errors import ProviderError, ProviderFailed, ProviderTimedOut, WeirE
 from webapp.llm.messages import Answer, ModelRequest, Piece, Usage
 from webapp.llm.meter import Meter
 from webapp.llm.ports import Outcome
+from webapp.providers.bounded import bounded
 from webapp.providers.counting import count
 
 CUT = "The provider's stream was cut before its end."
@@ -80,7 +81,7 @@ class BaseProvider(ABC):
     def answer(self, request: ModelRequest, model: str) -> Answer:
         try:
             self._prepare(model)
-            with self._bounded():
+            with gevent.Timeout(self._timeout, self._slow()):
                 text = self._complete(request, model)
             with _shape():
                 answer = self._read(text, request, model)
@@ -93,18 +94,18 @@ class BaseProvider(ABC):
         reading = _StreamReading(request, meter)
         try:
             self._prepare(model)
-            with closing(self._events(request, model)) as events:
-                while True:
-                    with self._bounded():
-                        data = next(events, None)
-                    if data is None or data == "[DONE]":
+            events = bounded(self._events(request, model), self._timeout, self._slow())
+            with closing(events):
+                for data in events:
+                    if data == "[DONE]":
                         break
                     with _shape():
                         piece = reading.take(data)
                     if piece:
                         yield piece
-            if not reading.finished and data is None:
-                raise ProviderFailed(CUT)
+                else:
+                    if not reading.finished:
+                        raise ProviderFailed(CUT)
             with _shape():
                 answer = reading.answer(self, model)
         except Exception as error:
@@ -153,9 +154,8 @@ class BaseProvider(ABC):
         said = str(body.get("model") or model)
         return Answer(content, said, self.name, usage, body=text)
 
-    def _bounded(self) -> gevent.Timeout:
-        message = f"The provider did not answer within {self._timeout:g} s."
-        return gevent.Timeout(self._timeout, ProviderTimedOut(message))
+    def _slow(self) -> ProviderTimedOut:
+        return ProviderTimedOut(f"The provider did not answer within {self._timeout:g} s.")
 
     def _succeeded(self) -> None:
         self.latest = Outcome(time.monotonic(), None)

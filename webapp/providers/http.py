@@ -59,8 +59,7 @@ class Endpoint:
             concurrency=AT_ONCE,
             block_size=BLOCK,
             connection_timeout=min(CONNECT_TIMEOUT, timeout),
-            # BaseProvider bounds every wait; this catches what it cannot interrupt.
-            network_timeout=timeout + 1,
+            network_timeout=None,  # BaseProvider bounds every wait
             **_forward_proxy(parts.scheme, parts.hostname or ""),
         )
         pool = self._client._connection_pool
