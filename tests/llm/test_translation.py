@@ -29,8 +29,9 @@ from webapp.errors import (
     UnsupportedParameter,
 )
 from webapp.llm.messages import ModelRequest
+from webapp.providers.chat_answer import write_answer, write_chunks
+from webapp.providers.chat_request import Asked, read_request
 from webapp.providers.langchain import LangChainProvider, check_installed
-from webapp.providers.translation import Asked, read_request, write_answer, write_chunks
 
 HELLO = {"role": "user", "content": "Hello"}
 WEATHER = {

@@ -26,9 +26,10 @@ from webapp.errors import (
 )
 from webapp.llm.tokens import estimate_input_tokens
 from webapp.providers.base import CUT, BaseProvider
+from webapp.providers.chat_answer import write_answer, write_chunks
+from webapp.providers.chat_request import Asked, read_request
 from webapp.providers.http import BROKEN, Endpoint, RefusedByStatus
 from webapp.providers.openai import translate_status
-from webapp.providers.translation import Asked, read_request, write_answer, write_chunks
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel, LanguageModelInput
