@@ -30,6 +30,7 @@ from sqlalchemy import (
 
 from webapp.accounts.keys import api_keys
 from webapp.errors import StoreUnavailable
+from webapp.observability.redaction import KEPT
 from webapp.storage.database import Database, metadata
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,6 @@ KEPT_MEANWHILE = 20_000
 # Rows are written up to a second, and after an outage some more, after what they tell of.
 LATE = 60.0
 WRITTEN_AT_ONCE = 500
-LONGEST_TEXT = 20_000  # characters of a prompt or an answer
 # However rare what is looked for: a page looks through no more rows than this.
 LOOKED_THROUGH = 100_000
 FORGOTTEN_AT_ONCE = 2_000
@@ -263,7 +263,7 @@ def _insert(rows: list[dict[str, Any]], connection: Connection) -> None:
 
 def cut(text: str | None) -> str | None:
     """As much of a prompt or an answer as is kept."""
-    return None if text is None else text[:LONGEST_TEXT]
+    return None if text is None else text[:KEPT]
 
 
 def _row(one: LoggedRequest) -> dict[str, Any]:
@@ -272,8 +272,8 @@ def _row(one: LoggedRequest) -> dict[str, Any]:
     if one.model is not None:
         row["model"] = _clean(one.model, LONGEST_MODEL)
     if one.prompt is not None:
-        row["prompt"] = _clean(one.prompt, LONGEST_TEXT)
-        row["answer"] = _clean(one.answer or "", LONGEST_TEXT)
+        row["prompt"] = _clean(one.prompt, KEPT)
+        row["answer"] = _clean(one.answer or "", KEPT)
     return row
 
 

@@ -10,7 +10,7 @@ from typing import Any
 REDACTED = "[redacted]"
 # Of what is kept no more is kept, and some patterns take very long for more. The margin is for a
 # match that would go on beyond.
-KEPT = 20_000  # characters
+KEPT = 20_000  # characters of a prompt or an answer
 MARGIN = 1_000
 
 Patterns = Sequence[re.Pattern[str]]
