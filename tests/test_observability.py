@@ -383,8 +383,18 @@ def prometheus(watched: Weir, budgeted_key: str) -> Iterator[Prometheus]:
         # Budgets are looked up every 15 s.
         wait_until(lambda: server.query("weir_budget_spent_ratio > 0"), 40, "a spent budget")
         ask_everything(watched, budgeted_key)
-        time.sleep(3)
+        asked = time.time()
+        wait_until(lambda: scraped_since(server, asked), 20, "two scrapes of all that was asked")
         yield server
+
+
+def scraped_since(server: Prometheus, moment: float) -> bool:
+    """Whether Weir was read twice since then: the first reading may have begun before."""
+    seconds = int(time.time() - moment)
+    if not seconds:
+        return False
+    counted = server.query(f'count_over_time(up{{job="weir"}}[{seconds}s])')
+    return bool(counted) and float(counted[0]["value"][1]) >= 2
 
 
 def live_names(weir: Weir) -> set[str]:

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from importlib.util import find_spec
@@ -78,7 +79,7 @@ class DidNotStart(Exception):
         self.output = output
 
 
-class Server:
+class Server(ABC):
     """One process with all its children, started in a session of its own.
 
     A server says how it is started and when it is ready; `folder` is its own, and goes with it.
@@ -92,11 +93,11 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
         self._paused = False
 
-    def _command(self) -> list[str]:
-        raise NotImplementedError
+    @abstractmethod
+    def _command(self) -> list[str]: ...
 
-    def _is_ready(self) -> bool:
-        raise NotImplementedError
+    @abstractmethod
+    def _is_ready(self) -> bool: ...
 
     def _process_options(self) -> dict[str, Any]:
         return {"cwd": self.folder}
