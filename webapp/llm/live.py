@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from webapp.alarm import Alarm
 from webapp.errors import ProviderError, ProviderFailed, ProviderTimedOut, WeirError
 from webapp.llm.flight import SHARED_ERRORS, FlightLost, Listener
 from webapp.llm.kept import Kept, KeptStream
@@ -55,6 +56,7 @@ class LiveStream:
         self._sent = False
         self._stand_in: KeptStream | None = None
         self._next_check = time.monotonic() + CHECK_EVERY
+        self._alarm = Alarm(lambda: self._listener.wake.set())
         try:
             self._listener = join()
         except WeirError as error:
@@ -86,6 +88,7 @@ class LiveStream:
             self._wait(now, until)
 
     def close(self) -> None:
+        self._alarm.stop()
         self._listener.leave()
         self._span.end(self._failed, role="leader" if self._listener.leads else "follower")
 
@@ -96,7 +99,8 @@ class LiveStream:
         end = min(until, self._next_check)
         if not self._sent:
             end = min(end, self._terms.deadline)
-        self._listener.wake.wait(max(0.0, end - now))
+        self._alarm.by(end)
+        self._listener.wake.wait()
         self._listener.wake.clear()
 
     def _available(self) -> Part | None:

@@ -2,42 +2,37 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Generator
 from typing import TypeVar
 
 import gevent
 
+from webapp.alarm import Alarm
+
 Item = TypeVar("Item")
 
 
 def bounded(items: Generator[Item], seconds: float, error: Exception) -> Generator[Item]:
-    """The items; raises the error in place of one that is not there after so many seconds.
-
-    To start a timer for each wait would be a twentieth of a chunk's way through Weir. This one
-    looks, when it has run out, since when there has been a wait, and is set again.
-    """
-    loop = gevent.get_hub().loop
+    """The items; raises the error in place of one that is not there after so many seconds."""
     waiting = gevent.getcurrent()
-    since: float | None = time.monotonic()
-    timer = loop.timer(seconds)
+    until = time.monotonic() + seconds
 
     def ring() -> None:
-        nonlocal timer
-        left = seconds if since is None else since + seconds - time.monotonic()
-        if left <= 0:
+        if time.monotonic() < until:
+            alarm.by(until)
+        else:
             waiting.throw(error)
-            return
-        timer.close()
-        timer = loop.timer(left)
-        timer.start(ring)
 
-    timer.start(ring)
+    alarm = Alarm(ring)
+    alarm.by(until)
     try:
         for item in items:
-            since = None
+            until = math.inf  # nobody waits
             yield item
-            waiting, since = gevent.getcurrent(), time.monotonic()
+            waiting, until = gevent.getcurrent(), time.monotonic() + seconds
+            alarm.by(until)
     finally:
-        timer.close()
+        alarm.stop()
         items.close()
