@@ -9,6 +9,8 @@ are configured ones, and of models see ModelLabels.
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections import Counter as Tally
 from collections.abc import Collection, Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +20,19 @@ from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
 from webapp import errors
 
-Labelled = TypeVar("Labelled", Counter, Histogram)
+
+class BulkHistogram(Histogram):
+    """A histogram that takes many values at once: each by itself was nearly a tenth of a chunk's
+    way through Weir."""
+
+    def observe_all(self, amounts: Collection[float]) -> None:
+        self._sum.inc(sum(amounts))
+        places = Tally(bisect_left(self._upper_bounds, amount) for amount in amounts)
+        for place, times in places.items():
+            self._buckets[place].inc(times)
+
+
+Labelled = TypeVar("Labelled", Counter, Histogram, BulkHistogram)
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -66,7 +80,7 @@ FIRST_TOKEN_SECONDS = Histogram(
     "weir_time_to_first_token_seconds", "Of streamed calls, until their first chunk",
     ("provider", "model"), buckets=LONG,
 )  # fmt: skip
-BETWEEN_TOKENS_SECONDS = Histogram(
+BETWEEN_TOKENS_SECONDS = BulkHistogram(
     "weir_time_between_tokens_seconds", "Of streamed calls, between two chunks",
     ("provider", "model"), buckets=(0.001, 0.0025, *LONG[:12]),
 )  # fmt: skip

@@ -25,6 +25,7 @@ from webapp.storage.watch import Watch
 # As OpenTelemetry's semantic conventions for generative AI name operations and providers.
 OPERATIONS = {"chat/completions": "chat", "embeddings": "embeddings"}
 PROVIDERS = {"azure": "azure.ai.openai"}
+TOLD_EVERY = 1.0  # seconds, of the gaps between chunks
 
 
 class Telemetry:
@@ -48,8 +49,8 @@ class CallTelemetry:
         self._call = call
         self._labels = labels.of(call.provider, call.model)
         self._began = time.perf_counter()
-        self._latest = 0.0
-        self._between: Histogram | None = None
+        self._latest = self._told = 0.0
+        self._gaps: list[float] = []
         self._span = tracing.span(
             f"{operation} {call.model}",
             {
@@ -67,16 +68,25 @@ class CallTelemetry:
 
     def chunk(self) -> None:
         now = time.perf_counter()
-        if self._between:
-            self._between.observe(now - self._latest)
+        if self._latest:
+            self._gaps.append(now - self._latest)
         else:
-            self._between = metrics.child(metrics.BETWEEN_TOKENS_SECONDS, *self._labels)
+            self._told = now
             first = now - self._began
             metrics.child(metrics.FIRST_TOKEN_SECONDS, *self._labels).observe(first)
             self._span.note({"gen_ai.response.time_to_first_chunk": first})
         self._latest = now
+        if now - self._told >= TOLD_EVERY:
+            self._told = now
+            self._tell_gaps()
+
+    def _tell_gaps(self) -> None:
+        metrics.child(metrics.BETWEEN_TOKENS_SECONDS, *self._labels).observe_all(self._gaps)
+        self._gaps.clear()
 
     def over(self, settlement: Settlement, model: str | None) -> None:
+        if self._gaps:
+            self._tell_gaps()
         answered = settlement.state is CallState.SETTLED
         labels = self._models.of(self._call.provider, self._call.model, answered=answered)
         usage = settlement.usage
