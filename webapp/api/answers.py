@@ -114,7 +114,8 @@ class NativeDialect:
         self._describe = describe
 
     def piece(self, piece: Piece) -> bytes:
-        return event({"content": piece.text})
+        # As event() writes it; of a text alone, json needs no encoder of its own.
+        return f'data: {{"content": {json.dumps(piece.text)}}}\n\n'.encode()
 
     def end(self, reply: Reply, noted: RequestRecord) -> bytes:
         return event({"done": True, **self._describe(reply, noted)})

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Generator
+from contextlib import closing
 from typing import Any
 
 import gevent
@@ -31,6 +31,7 @@ LISTED_AGAIN_AFTER = 5.0
 MOST_TOKENS = 1_000_000_000  # in one call; what says more is no count
 # Of a delta, what no model has written.
 NO_TOKENS = frozenset({"role", "id", "type"})
+MISSHAPEN = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
 class BaseProvider(ABC):
@@ -83,7 +84,7 @@ class BaseProvider(ABC):
             self._prepare(model)
             with gevent.Timeout(self._timeout, self._slow()):
                 text = self._complete(request, model)
-            with _shape():
+            with SHAPE:
                 answer = self._read(text, request, model)
         except Exception as error:
             raise self._known(error) from error
@@ -99,14 +100,14 @@ class BaseProvider(ABC):
                 for data in events:
                     if data == "[DONE]":
                         break
-                    with _shape():
+                    with SHAPE:
                         piece = reading.take(data)
                     if piece:
                         yield piece
                 else:
                     if not reading.finished:
                         raise ProviderFailed(CUT)
-            with _shape():
+            with SHAPE:
                 answer = reading.answer(self, model)
         except Exception as error:
             raise self._known(error) from error
@@ -182,32 +183,34 @@ class _StreamReading:
 
     def take(self, data: str) -> Piece | None:
         """The piece in a chunk; None of one that is only there because Weir asked for usage."""
-        chunk = json.loads(data)
+        chunk = fastjson.loads(data)
         if chunk.get("error"):
             raise ProviderFailed("The provider reported an error in its stream.")
         choices = chunk["choices"]
-        done = any(choice.get("finish_reason") for choice in choices)
-        self._meter.count("".join(_all_text(choice.get("delta")) for choice in choices))
-        self._model = chunk.get("model") or self._model
-        self._usage = chunk.get("usage") or self._usage
-        if chunk.get("usage") and (done or not choices):
-            self._meter.usage = _usage(chunk["usage"], self._request, "", "")
-        self.finished = self.finished or done
-        begins, text = False, ""
+        done, begins, text, written = False, False, "", ""
         for choice in choices:
             delta = choice.get("delta") or {}
+            done = done or bool(choice.get("finish_reason"))
             begins = begins or done or any(v for k, v in delta.items() if k != "role")
+            written += _all_text(delta)
             if choice.get("index", 0) == 0:
                 text += _text(delta.get("content"))
+        self._meter.count(written)
+        self._model = chunk.get("model") or self._model
+        self.finished = self.finished or done
+        usage = chunk.get("usage")
+        if usage:
+            self._usage = usage
+            if done or not choices:
+                self._meter.usage = _usage(usage, self._request, "", "")
         if text:
             self._texts.append(text)
         if self._request.native:
             return Piece("", text) if text else None
         if "usage" in chunk and not self._request.usage_wanted:
-            if not choices and chunk["usage"]:
+            if usage and not choices:
                 return None
-            del chunk["usage"]
-            data = json.dumps(chunk)
+            data = _without_usage(data)
         return Piece(data, text, begins)
 
     def answer(self, provider: BaseProvider, model: str) -> Answer:
@@ -215,6 +218,13 @@ class _StreamReading:
         usage = _usage(self._usage, self._request, model, content)
         said = str(self._model or model)
         return Answer(content, said, provider.name, usage)
+
+
+def _without_usage(data: str) -> str:
+    # Not by fastjson, which may change a number; this is passed on.
+    chunk = json.loads(data)
+    del chunk["usage"]
+    return json.dumps(chunk)
 
 
 def _all_text(value: Any) -> str:
@@ -241,10 +251,17 @@ def _usage(usage: Any, request: ModelRequest, model: str, content: str) -> Usage
     return count(request, model, content)
 
 
-@contextmanager
-def _shape() -> Iterator[None]:
+class _Shape:
     """Around all that reads what a provider sent: anything may be in there."""
-    try:
-        yield
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        raise ProviderFailed("The provider's answer is not of OpenAI's shape.") from None
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> None:
+        if isinstance(error, MISSHAPEN):
+            raise ProviderFailed("The provider's answer is not of OpenAI's shape.") from None
+
+
+# One for all, as it is entered with every chunk.
+SHAPE = _Shape()
