@@ -12,8 +12,9 @@ from typing import Any, TypeVar, cast
 
 import flask
 import flask_smorest
+import orjson
 from flask import request
-from marshmallow import Schema, ValidationError, fields, validate
+from marshmallow import INCLUDE, Schema, ValidationError, fields, validate
 
 from webapp import errors
 from webapp.services import services
@@ -49,15 +50,17 @@ class JSONBody:
         def decorator(view: View) -> View:
             @wraps(view)
             def wrapper(*args: Any, **kwargs: Any) -> Any:
-                return view(*args, validated(schema, read_json()), **kwargs)
+                # What a schema leaves as it is may be passed on.
+                body = read_json(exact=schema.unknown == INCLUDE)
+                return view(*args, validated(schema, body), **kwargs)
 
             return cast(View, wrapper)
 
         return decorator
 
 
-def read_json() -> Any:
-    """The JSON of this request's body."""
+def read_json(*, exact: bool = True) -> Any:
+    """The JSON of this request's body; unless `exact`, an integer beyond 64 bits is a float."""
     mimetype = request.mimetype
     if mimetype != "application/json" and not mimetype.endswith("+json"):
         raise errors.UnsupportedMediaType("Send JSON, with Content-Type: application/json.")
@@ -69,13 +72,21 @@ def read_json() -> Any:
     if request.content_length is not None and len(body) < request.content_length:
         raise errors.MalformedRequest("The body ended before its Content-Length.")
     try:
-        return STRICT_JSON.decode(body.decode("utf-8"))
+        return _decoded(body, exact=exact)
     except UnicodeDecodeError:
         raise errors.MalformedRequest("The body is not UTF-8.") from None
     except RecursionError:
         raise errors.MalformedRequest("The body is nested too deeply.") from None
     except ValueError as error:
         raise errors.MalformedRequest(f"The body is not JSON: {error}") from None
+
+
+def _decoded(body: bytes, *, exact: bool) -> Any:
+    if not exact:
+        # Much faster, and of what it refuses the other says what is wrong.
+        with contextlib.suppress(orjson.JSONDecodeError):
+            return orjson.loads(body)
+    return STRICT_JSON.decode(body.decode("utf-8"))
 
 
 def validated(schema: Schema, body: Any) -> Any:
@@ -168,7 +179,8 @@ class Numbers(Few):
         if few and set(map(type, value)) <= {int, float}:
             with contextlib.suppress(OverflowError):
                 numbers = list(map(float, value))
-                if all(map(math.isfinite, numbers)):
+                # A sum is finite only where all of its numbers are.
+                if math.isfinite(sum(numbers)):
                     return numbers
         return super()._deserialize(value, *args, **kwargs)
 
