@@ -9,10 +9,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from webapp.concurrency import worker_count
 from webapp.observability import logs
 from webapp.observability.uncaught import log_the_uncaught
 from webapp.settings import SettingsError, load
+from webapp.worker_count import worker_count
 
 try:
     settings = load()
@@ -64,11 +64,11 @@ def on_starting(server):
 
 def post_worker_init(worker):
     """Logging, traces, then the database, before the first request is accepted."""
-    from webapp.observability import logs, metrics, record, tracing
+    from webapp.observability import logs, metrics, request_context, tracing
 
     tracing.start(settings.otlp_endpoint)
     metrics.begin(metrics_folder, settings.tiers)
-    logs.tell_requests(record.current_id)
+    logs.tell_requests(request_context.current_id)
     worker.wsgi.extensions["weir"].lifecycle.start()
     # What was imported stays: to look through all of it took 100 ms every few seconds, in which
     # no stream went on. And look less often: requests leave hardly a cycle behind.

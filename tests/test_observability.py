@@ -242,8 +242,8 @@ class _Double(SimpleNamespace):
 def gauge_families(tmp_path: Path) -> Iterator[Any]:
     breakers = _Double(states=lambda: {"openai/gpt-4o": {"state": "closed"}})
     collector: Any = Gauges(
-        database=_Double(away=False),  # type: ignore[arg-type]
-        shared_memory=_Double(away=False),  # type: ignore[arg-type]
+        database=_Double(unavailable=False),  # type: ignore[arg-type]
+        redis=_Double(unavailable=False),  # type: ignore[arg-type]
         breakers=breakers,  # type: ignore[arg-type]
         labels=ModelLabels([]),
         drift=lambda: 0,
@@ -319,7 +319,7 @@ rounds = itertools.count()
 
 
 def ask_everything(weir: Weir, budgeted_key: str) -> None:
-    """Every door, streams, the cache, a prediction, failures, refusals, money."""
+    """Every endpoint, streams, the cache, a prediction, failures, refusals, money."""
     turn = next(rounds)
     body = {"message": f"Question {turn}", "model": "gpt-4o-mini", "max_tokens": 100}
     messages = [{"role": "user", "content": f"A question {turn}"}]
@@ -462,7 +462,7 @@ def test_every_rule_can_be_evaluated_and_fires_for_what_was_done(prometheus: Pro
 @needs_prometheus
 def test_rules_and_panels_know_every_door_that_answers(watched: Weir) -> None:
     paths = watched.get("/openapi.json").json()["paths"]
-    doors = {
+    endpoints = {
         path
         for path, verbs in paths.items()
         if "post" in verbs
@@ -471,4 +471,4 @@ def test_rules_and_panels_know_every_door_that_answers(watched: Weir) -> None:
     }
     for expression in all_expressions():
         for pattern in re.findall(r'endpoint=~"([^"]+)"', expression):
-            assert {path for path in paths if re.fullmatch(pattern, path)} == doors
+            assert {path for path in paths if re.fullmatch(pattern, path)} == endpoints

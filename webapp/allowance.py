@@ -18,7 +18,7 @@ from limits import RateLimitItem, RateLimitItemPerMinute
 from webapp import money
 
 MINUTE = 60
-MOST = 1_000_000_000_000
+MAX_COUNT = 1_000_000_000_000
 MODEL_PATTERN = re.compile(r"[A-Za-z0-9*][A-Za-z0-9._:/@+*-]{0,199}")
 
 Network = IPv4Network | IPv6Network
@@ -93,7 +93,7 @@ class Allowance:
 def _count(value: Any) -> int:
     if isinstance(value, str) and re.fullmatch(r"\d{1,15}", value.strip()):
         value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_COUNT:
         raise ValueError("must be a whole number of at least 1")
     return value
 

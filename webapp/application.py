@@ -20,14 +20,13 @@ from webapp.accounts.audit import AuditLog
 from webapp.accounts.key_changes import KeyChanges
 from webapp.accounts.keys import KeyStore
 from webapp.accounts.tokens import Tokens
-from webapp.concurrency import worker_count
+from webapp.admission import limits
+from webapp.admission.idempotency_store import IdempotencyStore
+from webapp.admission.identity import Identities
+from webapp.admission.rate_limits import RateLimits
+from webapp.admission.token_limits import TokenRateLimits
+from webapp.admission.top_budget_usage import TopBudgetUsage
 from webapp.extensions import cache, cors
-from webapp.gate import limits
-from webapp.gate.fullest_budgets import FullestBudgets
-from webapp.gate.identity import Identities
-from webapp.gate.replays import Replays
-from webapp.gate.token_windows import TokenWindows
-from webapp.gate.windows import SlidingWindows
 from webapp.inference.predictions import Predictions
 from webapp.inference.registry import Registry
 from webapp.llm.attempts import Attempts
@@ -58,8 +57,9 @@ from webapp.storage import migrations
 from webapp.storage.answer_cache import FlaskAnswerCache, MemoryBackend, RedisBackend
 from webapp.storage.breakers import CircuitBreakers
 from webapp.storage.database import Database
-from webapp.storage.flight_board import LoneBoard, SharedBoard
-from webapp.storage.shared_memory import SharedMemory
+from webapp.storage.flight_coordinator import LocalCoordinator, RedisCoordinator
+from webapp.storage.redis_client import RedisClient
+from webapp.worker_count import worker_count
 
 log = logging.getLogger(__name__)
 
@@ -112,8 +112,8 @@ def create_app(settings: Settings | None = None) -> Flask:
 
 def assemble(app: Flask, settings: Settings) -> Services:
     """One of each part, wired to the others."""
-    database = Database(settings.database_url, telemetry.database_watch(settings.database_url))
-    shared_memory = _shared_memory(settings)
+    database = Database(settings.database_url, telemetry.database_hook(settings.database_url))
+    redis = _redis(settings)
     keys = KeyStore(database)
     accounts = AccountStore(database, settings.tiers)
     tokens = Tokens(settings.secret_key)
@@ -121,7 +121,7 @@ def assemble(app: Flask, settings: Settings) -> Services:
     traffic = Traffic(database)
     usage = UsageReports(database)
     request_log = RequestLog(database, settings.request_log_retention)
-    replays = Replays(database)
+    idempotency = IdempotencyStore(database)
     prices = PriceTable(settings.model_prices)
     alerts = Alerts(database, settings.alert_webhook_url, settings.alert_webhook_secret)
     ledger = Ledger(
@@ -132,28 +132,26 @@ def assemble(app: Flask, settings: Settings) -> Services:
     )
     calls = Calls(database, settings.ledger_retention)
     providers = make_providers(settings)
-    breakers = CircuitBreakers(shared_memory, settings.breaker_failures, settings.breaker_pause)
-    flights = Flights(SharedBoard(shared_memory) if shared_memory else LoneBoard())
+    breakers = CircuitBreakers(redis, settings.breaker_failures, settings.breaker_pause)
+    flights = Flights(RedisCoordinator(redis) if redis else LocalCoordinator())
     router = Router(providers, settings.model_routes, settings.default_model)
 
     identities = Identities(keys, accounts, tokens, settings.tiers)
     labels = ModelLabels(router.configured | _priced(prices, providers.values()))
 
     workers = worker_count(settings)[0]
-    tokens_a_minute = TokenWindows(shared_memory, workers)
-    windows = SlidingWindows(
-        shared_memory, workers, traffic.counted_today, tokens_a_minute.used_here
-    )
+    tokens_a_minute = TokenRateLimits(redis, workers)
+    rate_limits = RateLimits(redis, workers, traffic.counted_today, tokens_a_minute.used_here)
 
     def prepare() -> None:
         migrations.upgrade(database)
-        configured_keys.take_over(database, settings.api_keys)
+        configured_keys.sync_configured_keys(database, settings.api_keys)
         _ensure_admin(accounts, settings)
 
     lifecycle = Lifecycle(
         prepare,
         ticks=[
-            windows.tick,
+            rate_limits.tick,
             traffic.flush,
             request_log.flush,
             ledger.tick,
@@ -161,27 +159,27 @@ def assemble(app: Flask, settings: Settings) -> Services:
             traffic.forget,
             request_log.forget,
             alerts.tick,
-            replays.tick,
+            idempotency.tick,
             database.seen_lately,
             partial(telemetry.sample, database),
         ],
         ends=[flights.close, ledger.close],
         grace=settings.shutdown_grace,
     )
-    answers = _answer_cache(app, settings, shared_memory)
+    answers = _answer_cache(app, settings, redis)
     attempts = Attempts(breakers, settings.llm_max_retries)
     return Services(
         settings=settings,
         database=database,
-        shared_memory=shared_memory,
+        redis=redis,
         keys=keys,
         key_changes=key_changes,
         accounts=accounts,
         tokens=tokens,
         audit=AuditLog(database),
         identities=identities,
-        windows=windows,
-        replays=replays,
+        rate_limits=rate_limits,
+        idempotency=idempotency,
         ledger=ledger,
         calls=calls,
         alerts=alerts,
@@ -192,17 +190,15 @@ def assemble(app: Flask, settings: Settings) -> Services:
         stats=Stats(traffic, usage, keys),
         usage=usage,
         lifecycle=lifecycle,
-        health=Health(
-            database, shared_memory, providers, lifecycle, offline=not settings.has_provider
-        ),
+        health=Health(database, redis, providers, lifecycle, offline=not settings.has_provider),
         breakers=breakers,
         gauges=Gauges(
             database=database,
-            shared_memory=shared_memory,
+            redis=redis,
             breakers=breakers,
             labels=labels,
             drift=calls.drift,
-            budgets=FullestBudgets(ledger, identities),
+            budgets=TopBudgetUsage(ledger, identities),
             data_dir=settings.data_dir,
         ),
         gateway=Gateway(
@@ -240,27 +236,25 @@ def _priced(prices: PriceTable, providers: Iterable[Provider]) -> set[tuple[str,
     }
 
 
-def _shared_memory(settings: Settings) -> SharedMemory | None:
+def _redis(settings: Settings) -> RedisClient | None:
     if not settings.redis_url:
         return None
     # Heroku's Redis has a certificate of its own making.
-    return SharedMemory(
+    return RedisClient(
         settings.redis_url,
         verify_certificate=settings.platform != "heroku",
-        watch=telemetry.redis_watch,
+        instrument=telemetry.redis_hook,
     )
 
 
-def _answer_cache(
-    app: Flask, settings: Settings, shared_memory: SharedMemory | None
-) -> FlaskAnswerCache:
-    backend = RedisBackend if shared_memory else MemoryBackend
+def _answer_cache(app: Flask, settings: Settings, redis: RedisClient | None) -> FlaskAnswerCache:
+    backend = RedisBackend if redis else MemoryBackend
     cache.init_app(
         app,
         {
             "CACHE_TYPE": f"{backend.__module__}.{backend.__name__}",
             "CACHE_DEFAULT_TIMEOUT": settings.cache_ttl,
-            "CACHE_OPTIONS": {"shared_memory": shared_memory} if shared_memory else {},
+            "CACHE_OPTIONS": {"redis": redis} if redis else {},
         },
     )
     return FlaskAnswerCache(app, cache, settings.cache_ttl, settings.cache_stale_if_error)

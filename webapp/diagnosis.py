@@ -21,19 +21,19 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from webapp import money
-from webapp.concurrency import worker_count
 from webapp.errors import StoreUnavailable, WeirError
 from webapp.llm.routing import Target
 from webapp.services import Services
 from webapp.settings import DEMO_SECRETS, PROVIDER_VARIABLE, TIER_VARIABLE, table
 from webapp.storage import migrations
-from webapp.storage.shared_memory import SharedMemoryAway
+from webapp.storage.redis_client import RedisUnavailable
+from webapp.worker_count import worker_count
 
-PATIENCE = 5.0
+CHECK_TIMEOUT = 5.0
 SKEW_WARNING, SKEW_PROBLEM = 2.0, 30.0
-POOL = 10  # connections to PostgreSQL that a worker may open
+CONNECTIONS_PER_WORKER = 10  # connections to PostgreSQL that a worker may open
 DISK_WARNING = 500 * 1024 * 1024
-EVENTS_APART = 0.2
+EVENT_INTERVAL = 0.2
 
 Status = Literal["ok", "warning", "problem"]
 
@@ -135,7 +135,7 @@ class Doctor:
                 )
             ).one()
         )
-        wanted = POOL * worker_count(self._settings)[0]
+        wanted = CONNECTIONS_PER_WORKER * worker_count(self._settings)[0]
         if wanted > most - 5:
             yield Finding(
                 "database", "warning",
@@ -159,7 +159,7 @@ class Doctor:
             yield Finding("ledger", "ok", "budgets and rows agree")
 
     def _redis_check(self) -> Iterator[Finding]:
-        memory = self._services.shared_memory
+        memory = self._services.redis
         if memory is None:
             yield Finding("redis", "ok", "none is configured: one process, with its own cache")
             return
@@ -168,7 +168,7 @@ class Doctor:
             memory.execute("PING")
             took = (time.perf_counter() - began) * 1000
             told = memory.execute("INFO").decode() if not self._is_cluster() else ""
-        except SharedMemoryAway:
+        except RedisUnavailable:
             yield Finding(
                 "redis", "problem", "cannot be reached", "Is REDIS_URL right, and does Redis run?"
             )
@@ -187,7 +187,7 @@ class Doctor:
 
     def _clock_check(self) -> Iterator[Finding]:
         clocks: dict[str, Callable[[], float]] = {}
-        database, memory = self._services.database, self._services.shared_memory
+        database, memory = self._services.database, self._services.redis
         if not database.is_sqlite:
             now = text("SELECT extract(epoch FROM clock_timestamp())")
             clocks["the database"] = lambda: float(
@@ -200,7 +200,7 @@ class Doctor:
         for whose, read in clocks.items():
             try:
                 skew = abs(read() - time.time())
-            except (StoreUnavailable, SharedMemoryAway, OSError, ValueError, TypeError):
+            except (StoreUnavailable, RedisUnavailable, OSError, ValueError, TypeError):
                 continue  # said by its own check
             # Redis and HTTP tell whole seconds.
             if skew > SKEW_WARNING:
@@ -219,7 +219,7 @@ class Doctor:
         listed: dict[str, set[str]] = {}
         for provider in self._services.gateway.router.providers:
             try:
-                provider.check(PATIENCE)
+                provider.check(CHECK_TIMEOUT)
                 yield Finding("providers", "ok", f"{provider.name} answers")
                 listed[provider.name] = {str(model["id"]) for model in provider.models()}
             except WeirError as error:
@@ -309,7 +309,7 @@ class Doctor:
             if line.startswith(b"data:"):
                 arrivals.append(time.monotonic())
         gaps = [later - earlier for earlier, later in pairwise(arrivals)]
-        if gaps and min(gaps) > EVENTS_APART / 4:
+        if gaps and min(gaps) > EVENT_INTERVAL / 4:
             yield Finding("streaming", "ok", "events arrive as they are sent")
         else:
             yield Finding(
@@ -331,13 +331,15 @@ def _ask(method: str, url: str, headers: Mapping[str, str] | None = None, body: 
     """The response to a request."""
     parts = urlsplit(url)
     client = HTTPClient.from_url(
-        f"{parts.scheme}://{parts.netloc}", connection_timeout=PATIENCE, network_timeout=PATIENCE
+        f"{parts.scheme}://{parts.netloc}",
+        connection_timeout=CHECK_TIMEOUT,
+        network_timeout=CHECK_TIMEOUT,
     )
     sent = dict(headers or {})
     content = b""
     if body is not None:
         content, sent["Content-Type"] = json.dumps(body).encode(), "application/json"
-    with gevent.Timeout(PATIENCE, TimeoutError):
+    with gevent.Timeout(CHECK_TIMEOUT, TimeoutError):
         return client.request(method, parts.path or "/", content, sent)
 
 

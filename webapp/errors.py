@@ -15,7 +15,7 @@ WeirError                       status
 ├── IdempotencyInProgress         409  the first request with this key still runs
 ├── PayloadTooLarge               413
 ├── UnsupportedMediaType          415
-├── ValidationError               422  details name each field (400 at OpenAI's doors)
+├── ValidationError               422  details name each field (400 at OpenAI's endpoints)
 ├── IdempotencyMismatch           422  this key was used with another body
 ├── RateLimitExceeded             429
 ├── BudgetExceeded                429  the budget has not enough left for this call

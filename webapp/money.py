@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import ROUND_CEILING, Decimal, InvalidOperation
 
 NANO = 1_000_000_000
-MOST_USD = 1_000_000_000
+MAX_USD = 1_000_000_000
 
 
 def to_nano(usd: object) -> int:
@@ -19,8 +19,8 @@ def to_nano(usd: object) -> int:
         amount = Decimal(str(usd).strip())
     except InvalidOperation:
         raise ValueError("must be an amount in USD") from None
-    if not amount.is_finite() or not 0 <= amount <= MOST_USD:
-        raise ValueError(f"must be an amount in USD from 0 to {MOST_USD}")
+    if not amount.is_finite() or not 0 <= amount <= MAX_USD:
+        raise ValueError(f"must be an amount in USD from 0 to {MAX_USD}")
     return int((amount * NANO).to_integral_value(ROUND_CEILING))
 
 

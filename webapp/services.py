@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from webapp.accounts.key_changes import KeyChanges
     from webapp.accounts.keys import KeyStore
     from webapp.accounts.tokens import Tokens
-    from webapp.gate.identity import Identities
-    from webapp.gate.replays import Replays
-    from webapp.gate.windows import SlidingWindows
+    from webapp.admission.idempotency_store import IdempotencyStore
+    from webapp.admission.identity import Identities
+    from webapp.admission.rate_limits import RateLimits
     from webapp.inference.predictions import Predictions
     from webapp.llm.gateway import Gateway
     from webapp.metering.alerts import Alerts
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from webapp.settings import Settings
     from webapp.storage.breakers import CircuitBreakers
     from webapp.storage.database import Database
-    from webapp.storage.shared_memory import SharedMemory
+    from webapp.storage.redis_client import RedisClient
 
 
 @dataclass(kw_only=True)
@@ -42,15 +42,15 @@ class Services:
 
     settings: Settings
     database: Database
-    shared_memory: SharedMemory | None
+    redis: RedisClient | None
     keys: KeyStore
     key_changes: KeyChanges
     accounts: AccountStore
     tokens: Tokens
     audit: AuditLog
     identities: Identities
-    windows: SlidingWindows
-    replays: Replays
+    rate_limits: RateLimits
+    idempotency: IdempotencyStore
     ledger: Ledger
     calls: Calls
     alerts: Alerts

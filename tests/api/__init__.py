@@ -1,1 +1,1 @@
-"""Tests of the doors for programs."""
+"""Tests of the endpoints for programs."""

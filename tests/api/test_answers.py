@@ -1,4 +1,4 @@
-"""The answering doors with a provider: fields, cache, models, streams."""
+"""The answering endpoints with a provider: fields, cache, models, streams."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Anthropic's models behind OpenAI's door: translated both ways, through a server of its API."""
+"""Anthropic's models at OpenAI's endpoints: translated both ways, through a server of its API."""
 
 from __future__ import annotations
 

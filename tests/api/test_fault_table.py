@@ -140,7 +140,7 @@ def test_nothing_that_failed_is_kept(start_weir: MakeWeir, provider: Provider) -
     for line in table():
         if line.fault == STOPPED or line.outcome == "200":
             continue
-        # The fault by the control door, so that the same request is asked again without it.
+        # The fault by the control endpoint, so that the same request is asked again without it.
         asked = Line(line.title, "", line.streamed, "", 0)
         settings = (part.partition("=") for part in line.fault.split(","))
         provider.fault(**{name: value if equals else True for name, equals, value in settings})

@@ -66,7 +66,7 @@ def test_the_live_server_does_what_the_document_says(
             case.headers.pop("Idempotency-Key", None)
         # The key goes along always, and OPTIONS is answered for browsers.
         excluded = [ignored_auth, unsupported_method]
-        # Without a provider there are no embeddings; what is explained has its door's own schema;
+        # Without a provider there are no embeddings; what is explained has its own schema;
         # any name is well-formed, but few are those of models.
         if path in {"/v1/embeddings", "/v1/explain", "/predict", "/batch-predict"}:
             excluded.append(positive_data_acceptance)

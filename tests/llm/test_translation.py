@@ -30,7 +30,7 @@ from webapp.errors import (
 )
 from webapp.llm.messages import ModelRequest
 from webapp.providers.chat_answer import write_answer, write_chunks
-from webapp.providers.chat_request import Asked, read_request
+from webapp.providers.chat_request import ParsedChatRequest, read_request
 from webapp.providers.langchain import LangChainProvider, check_installed
 
 HELLO = {"role": "user", "content": "Hello"}
@@ -47,7 +47,7 @@ IMAGE = "data:image/png;base64,aGVsbG8="
 USAGE = {"input_tokens": 18, "output_tokens": 7, "total_tokens": 25}
 
 
-def asked(**fields: Any) -> Asked:
+def asked(**fields: Any) -> ParsedChatRequest:
     return read_request({"messages": [HELLO], **fields})
 
 
@@ -729,7 +729,7 @@ def test_what_nobody_foresaw_stays_as_it_is(claude: LangChainProvider) -> None:
 
 def test_embeddings_are_refused(claude: LangChainProvider) -> None:
     with pytest.raises(ProviderRefusedRequest, match="embeddings"):
-        claude.answer(ModelRequest({"input": "Hello"}, call="embeddings"), "m")
+        claude.answer(ModelRequest({"input": "Hello"}, operation="embeddings"), "m")
 
 
 @pytest.mark.parametrize("parameter", ["temperature", "top_p", "max_tokens"])
@@ -767,7 +767,7 @@ def test_a_model_that_has_no_temperature_takes_the_usual_one(other: LangChainPro
     assert other.answer(request, "m").content == "Hello"
     with pytest.raises(UnsupportedParameter, match="temperature"):
         other.answer(ModelRequest({"messages": [HELLO], "temperature": 0.5}, native=False), "m")
-    # A native door has a temperature by default: nobody asked for it.
+    # A native endpoint has a temperature by default: nobody asked for it.
     other.answer(ModelRequest({"messages": [HELLO], "temperature": 0.5}), "m")
 
 

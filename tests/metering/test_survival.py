@@ -19,7 +19,7 @@ import requests
 from tests.conftest import MakeWeir
 from tests.support.books import PRICES, Books
 from tests.support.servers import REPOSITORY, Postgres, Provider, Valkey, Weir, wait_until
-from webapp.metering.ledger import CALLS_OF_A_WORKER
+from webapp.metering.ledger import CALL_IDS_PER_WORKER
 
 KEY = "test_key_0123456789"
 OPENAI = "/v1/chat/completions"
@@ -153,7 +153,7 @@ def test_a_worker_is_one_worker_however_many_calls_come_first(
 def each_worker_calls(weir: Weir) -> bool:
     """Whether each worker waits for a provider."""
     calls = Books(weir).rows("SELECT id FROM ledger WHERE state = 'reserved'")
-    return len({row["id"] // CALLS_OF_A_WORKER for row in calls}) == len(weir.pids())
+    return len({row["id"] // CALL_IDS_PER_WORKER for row in calls}) == len(weir.pids())
 
 
 def freeze(process: int, weir: Weir) -> bool:

@@ -15,7 +15,7 @@ import requests
 
 from tests.support.faulty import FaultyWeir
 from tests.support.servers import REPOSITORY, DidNotStart, wait_until
-from webapp.observability.logs import Lines, WeirFormatter
+from webapp.observability.logs import RedactingHandler, WeirFormatter
 from webapp.observability.masking import mask
 
 KEY = "test_key_0123456789"
@@ -34,12 +34,12 @@ def weir() -> Iterator[FaultyWeir]:
         print(server.raw_logs())
 
 
-def told_of(weir: FaultyWeir, door: str) -> dict[str, Any]:
-    """The line that a fault behind this door leads to, the only one that is no request's."""
+def told_of(weir: FaultyWeir, endpoint: str) -> dict[str, Any]:
+    """The line that a fault behind this endpoint leads to, the only one that is no request's."""
     before = len(weir.logs())
     # Some answers are cut off.
     with suppress(requests.RequestException):
-        weir.get(f"/fail/{door}", headers={"X-Request-ID": f"at-{door}"})
+        weir.get(f"/fail/{endpoint}", headers={"X-Request-ID": f"at-{endpoint}"})
 
     def others() -> list[dict[str, Any]]:
         return [line for line in weir.logs()[before:] if "status_code" not in line]
@@ -49,7 +49,7 @@ def told_of(weir: FaultyWeir, door: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("door", "message", "request_id"),
+    ("endpoint", "message", "request_id"),
     [
         ("view", "A request failed", "at-view"),
         ("stream", "A stream failed", "at-stream"),
@@ -63,9 +63,9 @@ def told_of(weir: FaultyWeir, door: str) -> dict[str, Any]:
     ],
 )
 def test_a_traceback_is_one_line(
-    weir: FaultyWeir, door: str, message: str, request_id: str | None
+    weir: FaultyWeir, endpoint: str, message: str, request_id: str | None
 ) -> None:
-    line = told_of(weir, door)
+    line = told_of(weir, endpoint)
     assert (line["level"], line["message"]) == ("error", message)
     assert line["exc_info"].startswith("Traceback (most recent call last):\n")
     assert line["exc_info"].endswith(f"RuntimeError: {SAID}")
@@ -125,8 +125,8 @@ def test_a_key_that_somebody_sends_as_request_id_is_masked(weir: FaultyWeir) -> 
 
 
 def test_nothing_else_is_printed(weir: FaultyWeir) -> None:
-    for door in ("view", "greenlet", "thread", "finalizer"):
-        told_of(weir, door)
+    for endpoint in ("view", "greenlet", "thread", "finalizer"):
+        told_of(weir, endpoint)
     assert_all_is_json(weir)
 
 
@@ -148,7 +148,7 @@ def test_what_ends_a_process_is_one_line() -> None:
 
 @pytest.mark.parametrize("secret", ['a pass"word\\', "pässword", "7", "info", ":"])
 def test_a_mask_never_breaks_a_line(secret: str, capfd: pytest.CaptureFixture[str]) -> None:
-    lines = Lines([secret])
+    lines = RedactingHandler([secret])
     lines.setFormatter(WeirFormatter())
     told = logging.LogRecord("webapp", logging.INFO, "", 0, "It is %s.", (secret,), None)
     told.number = 17  # type: ignore[attr-defined]

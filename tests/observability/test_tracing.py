@@ -88,8 +88,8 @@ def test_one_trace_goes_from_the_caller_to_the_provider(
     assert request.attributes["weir.request_id"] == answer.headers["X-Request-ID"]
     call, flight = spans["chat stand-in-1"], spans["flight"]
     parents = {name: span.parent_id for name, span in spans.items()}
-    assert parents["gate"] == parents["cache"] == parents["flight"] == request.id
-    assert parents["database read"] == spans["gate"].id
+    assert parents["admission"] == parents["cache"] == parents["flight"] == request.id
+    assert parents["database read"] == spans["admission"].id
     assert parents["database reserve"] == parents["chat stand-in-1"] == flight.id
     assert (call.kind, spans["database reserve"].kind) == (CLIENT, CLIENT)
     assert spans["database read"].attributes["db.system.name"] == "postgresql"
@@ -102,7 +102,7 @@ def test_one_trace_goes_from_the_caller_to_the_provider(
         "gen_ai.usage.output_tokens": answer.json()["usage"]["completion_tokens"],
     }
     assert told.items() <= call.attributes.items()
-    assert request.began <= spans["gate"].began <= flight.began <= call.began
+    assert request.began <= spans["admission"].began <= flight.began <= call.began
     assert call.ended <= flight.ended <= request.ended
     assert request.resource["service.name"] == "weir"
 
@@ -120,7 +120,7 @@ def test_a_hit_has_a_trace_of_its_own_which_the_log_names(
     first, second = ask(weir, "x"), ask(weir, "x")
     assert first["trace_id"] != second["trace_id"]
     spans = whole(collector, second["trace_id"])
-    assert set(spans) == {"POST /chat", "gate", "cache"}
+    assert set(spans) == {"POST /chat", "admission", "cache"}
     assert spans["POST /chat"].attributes["weir.cache"] == "HIT"
 
 

@@ -43,14 +43,16 @@ FIELDS = {
 Answer = tuple[int, Any]
 
 
-def what_is_wrong(door: tuple[str, str], headers: Mapping[str, str], body: Any) -> Answer | None:
+def what_is_wrong(
+    endpoint: tuple[str, str], headers: Mapping[str, str], body: Any
+) -> Answer | None:
     """The refusal of a request, None of a good one."""
     keyed = "x-api-key" in headers or headers.get("authorization", "").startswith("Bearer ")
     if not keyed or "anthropic-version" not in headers:
         return 401, error(401, "A key and the anthropic-version header are required")
-    if door == ("GET", "models"):
+    if endpoint == ("GET", "models"):
         return None
-    if door != ("POST", "messages"):
+    if endpoint != ("POST", "messages"):
         return 404, error(404, "Not found")
     wrong = _what_is_wrong_with(body)
     return (400, error(400, wrong)) if wrong else None

@@ -1,4 +1,4 @@
-"""Weir's application, for Gunicorn, with doors behind which something fails that nobody catches."""
+"""Weir's application, for Gunicorn, with endpoints that raise what nobody catches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gevent.monkey import get_original
 
 from tests.support.servers import Weir
 from webapp.api.answers import NativeDialect, stream
-from webapp.llm.messages import Piece
+from webapp.llm.messages import Chunk
 
 # What every fault says; a test puts a secret into it.
 SAYS = os.environ.get("FAULT_SAYS", "")
@@ -40,9 +40,9 @@ class FailingStream:
     """A stream of an answer that fails after its first piece."""
 
     def __init__(self) -> None:
-        self._pieces = iter([Piece("{}", "a piece")])
+        self._pieces = iter([Chunk("{}", "a piece")])
 
-    def next(self, within: float) -> Piece:
+    def next(self, within: float) -> Chunk:
         return next(self._pieces, None) or fail()
 
     def close(self) -> None:
@@ -75,7 +75,7 @@ def fail_in_a_tick(lifecycle: Any) -> None:
     lifecycle._ticks.append(tick)
 
 
-def doors(app: Any) -> dict[str, Callable[[], object]]:
+def endpoints(app: Any) -> dict[str, Callable[[], object]]:
     """Each by its name; what it returns is no answer but for the streams."""
     return {
         "view": fail,
@@ -96,8 +96,8 @@ def doors(app: Any) -> dict[str, Callable[[], object]]:
 def make_app() -> Any:
     from wsgi import app
 
-    for name, door in doors(app).items():
-        app.add_url_rule(f"/fail/{name}", name, lambda door=door: door() or "done")
+    for name, endpoint in endpoints(app).items():
+        app.add_url_rule(f"/fail/{name}", name, lambda endpoint=endpoint: endpoint() or "done")
     if "FAULTY_START" in os.environ:
         fail()
     return app

@@ -48,7 +48,7 @@ class Request:
     keep_alive: bool
 
     @property
-    def door(self) -> tuple[str, str]:
+    def endpoint(self) -> tuple[str, str]:
         """The method, and the path as OpenAI has it."""
         azure = AZURE.fullmatch(self.path)
         return self.method, f"/v1/{azure[1]}" if azure else self.path
@@ -56,7 +56,7 @@ class Request:
 
 @dataclass(slots=True)
 class Call:
-    """One call of a door under /v1; `ended` or `hung_up` (by the client) says how it was left.
+    """One call of an endpoint under /v1; `ended` or `hung_up` (by the client) says how it was left.
 
     `served` is (input, output) in the tokens that it would be charged for, as far as the answer
     came; `told` says that the usage was told to the client.
@@ -206,16 +206,16 @@ class Connection(asyncio.Protocol):
         self._next_request()
 
     def _control(self, request: Request) -> None:
-        door = (request.method, request.path)
-        if door == ("GET", "/control/calls"):
+        endpoint = (request.method, request.path)
+        if endpoint == ("GET", "/control/calls"):
             self._send(200, [asdict(call) for call in self._stand_in.calls])
-        elif door == ("POST", "/control/reset"):
+        elif endpoint == ("POST", "/control/reset"):
             self._stand_in.forget()
             self._send(200, {})
-        elif door == ("POST", "/control/fault"):
+        elif endpoint == ("POST", "/control/fault"):
             self._set_fault(request.body or {})
         else:
-            self._send(404, completions.error(404, "There is no such control door."))
+            self._send(404, completions.error(404, "There is no such control endpoint."))
 
     def _set_fault(self, settings: Any) -> None:
         try:
@@ -245,21 +245,21 @@ class Connection(asyncio.Protocol):
         except ValueError as error:
             self._send(400, completions.error(400, str(error)))
             return
-        door, body = request.door, request.body
+        endpoint, body = request.endpoint, request.body
         streamed = isinstance(body, dict) and body.get("stream") is True
         if await self._fail_at_once(fault, streamed, request.path):
             return
-        if door == ("GET", "/v1/models"):
+        if endpoint == ("GET", "/v1/models"):
             self._send(200, completions.models())
-        elif door[1].startswith("/v1/models/"):
-            self._send(*completions.model(door[1].removeprefix("/v1/models/")))
-        elif door == ("POST", "/v1/embeddings"):
+        elif endpoint[1].startswith("/v1/models/"):
+            self._send(*completions.model(endpoint[1].removeprefix("/v1/models/")))
+        elif endpoint == ("POST", "/v1/embeddings"):
             status, answer = completions.embeddings(body)
             self._serve_usage(answer.get("usage"), told=True)
             self._send(status, answer)
         elif request.path.startswith(ANTHROPIC):
             await self._serve_anthropic(request, fault, streamed)
-        elif door != ("POST", "/v1/chat/completions"):
+        elif endpoint != ("POST", "/v1/chat/completions"):
             message = f"Invalid URL ({request.method} {request.path})"
             self._send(404, completions.error(404, message))
         elif wrong := completions.what_is_wrong(body):
@@ -272,10 +272,10 @@ class Connection(asyncio.Protocol):
             await self._whole(completion.whole(), fault)
 
     async def _serve_anthropic(self, request: Request, fault: Fault, streamed: bool) -> None:
-        door = (request.method, request.path.removeprefix(ANTHROPIC))
-        if wrong := anthropic.what_is_wrong(door, request.headers, request.body):
+        endpoint = (request.method, request.path.removeprefix(ANTHROPIC))
+        if wrong := anthropic.what_is_wrong(endpoint, request.headers, request.body):
             self._send(*wrong)
-        elif door[0] == "GET":
+        elif endpoint[0] == "GET":
             self._send(200, anthropic.models())
         elif streamed:
             await self._stream_anthropic(anthropic.Reply(request.body, fault), fault)

@@ -353,8 +353,8 @@ class Provider(Server):
         if response.status_code != 200:
             raise ValueError(response.json()["error"]["message"])
 
-    def _control(self, door: str) -> str:
-        return f"http://127.0.0.1:{self.port}/control/{door}"
+    def _control(self, endpoint: str) -> str:
+        return f"http://127.0.0.1:{self.port}/control/{endpoint}"
 
     def _command(self) -> list[str]:
         return [sys.executable, "-m", "tests.support.provider", "--port", str(self.port)]

@@ -54,7 +54,7 @@ class Account:
     disabled_at: datetime | None
     key: ApiKey
 
-    def facts(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """What of it is shown and audited: JSON-ready, without a secret."""
         return {
             "id": self.id,
@@ -127,7 +127,7 @@ class AccountStore:
             connection.execute(accounts.insert().values(account))
             made = _one(connection, accounts.c.key_id == key_id)
             assert made
-            audit.record(connection, actor, "account.create", _target(made), None, made.facts())
+            audit.record(connection, actor, "account.create", _target(made), None, made.to_dict())
             return made
 
         try:
@@ -160,7 +160,7 @@ class AccountStore:
             if not _admins(connection):
                 raise Conflict("This is the last administrator.")
             after = _existing(connection, account_id)
-            facts = (before.facts(), after.facts())
+            facts = (before.to_dict(), after.to_dict())
             audit.record(connection, actor, "account.change", _target(before), *facts)
             return after
 
@@ -202,8 +202,8 @@ class AccountStore:
 
 
 def _hashed(password: str) -> str:
-    if not passwords.SHORTEST <= len(password) <= passwords.LONGEST:
-        lengths = f"{passwords.SHORTEST} to {passwords.LONGEST}"
+    if not passwords.MIN_DURATION <= len(password) <= passwords.LONGEST:
+        lengths = f"{passwords.MIN_DURATION} to {passwords.LONGEST}"
         raise _invalid("password", f"Must have {lengths} characters.")
     return passwords.hashed(password)
 

@@ -27,7 +27,7 @@ from webapp.storage.database import Database
 ACTOR = Actor("settings")
 
 
-def take_over(database: Database, configured: Iterable[ConfiguredKey]) -> None:
+def sync_configured_keys(database: Database, configured: Iterable[ConfiguredKey]) -> None:
     """Make the keys of API_KEYS, by name, those that work. Raises StoreUnavailable.
 
     One that is no longer there is revoked, and works again when it comes back. What an operator
@@ -38,7 +38,7 @@ def take_over(database: Database, configured: Iterable[ConfiguredKey]) -> None:
     def work(connection: Connection) -> None:
         one_at_a_time(connection)
         for key in wanted:
-            _take_over_one(connection, key)
+            _sync_one(connection, key)
         query = select(api_keys).where(
             api_keys.c.origin == "settings",
             api_keys.c.revoked_at.is_(None),
@@ -51,7 +51,7 @@ def take_over(database: Database, configured: Iterable[ConfiguredKey]) -> None:
     database.write(work)
 
 
-def _take_over_one(connection: Connection, wanted: ConfiguredKey) -> None:
+def _sync_one(connection: Connection, wanted: ConfiguredKey) -> None:
     """The key of this name gets this secret, and no other one of it works."""
     ours = (api_keys.c.origin == "settings", api_keys.c.name == wanted.name)
     wanted_digest = digest(wanted.secret)

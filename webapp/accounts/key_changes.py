@@ -36,7 +36,7 @@ from webapp.observability.masking import mask
 from webapp.storage.database import Database
 
 DEFAULT_GRACE = 86_400
-LONGEST_GRACE = 30 * 86_400
+MAX_GRACE = 30 * 86_400
 SECRET = re.compile(r"[!-~]{16,200}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 MASK_OF_UNKNOWN = "***"
@@ -183,8 +183,8 @@ class KeyChanges:
 
     def rotate(self, actor: Actor, key_id: int, grace: int = DEFAULT_GRACE) -> tuple[Facts, str]:
         """A new secret; the one before works for `grace` more seconds, any older one no more."""
-        if not 0 <= grace <= LONGEST_GRACE:
-            raise _invalid("grace", f"Must be 0 to {LONGEST_GRACE} seconds.")
+        if not 0 <= grace <= MAX_GRACE:
+            raise _invalid("grace", f"Must be 0 to {MAX_GRACE} seconds.")
         secret = generate()
 
         def values(connection: Connection, key: ApiKey) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from functools import cache
 from gevent.lock import BoundedSemaphore
 from werkzeug.security import check_password_hash, generate_password_hash
 
-from webapp.beside import beside
+from webapp.threads import run_in_thread
 
-SHORTEST, LONGEST = 8, 256
+MIN_DURATION, LONGEST = 8, 256
 # Each takes 32 MB while it runs.
 _running = BoundedSemaphore(2)
 
@@ -17,13 +17,13 @@ _running = BoundedSemaphore(2)
 def hashed(password: str) -> str:
     """What is kept of a password."""
     with _running:
-        return beside(lambda: generate_password_hash(password))
+        return run_in_thread(lambda: generate_password_hash(password))
 
 
 def verify(kept: str | None, password: str) -> bool:
     """Whether a password is the one that was kept; as slow where there is none to compare with."""
     with _running:
-        right = beside(lambda: check_password_hash(kept or _nobodys(), password))
+        right = run_in_thread(lambda: check_password_hash(kept or _nobodys(), password))
     return right and kept is not None
 
 

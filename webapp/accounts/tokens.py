@@ -14,7 +14,7 @@ from webapp.accounts.accounts import Account
 from webapp.errors import NotAuthenticated
 
 ALGORITHM = "HS256"
-LASTS = 30 * 60  # seconds
+TOKEN_TTL = 30 * 60  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Tokens:
             "sub": account.username,
             "tier": account.key.tier,
             "iat": issued,
-            "exp": issued + LASTS,
+            "exp": issued + TOKEN_TTL,
             "jti": f"{account.generation}-{secrets.token_urlsafe(12)}",
         }
         return jwt.encode(claims, self._key, algorithm=ALGORITHM)

@@ -1,4 +1,4 @@
-"""The doors for programs: one blueprint a file, listed here."""
+"""The endpoints for programs: one blueprint a file, listed here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from flask import Flask
 from webapp.api import (
     chat,
     completions,
-    documents,
     embeddings,
     errors,
     explain,
@@ -18,6 +17,7 @@ from webapp.api import (
     key,
     metrics,
     models,
+    openapi,
     predict,
     stats,
     summarize,
@@ -27,7 +27,7 @@ from webapp.api.admin import accounts, audit, keys, stream_check, usage
 from webapp.services import Services
 
 # In the order of the documentation. Each is served at the root and under /v1.
-DOORS = (
+ENDPOINTS = (
     chat.blueprint,
     summarize.blueprint,
     generate.blueprint,
@@ -40,7 +40,7 @@ DOORS = (
     token.blueprint,
 )
 # At the root only, under /admin.
-ADMIN_DOORS = (
+ADMIN_ENDPOINTS = (
     keys.blueprint,
     accounts.blueprint,
     usage.blueprint,
@@ -48,7 +48,7 @@ ADMIN_DOORS = (
     stream_check.blueprint,
 )
 # Under /v1 only.
-OPENAI_DOORS = (
+OPENAI_ENDPOINTS = (
     completions.blueprint,
     embeddings.blueprint,
     models.blueprint,
@@ -58,18 +58,18 @@ OPENAI_DOORS = (
 
 
 def register(app: Flask, services: Services) -> None:
-    """Open all doors of the application."""
+    """Open all endpoints of the application."""
     hooks.register(app, services)
     errors.register(app)
-    api = documents.configure(app)
+    api = openapi.configure(app)
     app.extensions["weir.api"] = api
-    for door in DOORS:
-        api.register_blueprint(door)
-    for door in (*DOORS, documents.blueprint):
-        app.register_blueprint(door, url_prefix="/v1", name=f"{door.name}_v1")
-    app.register_blueprint(documents.blueprint)
-    for door in ADMIN_DOORS:
-        api.register_blueprint(door, url_prefix="/admin")
+    for endpoint in ENDPOINTS:
+        api.register_blueprint(endpoint)
+    for endpoint in (*ENDPOINTS, openapi.blueprint):
+        app.register_blueprint(endpoint, url_prefix="/v1", name=f"{endpoint.name}_v1")
+    app.register_blueprint(openapi.blueprint)
+    for endpoint in ADMIN_ENDPOINTS:
+        api.register_blueprint(endpoint, url_prefix="/admin")
     app.extensions["weir.native_paths"] = {rule.rule for rule in app.url_map.iter_rules()}
-    for door in OPENAI_DOORS:
-        api.register_blueprint(door, url_prefix="/v1")
+    for endpoint in OPENAI_ENDPOINTS:
+        api.register_blueprint(endpoint, url_prefix="/v1")

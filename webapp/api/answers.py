@@ -13,27 +13,27 @@ from typing import Any, Protocol
 from flask import Response, g, request
 from gevent.monkey import get_original
 
+from webapp.admission.identity import Principal
 from webapp.api.errors import openai_envelope
 from webapp.errors import ClientHungUp, InternalError, ShuttingDown, WeirError
-from webapp.gate.identity import Principal
-from webapp.llm.live import Stream
-from webapp.llm.messages import ModelRequest, Origin, Part, Piece, Reply
-from webapp.llm.ports import Payer, Terms
+from webapp.llm.messages import AnswerMetadata, Chunk, FinalAnswer, ModelRequest, StreamEvent
+from webapp.llm.ports import BillingContext, CallOptions
+from webapp.llm.subscription import Stream
 from webapp.metering.request_log import cut
-from webapp.observability import metrics, record
+from webapp.observability import metrics, request_context
 from webapp.observability.lifecycle import Lifecycle
-from webapp.observability.record import RequestRecord
 from webapp.observability.redaction import redact_json, redact_kept
+from webapp.observability.request_context import RequestContext
 from webapp.services import services
 
-# Under /v1 they are the same doors.
-NATIVE = {"/v1/chat", "/v1/summarize", "/v1/generate"}
-PING_EVERY = 15.0
+# Under /v1 they are the same endpoints.
+NATIVE_V1 = {"/v1/chat", "/v1/summarize", "/v1/generate"}
+PING_INTERVAL = 15.0
 PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
 
 Body = dict[str, Any]
-Describe = Callable[[Reply, RequestRecord], Body]
+Describe = Callable[[FinalAnswer, RequestContext], Body]
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 real_poll = get_original("select", "poll")
 
 
-class HTTPCaller:
+class HTTPClientConnection:
     """The client behind a request, as far as its socket tells."""
 
     def __init__(self, lifecycle: Lifecycle, connection: Any) -> None:
@@ -65,7 +65,7 @@ class HTTPCaller:
             return True
 
 
-def terms(*, streamed: bool) -> Terms:
+def call_options(*, streamed: bool) -> CallOptions:
     """The terms of this request: its principal, its client, its Cache-Control."""
     principal: Principal = g.principal
     settings = services().settings
@@ -73,9 +73,9 @@ def terms(*, streamed: bool) -> Terms:
     control = request.cache_control
     bypass = bool(control.no_cache or control.no_store)
     patience = settings.stream_deadline if streamed else settings.plain_deadline
-    return Terms(
-        caller=HTTPCaller(services().lifecycle, request.environ.get("gunicorn.socket")),
-        payer=payer(),
+    return CallOptions(
+        client=HTTPClientConnection(services().lifecycle, request.environ.get("gunicorn.socket")),
+        billing=billing(),
         deadline=time.monotonic() + patience,
         scope=principal.bucket if own_cache else None,
         read_cache=not bypass,
@@ -86,21 +86,21 @@ def terms(*, streamed: bool) -> Terms:
     )
 
 
-def payer() -> Payer:
+def billing() -> BillingContext:
     """Who pays for what this request leads to."""
     principal: Principal = g.principal
-    noted = record.current()
-    native = noted.endpoint in NATIVE
-    endpoint = noted.endpoint.removeprefix("/v1") if native else noted.endpoint
-    return principal.payer(noted.request_id, endpoint)
+    context = request_context.current()
+    native = context.endpoint in NATIVE_V1
+    endpoint = context.endpoint.removeprefix("/v1") if native else context.endpoint
+    return principal.billing(context.request_id, endpoint)
 
 
 class Dialect(Protocol):
-    """How a door writes the events of a stream."""
+    """How an endpoint writes the events of a stream."""
 
-    def piece(self, piece: Piece) -> bytes: ...
+    def chunk(self, chunk: Chunk) -> bytes: ...
 
-    def end(self, reply: Reply, noted: RequestRecord) -> bytes:
+    def end(self, final: FinalAnswer, context: RequestContext) -> bytes:
         """What comes before the last event."""
         ...
 
@@ -108,29 +108,29 @@ class Dialect(Protocol):
 
 
 class NativeDialect:
-    """Events of the native doors: the text, at last what a plain answer holds."""
+    """Events of the native endpoints: the text, at last what a plain answer holds."""
 
     def __init__(self, describe: Describe) -> None:
         self._describe = describe
 
-    def piece(self, piece: Piece) -> bytes:
+    def chunk(self, chunk: Chunk) -> bytes:
         # As event() writes it; of a text alone, json needs no encoder of its own.
-        return f'data: {{"content": {json.dumps(piece.text)}}}\n\n'.encode()
+        return f'data: {{"content": {json.dumps(chunk.text)}}}\n\n'.encode()
 
-    def end(self, reply: Reply, noted: RequestRecord) -> bytes:
-        return event({"done": True, **self._describe(reply, noted)})
+    def end(self, final: FinalAnswer, context: RequestContext) -> bytes:
+        return sse_event({"done": True, **self._describe(final, context)})
 
     def error(self, error: WeirError) -> Body:
         return {"error": {"error": error.name, "message": error.message}}
 
 
 class OpenAIDialect:
-    """Events of OpenAI's doors: the provider's chunks, as they are."""
+    """Events of OpenAI's endpoints: the provider's chunks, as they are."""
 
-    def piece(self, piece: Piece) -> bytes:
-        return f"data: {piece.data}\n\n".encode()
+    def chunk(self, chunk: Chunk) -> bytes:
+        return f"data: {chunk.data}\n\n".encode()
 
-    def end(self, reply: Reply, noted: RequestRecord) -> bytes:
+    def end(self, final: FinalAnswer, context: RequestContext) -> bytes:
         return b""
 
     def error(self, error: WeirError) -> Body:
@@ -138,101 +138,103 @@ class OpenAIDialect:
 
 
 def native(request: ModelRequest, describe: Describe) -> Any:
-    """The answer of a native door that asks its model once, whole or streamed."""
+    """The answer of a native endpoint that asks its model once, whole or streamed."""
     keep_prompt(request.body)
-    gateway, asked_on = services().gateway, terms(streamed=request.stream)
+    gateway, options = services().gateway, call_options(streamed=request.stream)
     if request.stream:
-        return stream(gateway.open(request, asked_on), NativeDialect(describe))
-    return answer(gateway.answer(request, asked_on), describe)
+        return stream(gateway.open(request, options), NativeDialect(describe))
+    return answer(gateway.answer(request, options), describe)
 
 
 def openai(request: ModelRequest) -> Response:
-    """The answer of one of OpenAI's doors, whole or streamed."""
+    """The answer of one of OpenAI's endpoints, whole or streamed."""
     keep_prompt(request.body)
-    gateway, asked_on = services().gateway, terms(streamed=request.stream)
+    gateway, options = services().gateway, call_options(streamed=request.stream)
     if request.stream:
-        return stream(gateway.open(request, asked_on), OpenAIDialect())
-    return verbatim(gateway.answer(request, asked_on))
+        return stream(gateway.open(request, options), OpenAIDialect())
+    return verbatim(gateway.answer(request, options))
 
 
-def answer(reply: Reply, describe: Describe) -> tuple[Body, int, dict[str, str]]:
+def answer(final: FinalAnswer, describe: Describe) -> tuple[Body, int, dict[str, str]]:
     """The whole answer: its body, its status, its headers."""
-    noted = record.current()
-    _note(noted, reply)
-    return describe(reply, noted), 200, _headers(reply.origin)
+    context = request_context.current()
+    _record(context, final)
+    return describe(final, context), 200, _headers(final.metadata)
 
 
-def verbatim(reply: Reply) -> Response:
+def verbatim(final: FinalAnswer) -> Response:
     """The whole answer as the provider sent it."""
-    _note(record.current(), reply)
-    return Response(reply.answer.body, mimetype="application/json", headers=_headers(reply.origin))
+    _record(request_context.current(), final)
+    return Response(
+        final.answer.body, mimetype="application/json", headers=_headers(final.metadata)
+    )
 
 
-def stream(parts: Stream, dialect: Dialect) -> Response:
+def stream(source: Stream, dialect: Dialect) -> Response:
     """The answer as server-sent events.
 
     Status and headers wait for the first piece or the final error, at most STREAM_HEADERS_AFTER.
     """
     try:
-        first = parts.next(services().settings.stream_headers_after)
+        first = source.next(services().settings.stream_headers_after)
     except BaseException:
-        parts.close()
+        source.close()
         raise
-    noted = record.current()
+    context = request_context.current()
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    if isinstance(first, Origin):
+    if isinstance(first, AnswerMetadata):
         headers |= _headers(first)
-        noted.began_to_answer = noted.milliseconds / 1000
-    events = _events(parts, first, dialect, noted)
+        context.began_to_answer = context.milliseconds / 1000
+    events = _events(source, first, dialect, context)
     response = Response(events, mimetype="text/event-stream", headers=headers)
     # Events that nobody began to read do not close what they read from.
-    response.call_on_close(parts.close)
+    response.call_on_close(source.close)
     metrics.STREAMS.inc()
     response.call_on_close(metrics.STREAMS.dec)
     return response
 
 
 def _events(
-    parts: Stream, part: Part | None, dialect: Dialect, noted: RequestRecord
+    source: Stream, event: StreamEvent | None, dialect: Dialect, context: RequestContext
 ) -> Iterator[bytes]:
     try:
-        while not isinstance(part, Reply):
-            if part is None:
+        while not isinstance(event, FinalAnswer):
+            if event is None:
                 yield PING
-            elif isinstance(part, Piece):
-                yield dialect.piece(part)
+            elif isinstance(event, Chunk):
+                yield dialect.chunk(event)
             else:
-                noted.began_to_answer = noted.began_to_answer or noted.milliseconds / 1000
-            part = parts.next(PING_EVERY)
-        _note(noted, part)
-        yield dialect.end(part, noted) + DONE
+                context.began_to_answer = context.began_to_answer or context.milliseconds / 1000
+            event = source.next(PING_INTERVAL)
+        _record(context, event)
+        yield dialect.end(event, context) + DONE
     except GeneratorExit:
-        noted.error = ClientHungUp.__name__
+        context.error = ClientHungUp.__name__
         raise
     except Exception as error:
         known = error if isinstance(error, WeirError) else InternalError()
         if known is not error:
-            log.exception("A stream failed", extra={"request_id": noted.request_id})
-        noted.error, noted.failed = known.name, known.status >= 500
-        yield event(dialect.error(known)) + DONE
+            log.exception("A stream failed", extra={"request_id": context.request_id})
+        context.error, context.failed = known.name, known.status >= 500
+        yield sse_event(dialect.error(known)) + DONE
     finally:
-        parts.close()
+        source.close()
 
 
-def event(data: Body) -> bytes:
+def sse_event(data: Body) -> bytes:
     """A server-sent event with this data."""
     return f"data: {json.dumps(data)}\n\n".encode()
 
 
-def _headers(origin: Origin) -> dict[str, str]:
+def _headers(metadata: AnswerMetadata) -> dict[str, str]:
     headers = {
-        "X-Cache": str(origin.cache),
-        "X-Weir-Route": origin.route,
-        "X-Weir-Provider": origin.provider,
-        "X-Weir-Attempts": str(origin.attempts),
+        "X-Cache": str(metadata.cache),
+        "X-Weir-Route": metadata.route,
+        "X-Weir-Provider": metadata.provider,
+        "X-Weir-Attempts": str(metadata.attempts),
     }
-    if origin.cache.from_cache:
-        headers["Age"] = str(int(origin.age))
+    if metadata.cache.from_cache:
+        headers["Age"] = str(int(metadata.age))
     return headers
 
 
@@ -240,41 +242,43 @@ def keep_prompt(body: Mapping[str, Any]) -> None:
     """Take note of what was asked, where LOG_PROMPTS says so."""
     settings = services().settings
     if settings.log_prompts:
-        noted = record.current()
+        context = request_context.current()
         # A stream notes its answer when the settings are out of reach.
-        noted.redacted = settings.log_redact
-        asked = json.dumps(dict(body), ensure_ascii=False)
-        noted.prompt = cut(redact_json(asked, noted.redacted))
+        context.redacted = settings.log_redact
+        to_model_request = json.dumps(dict(body), ensure_ascii=False)
+        context.prompt = cut(redact_json(to_model_request, context.redacted))
 
 
-def _note(noted: RequestRecord, reply: Reply) -> None:
-    if noted.prompt is not None:
-        said, body = reply.answer.content, reply.answer.body
-        noted.answer = cut(redact_kept(said, noted.redacted) or redact_json(body, noted.redacted))
-    noted.cache = str(reply.origin.cache)
-    noted.waited = reply.origin.waited
-    noted.model = reply.answer.model
-    noted.provider = reply.answer.provider
-    noted.tokens = reply.answer.usage.total_tokens
-    noted.cost_usd = reply.cost_usd
-    if reply.is_free:
-        noted.saved_tokens = reply.answer.usage.total_tokens
-        noted.saved_usd = reply.answer.cost_usd or 0.0
+def _record(context: RequestContext, final: FinalAnswer) -> None:
+    if context.prompt is not None:
+        said, body = final.answer.content, final.answer.body
+        context.answer = cut(
+            redact_kept(said, context.redacted) or redact_json(body, context.redacted)
+        )
+    context.cache = str(final.metadata.cache)
+    context.waited = final.metadata.waited
+    context.model = final.answer.model
+    context.provider = final.answer.provider
+    context.tokens = final.answer.usage.total_tokens
+    context.cost_usd = final.cost_usd
+    if final.is_free:
+        context.saved_tokens = final.answer.usage.total_tokens
+        context.saved_usd = final.answer.cost_usd or 0.0
 
 
-def tail(reply: Reply, noted: RequestRecord) -> Body:
+def tail(final: FinalAnswer, context: RequestContext) -> Body:
     """The fields that /chat and /summarize end with."""
-    usage = reply.answer.usage
+    usage = final.answer.usage
     return {
         "tokens_used": usage.total_tokens,
-        "cached": reply.cached,
-        "model": reply.answer.model,
-        "provider": reply.answer.provider,
+        "cached": final.cached,
+        "model": final.answer.model,
+        "provider": final.answer.provider,
         "usage": {
             "input_tokens": usage.input_tokens,
             "output_tokens": usage.output_tokens,
             "total_tokens": usage.total_tokens,
         },
-        "cost_usd": reply.cost_usd,
-        "request_id": noted.request_id,
+        "cost_usd": final.cost_usd,
+        "request_id": context.request_id,
     }

@@ -1,4 +1,4 @@
-"""What all doors are made of: the blueprint, how bodies are read, and what they may hold."""
+"""What all endpoints are made of: the blueprint, how bodies are read, and what they may hold."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from webapp.services import services
 from webapp.settings import MODEL
 
 View = TypeVar("View", bound=Callable[..., Any])
-Door = TypeVar("Door", bound=flask.Blueprint)
+AnyBlueprint = TypeVar("AnyBlueprint", bound=flask.Blueprint)
 
 MEBIBYTE = 1024 * 1024
-OPENAI_DOOR = "weir_openai_door"
-MOST = 100  # numbers of a row, rows of a batch
-FEW = validate.Length(1, MOST)
+OPENAI_ENDPOINT = "weir_openai_endpoint"
+MAX_ITEMS = 100  # numbers of a row, rows of a batch
+ITEM_COUNT = validate.Length(1, MAX_ITEMS)
 
 
 def _not_json(constant: str) -> Any:
@@ -105,14 +105,14 @@ class Blueprint(flask_smorest.Blueprint):
     ARGUMENTS_PARSER = JSONBody()
 
 
-def openai_door(blueprint: Door) -> Door:
-    """Say that the blueprint is one of OpenAI's doors: under /v1 only, with OpenAI's envelope."""
-    setattr(blueprint, OPENAI_DOOR, True)
+def openai_endpoint(blueprint: AnyBlueprint) -> AnyBlueprint:
+    """Mark the blueprint as OpenAI's: under /v1 only, with OpenAI's error envelope."""
+    setattr(blueprint, OPENAI_ENDPOINT, True)
     return blueprint
 
 
-def is_openai_door(blueprint: object) -> bool:
-    return getattr(blueprint, OPENAI_DOOR, False)
+def is_openai_endpoint(blueprint: object) -> bool:
+    return getattr(blueprint, OPENAI_ENDPOINT, False)
 
 
 def limit_body(size: int) -> None:
@@ -153,19 +153,19 @@ class Number(fields.Float):
         return super()._validated(value)
 
 
-class Few(fields.List[Any]):
+class BoundedList(fields.List[Any]):
     """1 to MOST values; how many there are is looked at before what is in them."""
 
     def __init__(self, of: fields.Field[Any], **kwargs: Any) -> None:
-        super().__init__(of, required=True, validate=FEW, **kwargs)
+        super().__init__(of, required=True, validate=ITEM_COUNT, **kwargs)
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> list[Any]:
         if isinstance(value, list):
-            FEW(value)
+            ITEM_COUNT(value)
         return super()._deserialize(value, *args, **kwargs)
 
 
-class Numbers(Few):
+class Numbers(BoundedList):
     """Finite numbers, looked at together: one by one, a batch would stall streams for 30 ms.
 
     One by one only where some are wrong, to say which.
@@ -175,7 +175,7 @@ class Numbers(Few):
         super().__init__(Number(), **kwargs)
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> list[Any]:
-        few = isinstance(value, list) and len(value) <= MOST
+        few = isinstance(value, list) and len(value) <= MAX_ITEMS
         if few and set(map(type, value)) <= {int, float}:
             with contextlib.suppress(OverflowError):
                 numbers = list(map(float, value))
@@ -185,7 +185,7 @@ class Numbers(Few):
         return super()._deserialize(value, *args, **kwargs)
 
 
-class Whole(fields.Integer):
+class StrictInteger(fields.Integer):
     """A whole JSON number; 1.0 and "1" are none."""
 
     def __init__(self, **kwargs: Any) -> None:
@@ -197,7 +197,7 @@ class Whole(fields.Integer):
         return super()._validated(value)
 
 
-class Flag(fields.Boolean):
+class StrictBoolean(fields.Boolean):
     """true or false, nothing that looks like them."""
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> bool:
@@ -206,7 +206,7 @@ class Flag(fields.Boolean):
         return value
 
 
-class Objects(fields.List[dict[str, Any]]):
+class ObjectList(fields.List[dict[str, Any]]):
     """A list of JSON objects, whatever is in them; they are not copied."""
 
     def __init__(self, *, shortest: int, **kwargs: Any) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from webapp.admission import guard
+from webapp.admission.idempotency import idempotent
 from webapp.api import answers
 from webapp.api.blueprint import MEBIBYTE, Blueprint, limit_body
-from webapp.api.documents import answers_and_errors
+from webapp.api.openapi import answers_and_errors
 from webapp.api.schemas import ChatAnswer, ChatBody
-from webapp.gate import guard
-from webapp.gate.idempotency import idempotent
-from webapp.llm.messages import ModelRequest, Reply
+from webapp.llm.messages import FinalAnswer, ModelRequest
 from webapp.llm.tasks.chat import chat_request
-from webapp.observability.record import RequestRecord
+from webapp.observability.request_context import RequestContext
 
 blueprint = guard(Blueprint("chat", __name__, description="Talk with a model"))
 blueprint.before_request(lambda: limit_body(MEBIBYTE))
@@ -21,7 +21,7 @@ idempotent(blueprint)
 EXAMPLE = {"message": "What is a weir?", "max_tokens": 200}
 
 
-def asked(body: dict[str, Any]) -> ModelRequest:
+def to_model_request(body: dict[str, Any]) -> ModelRequest:
     """What a valid body asks of a model."""
     return chat_request(
         body["message"],
@@ -40,9 +40,9 @@ def asked(body: dict[str, Any]) -> ModelRequest:
 @blueprint.response(200, ChatAnswer)
 def chat(body: dict[str, Any]) -> Any:
     """Answer a message, with what was said before it"""
-    return answers.native(asked(body), describe)
+    return answers.native(to_model_request(body), describe)
 
 
-def describe(reply: Reply, noted: RequestRecord) -> dict[str, Any]:
+def describe(final: FinalAnswer, context: RequestContext) -> dict[str, Any]:
     """The body of an answer."""
-    return {"response": reply.answer.content, **answers.tail(reply, noted)}
+    return {"response": final.answer.content, **answers.tail(final, context)}

@@ -6,15 +6,15 @@ from typing import Any
 
 from flask import Response
 
+from webapp.admission import guard
+from webapp.admission.idempotency import idempotent
 from webapp.api import answers
-from webapp.api.blueprint import MEBIBYTE, Blueprint, limit_body, openai_door
-from webapp.api.documents import openai_answers_and_errors
+from webapp.api.blueprint import MEBIBYTE, Blueprint, limit_body, openai_endpoint
+from webapp.api.openapi import openai_answers_and_errors
 from webapp.api.schemas import CompletionBody
-from webapp.gate import guard
-from webapp.gate.idempotency import idempotent
 from webapp.llm.messages import ModelRequest
 
-blueprint = openai_door(
+blueprint = openai_endpoint(
     guard(Blueprint("completions", __name__, description="OpenAI's API: chat completions"))
 )
 blueprint.before_request(lambda: limit_body(20 * MEBIBYTE))
@@ -23,7 +23,7 @@ idempotent(blueprint)
 EXAMPLE = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "What is a weir?"}]}
 
 
-def asked(body: dict[str, Any]) -> ModelRequest:
+def to_model_request(body: dict[str, Any]) -> ModelRequest:
     """What a valid body asks of a model: every field as it stands."""
     stream = bool(body.pop("stream", False))
     return ModelRequest(body, body.pop("model", None), native=False, stream=stream)
@@ -35,4 +35,4 @@ def asked(body: dict[str, Any]) -> ModelRequest:
 @blueprint.response(200)
 def complete(body: dict[str, Any]) -> Response:
     """Chat completion, as OpenAI's; any further field reaches the provider as it is"""
-    return answers.openai(asked(body))
+    return answers.openai(to_model_request(body))

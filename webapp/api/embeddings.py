@@ -6,15 +6,15 @@ from typing import Any
 
 from flask import Response
 
+from webapp.admission import guard
+from webapp.admission.idempotency import idempotent
 from webapp.api import answers
-from webapp.api.blueprint import MEBIBYTE, Blueprint, limit_body, openai_door
-from webapp.api.documents import openai_answers_and_errors
+from webapp.api.blueprint import MEBIBYTE, Blueprint, limit_body, openai_endpoint
+from webapp.api.openapi import openai_answers_and_errors
 from webapp.api.schemas import EmbeddingsBody
-from webapp.gate import guard
-from webapp.gate.idempotency import idempotent
 from webapp.llm.messages import ModelRequest
 
-blueprint = openai_door(
+blueprint = openai_endpoint(
     guard(Blueprint("embeddings", __name__, description="OpenAI's API: embeddings"))
 )
 blueprint.before_request(lambda: limit_body(20 * MEBIBYTE))
@@ -23,9 +23,9 @@ idempotent(blueprint)
 EXAMPLE = {"model": "text-embedding-3-small", "input": "What is a weir?"}
 
 
-def asked(body: dict[str, Any]) -> ModelRequest:
+def to_model_request(body: dict[str, Any]) -> ModelRequest:
     """What a valid body asks of a model: every field as it stands."""
-    return ModelRequest(body, body.pop("model", None), call="embeddings", native=False)
+    return ModelRequest(body, body.pop("model", None), operation="embeddings", native=False)
 
 
 @blueprint.post("/embeddings")
@@ -34,4 +34,4 @@ def asked(body: dict[str, Any]) -> ModelRequest:
 @blueprint.response(200)
 def embed(body: dict[str, Any]) -> Response:
     """Embeddings, as OpenAI's; any further field reaches the provider as it is"""
-    return answers.openai(asked(body))
+    return answers.openai(to_model_request(body))

@@ -1,4 +1,4 @@
-"""Renders every error, in the native envelope or, at OpenAI's doors, in OpenAI's."""
+"""Renders every error, in the native envelope or, at OpenAI's endpoints, in OpenAI's."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException
 
 from webapp import errors
-from webapp.api.blueprint import is_openai_door
-from webapp.observability import record
+from webapp.api.blueprint import is_openai_endpoint
+from webapp.observability import request_context
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +45,13 @@ def register(app: Flask) -> None:
 
 def render(error: errors.WeirError) -> Response:
     """The envelope of an error, with its status and the headers that go with it."""
-    openai = at_openai_door()
+    openai = at_openai_endpoint()
     if openai and isinstance(error, errors.NotAllowed):
         error = errors.NotAuthenticated(error.message)
-    noted = record.current()
-    noted.error, noted.failed = error.name, error.status >= 500
+    context = request_context.current()
+    context.error, context.failed = error.name, error.status >= 500
     if isinstance(error, errors.RateLimitExceeded | errors.BudgetExceeded | errors.BudgetReserved):
-        noted.limit = (error.details or {}).get("limit")
+        context.limit = (error.details or {}).get("limit")
     response = jsonify(openai_envelope(error) if openai else native_envelope(error))
     response.status_code = error.status
     if openai and type(error) is errors.ValidationError:
@@ -73,7 +73,7 @@ def native_envelope(error: errors.WeirError) -> dict[str, Any]:
         "message": error.message,
         "details": error.details,
         "path": request.path,
-        "request_id": record.current().request_id,
+        "request_id": request_context.current().request_id,
     }
 
 
@@ -94,10 +94,10 @@ def openai_envelope(error: errors.WeirError) -> dict[str, Any]:
     }
 
 
-def at_openai_door() -> bool:
-    """Whether the request is for one of OpenAI's doors, or for an address that OpenAI may have."""
+def at_openai_endpoint() -> bool:
+    """Whether the request is for an OpenAI endpoint, or for a path that OpenAI may have."""
     if request.blueprint:
-        return is_openai_door(current_app.blueprints[request.blueprint])
+        return is_openai_endpoint(current_app.blueprints[request.blueprint])
     native = current_app.extensions["weir.native_paths"]
     return request.path.startswith("/v1/") and request.path not in native
 
@@ -135,5 +135,9 @@ def _other(error: HTTPException, status: int) -> Response:
 
 
 def _unexpected(error: Exception) -> Response:
-    log.error("A request failed", exc_info=error, extra={"request_id": record.current().request_id})
+    log.error(
+        "A request failed",
+        exc_info=error,
+        extra={"request_id": request_context.current().request_id},
+    )
     return render(errors.InternalError())

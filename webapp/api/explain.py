@@ -9,17 +9,19 @@ from flask import request
 from marshmallow import Schema
 
 from webapp import money
+from webapp.admission import guard_without_counting
+from webapp.admission.limits import check_left
 from webapp.api import answers, chat, completions, embeddings, generate, summarize
 from webapp.api.blueprint import (
     MEBIBYTE,
     Blueprint,
     limit_body,
-    openai_door,
+    openai_endpoint,
     read_json,
     validated,
 )
-from webapp.api.documents import ONE_OF_THEM, openai_errors_of
 from webapp.api.key import budgets_left, limits_left
+from webapp.api.openapi import ONE_OF_THEM, openai_errors_of
 from webapp.api.schemas import (
     ChatBody,
     CompletionBody,
@@ -28,32 +30,30 @@ from webapp.api.schemas import (
     SummarizeBody,
 )
 from webapp.errors import ValidationError
-from webapp.gate import guard_without_counting
-from webapp.gate.limits import check_left
 from webapp.llm.messages import ModelRequest
 from webapp.llm.tokens import estimate_input_tokens
 from webapp.services import services
 
-blueprint = openai_door(
+blueprint = openai_endpoint(
     guard_without_counting(Blueprint("explain", __name__, description="What a request would do"))
 )
 blueprint.before_request(lambda: limit_body(20 * MEBIBYTE))
 
-Asked = Callable[[dict[str, Any]], ModelRequest]
+ToModelRequest = Callable[[dict[str, Any]], ModelRequest]
 DEFAULT = "/v1/chat/completions"
-DOORS: dict[str, tuple[Schema, Asked]] = {
-    DEFAULT: (CompletionBody(), completions.asked),
-    "/v1/embeddings": (EmbeddingsBody(), embeddings.asked),
-    "/chat": (ChatBody(), chat.asked),
-    "/generate": (GenerateBody(), generate.asked),
-    "/summarize": (SummarizeBody(), summarize.asked),
+ENDPOINTS: dict[str, tuple[Schema, ToModelRequest]] = {
+    DEFAULT: (CompletionBody(), completions.to_model_request),
+    "/v1/embeddings": (EmbeddingsBody(), embeddings.to_model_request),
+    "/chat": (ChatBody(), chat.to_model_request),
+    "/generate": (GenerateBody(), generate.to_model_request),
+    "/summarize": (SummarizeBody(), summarize.to_model_request),
 }
 ENDPOINT = {
     "name": "endpoint",
     "in": "query",
     "required": False,
-    "schema": {"type": "string", "enum": list(DOORS), "default": DEFAULT},
-    "description": "The door that the body is meant for.",
+    "schema": {"type": "string", "enum": list(ENDPOINTS), "default": DEFAULT},
+    "description": "The endpoint that the body is meant for.",
 }
 
 BODY = {
@@ -73,18 +73,18 @@ BODY = {
 @blueprint.response(200)
 def explain() -> dict[str, Any]:
     """Where a request would go, and whether the cache would answer; consumes nothing"""
-    door = request.args.get("endpoint", DEFAULT)
-    if door not in DOORS:
-        known = {"endpoint": [f"Must be one of {', '.join(DOORS)}."]}
+    endpoint = request.args.get("endpoint", DEFAULT)
+    if endpoint not in ENDPOINTS:
+        known = {"endpoint": [f"Must be one of {', '.join(ENDPOINTS)}."]}
         raise ValidationError("There is no such endpoint to explain.", details=known)
-    schema, asked = DOORS[door]
+    schema, to_model_request = ENDPOINTS[endpoint]
     body = validated(schema, read_json())
-    if door == "/summarize":
+    if endpoint == "/summarize":
         summarize.check_length(body["text"])
     check_left()
-    meant = asked(body)
-    terms = answers.terms(streamed=meant.stream)
-    forecast = services().gateway.forecast(meant, terms)
+    meant = to_model_request(body)
+    options = answers.call_options(streamed=meant.stream)
+    forecast = services().gateway.forecast(meant, options)
     return {
         "route": forecast.route.name,
         "targets": [target.name for target in forecast.route.targets],
@@ -92,6 +92,6 @@ def explain() -> dict[str, Any]:
         "would_coalesce": forecast.would_coalesce,
         "limits": limits_left(),
         "budget": budgets_left(),
-        "cost_ceiling_usd": money.to_usd(forecast.quote.nano),
+        "cost_ceiling_usd": money.to_usd(forecast.ceiling.nano),
         "input_tokens": estimate_input_tokens(meant.body),
     }

@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from webapp import money
+from webapp.admission import credential_sent, identify, public
 from webapp.api.blueprint import Blueprint
 from webapp.api.schemas import HealthSchema
 from webapp.errors import StoreUnavailable
-from webapp.gate import credential_sent, identify, public
-from webapp.observability import record
+from webapp.observability import request_context
 from webapp.observability.health import UNHEALTHY, overall
 from webapp.services import services
 from webapp.version import VERSION
@@ -34,7 +34,7 @@ def health() -> Any:
         "version": VERSION,
         "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "checks": {name: check.status for name, check in checks.items()},
-        "response_time_ms": round(record.current().milliseconds, 2),
+        "response_time_ms": round(request_context.current().milliseconds, 2),
     }, (503 if status == UNHEALTHY else 200)
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from flask import Response, render_template, request
 
+from webapp.admission import public
 from webapp.api.blueprint import Blueprint
-from webapp.gate import public
 from webapp.services import services
 from webapp.version import VERSION
 

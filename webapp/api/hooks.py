@@ -9,14 +9,14 @@ from typing import Any, cast
 from flask import Flask, Response, current_app, g, request
 
 from webapp import money
-from webapp.api.blueprint import is_openai_door
-from webapp.gate import limits
-from webapp.gate.identity import KEY_HEADERS
+from webapp.admission import limits
+from webapp.admission.identity import KEY_HEADERS
+from webapp.api.blueprint import is_openai_endpoint
 from webapp.metering.request_log import LoggedRequest
 from webapp.metering.traffic import Counts
-from webapp.observability import record, telemetry, tracing
+from webapp.observability import request_context, telemetry, tracing
 from webapp.observability.logs import log_request
-from webapp.observability.record import RequestRecord
+from webapp.observability.request_context import RequestContext
 from webapp.services import Services
 
 SECURITY_HEADERS = [
@@ -38,7 +38,7 @@ def _begin() -> None:
     request_id = request.headers.get("X-Request-ID")
     # An address that is none may hold anything, a key too.
     rule = request.url_rule.rule if request.url_rule else "(unknown)"
-    g.record = record.begin(
+    g.request_context = request_context.begin(
         None if request_id in _credentials() else request_id,
         request.headers.get("traceparent"),
         request.method,
@@ -54,13 +54,13 @@ def _credentials() -> set[str]:
 
 
 def _finish(services: Services, response: Response) -> Response:
-    noted = record.current()
+    context = request_context.current()
     headers = response.headers
-    openai = request.blueprint and is_openai_door(current_app.blueprints[request.blueprint])
+    openai = request.blueprint and is_openai_endpoint(current_app.blueprints[request.blueprint])
     headers.extend(
         [
-            ("X-Request-ID", noted.request_id),
-            ("X-Process-Time", f"{noted.milliseconds / 1000:.6f}"),
+            ("X-Request-ID", context.request_id),
+            ("X-Process-Time", f"{context.milliseconds / 1000:.6f}"),
             *limits.headers(),
             *(limits.openai_headers() if openai else ()),
             *SECURITY_HEADERS,
@@ -72,57 +72,61 @@ def _finish(services: Services, response: Response) -> Response:
         headers.add("Strict-Transport-Security", "max-age=31536000; includeSubDomains")
     principal = g.get("principal")
     if principal is not None:
-        noted.key_id, noted.api_key, noted.tier = principal.key_id, principal.mask, principal.tier
-    noted.admitted = g.get("admitted", False)
+        context.key_id, context.api_key, context.tier = (
+            principal.key_id,
+            principal.mask,
+            principal.tier,
+        )
+    context.admitted = g.get("admitted", False)
     ended = limits.over()
     if ended:
         response.call_on_close(ended)
     # A stream is over when the server closes it, not when its headers are made.
-    response.call_on_close(partial(_closed, services, noted, response.status_code))
+    response.call_on_close(partial(_closed, services, context, response.status_code))
     return response
 
 
-def _closed(services: Services, noted: RequestRecord, status: int) -> None:
-    log_request(noted, status)
-    telemetry.request_over(noted, status)
-    _end_span(noted, status)
-    if noted.key_id is None or noted.method != "POST":
+def _closed(services: Services, context: RequestContext, status: int) -> None:
+    log_request(context, status)
+    telemetry.request_over(context, status)
+    _end_span(context, status)
+    if context.key_id is None or context.method != "POST":
         return
     services.request_log.add(
         LoggedRequest(
             at=time.time(),
-            request_id=noted.request_id,
-            key_id=noted.key_id,
-            endpoint=noted.endpoint,
+            request_id=context.request_id,
+            key_id=context.key_id,
+            endpoint=context.endpoint,
             status=status,
-            cache=noted.cache,
-            provider=noted.provider,
-            model=noted.model,
-            tokens=noted.tokens,
-            cost_nano=None if noted.cost_usd is None else round(noted.cost_usd * money.NANO),
-            milliseconds=noted.milliseconds,
-            error=noted.error,
-            prompt=noted.prompt,
-            answer=noted.answer,
+            cache=context.cache,
+            provider=context.provider,
+            model=context.model,
+            tokens=context.tokens,
+            cost_nano=None if context.cost_usd is None else round(context.cost_usd * money.NANO),
+            milliseconds=context.milliseconds,
+            error=context.error,
+            prompt=context.prompt,
+            answer=context.answer,
         )
     )
-    if noted.admitted:
+    if context.admitted:
         counts = Counts(
             requests=1,
-            hits=int(noted.cache in {"HIT", "STALE"}),
-            misses=int(noted.cache in {"MISS", "COALESCED"}),
-            errors=int(noted.failed),
-            tokens=noted.tokens or 0,
-            saved_tokens=noted.saved_tokens,
-            saved_nano=round(noted.saved_usd * money.NANO),
+            hits=int(context.cache in {"HIT", "STALE"}),
+            misses=int(context.cache in {"MISS", "COALESCED"}),
+            errors=int(context.failed),
+            tokens=context.tokens or 0,
+            saved_tokens=context.saved_tokens,
+            saved_nano=round(context.saved_usd * money.NANO),
         )
-        services.traffic.count(noted.key_id, counts, noted.milliseconds)
+        services.traffic.count(context.key_id, counts, context.milliseconds)
 
 
-def _end_span(noted: RequestRecord, status: int) -> None:
-    facts = {"request_id": noted.request_id, "tier": noted.tier, "cache": noted.cache}
-    noted.span.note({"http.response.status_code": status})
-    noted.span.end(
-        noted.error if noted.failed else None,
-        **{name: value for name, value in facts.items() if value is not None},
+def _end_span(context: RequestContext, status: int) -> None:
+    attributes = {"request_id": context.request_id, "tier": context.tier, "cache": context.cache}
+    context.span.note({"http.response.status_code": status})
+    context.span.end(
+        context.error if context.failed else None,
+        **{name: value for name, value in attributes.items() if value is not None},
     )

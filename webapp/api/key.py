@@ -7,16 +7,16 @@ from typing import Any
 from flask import g
 
 from webapp import money
+from webapp.admission import guard_without_counting
+from webapp.admission.identity import Principal
+from webapp.admission.limits import details_of
+from webapp.admission.rate_limits import Decision
 from webapp.api import answers
-from webapp.api.blueprint import Blueprint, openai_door
-from webapp.api.documents import ONE_OF_THEM, openai_errors_of
-from webapp.gate import guard_without_counting
-from webapp.gate.identity import Principal
-from webapp.gate.limits import details_of
-from webapp.gate.windows import Verdict
+from webapp.api.blueprint import Blueprint, openai_endpoint
+from webapp.api.openapi import ONE_OF_THEM, openai_errors_of
 from webapp.services import services
 
-blueprint = openai_door(
+blueprint = openai_endpoint(
     guard_without_counting(Blueprint("key", __name__, description="What a key may do"))
 )
 
@@ -50,11 +50,11 @@ def budgets_left() -> list[dict[str, Any]]:
             "remaining": money.to_usd(max(0, budget.limit - budget.spent - budget.reserved)),
             "reset": budget.reset,
         }
-        for budget in services().ledger.budgets_of(answers.payer())
+        for budget in services().ledger.budgets_of(answers.billing())
     ]
 
 
 def limits_left() -> list[dict[str, Any]]:
     """Each limit of this request's key, as it stands now."""
-    verdict: Verdict = g.verdict
-    return [{**details_of(window), "remaining": window.remaining} for window in verdict.windows]
+    decision: Decision = g.decision
+    return [{**details_of(state), "remaining": state.remaining} for state in decision.states]

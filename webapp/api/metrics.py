@@ -6,11 +6,11 @@ import hmac
 
 from flask import Response, request
 
+from webapp.admission import public
+from webapp.admission.limits import count_failed_attempt
 from webapp.api.blueprint import Blueprint
-from webapp.api.documents import errors_of
+from webapp.api.openapi import errors_of
 from webapp.errors import NotAllowed, NotAuthenticated
-from webapp.gate import public
-from webapp.gate.limits import count_failed_attempt
 from webapp.observability.exposition import CONTENT_TYPE, exposition
 from webapp.services import services
 

@@ -6,14 +6,14 @@ from typing import Any
 
 from flask import g
 
-from webapp.api.blueprint import Blueprint, openai_door
-from webapp.api.documents import ONE_OF_THEM, openai_errors_of
+from webapp.admission import guard_without_counting
+from webapp.admission.identity import Principal
+from webapp.api.blueprint import Blueprint, openai_endpoint
+from webapp.api.openapi import ONE_OF_THEM, openai_errors_of
 from webapp.errors import ModelNotFound
-from webapp.gate import guard_without_counting
-from webapp.gate.identity import Principal
 from webapp.services import services
 
-blueprint = openai_door(
+blueprint = openai_endpoint(
     guard_without_counting(Blueprint("models", __name__, description="OpenAI's API: models"))
 )
 

@@ -6,16 +6,16 @@ from typing import Any
 
 from flask import Response, g, request
 
-from webapp import fastjson
+from webapp import json_codec
+from webapp.admission import guard, guard_without_counting
+from webapp.admission.idempotency import idempotent
+from webapp.admission.identity import Principal
 from webapp.api.blueprint import MEBIBYTE, Blueprint, limit_body
-from webapp.api.documents import HEADERS, ONE_OF_THEM, errors_of
+from webapp.api.openapi import HEADERS, ONE_OF_THEM, errors_of
 from webapp.api.schemas import BatchBody, BatchPrediction, ModelList, PredictBody, PredictionAnswer
 from webapp.errors import ModelNotAllowed, ValidationError
-from webapp.gate import guard, guard_without_counting
-from webapp.gate.idempotency import idempotent
-from webapp.gate.identity import Principal
-from webapp.inference.predictions import Asked, CacheUse, Predicted
-from webapp.observability import record
+from webapp.inference.predictions import CacheUse, Predicted, PredictionInput
+from webapp.observability import request_context
 from webapp.services import services
 
 blueprint = guard(Blueprint("predict", __name__, description="Your own models"))
@@ -35,8 +35,8 @@ BATCH_EXAMPLE = {"requests": [EXAMPLE, {"features": [1, 2, 3], "model": "forecas
 def predict(body: dict[str, Any]) -> Any:
     """What a model says of some numbers"""
     [one] = _predicted([body])
-    latency = round(record.current().milliseconds, 2)
-    request_id = {"request_id": record.current().request_id}
+    latency = round(request_context.current().milliseconds, 2)
+    request_id = {"request_id": request_context.current().request_id}
     return _shown(one, latency) | request_id, 200, _headers([one])
 
 
@@ -52,15 +52,15 @@ def batch_predict(body: dict[str, Any]) -> Any:
     except ValidationError as error:
         details = {"requests": {str(getattr(error, "row", 0)): error.details}}
         raise ValidationError("The request is not valid: requests.", details=details) from None
-    latency = round(record.current().milliseconds, 2)
-    request_id = record.current().request_id
+    latency = round(request_context.current().milliseconds, 2)
+    request_id = request_context.current().request_id
     told = {
         "predictions": [_shown(one, latency) | {"request_id": request_id} for one in answers],
         "total_latency_ms": latency,
         "request_id": request_id,
     }
     # As it is: to dump a hundred by their schema would hold up streams.
-    content = fastjson.dumps(told)
+    content = json_codec.dumps(told)
     return Response(content, mimetype="application/json", headers=_headers(answers))
 
 
@@ -77,7 +77,10 @@ def models() -> dict[str, Any]:
 
 
 def _predicted(bodies: list[dict[str, Any]]) -> list[Predicted]:
-    rows = [Asked(tuple(one["features"]), one["model"], one["model_version"]) for one in bodies]
+    rows = [
+        PredictionInput(tuple(one["features"]), one["model"], one["model_version"])
+        for one in bodies
+    ]
     principal: Principal = g.principal
     registry = services().predictions.registry
     for row in rows:
@@ -93,11 +96,11 @@ def _predicted(bodies: list[dict[str, Any]]) -> list[Predicted]:
         max_age=control.max_age,
     )
     answers = services().predictions.predict(rows, use)
-    noted = record.current()
-    noted.model = answers[0].model
-    noted.cache = "HIT" if all(one.age is not None for one in answers) else "MISS"
+    context = request_context.current()
+    context.model = answers[0].model
+    context.cache = "HIT" if all(one.age is not None for one in answers) else "MISS"
     if not use.read:
-        noted.cache = "BYPASS"
+        context.cache = "BYPASS"
     return answers
 
 
@@ -113,7 +116,7 @@ def _shown(one: Predicted, latency: float) -> dict[str, Any]:
 
 
 def _headers(answers: list[Predicted]) -> dict[str, str]:
-    headers = {"X-Cache": str(record.current().cache)}
+    headers = {"X-Cache": str(request_context.current().cache)}
     ages = [one.age for one in answers if one.age is not None]
     if len(ages) == len(answers):
         headers["Age"] = str(int(max(ages)))

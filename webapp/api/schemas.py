@@ -1,13 +1,22 @@
-"""What comes in and goes out at the native doors."""
+"""What comes in and goes out at the native endpoints."""
 
 from __future__ import annotations
 
 from marshmallow import INCLUDE, Schema, fields, validate
 
-from webapp.api.blueprint import Few, Flag, ModelName, Number, Numbers, Objects, Text, Whole
+from webapp.api.blueprint import (
+    BoundedList,
+    ModelName,
+    Number,
+    Numbers,
+    ObjectList,
+    StrictBoolean,
+    StrictInteger,
+    Text,
+)
 
-LONGEST_MESSAGE = 10_000
-LONGEST_TEXT = {"free": 5_000, "premium": 50_000, "enterprise": 500_000}
+MAX_MESSAGE_LENGTH = 10_000
+MAX_TEXT_LENGTH = {"free": 5_000, "premium": 50_000, "enterprise": 500_000}
 
 TEMPERATURE = validate.Range(0, 2)
 MAX_TOKENS = validate.Range(1, 4_000)
@@ -20,41 +29,41 @@ class HistoryEntry(Schema):
 
 
 class ChatBody(Schema):
-    message = Text(required=True, longest=LONGEST_MESSAGE)
+    message = Text(required=True, longest=MAX_MESSAGE_LENGTH)
     temperature = Number(load_default=0.7, validate=TEMPERATURE)
-    max_tokens = Whole(load_default=None, validate=MAX_TOKENS)
+    max_tokens = StrictInteger(load_default=None, validate=MAX_TOKENS)
     model = ModelName(load_default=None)
-    system = Text(load_default=None, longest=LONGEST_MESSAGE)
+    system = Text(load_default=None, longest=MAX_MESSAGE_LENGTH)
     history = fields.List(
         fields.Nested(HistoryEntry), load_default=list, validate=validate.Length(max=200)
     )
-    stream = Flag(load_default=False, metadata=STREAM)
+    stream = StrictBoolean(load_default=False, metadata=STREAM)
 
 
 class SummarizeBody(Schema):
     text = Text(
         required=True,
         shortest=10,
-        longest=max(LONGEST_TEXT.values()),
+        longest=max(MAX_TEXT_LENGTH.values()),
         metadata={"description": "Up to 5,000 characters on tier free, 50,000 on premium."},
     )
     length = fields.String(
         load_default="medium", validate=validate.OneOf(["short", "medium", "long"])
     )
     model = ModelName(load_default=None)
-    stream = Flag(load_default=False, metadata=STREAM)
+    stream = StrictBoolean(load_default=False, metadata=STREAM)
 
 
 class GenerateBody(Schema):
-    prompt = Text(required=True, longest=LONGEST_MESSAGE)
-    max_tokens = Whole(load_default=1_000, validate=MAX_TOKENS)
+    prompt = Text(required=True, longest=MAX_MESSAGE_LENGTH)
+    max_tokens = StrictInteger(load_default=1_000, validate=MAX_TOKENS)
     temperature = Number(load_default=None, validate=TEMPERATURE)
     model = ModelName(load_default=None)
-    stream = Flag(load_default=False, metadata=STREAM)
+    stream = StrictBoolean(load_default=False, metadata=STREAM)
 
 
 class OpenAIBody(Schema):
-    """What Weir itself reads of a request for OpenAI's doors; the rest is the provider's."""
+    """What Weir itself reads of a request for OpenAI's endpoints; the rest is the provider's."""
 
     class Meta:
         unknown = INCLUDE
@@ -63,8 +72,8 @@ class OpenAIBody(Schema):
 
 
 class CompletionBody(OpenAIBody):
-    messages = Objects(required=True, shortest=1)
-    stream = Flag(allow_none=True, metadata=STREAM)
+    messages = ObjectList(required=True, shortest=1)
+    stream = StrictBoolean(allow_none=True, metadata=STREAM)
     stream_options = fields.Dict(keys=fields.String(), allow_none=True)
 
 
@@ -126,7 +135,7 @@ class GenerateAnswer(Schema):
 
 
 class ErrorSchema(Schema):
-    """Every error of the native doors."""
+    """Every error of the native endpoints."""
 
     error = fields.String(required=True, metadata={"example": "ValidationError"})
     message = fields.String(required=True)
@@ -143,7 +152,7 @@ class OpenAIErrorBody(Schema):
 
 
 class OpenAIErrorSchema(Schema):
-    """Every error of OpenAI's doors."""
+    """Every error of OpenAI's endpoints."""
 
     error = fields.Nested(OpenAIErrorBody, required=True)
 
@@ -194,7 +203,7 @@ class PredictBody(Schema):
 
 
 class BatchBody(Schema):
-    requests = Few(fields.Nested(PredictBody))
+    requests = BoundedList(fields.Nested(PredictBody))
 
 
 class PredictionAnswer(Schema):

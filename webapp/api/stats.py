@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from webapp.admission import check_admin, credential_sent, identify, public
+from webapp.admission.identity import NO_CREDENTIAL
 from webapp.api.blueprint import Blueprint
-from webapp.api.documents import errors_of
+from webapp.api.openapi import errors_of
 from webapp.api.schemas import StatsSchema
 from webapp.errors import NotAllowed
-from webapp.gate import check_admin, credential_sent, identify, public
-from webapp.gate.identity import NO_CREDENTIAL
 from webapp.services import services
 
 blueprint = public(Blueprint("stats", __name__, description="Figures"))

@@ -6,17 +6,17 @@ from typing import Any
 
 from flask import g
 
+from webapp.admission import guard
+from webapp.admission.idempotency import idempotent
+from webapp.admission.identity import Principal
 from webapp.api import answers
 from webapp.api.blueprint import MEBIBYTE, Blueprint, limit_body
-from webapp.api.documents import answers_and_errors
-from webapp.api.schemas import LONGEST_TEXT, SummarizeAnswer, SummarizeBody
+from webapp.api.openapi import answers_and_errors
+from webapp.api.schemas import MAX_TEXT_LENGTH, SummarizeAnswer, SummarizeBody
 from webapp.errors import ValidationError
-from webapp.gate import guard
-from webapp.gate.idempotency import idempotent
-from webapp.gate.identity import Principal
-from webapp.llm.messages import ModelRequest, Reply
+from webapp.llm.messages import FinalAnswer, ModelRequest
 from webapp.llm.tasks.summarize import SummaryStream, summarize, summary_request
-from webapp.observability.record import RequestRecord
+from webapp.observability.request_context import RequestContext
 from webapp.services import services
 
 blueprint = guard(Blueprint("summarize", __name__, description="Summarize texts"))
@@ -31,7 +31,7 @@ EXAMPLE = {
 }
 
 
-def asked(body: dict[str, Any]) -> ModelRequest:
+def to_model_request(body: dict[str, Any]) -> ModelRequest:
     """What a valid body asks of a model, if the text fits in one piece."""
     return summary_request(body["text"], body["length"], body["model"], stream=body["stream"])
 
@@ -45,14 +45,14 @@ def summarize_text(body: dict[str, Any]) -> Any:
     text = body["text"]
     check_length(text)
 
-    def describe(reply: Reply, noted: RequestRecord) -> dict[str, Any]:
-        summary = reply.answer.content
+    def describe(final: FinalAnswer, context: RequestContext) -> dict[str, Any]:
+        summary = final.answer.content
         lengths = {"original_length": len(text), "summary_length": len(summary)}
-        return {"summary": summary, **lengths, **answers.tail(reply, noted)}
+        return {"summary": summary, **lengths, **answers.tail(final, context)}
 
     answers.keep_prompt(body)
-    terms = answers.terms(streamed=body["stream"])
-    what = (services().gateway, text, body["length"], body["model"], terms)
+    options = answers.call_options(streamed=body["stream"])
+    what = (services().gateway, text, body["length"], body["model"], options)
     if body["stream"]:
         return answers.stream(SummaryStream(*what), answers.NativeDialect(describe))
     return answers.answer(summarize(*what), describe)
@@ -62,7 +62,7 @@ def check_length(text: str) -> None:
     """Raise ValidationError for a text that is too long for the tier of this request."""
     # Tiers of one's own get what premium gets.
     principal: Principal = g.principal
-    of_tier = LONGEST_TEXT.get(principal.tier, LONGEST_TEXT["premium"])
+    of_tier = MAX_TEXT_LENGTH.get(principal.tier, MAX_TEXT_LENGTH["premium"])
     longest = principal.allowance.max_text or of_tier
     if len(text) > longest:
         reason = f"Longer than maximum length {longest} of tier {principal.tier}."

@@ -6,13 +6,13 @@ from typing import Any
 
 from flask import Response, jsonify, request
 
-from webapp.accounts.tokens import LASTS
+from webapp.accounts.tokens import TOKEN_TTL
+from webapp.admission import public
+from webapp.admission.limits import count_sign_in
 from webapp.api.blueprint import MEBIBYTE, Blueprint, limit_body, read_json, validated
-from webapp.api.documents import errors_of
+from webapp.api.openapi import errors_of
 from webapp.api.schemas import TokenAnswer, TokenBody
 from webapp.errors import NotAuthenticated
-from webapp.gate import public
-from webapp.gate.limits import count_log_in
 from webapp.services import services
 
 blueprint = public(Blueprint("token", __name__, description="Accounts of people"))
@@ -40,11 +40,11 @@ def token() -> Response:
         # OAuth 2's forms have fields that mean nothing here (RFC 6749, 4.3.2).
         sent = {name: value for name, value in sent.items() if name in EXAMPLE}
     body = validated(TokenBody(), sent)
-    count_log_in(body["username"], request.remote_addr)
+    count_sign_in(body["username"], request.remote_addr)
     account = services().accounts.authenticate(body["username"], body["password"])
     if account is None:
         raise NotAuthenticated("The username or the password is wrong.")
     issued = services().tokens.issue(account)
-    response = jsonify(access_token=issued, token_type="bearer", expires_in=LASTS)  # noqa: S106
+    response = jsonify(access_token=issued, token_type="bearer", expires_in=TOKEN_TTL)  # noqa: S106
     response.headers["Cache-Control"] = "no-store"
     return response

@@ -1,4 +1,4 @@
-"""The doors for operators: `flask keys …`, `flask accounts …`, `flask db …`, …."""
+"""The endpoints for operators: `flask keys …`, `flask accounts …`, `flask db …`, …."""
 
 from __future__ import annotations
 

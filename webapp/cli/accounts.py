@@ -24,7 +24,7 @@ password_option = click.password_option("--password", envvar="WEIR_PASSWORD")
 @ready
 def create(username: str, role: str, tier: str, password: str) -> None:
     """Create an account."""
-    show(services().accounts.create(ACTOR, username, password, role=role, tier=tier).facts())
+    show(services().accounts.create(ACTOR, username, password, role=role, tier=tier).to_dict())
 
 
 @group.command("list")
@@ -44,7 +44,7 @@ def list_all() -> None:
 @ready
 def show_one(username: str) -> None:
     """Show one account."""
-    show(_named(username).facts())
+    show(_named(username).to_dict())
 
 
 @group.command("set-password")
@@ -63,7 +63,7 @@ def set_password(username: str, password: str) -> None:
 @ready
 def set_role(username: str, role: str) -> None:
     """Make an account an administrator, or a member."""
-    show(services().accounts.change(ACTOR, _named(username).id, {"role": role}).facts())
+    show(services().accounts.change(ACTOR, _named(username).id, {"role": role}).to_dict())
 
 
 @group.command("disable")

@@ -16,7 +16,7 @@ from webapp.dashboard import (
     requests,
     session,
 )
-from webapp.dashboard.session import LASTS, DashboardSessions, secret_of
+from webapp.dashboard.session import SESSION_TTL, DashboardSessions, secret_of
 from webapp.services import Services
 
 PREFIX = "/dashboard"
@@ -38,7 +38,7 @@ def register(app: Flask, services: Services) -> None:
     """Open all pages of the dashboard."""
     app.secret_key = secret_of(services.settings.secret_key)
     app.session_interface = DashboardSessions()
-    app.permanent_session_lifetime = LASTS
+    app.permanent_session_lifetime = SESSION_TTL
     # A page that was asked for before signing out must not bring the session back.
     app.config["SESSION_REFRESH_EACH_REQUEST"] = False
     app.config["WTF_CSRF_TIME_LIMIT"] = None  # as long as the session

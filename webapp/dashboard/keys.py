@@ -10,9 +10,9 @@ from flask import redirect, request, url_for
 from webapp.accounts.key_changes import DEFAULT_GRACE, STATES, NewKey
 from webapp.accounts.keys import LARGEST_ID
 from webapp.allowance import OVERRIDES
-from webapp.dashboard.mine import bars_of, bars_of_all, visible_key, visible_keys
 from webapp.dashboard.pages import Blueprint, number_of, page
 from webapp.dashboard.session import actor, is_admin, members
+from webapp.dashboard.visibility import usage_bars, usage_bars_by_key, visible_key, visible_keys
 from webapp.errors import Conflict, NotAllowed, ValidationError, WeirError
 from webapp.metering.overview import RANGES
 from webapp.metering.request_log import Wanted
@@ -59,7 +59,7 @@ def all_keys() -> Any:
         after=ids[-1] if more else None,
         states=STATES,
         state=state,
-        bars=bars_of_all(services().identities.of_key_ids(ids)),
+        bars=usage_bars_by_key(services().identities.of_key_ids(ids)),
         used=services().overview.by_key(RANGES["30d"], ids),
         last_used=services().request_log.last_used(ids),
     )
@@ -105,7 +105,7 @@ def one(key_id: int) -> Any:
     return page(
         "key.html",
         key=key,
-        bars=bars_of(principal) if principal else [],
+        bars=usage_bars(principal) if principal else [],
         limits=LIMITS,
         raised_days=RAISED_DAYS,
         graces=GRACES,

@@ -6,11 +6,11 @@ from typing import Any
 
 from flask import redirect, request, url_for
 
-from webapp.dashboard.mine import bars_of
+from webapp.admission.limits import count_sign_in
 from webapp.dashboard.pages import Blueprint, page
 from webapp.dashboard.session import actor, members, start_session, user
+from webapp.dashboard.visibility import usage_bars
 from webapp.errors import RateLimitExceeded, ValidationError
-from webapp.gate.limits import count_log_in
 from webapp.services import services
 
 blueprint = members(Blueprint("me", __name__))
@@ -27,7 +27,7 @@ def change_password() -> Any:
     """Another password; all other sessions and all tokens end"""
     form, account = request.form, user()
     try:
-        count_log_in(account.username, request.remote_addr)
+        count_sign_in(account.username, request.remote_addr)
     except RateLimitExceeded as exceeded:
         return _show(f"Too many attempts. Try again in {exceeded.retry_after} s.", 429)
     if services().accounts.authenticate(account.username, form.get("current", "")) is None:
@@ -47,7 +47,7 @@ def _show(error: str | None = None, status: int = 200) -> Any:
     response = page(
         "me.html",
         account=user(),
-        bars=bars_of(principal) if principal else [],
+        bars=usage_bars(principal) if principal else [],
         error=error,
         changed="changed" in request.args,
     )

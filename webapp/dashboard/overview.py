@@ -6,10 +6,10 @@ from typing import Any
 
 from flask import request
 
-from webapp.dashboard.mine import own_keys, visible_ids
 from webapp.dashboard.pages import Blueprint, page
 from webapp.dashboard.providers import states
 from webapp.dashboard.session import is_admin, members
+from webapp.dashboard.visibility import own_keys, visible_ids
 from webapp.metering.overview import RANGES
 from webapp.observability.health import overall
 from webapp.services import services

@@ -11,7 +11,7 @@ from flask_wtf.csrf import generate_csrf
 from werkzeug.exceptions import HTTPException
 
 from webapp.errors import InternalError, WeirError
-from webapp.observability import record
+from webapp.observability import request_context
 from webapp.services import services
 from webapp.version import VERSION
 
@@ -71,12 +71,12 @@ def number_of(sent: str | None, largest: int) -> int | None:
 
 def error_page(error: WeirError) -> Response:
     """What went wrong, and where to go on."""
-    noted = record.current()
-    noted.error, noted.failed = error.name, error.status >= 500
+    context = request_context.current()
+    context.error, context.failed = error.name, error.status >= 500
     if request.accept_mimetypes.best_match(["text/html", "application/json"]) != "text/html":
         response = flask.jsonify(error=error.name, message=error.message)
     else:
-        response = page("error.html", error=error, request_id=noted.request_id)
+        response = page("error.html", error=error, request_id=context.request_id)
     response.status_code = error.status
     if error.retry_after:
         response.headers["Retry-After"] = str(error.retry_after)
@@ -93,5 +93,7 @@ def _http(error: HTTPException) -> Any:
 
 
 def _unexpected(error: Exception) -> Response:
-    log.error("A page failed", exc_info=error, extra={"request_id": record.current().request_id})
+    log.error(
+        "A page failed", exc_info=error, extra={"request_id": request_context.current().request_id}
+    )
     return error_page(InternalError())

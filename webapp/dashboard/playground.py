@@ -6,16 +6,16 @@ from typing import Any
 
 from flask import g, request
 
+from webapp.admission.limits import consume
 from webapp.api import answers
 from webapp.api.blueprint import MEBIBYTE, limit_body, read_json, validated
-from webapp.api.chat import asked, describe
+from webapp.api.chat import describe, to_model_request
 from webapp.api.schemas import ChatBody
-from webapp.dashboard.mine import Facts, bars_of, own_ids, own_keys
 from webapp.dashboard.pages import Blueprint, page
 from webapp.dashboard.session import members, user
+from webapp.dashboard.visibility import Facts, own_ids, own_keys, usage_bars
 from webapp.errors import AddressNotAllowed, NotFound, WeirError
-from webapp.gate.limits import consume
-from webapp.observability import record
+from webapp.observability import request_context
 from webapp.services import services
 
 blueprint = members(Blueprint("playground", __name__))
@@ -45,18 +45,18 @@ def chat(key_id: int) -> Any:
     if not principal.allowance.allows_address(request.remote_addr):
         raise AddressNotAllowed
     g.principal = principal
-    record.current().endpoint = ENDPOINT
+    request_context.current().endpoint = ENDPOINT
     body = validated(ChatBody(), read_json())
     consume()
     g.admitted = True
-    return answers.native(asked(body), describe)
+    return answers.native(to_model_request(body), describe)
 
 
 @blueprint.get("/playground/<int:key_id>/bars")
 def bars(key_id: int) -> Any:
     """What is left to this key"""
     principal = services().identities.of_key_id(key_id) if key_id in own_ids() else None
-    return page("bars.html", bars=bars_of(principal) if principal else [])
+    return page("bars.html", bars=usage_bars(principal) if principal else [])
 
 
 def _usable() -> list[Facts]:

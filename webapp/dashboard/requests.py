@@ -9,12 +9,12 @@ from urllib.parse import urlencode
 from flask import request
 
 from webapp.accounts.keys import LARGEST_ID
-from webapp.dashboard.mine import names_of_keys, visible_ids
 from webapp.dashboard.pages import LARGEST_BIG_ID, Blueprint, number_of, page
 from webapp.dashboard.session import members
+from webapp.dashboard.visibility import names_of_keys, visible_ids
 from webapp.errors import NotFound
 from webapp.metering.request_log import Wanted
-from webapp.observability.record import REQUEST_ID
+from webapp.observability.request_context import REQUEST_ID
 from webapp.services import services
 
 blueprint = members(Blueprint("requests", __name__))

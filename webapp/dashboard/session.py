@@ -20,14 +20,14 @@ from wtforms import ValidationError as BadToken
 
 from webapp.accounts.accounts import ADMIN, Account
 from webapp.accounts.audit import Actor
+from webapp.admission.limits import count_sign_in
 from webapp.api.blueprint import MEBIBYTE, limit_body
 from webapp.dashboard.pages import Blueprint, page
 from webapp.errors import NotAllowed, NotAuthenticated, NotFound, RateLimitExceeded
-from webapp.gate.limits import count_log_in
 from webapp.services import services
 
 COOKIE_PATH = "/dashboard"
-LASTS = timedelta(hours=12)
+SESSION_TTL = timedelta(hours=12)
 THEMES = ("light", "dark", "system")
 SAFE = {"GET", "HEAD", "OPTIONS"}
 FORM_IS_OLD = "This form is not of your session any more. Go back, reload the page, try again."
@@ -143,7 +143,7 @@ def enter() -> Any:
     check_form()
     username, password = request.form.get("username", ""), request.form.get("password", "")
     try:
-        count_log_in(username, request.remote_addr)
+        count_sign_in(username, request.remote_addr)
         account = services().accounts.authenticate(username, password)
         error, status = "The username or the password is wrong.", 401
     except RateLimitExceeded as exceeded:

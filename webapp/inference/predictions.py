@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from webapp import fastjson
+from webapp import json_codec
 from webapp.errors import ValidationError
 from webapp.inference.registry import Registry
 
@@ -28,7 +28,7 @@ class Cache(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PredictionInput:
     """One row for a model; None is the default model, or its newest version."""
 
     features: tuple[float, ...]
@@ -65,7 +65,7 @@ class Predictions:
         self.registry = registry
         self._cache = cache
 
-    def predict(self, rows: Sequence[Asked], use: CacheUse) -> list[Predicted]:
+    def predict(self, rows: Sequence[PredictionInput], use: CacheUse) -> list[Predicted]:
         """One answer for each row, in order.
 
         Raises ModelNotFound, ValidationError and ProviderFailed, all before or instead of any
@@ -99,7 +99,7 @@ class Predictions:
             self._cache.put_many(entries)
         return [found[place] for place in range(len(rows))]
 
-    def _model(self, place: int, row: Asked) -> Model:
+    def _model(self, place: int, row: PredictionInput) -> Model:
         try:
             model = self.registry.find(row.model, row.version)
             model.check(row.features)
@@ -132,5 +132,5 @@ def _no_answer(model: str, row: int) -> ValidationError:
 
 
 def _key(scope: str | None, digest: str, features: tuple[float, ...]) -> str:
-    shape = fastjson.dumps(["predict", scope, digest, features])
+    shape = json_codec.dumps(["predict", scope, digest, features])
     return hashlib.sha256(shape).hexdigest()

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING
 
 from gevent.lock import BoundedSemaphore
 
-from webapp.beside import Background
 from webapp.errors import ModelNotFound, ProviderFailed
 from webapp.observability import telemetry
+from webapp.threads import LowPriorityWorker
 
 if TYPE_CHECKING:
     from webapp.inference.model import Model, Prediction
 
 log = logging.getLogger(__name__)
 
-LISTED_FOR = 1.0  # seconds
+LISTING_TTL = 1.0  # seconds
 DEFAULT = "default"
 
 Stamp = tuple[int, int]
@@ -52,7 +52,7 @@ class Registry:
         self._loaded: dict[tuple[str, str], tuple[Stamp, Model]] = {}
         self._broken: dict[tuple[str, str], tuple[Stamp, str]] = {}
         self._running = BoundedSemaphore()
-        self._background = Background()
+        self._background = LowPriorityWorker()
 
     def find(self, name: str | None, version: str | None) -> Model:
         """The model: the only one or `default` where no name is given, its newest version where no
@@ -88,7 +88,7 @@ class Registry:
         ]
 
     def _list(self) -> dict[str, list[File]]:
-        if time.monotonic() - self._listed_at >= LISTED_FOR:
+        if time.monotonic() - self._listed_at >= LISTING_TTL:
             self._listed_at = time.monotonic()
             self._files = _files(self._path)
             there = {(one.name, one.version) for files in self._files.values() for one in files}

@@ -20,17 +20,17 @@ from webapp.errors import (
     ProvidersUnavailable,
     UnsupportedParameter,
 )
-from webapp.llm.messages import Answer, Piece
+from webapp.llm.accounting import CallAccounting, CostTracker
+from webapp.llm.messages import Answer, Chunk
 from webapp.llm.ports import Breakers
-from webapp.llm.purchase import Bill, Purchase
 from webapp.llm.routing import Route, Target
 
 Result = TypeVar("Result")
 
-FIRST_PAUSE = 0.5  # seconds; doubled with every further attempt, as OpenAI's own clients do
-LONGEST_PAUSE = 8.0
+INITIAL_BACKOFF = 0.5  # seconds; doubled with every further attempt, as OpenAI's own clients do
+MAX_BACKOFF = 8.0
 # A provider that wants more patience than this is left for the next target at once.
-LONGEST_RETRY_AFTER = 20
+MAX_RETRY_AFTER = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,36 +49,36 @@ class Attempts:
         self._breakers = breakers
         self._retries = retries
 
-    def answer(self, route: Route, purchase: Purchase, deadline: float) -> Success[Answer]:
+    def answer(self, route: Route, costs: CostTracker, deadline: float) -> Success[Answer]:
         """A whole answer. Raises what the last target raised, or ProvidersUnavailable; and what
         Purchase.reserve() raises."""
 
-        def call(target: Target, bill: Bill) -> Answer:
-            answer = target.provider.answer(purchase.capped(target), target.model)
-            bill.pay(answer)
-            return purchase.with_cost(answer)
+        def call(target: Target, accounting: CallAccounting) -> Answer:
+            answer = target.provider.answer(costs.capped(target), target.model)
+            accounting.complete(answer)
+            return costs.with_cost(answer)
 
-        return self._first_success(route, purchase, deadline, call)
+        return self._first_success(route, costs, deadline, call)
 
     def stream(
-        self, route: Route, purchase: Purchase, deadline: float
-    ) -> Success[Generator[Piece | Answer]]:
+        self, route: Route, costs: CostTracker, deadline: float
+    ) -> Success[Generator[Chunk | Answer]]:
         """A stream that has begun: its first content is there. Raises as answer().
 
         What fails later is raised by the stream itself, since no other target can go on with it.
         """
 
-        def call(target: Target, bill: Bill) -> Generator[Piece | Answer]:
-            return self._begun(purchase, target, bill)
+        def call(target: Target, accounting: CallAccounting) -> Generator[Chunk | Answer]:
+            return self._begun(costs, target, accounting)
 
-        return self._first_success(route, purchase, deadline, call)
+        return self._first_success(route, costs, deadline, call)
 
     def _first_success(
         self,
         route: Route,
-        purchase: Purchase,
+        costs: CostTracker,
         deadline: float,
-        call: Callable[[Target, Bill], Result],
+        call: Callable[[Target, CallAccounting], Result],
     ) -> Success[Result]:
         made = 0
         failure: ProviderError | None = None
@@ -88,7 +88,7 @@ class Attempts:
                     break
                 made += 1
                 try:
-                    result = self._guarded(target, purchase, made, call)
+                    result = self._guarded(target, costs, made, call)
                     return Success(result, target, made)
                 except ModelNotFound as missing:
                     missing.attempts = made
@@ -105,20 +105,20 @@ class Attempts:
                     failure = error
                     if not (error.try_again and retry < self._retries):
                         break
-                    if not _pause(retry, error.retry_after, deadline, purchase):
+                    if not _pause(retry, error.retry_after, deadline, costs):
                         break
         raise failure or self._unavailable(route)
 
     def _guarded(
         self,
         target: Target,
-        purchase: Purchase,
+        costs: CostTracker,
         number: int,
-        call: Callable[[Target, Bill], Result],
+        call: Callable[[Target, CallAccounting], Result],
     ) -> Result:
         """Call a target and tell its breaker what that says about it."""
         try:
-            result = _billed(target, purchase, purchase.reserve(target, number), call)
+            result = _accounted(target, costs, costs.reserve(target, number), call)
         except ProviderError as error:
             if error.try_next:
                 self._breakers.failed(target.name, error.retry_after)
@@ -135,37 +135,39 @@ class Attempts:
         self._breakers.succeeded(target.name)
         return result
 
-    def _begun(self, purchase: Purchase, target: Target, bill: Bill) -> Generator[Piece | Answer]:
+    def _begun(
+        self, costs: CostTracker, target: Target, accounting: CallAccounting
+    ) -> Generator[Chunk | Answer]:
         """The stream of a target, once its first content is there."""
-        parts = target.provider.stream(purchase.capped(target), target.model, bill.meter)
-        held: list[Piece | Answer] = []
-        for part in parts:
-            held.append(part)
-            if isinstance(part, Answer) or part.begins:
+        items = target.provider.stream(costs.capped(target), target.model, accounting.stream_usage)
+        buffered: list[Chunk | Answer] = []
+        for item in items:
+            buffered.append(item)
+            if isinstance(item, Answer) or item.begins:
                 break
-        return self._rest(purchase, target, bill, held, parts)
+        return self._rest(costs, target, accounting, buffered, items)
 
     def _rest(
         self,
-        purchase: Purchase,
+        costs: CostTracker,
         target: Target,
-        bill: Bill,
-        held: list[Piece | Answer],
-        parts: Generator[Piece | Answer],
-    ) -> Generator[Piece | Answer]:
+        accounting: CallAccounting,
+        buffered: list[Chunk | Answer],
+        items: Generator[Chunk | Answer],
+    ) -> Generator[Chunk | Answer]:
         try:
-            with closing(parts):
-                for part in chain(held, parts):
-                    if isinstance(part, Answer):
-                        bill.pay(part)
-                        part = purchase.with_cost(part)
-                    yield part
+            with closing(items):
+                for item in chain(buffered, items):
+                    if isinstance(item, Answer):
+                        accounting.complete(item)
+                        item = costs.with_cost(item)
+                    yield item
         except ProviderError as error:
-            bill.fail(error)
+            accounting.fail(error)
             self._breakers.failed(target.name, error.retry_after)
             raise
         except BaseException as error:
-            bill.fail(error)
+            accounting.fail(error)
             raise
 
     def _unavailable(self, route: Route) -> ProvidersUnavailable:
@@ -176,31 +178,34 @@ class Attempts:
         )
 
 
-def _billed(
-    target: Target, purchase: Purchase, bill: Bill, call: Callable[[Target, Bill], Result]
+def _accounted(
+    target: Target,
+    costs: CostTracker,
+    accounting: CallAccounting,
+    call: Callable[[Target, CallAccounting], Result],
 ) -> Result:
     began = time.monotonic()
     try:
-        with bill.watch.current():
-            return call(target, bill)
+        with accounting.observer.current():
+            return call(target, accounting)
     except BaseException as error:
-        bill.fail(error)
+        accounting.fail(error)
         raise
     finally:
-        purchase.waited += time.monotonic() - began
+        costs.waited += time.monotonic() - began
 
 
-def _pause(retry: int, retry_after: int | None, deadline: float, purchase: Purchase) -> bool:
+def _pause(retry: int, retry_after: int | None, deadline: float, costs: CostTracker) -> bool:
     """Wait before the next attempt; False, at once, where that would take too long."""
     if retry_after is not None:
         seconds = float(retry_after)
-        if seconds > LONGEST_RETRY_AFTER:
+        if seconds > MAX_RETRY_AFTER:
             return False
     else:
         # Jitter: those who failed together must not come back together.
-        seconds = min(LONGEST_PAUSE, FIRST_PAUSE * 2**retry) * random.uniform(0.5, 1.0)  # noqa: S311
+        seconds = min(MAX_BACKOFF, INITIAL_BACKOFF * 2**retry) * random.uniform(0.5, 1.0)  # noqa: S311
     if time.monotonic() + seconds >= deadline:
         return False
     gevent.sleep(seconds)
-    purchase.waited += seconds
+    costs.waited += seconds
     return True

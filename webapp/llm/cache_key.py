@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from webapp import fastjson
+from webapp import json_codec
 from webapp.llm.messages import ModelRequest
 from webapp.llm.routing import Route
 
@@ -18,6 +18,6 @@ def cache_key(request: ModelRequest, route: Route, scope: str | None) -> str:
     Of a native request it does not matter how the answer is delivered; the chunks of any other
     stream are kept as they were, apart from plain answers.
     """
-    door = "native" if request.native else f"{request.call} {request.stream}"
-    shape = [VERSION, door, scope, route.identity, request.body]
-    return hashlib.sha256(fastjson.dumps(shape, sort_keys=True)).hexdigest()
+    endpoint = "native" if request.native else f"{request.operation} {request.stream}"
+    shape = [VERSION, endpoint, scope, route.identity, request.body]
+    return hashlib.sha256(json_codec.dumps(shape, sort_keys=True)).hexdigest()

@@ -19,14 +19,14 @@ from gevent.event import Event
 
 from webapp import errors
 from webapp.errors import ProviderFailed, WeirError
-from webapp.llm.messages import Answer, Piece, Usage
-from webapp.llm.ports import FlightBoard
+from webapp.llm.messages import Answer, Chunk, Usage
+from webapp.llm.ports import FlightCoordinator
 
-POLL_EVERY = 0.025
-BEAT_EVERY = 0.4
-FOLLOWED_FOR = 2.0  # a follower elsewhere that was not heard of for so long has left
-PIECES_AHEAD = 64  # a slow client slows the provider, instead of filling the memory
-LONGEST = 64 * 1024 * 1024  # characters of one stream
+POLL_INTERVAL = 0.025
+HEARTBEAT_INTERVAL = 0.4
+FOLLOWER_TTL = 2.0  # a follower elsewhere that was not heard of for so long has left
+MAX_CHUNKS_AHEAD = 64  # a slow client slows the provider, instead of filling the memory
+MAX_STREAM_LENGTH = 64 * 1024 * 1024  # characters of one stream
 
 # Of the flights of this process; on the board their process's name stands before them.
 numbers = count(1)
@@ -56,10 +56,10 @@ class FlightLost(Exception):
 class Flight:
     """What has come of one call so far; `end` is what it came to."""
 
-    def __init__(self, key: str | None, board: FlightBoard) -> None:
+    def __init__(self, key: str | None, coordinator: FlightCoordinator) -> None:
         self.id = str(next(numbers))
         self.key = key
-        self.pieces: list[Piece] = []
+        self.chunks: list[Chunk] = []
         self.provider = ""
         self.attempts = 0
         self.waited: float | None = None
@@ -69,7 +69,7 @@ class Flight:
         self.leader: Listener | None = None
         self.listeners: list[Listener] = []
         self.followed_at: float | None = None
-        self._board = board
+        self._coordinator = coordinator
         self._published = 0
         self._length = 0
         self._room = Event()
@@ -83,15 +83,15 @@ class Flight:
         self.waited = waited
         self._wake()
 
-    def add(self, piece: Piece) -> None:
+    def add(self, chunk: Chunk) -> None:
         """A piece has come. Waits while all listeners lag behind."""
-        self._length += len(piece.data) + len(piece.text)
-        if self._length > LONGEST:
+        self._length += len(chunk.data) + len(chunk.text)
+        if self._length > MAX_STREAM_LENGTH:
             raise ProviderFailed("The provider's answer is longer than Weir takes.")
-        self.pieces.append(piece)
+        self.chunks.append(chunk)
         self._wake()
         self.publish()
-        while self.listeners and all(one.lag > PIECES_AHEAD for one in self.listeners):
+        while self.listeners and all(one.lag > MAX_CHUNKS_AHEAD for one in self.listeners):
             self._room.clear()
             self._room.wait(1.0)
 
@@ -100,14 +100,14 @@ class Flight:
         if self.key is not None and self.followed_at is not None:
             new = self.unpublished()
             if new:
-                self._board.publish(self.key, self.id, new)
+                self._coordinator.publish(self.key, self.id, new)
 
     def unpublished(self) -> list[Any]:
         """The entries that nobody elsewhere has been told yet; after this they are told."""
-        new = [_piece_entry(piece) for piece in self.pieces[self._published :]]
+        new = [_chunk_entry(chunk) for chunk in self.chunks[self._published :]]
         if new and not self._published:
             new.insert(0, ["begin", self.provider, self.attempts])
-        self._published = len(self.pieces)
+        self._published = len(self.chunks)
         return new
 
     def finish(self, end: Answer | Exception) -> None:
@@ -123,7 +123,7 @@ class Flight:
 
     @property
     def is_followed(self) -> bool:
-        return bool(self.followed_at and time.monotonic() - self.followed_at < FOLLOWED_FOR)
+        return bool(self.followed_at and time.monotonic() - self.followed_at < FOLLOWER_TTL)
 
     def _wake(self) -> None:
         for listener in self.listeners:
@@ -157,16 +157,16 @@ class Listener:
 
     @property
     def lag(self) -> int:
-        return len(self.flight.pieces) - self._position
+        return len(self.flight.chunks) - self._position
 
-    def take(self) -> Piece | None:
+    def next_chunk(self) -> Chunk | None:
         """The next piece, if it is there."""
         if not self.lag:
             return None
         self._position += 1
-        if self.lag == PIECES_AHEAD:
+        if self.lag == MAX_CHUNKS_AHEAD:
             self.flight.made_room()
-        return self.flight.pieces[self._position - 1]
+        return self.flight.chunks[self._position - 1]
 
     def leave(self) -> None:
         self._leave(self)
@@ -175,11 +175,11 @@ class Listener:
 class Flights:
     """The flights of this process."""
 
-    def __init__(self, board: FlightBoard) -> None:
-        self._board = board
+    def __init__(self, coordinator: FlightCoordinator) -> None:
+        self._coordinator = coordinator
         self._running: dict[str, Flight] = {}
         self._all: set[Flight] = set()
-        self._beating: gevent.Greenlet | None = None
+        self._heartbeat: gevent.Greenlet | None = None
 
     def join(self, key: str | None, work: Work, check: Callable[[], None]) -> Listener:
         """Listen to the flight under this key, which begins with `work` if there is none.
@@ -192,7 +192,7 @@ class Flights:
             check()
             flight = self._running.get(key) if key else None
         if flight is None:
-            flight = Flight(key, self._board)
+            flight = Flight(key, self._coordinator)
             if key:
                 self._running[key] = flight
         listener = Listener(flight, work, check, self._left)
@@ -204,14 +204,14 @@ class Flights:
 
     def is_running(self, key: str) -> bool:
         """Whether a request under this key would join a flight, here or elsewhere."""
-        return key in self._running or self._board.is_led(key)
+        return key in self._running or self._coordinator.is_led(key)
 
     def close(self) -> None:
         """Cancel what still flies, so that others can take over at once."""
         gevent.killall([flight.greenlet for flight in self._all if flight.greenlet], timeout=1)
-        if self._beating:
-            self._beating.kill()
-            self._board.close()
+        if self._heartbeat:
+            self._heartbeat.kill()
+            self._coordinator.close()
 
     def _left(self, listener: Listener) -> None:
         flight = listener.flight
@@ -257,7 +257,7 @@ class Flights:
             self._all.discard(flight)
             if flight.key:
                 rest = partial(_rest, flight, end)
-                self._board.finish(flight.key, flight.id, rest)
+                self._coordinator.finish(flight.key, flight.id, rest)
 
     def _follow_if_led(self, flight: Flight, first: Listener) -> bool:
         """Follow the flight that another process leads, to its end; False if none does (any more).
@@ -266,12 +266,12 @@ class Flights:
         """
         if not flight.key:
             return False
-        self._keep_beating()
-        while leader := self._board.claim(flight.key, flight.id):
+        self._keep_heartbeat()
+        while leader := self._coordinator.claim(flight.key, flight.id):
             self._check(flight, first)
             if self._follow(flight, flight.key, leader):
                 return True
-            if flight.pieces:
+            if flight.chunks:
                 raise FlightLost
         return False
 
@@ -286,23 +286,23 @@ class Flights:
     def _follow(self, flight: Flight, key: str, leader: str) -> bool:
         position = 0
         while True:
-            seen = self._board.look(key, leader, position)
+            seen = self._coordinator.poll(key, leader, position)
             for entry in seen.entries:
                 position += 1
-                if self._take(flight, entry):
+                if self._apply(flight, entry):
                     return True
             if not seen.led and not seen.entries:
                 return False
-            gevent.sleep(POLL_EVERY)
+            gevent.sleep(POLL_INTERVAL)
 
     @staticmethod
-    def _take(flight: Flight, entry: Any) -> bool:
+    def _apply(flight: Flight, entry: Any) -> bool:
         """What a follower does with an entry; True if it was the last one."""
         kind, *values = entry
         if kind == "begin":
             flight.begin(*values)
         elif kind == "piece":
-            flight.add(Piece(*values))
+            flight.add(Chunk(*values))
         elif kind == "answer":
             fields, usage, attempts = values
             answer = Answer(usage=Usage(*usage), **fields)
@@ -315,18 +315,18 @@ class Flights:
             return True
         return False
 
-    def _keep_beating(self) -> None:
-        if self._beating is None:
-            self._board.beat()
-            self._beating = gevent.spawn(self._beat_forever)
+    def _keep_heartbeat(self) -> None:
+        if self._heartbeat is None:
+            self._coordinator.heartbeat()
+            self._heartbeat = gevent.spawn(self._heartbeat_forever)
 
-    def _beat_forever(self) -> None:
+    def _heartbeat_forever(self) -> None:
         while True:
-            gevent.sleep(BEAT_EVERY)
-            followed = self._board.beat()
+            gevent.sleep(HEARTBEAT_INTERVAL)
+            followed = self._coordinator.heartbeat()
             for key in followed.difference(flight.key for flight in self._all if flight.leads):
                 # What told that it has ended was lost on the way.
-                self._board.disown(key)
+                self._coordinator.relinquish(key)
             for flight in list(self._all):
                 if flight.leads and flight.key in followed:
                     flight.followed_at = time.monotonic()
@@ -335,8 +335,8 @@ class Flights:
                     self._cancel(flight)
 
 
-def _piece_entry(piece: Piece) -> list[Any]:
-    return ["piece", piece.data, piece.text, piece.begins]
+def _chunk_entry(chunk: Chunk) -> list[Any]:
+    return ["piece", chunk.data, chunk.text, chunk.begins]
 
 
 def _answer_entry(answer: Answer, attempts: int) -> list[Any]:

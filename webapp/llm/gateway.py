@@ -8,15 +8,15 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 from webapp.errors import ModelNotAllowed, StoreUnavailable
+from webapp.llm.accounting import CostCeiling, CostTracker
 from webapp.llm.attempts import Attempts
 from webapp.llm.cache_key import cache_key
+from webapp.llm.cached import CachedAnswer, CachedStream, to_entry
 from webapp.llm.flight import Flight, Flights
-from webapp.llm.kept import Kept, KeptStream, to_entry
-from webapp.llm.live import LiveStream, Stream
-from webapp.llm.messages import Answer, CacheState, ModelRequest, Piece, Reply
-from webapp.llm.ports import AnswerCache, Ledger, Observer, Prices, Terms, TokenLimits
-from webapp.llm.purchase import Purchase, Quote
+from webapp.llm.messages import Answer, CacheState, Chunk, FinalAnswer, ModelRequest
+from webapp.llm.ports import AnswerCache, CallOptions, Ledger, Observer, Prices, TokenLimits
 from webapp.llm.routing import Route, Router
+from webapp.llm.subscription import FlightSubscription, Stream
 
 FOREVER = 1e9
 
@@ -29,7 +29,7 @@ class Forecast:
     route: Route
     cache: CacheState
     would_coalesce: bool
-    quote: Quote
+    ceiling: CostCeiling
 
 
 class Gateway:
@@ -55,123 +55,123 @@ class Gateway:
         self._token_limits = token_limits
         self._observer = observer
 
-    def answer(self, request: ModelRequest, terms: Terms) -> Reply:
+    def answer(self, request: ModelRequest, options: CallOptions) -> FinalAnswer:
         """The whole answer."""
-        with closing(self.open(request, terms)) as stream:
+        with closing(self.open(request, options)) as stream:
             while True:
-                part = stream.next(FOREVER)
-                if isinstance(part, Reply):
-                    return part
+                event = stream.next(FOREVER)
+                if isinstance(event, FinalAnswer):
+                    return event
 
-    def open(self, request: ModelRequest, terms: Terms) -> Stream:
+    def open(self, request: ModelRequest, options: CallOptions) -> Stream:
         """The answer as it comes: its Origin, its pieces if it is a stream, the Reply."""
-        route = self._resolve(request, terms)
-        key = cache_key(request, route, terms.scope)
-        kept = self._fresh(key, terms)
-        if kept:
-            return KeptStream(kept, CacheState.HIT, route.name, request.stream)
-        if terms.only_cached:
+        route = self._resolve(request, options)
+        key = cache_key(request, route, options.scope)
+        cached = self._fresh(key, options)
+        if cached:
+            return CachedStream(cached, CacheState.HIT, route.name, request.stream)
+        if options.only_cached:
             raise StoreUnavailable
-        purchase = self._purchase(request, route, terms)
+        costs = self._costs(request, route, options)
         span = self._observer.span("flight")
 
         def work(flight: Flight) -> Answer:
             # In the flight's own greenlet.
             with span.current():
-                return self._fly(request, route, key, terms, purchase, flight)
+                return self._fly(request, route, key, options, costs, flight)
 
-        return LiveStream(
+        return FlightSubscription(
             request.stream,
             route.name,
-            terms,
-            join=lambda: self._flights.join(
-                key if terms.read_cache else None, work, purchase.check
-            ),
-            stale=lambda: self._stale(key, terms),
+            options,
+            join=lambda: self._flights.join(key if options.read_cache else None, work, costs.check),
+            stale=lambda: self._stale(key, options),
             span=span,
         )
 
-    def forecast(self, request: ModelRequest, terms: Terms) -> Forecast:
+    def forecast(self, request: ModelRequest, options: CallOptions) -> Forecast:
         """What open() would do, without doing it. Raises what it would raise at once."""
-        route = self._resolve(request, terms)
-        purchase = self._purchase(request, route, terms)
-        key = cache_key(request, route, terms.scope)
-        if self._fresh(key, terms):
-            return Forecast(route, CacheState.HIT, False, purchase.quote)
-        if terms.only_cached:
+        route = self._resolve(request, options)
+        costs = self._costs(request, route, options)
+        key = cache_key(request, route, options.scope)
+        if self._fresh(key, options):
+            return Forecast(route, CacheState.HIT, False, costs.ceiling)
+        if options.only_cached:
             raise StoreUnavailable
-        purchase.check()
-        joins = terms.read_cache and self._flights.is_running(key)
-        return Forecast(route, terms.led, joins, purchase.quote)
+        costs.check()
+        joins = options.read_cache and self._flights.is_running(key)
+        return Forecast(route, options.led, joins, costs.ceiling)
 
-    def _resolve(self, request: ModelRequest, terms: Terms) -> Route:
+    def _resolve(self, request: ModelRequest, options: CallOptions) -> Route:
         route = self.router.resolve(request.model)
-        if not terms.allows_model(*route.names):
+        if not options.allows_model(*route.names):
             raise ModelNotAllowed(f"This key may not use {route.name}.")
         return route
 
-    def _purchase(self, request: ModelRequest, route: Route, terms: Terms) -> Purchase:
-        return Purchase(self._ledger, self._prices, self._observer, terms.payer, request, route)
+    def _costs(self, request: ModelRequest, route: Route, options: CallOptions) -> CostTracker:
+        return CostTracker(
+            self._ledger, self._prices, self._observer, options.billing, request, route
+        )
 
     def _fly(
         self,
         request: ModelRequest,
         route: Route,
         key: str,
-        terms: Terms,
-        purchase: Purchase,
+        options: CallOptions,
+        costs: CostTracker,
         flight: Flight,
     ) -> Answer:
         """Ask the providers, on behalf of all who listen to the flight, and keep the answer."""
-        with self._tokens_held(purchase):
+        with self._tokens_reserved(costs):
             if request.stream:
-                answer = self._fly_streamed(route, terms, purchase, flight)
+                answer = self._fly_streamed(route, options, costs, flight)
             else:
-                success = self._attempts.answer(route, purchase, terms.deadline)
-                flight.begin(success.target.provider.name, success.attempts, purchase.waited)
+                success = self._attempts.answer(route, costs, options.deadline)
+                flight.begin(success.target.provider.name, success.attempts, costs.waited)
                 answer = success.result
-        if terms.write_cache and self._cache.ttl:
-            pieces = [] if request.native else [piece.data for piece in flight.pieces]
-            self._cache.put(key, to_entry(answer, pieces, native=request.native))
+        if options.write_cache and self._cache.ttl:
+            chunks = [] if request.native else [chunk.data for chunk in flight.chunks]
+            self._cache.put(key, to_entry(answer, chunks, native=request.native))
         return answer
 
     @contextmanager
-    def _tokens_held(self, purchase: Purchase) -> Iterator[None]:
+    def _tokens_reserved(self, costs: CostTracker) -> Iterator[None]:
         """Around the calls of a purchase: their tokens count for the minute in which they began."""
-        payer, quote = purchase.payer, purchase.quote
-        if payer.tokens_per_minute is None:
+        billing, ceiling = costs.billing, costs.ceiling
+        if billing.tokens_per_minute is None:
             yield
             return
-        ceiling, before = quote.input_tokens + quote.output_tokens, purchase.usage.total_tokens
-        limit = payer.tokens_per_minute
-        held = self._token_limits.reserve(payer.bucket, limit, ceiling, named=quote.named)
+        most, before = ceiling.input_tokens + ceiling.output_tokens, costs.usage.total_tokens
+        limit = billing.tokens_per_minute
+        reservation = self._token_limits.reserve(billing.bucket, limit, most, named=ceiling.named)
         try:
             yield
         finally:
-            self._token_limits.settle(held, purchase.usage.total_tokens - before)
+            self._token_limits.settle(reservation, costs.usage.total_tokens - before)
 
     def _fly_streamed(
-        self, route: Route, terms: Terms, purchase: Purchase, flight: Flight
+        self, route: Route, options: CallOptions, costs: CostTracker, flight: Flight
     ) -> Answer:
-        success = self._attempts.stream(route, purchase, terms.deadline)
-        flight.begin(success.target.provider.name, success.attempts, purchase.waited)
-        with closing(success.result) as parts:
-            for part in parts:
-                if not isinstance(part, Piece):
-                    return part
-                flight.add(part)
+        success = self._attempts.stream(route, costs, options.deadline)
+        flight.begin(success.target.provider.name, success.attempts, costs.waited)
+        with closing(success.result) as items:
+            for event in items:
+                if not isinstance(event, Chunk):
+                    return event
+                flight.add(event)
         raise AssertionError("A provider's stream ends with its Answer, or raises.")
 
-    def _fresh(self, key: str, terms: Terms) -> Kept | None:
-        """The kept answer, if the terms let it be read and it is young enough."""
-        return self._kept(key, terms, self._cache.ttl)
+    def _fresh(self, key: str, options: CallOptions) -> CachedAnswer | None:
+        """The cached answer, if the terms let it be read and it is young enough."""
+        return self._cached(key, options, self._cache.ttl)
 
-    def _stale(self, key: str, terms: Terms) -> Kept | None:
-        """A kept answer that may stand in for providers that fail."""
-        return self._kept(key, terms, max(self._cache.ttl, self._cache.stale_for))
+    def _stale(self, key: str, options: CallOptions) -> CachedAnswer | None:
+        """A cached answer that may stand in for providers that fail."""
+        return self._cached(key, options, max(self._cache.ttl, self._cache.stale_for))
 
-    def _kept(self, key: str, terms: Terms, oldest: float) -> Kept | None:
-        if not (terms.read_cache and self._cache.ttl):
+    def _cached(self, key: str, options: CallOptions, oldest: float) -> CachedAnswer | None:
+        if not (options.read_cache and self._cache.ttl):
             return None
         span = self._observer.span("cache")
         entry = self._cache.get(key)
@@ -179,5 +179,5 @@ class Gateway:
         if entry is None:
             return None
         age = max(0.0, time.time() - entry["stored_at"])
-        too_old = age > oldest or (terms.max_age is not None and age > terms.max_age)
-        return None if too_old else Kept(entry, age)
+        too_old = age > oldest or (options.max_age is not None and age > options.max_age)
+        return None if too_old else CachedAnswer(entry, age)

@@ -1,4 +1,4 @@
-"""What passes between a door, the gateway and a provider: plain frozen values."""
+"""What passes between an endpoint, the gateway and a provider: plain frozen values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any, Literal
 
 Length = Literal["short", "medium", "long"]
-Call = Literal["chat/completions", "embeddings"]
+Operation = Literal["chat/completions", "embeddings"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class ModelRequest:
 
     body: Mapping[str, Any]
     model: str | None = None
-    call: Call = "chat/completions"
+    operation: Operation = "chat/completions"
     native: bool = True
     stream: bool = False
     source: Source | None = None
@@ -75,7 +75,7 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Chunk:
     """A piece of a stream: the provider's chunk as JSON text, and the text of its first choice.
 
     `begins` says that there is more in it than the role of who speaks: once it has gone out, no
@@ -121,7 +121,7 @@ class CacheState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class AnswerMetadata:
     """Where an answer comes from: what the headers need to say. `age` is in seconds.
 
     `waited` is how long (seconds) it took providers to answer or to begin a stream; None where
@@ -137,20 +137,20 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class FinalAnswer:
     """An answer with how it came about."""
 
     answer: Answer
-    origin: Origin
+    metadata: AnswerMetadata
 
     @property
     def cached(self) -> bool:
-        return self.origin.cache.from_cache
+        return self.metadata.cache.from_cache
 
     @property
     def is_free(self) -> bool:
         """Whether another one's answer served."""
-        return self.cached or self.origin.cache is CacheState.COALESCED
+        return self.cached or self.metadata.cache is CacheState.COALESCED
 
     @property
     def cost_usd(self) -> float | None:
@@ -159,4 +159,4 @@ class Reply:
 
 
 # What comes of a request, in order: its Origin, the pieces of a stream, at last the Reply.
-Part = Origin | Piece | Reply
+StreamEvent = AnswerMetadata | Chunk | FinalAnswer

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-from webapp.llm.messages import Answer, CacheState, ModelRequest, Piece, Usage
-from webapp.llm.meter import Meter
+from webapp.llm.messages import Answer, CacheState, Chunk, ModelRequest, Usage
+from webapp.llm.stream_usage import StreamUsage
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +33,14 @@ class Provider(Protocol):
     identity: str
     openai_family: bool
     """Whether it speaks OpenAI's protocol itself, so that nothing needs translation."""
-    piece_tokens: int | None
+    max_input_tokens: int | None
     """The longest text, in tokens, that it takes in one piece; None for any length."""
 
     def answer(self, request: ModelRequest, model: str) -> Answer: ...
 
-    def stream(self, request: ModelRequest, model: str, meter: Meter) -> Generator[Piece | Answer]:
+    def stream(
+        self, request: ModelRequest, model: str, stream_usage: StreamUsage
+    ) -> Generator[Chunk | Answer]:
         """The pieces as they come, at last the whole Answer; the meter is told of each chunk."""
         ...
 
@@ -86,7 +88,7 @@ class Prices(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Payer:
+class BillingContext:
     """Who pays for the calls of a request, and what it may spend: nano-USD a UTC day, a month."""
 
     key_id: int
@@ -107,10 +109,10 @@ class Payer:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ProviderCall:
     """One call to a provider that is about to be made, with its ceiling: tokens, nano-USD."""
 
-    payer: Payer
+    billing: BillingContext
     route: str
     provider: str
     model: str
@@ -131,7 +133,7 @@ class TokenLimits(Protocol):
         """
         ...
 
-    def settle(self, held: Any, tokens: int) -> None:
+    def settle(self, reservation: Any, tokens: int) -> None:
         """Replace the ceiling by what was used. Never raises."""
         ...
 
@@ -160,12 +162,12 @@ class Settlement:
 class Ledger(Protocol):
     """Knows every call to a provider, from before it is made."""
 
-    def check(self, payer: Payer, nano: int | None, unpriced: str | None) -> None:
+    def check(self, billing: BillingContext, nano: int | None, unpriced: str | None) -> None:
         """Raise BudgetExceeded or ModelNotPriced where such a call could not be reserved even if
         nobody else held a reservation. StoreUnavailable, too."""
         ...
 
-    def reserve(self, call: Call) -> int:
+    def reserve(self, call: ProviderCall) -> int:
         """Write the call at its ceiling; what it is known by from now on.
 
         Raises BudgetExceeded, BudgetReserved, ModelNotPriced and StoreUnavailable.
@@ -184,10 +186,10 @@ class Span(Protocol):
         """While this holds, what begins is a part of this step."""
         ...
 
-    def end(self, error: BaseException | None = None, **facts: str | int) -> None: ...
+    def end(self, error: BaseException | None = None, **attributes: str | int) -> None: ...
 
 
-class CallWatch(Protocol):
+class CallObserver(Protocol):
     """Watches one call to a provider, from its making until over(). Never raises."""
 
     def current(self) -> AbstractContextManager[object]:
@@ -198,7 +200,7 @@ class CallWatch(Protocol):
         """A chunk of its stream has come."""
         ...
 
-    def over(self, settlement: Settlement, model: str | None) -> None:
+    def finished(self, settlement: Settlement, model: str | None) -> None:
         """It came to this; `model` is the one that answered."""
         ...
 
@@ -208,7 +210,7 @@ class Observer(Protocol):
 
     def span(self, name: str) -> Span: ...
 
-    def call(self, call: Call, operation: str, kind: str) -> CallWatch:
+    def call(self, call: ProviderCall, operation: str, kind: str) -> CallObserver:
         """A call that begins now: `operation` is ModelRequest.call, `kind` the provider's."""
         ...
 
@@ -254,7 +256,7 @@ class Seen:
     led: bool
 
 
-class FlightBoard(Protocol):
+class FlightCoordinator(Protocol):
     """Where processes tell each other which calls they make. Never raises: away means alone.
 
     Entries are JSON-ready; the last one of a flight is its end.
@@ -266,7 +268,7 @@ class FlightBoard(Protocol):
 
     def is_led(self, key: str) -> bool: ...
 
-    def look(self, key: str, flight: str, position: int) -> Seen:
+    def poll(self, key: str, flight: str, position: int) -> Seen:
         """What has come of another one's flight since `position`; says that somebody follows."""
         ...
 
@@ -279,11 +281,11 @@ class FlightBoard(Protocol):
         """
         ...
 
-    def disown(self, key: str) -> None:
+    def relinquish(self, key: str) -> None:
         """This process leads no flight under this key, whatever the board says."""
         ...
 
-    def beat(self) -> set[str]:
+    def heartbeat(self) -> set[str]:
         """Say that this process lives; the keys of its flights that others have begun to follow
         or still follow, since the last time."""
         ...
@@ -293,7 +295,7 @@ class FlightBoard(Protocol):
         ...
 
 
-class Caller(Protocol):
+class ClientConnection(Protocol):
     """Whoever waits for an answer."""
 
     def check(self) -> None:
@@ -302,15 +304,15 @@ class Caller(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class CallOptions:
     """The terms on which a caller asks.
 
     `deadline` is monotonic; of a stream, it ends with the first piece. `scope` separates cache
     entries (None: shared). `only_cached` refuses what needs a provider.
     """
 
-    caller: Caller
-    payer: Payer
+    client: ClientConnection
+    billing: BillingContext
     deadline: float
     scope: str | None = None
     read_cache: bool = True

@@ -11,7 +11,7 @@ from webapp.errors import ModelNotFound
 from webapp.llm.ports import Provider
 from webapp.settings import RoutedModel
 
-LAST_RESORT = "gpt-4o-mini"
+FALLBACK_MODEL = "gpt-4o-mini"
 DEFAULT_ROUTE = "default"
 
 
@@ -47,9 +47,9 @@ class Route:
         return (self.name,) if self.named else (self.name, self.targets[0].model)
 
     @property
-    def piece_tokens(self) -> int | None:
+    def max_input_tokens(self) -> int | None:
         """The longest text, in tokens, that each of its targets takes in one piece."""
-        known = [t.provider.piece_tokens for t in self.targets if t.provider.piece_tokens]
+        known = [t.provider.max_input_tokens for t in self.targets if t.provider.max_input_tokens]
         return min(known, default=None)
 
     def in_order(self) -> list[Target]:
@@ -132,7 +132,7 @@ class Router:
         return list(self._providers.values())
 
     def _default_of_first(self) -> str:
-        return self._first.default_model() or LAST_RESORT
+        return self._first.default_model() or FALLBACK_MODEL
 
     def _target(self, provider: str, model: str, weight: int) -> Target:
         return Target(self._providers[provider], model, weight)

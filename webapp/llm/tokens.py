@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 # What a message costs beside its text: who speaks, where it begins and ends.
-EACH_MESSAGE = 16
+TOKENS_PER_MESSAGE = 16
 # The dearest that any maker charges for an image of any size, and for one in low detail.
-IMAGE = 50_000
-SMALL_IMAGE = 5_000
+TOKENS_PER_IMAGE = 50_000
+TOKENS_PER_LOW_DETAIL_IMAGE = 5_000
 WORD = re.compile(r"[A-Za-z]+|[0-9]+|\s+|.", re.DOTALL)
 
 
@@ -23,22 +23,22 @@ def input_bound(body: Mapping[str, Any]) -> int:
     inputs = body.get("input")
     if inputs is not None:
         return _bound_of_input(inputs)
-    bound = EACH_MESSAGE
+    bound = TOKENS_PER_MESSAGE
     for name in ("tools", "functions", "response_format"):
         if body.get(name):
             bound += len(json.dumps(body[name]))
     messages = body.get("messages")
     for message in messages if isinstance(messages, list) else ():
-        bound += EACH_MESSAGE + _bound(message)
+        bound += TOKENS_PER_MESSAGE + _bound(message)
     return bound
 
 
 def _bound_of_input(inputs: Any) -> int:
     """Of embeddings: a text, tokens, or a list of either."""
     if isinstance(inputs, str):
-        return EACH_MESSAGE + _bytes(inputs)
+        return TOKENS_PER_MESSAGE + _bytes(inputs)
     if not isinstance(inputs, list):
-        return EACH_MESSAGE
+        return TOKENS_PER_MESSAGE
     return sum(1 if isinstance(one, int) else _bound_of_input(one) for one in inputs)
 
 
@@ -52,7 +52,7 @@ def _bound(value: Any) -> int:
     if value.get("type") == "image_url":
         image = value.get("image_url")
         small = isinstance(image, dict) and image.get("detail") == "low"
-        return SMALL_IMAGE if small else IMAGE
+        return TOKENS_PER_LOW_DETAIL_IMAGE if small else TOKENS_PER_IMAGE
     return sum(_bound(one) for one in value.values())
 
 

@@ -39,7 +39,7 @@ activity_latency = Table(
 
 MINUTE, HALF_HOUR = 60, 1_800
 # Each span, and for how many seconds it is kept: a range, and the one before to compare it with.
-KEPT = {MINUTE: 3 * 3_600, HALF_HOUR: 49 * 3_600}
+RETENTION = {MINUTE: 3 * 3_600, HALF_HOUR: 49 * 3_600}
 COUNTERS = [column.name for column in activity.columns if not column.primary_key]
 COUNTED = ("requests", "hits", "misses", "errors", "saved_nano")
 
@@ -56,7 +56,7 @@ def add(connection: Connection, counted: Iterable[tuple[int, int, Mapping[str, i
     """
     sums: defaultdict[tuple[int, int, int], Counter[str]] = defaultdict(Counter)
     for minute, key_id, counters in counted:
-        for span in KEPT:
+        for span in RETENTION:
             sums[span, minute - minute % span, key_id].update(counters)
     rows = [
         {"span": span, "start": start, "key_id": key_id}
@@ -70,7 +70,7 @@ def add_latencies(connection: Connection, counted: Mapping[tuple[int, int], int]
     """Add {(minute, bucket): requests} to all spans."""
     sums: Counter[tuple[int, int, int]] = Counter()
     for (minute, bucket), requests in counted.items():
-        for span in KEPT:
+        for span in RETENTION:
             sums[span, minute - minute % span, bucket] += requests
     rows = [
         {"span": span, "start": start, "bucket": bucket, "requests": requests}
@@ -81,7 +81,7 @@ def add_latencies(connection: Connection, counted: Mapping[tuple[int, int], int]
 
 def forget(connection: Connection) -> None:
     """Delete what nothing shows any more."""
-    for span, seconds in KEPT.items():
+    for span, seconds in RETENTION.items():
         for table in (activity, activity_latency):
             old = (table.c.span == span, table.c.start < time.time() - seconds)
             connection.execute(table.delete().where(*old))

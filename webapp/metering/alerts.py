@@ -54,10 +54,10 @@ PERCENTS = (50, 80, 100)
 # A budget that refuses a call is as good as spent, if so much of it is.
 NEARLY_SPENT = 80
 TIMEOUT = 10.0
-CLAIM = 60.0
-AT_ONCE = 4
+CLAIM_TTL = 60.0
+MAX_CONCURRENT = 4
 # Seconds before each further attempt, as the standard recommends: three days in all.
-PAUSES = (5, 30, 120, 600, 3600, 10_800, 21_600, 43_200, 86_400, 86_400)
+RETRY_DELAYS = (5, 30, 120, 600, 3600, 10_800, 21_600, 43_200, 86_400, 86_400)
 
 
 class Alerts:
@@ -67,7 +67,7 @@ class Alerts:
         self._database = database
         self._url = url
         self._secret = secret
-        self._sending = Pool(AT_ONCE)
+        self._sending = Pool(MAX_CONCURRENT)
 
     def note(
         self,
@@ -124,7 +124,7 @@ class Alerts:
         claim = (
             alerts.update()
             .where(alerts.c.id == row.id, alerts.c.next_attempt_at == row.next_attempt_at)
-            .values(attempts=row.attempts + 1, next_attempt_at=time.time() + CLAIM)
+            .values(attempts=row.attempts + 1, next_attempt_at=time.time() + CLAIM_TTL)
         )
         return bool(self._database.write(lambda connection: connection.execute(claim).rowcount))
 
@@ -133,10 +133,10 @@ class Alerts:
         done: dict[str, Any] = {"next_attempt_at": None}
         if 200 <= status < 300:
             done["delivered_at"] = time.time()
-        elif status == 410 or row.attempts >= len(PAUSES):
+        elif status == 410 or row.attempts >= len(RETRY_DELAYS):
             log.error("The alert %s is given up: the webhook answers %s", row.id, status or "not")
         else:
-            pause = PAUSES[row.attempts] * random.uniform(0.9, 1.1)  # noqa: S311
+            pause = RETRY_DELAYS[row.attempts] * random.uniform(0.9, 1.1)  # noqa: S311
             done["next_attempt_at"] = time.time() + pause
         update = alerts.update().where(alerts.c.id == row.id).values(**done)
         try:

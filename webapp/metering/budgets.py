@@ -11,7 +11,7 @@ from sqlalchemy import BigInteger, Column, Date, Integer, String, Table
 
 from webapp import money
 from webapp.errors import BudgetExceeded, BudgetReserved, WeirError
-from webapp.llm.ports import Payer
+from webapp.llm.ports import BillingContext
 from webapp.storage.database import metadata
 
 budgets = Table(
@@ -26,7 +26,7 @@ budgets = Table(
 
 DAY, MONTH = "day", "month"
 # One row of the table: whose, of which period, since when.
-Period = tuple[int, str, date]
+BudgetKey = tuple[int, str, date]
 
 
 @dataclass(slots=True)
@@ -100,9 +100,9 @@ def end_of(period: str, start: date) -> date:
     return (start + timedelta(days=32)).replace(day=1)
 
 
-def limits_of(payer: Payer) -> Iterator[tuple[str, int]]:
+def limits_of(billing: BillingContext) -> Iterator[tuple[str, int]]:
     """(period, nano-USD) of each of a payer's budgets."""
-    if payer.usd_per_day is not None:
-        yield DAY, payer.usd_per_day
-    if payer.usd_per_month is not None:
-        yield MONTH, payer.usd_per_month
+    if billing.usd_per_day is not None:
+        yield DAY, billing.usd_per_day
+    if billing.usd_per_month is not None:
+        yield MONTH, billing.usd_per_month

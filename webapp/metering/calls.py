@@ -60,12 +60,12 @@ ledger = Table(
 )
 
 # The columns with tokens.
-USED = ("input_tokens", "cached_input_tokens", "output_tokens")
+TOKEN_COLUMNS = ("input_tokens", "cached_input_tokens", "output_tokens")
 
-FORGOTTEN_AT_ONCE = 1_000
-FORGET_EVERY = 600.0  # seconds
+DELETE_BATCH = 1_000
+DELETE_INTERVAL = 600.0  # seconds
 PAGE = 1_000
-DRIFT_KEPT = 60.0  # seconds
+DRIFT_TTL = 60.0  # seconds
 
 
 class Calls:
@@ -141,12 +141,12 @@ class Calls:
         old = (
             select(ledger.c.id)
             .where(ledger.c.reserved_at < oldest, ledger.c.state != CallState.RESERVED)
-            .limit(FORGOTTEN_AT_ONCE)
+            .limit(DELETE_BATCH)
         )
         delete = ledger.delete().where(ledger.c.id.in_(old))
         gone = self._database.write(lambda connection: connection.execute(delete).rowcount)
-        if gone < FORGOTTEN_AT_ONCE:
-            self._forget_at = time.monotonic() + FORGET_EVERY
+        if gone < DELETE_BATCH:
+            self._forget_at = time.monotonic() + DELETE_INTERVAL
 
     def drift(self) -> int:
         """Nano-USD by which the budgets of this month differ from the ledger's rows; 0 is right.
@@ -155,7 +155,7 @@ class Calls:
         """
         if time.monotonic() >= self._drift_until:
             self._drift = self._database.read(_drift)
-            self._drift_until = time.monotonic() + DRIFT_KEPT
+            self._drift_until = time.monotonic() + DRIFT_TTL
         return self._drift
 
 

@@ -20,7 +20,7 @@ workers = Table(
     sqlite_autoincrement=True,
 )
 
-GONE_AFTER = 10  # looks, a second apart
+MAX_MISSED_BEATS = 10  # looks, a second apart
 
 
 class Heartbeats:
@@ -48,7 +48,7 @@ class Heartbeats:
         rows = self._database.read(lambda connection: connection.execute(select(workers)).all())
         beats = {row.id: row.beat for row in rows if row.id != self.worker_id}
         self._seen = {worker: (beat, self._still(worker, beat)) for worker, beat in beats.items()}
-        return [worker for worker, (_, still) in self._seen.items() if still >= GONE_AFTER]
+        return [worker for worker, (_, still) in self._seen.items() if still >= MAX_MISSED_BEATS]
 
     def _count_up(self, connection: Connection) -> bool:
         mine = workers.update().where(workers.c.id == self.worker_id)

@@ -32,38 +32,40 @@ from sqlalchemy import (
 from webapp import money
 from webapp.errors import BudgetExceeded, ModelNotPriced, StoreUnavailable, WeirError
 from webapp.llm.messages import Usage
-from webapp.llm.ports import Call, CallState, Payer, Settlement
+from webapp.llm.ports import BillingContext, CallState, ProviderCall, Settlement
 from webapp.metering.alerts import Alerts
 from webapp.metering.budgets import (
     MONTH,
     Budget,
-    Period,
+    BudgetKey,
     Spending,
     budgets,
     limits_of,
     starts,
 )
-from webapp.metering.calls import USED, ledger
+from webapp.metering.calls import TOKEN_COLUMNS, ledger
 from webapp.metering.heartbeats import Heartbeats, workers
-from webapp.metering.settlements import Settling, settle
+from webapp.metering.settlements import PendingSettlement, settle
 from webapp.storage.database import Database, increment
 
 log = logging.getLogger(__name__)
 
 _INSERT = insert(ledger)
-BATCH = 200
-GATHERED_FOR = 0.03  # seconds that settlements may wait for a reservation to go along with
-COMPANY_FOR = 0.008  # seconds between two transactions while many reserve: each costs as ten calls
-SWEPT_AT_ONCE = 500
-CALLS_OF_A_WORKER = 1 << 32
-LAST_ATTEMPTS = 3.0  # seconds that a worker which ends tries to write what is left
+MAX_BATCH = 200
+SETTLE_BATCH_DELAY = 0.03  # seconds that settlements may wait for a reservation to go along with
+RESERVE_BATCH_INTERVAL = (
+    0.008  # seconds between two transactions while many reserve: each costs as ten calls
+)
+SWEEP_BATCH = 500
+CALL_IDS_PER_WORKER = 1 << 32
+CLOSE_TIMEOUT = 3.0  # seconds that a worker which ends tries to write what is left
 
 
 @dataclass(slots=True, eq=False)
 class _Reservation:
     """A call that waits to be written; `outcome` is None, or what refuses it."""
 
-    call: Call
+    call: ProviderCall
     id: int
     outcome: AsyncResult = field(default_factory=AsyncResult)
 
@@ -85,50 +87,50 @@ class Ledger:
         self._allow_unpriced = allow_unpriced
         self._numbers = count(1)
         self._reserving: deque[_Reservation] = deque()
-        self._settling: deque[Settling] = deque()
-        self._payers: dict[int, Payer] = {}
-        self._handed_in = Event()
+        self._settling: deque[PendingSettlement] = deque()
+        self._billings: dict[int, BillingContext] = {}
+        self._queued = Event()
         self._writer: gevent.Greenlet | None = None
-        self._gathering: gevent.Greenlet | None = None
+        self._settle_timer: gevent.Greenlet | None = None
 
     # What the core calls.
 
-    def check(self, payer: Payer, nano: int | None, unpriced: str | None) -> None:
+    def check(self, billing: BillingContext, nano: int | None, unpriced: str | None) -> None:
         """Raise what would refuse the payer such a call even if it were alone."""
-        if not payer.has_budget:
+        if not billing.has_budget:
             return
         self._check_price(nano, unpriced)
-        for budget in self.budgets_of(payer):
+        for budget in self.budgets_of(billing):
             refusal = budget.refusal(nano or 0, time.time(), alone=True)
             if refusal:
                 raise refusal
 
-    def reserve(self, call: Call) -> int:
+    def reserve(self, call: ProviderCall) -> int:
         """Write a call at its ceiling, and come back when that is committed."""
-        if call.payer.has_budget:
+        if call.billing.has_budget:
             self._check_price(call.nano, call.unpriced)
         worker_id = self._heartbeats.register()
-        reservation = _Reservation(call, worker_id * CALLS_OF_A_WORKER + next(self._numbers))
+        reservation = _Reservation(call, worker_id * CALL_IDS_PER_WORKER + next(self._numbers))
         self._reserving.append(reservation)
         self._wake()
         try:
-            with self._database.watch("reserve"):
+            with self._database.instrument("reserve"):
                 refusal = reservation.outcome.get()
         except BaseException:
             if reservation in self._reserving:
                 self._reserving.remove(reservation)
             else:
                 # The commit's answer was lost, or nobody waited for it: it may be written.
-                self._hand_in(Settling(reservation.id, None))
+                self._enqueue(PendingSettlement(reservation.id, None))
             raise
         if refusal:
             raise refusal
-        self._payers[reservation.id] = call.payer
+        self._billings[reservation.id] = call.billing
         return reservation.id
 
     def settle(self, call_id: int, settlement: Settlement) -> None:
         """Hand in what a call came to; it is written soon, and as often as it takes."""
-        self._hand_in(Settling(call_id, settlement))
+        self._enqueue(PendingSettlement(call_id, settlement))
 
     # What a worker calls beside its requests.
 
@@ -147,7 +149,7 @@ class Ledger:
 
     def close(self) -> None:
         """Write what is left: this worker ends."""
-        until = time.monotonic() + LAST_ATTEMPTS
+        until = time.monotonic() + CLOSE_TIMEOUT
         while self._settling and time.monotonic() < until:
             self._wake()
             gevent.sleep(0.02)
@@ -156,19 +158,19 @@ class Ledger:
         else:
             self._heartbeats.leave()
 
-    def budgets_of(self, payer: Payer) -> list[Budget]:
+    def budgets_of(self, billing: BillingContext) -> list[Budget]:
         """What a payer's budgets stand at. Raises StoreUnavailable."""
         today = _today()
-        wanted = [(payer.key_id, period, start) for period, start in starts(today).items()]
+        wanted = [(billing.key_id, period, start) for period, start in starts(today).items()]
         found = self._database.read(lambda connection: _spendings(connection, wanted))
-        return _budgets(payer, today, found)
+        return _budgets(billing, today, found)
 
-    def budgets_of_all(self, payers: Collection[Payer]) -> dict[int, list[Budget]]:
+    def budgets_of_all(self, billings: Collection[BillingContext]) -> dict[int, list[Budget]]:
         """As budgets_of() by key id, with one question."""
         today = _today()
-        limited = [payer for payer in payers if payer.has_budget]
+        limited = [billing for billing in billings if billing.has_budget]
         query = select(budgets).where(
-            budgets.c.key_id.in_([payer.key_id for payer in limited]),
+            budgets.c.key_id.in_([billing.key_id for billing in limited]),
             tuple_(budgets.c.period, budgets.c.start).in_(list(starts(today).items())),
         )
         rows = self._database.read(lambda connection: connection.execute(query).all())
@@ -176,7 +178,7 @@ class Ledger:
             (row.key_id, row.period, row.start): Spending(row.spent_nano, row.reserved_nano)
             for row in rows
         }
-        return {payer.key_id: _budgets(payer, today, found) for payer in limited}
+        return {billing.key_id: _budgets(billing, today, found) for billing in limited}
 
     def spenders(self, count: int) -> list[int]:
         """The ids of the keys that have spent most this month. Raises StoreUnavailable."""
@@ -204,40 +206,40 @@ class Ledger:
                 "or UNPRICED_MODELS=allow."
             )
 
-    def _hand_in(self, settling: Settling) -> None:
+    def _enqueue(self, settling: PendingSettlement) -> None:
         self._settling.append(settling)
-        if self._gathering is None:
-            self._gathering = gevent.spawn_later(GATHERED_FOR, self._gathered)
+        if self._settle_timer is None:
+            self._settle_timer = gevent.spawn_later(SETTLE_BATCH_DELAY, self._settle_timer_fired)
 
-    def _gathered(self) -> None:
-        self._gathering = None
+    def _settle_timer_fired(self) -> None:
+        self._settle_timer = None
         self._wake()
 
     def _wake(self) -> None:
         if self._writer is None:
             self._writer = gevent.spawn(self._write_forever)
-        self._handed_in.set()
+        self._queued.set()
 
     def _write_forever(self) -> None:
         while True:
-            self._handed_in.wait()
-            self._handed_in.clear()
+            self._queued.wait()
+            self._queued.clear()
             while self._reserving or self._settling:
-                settling = _taken(self._settling)
-                reserving = _taken(self._reserving)
+                settling = _take_batch(self._settling)
+                reserving = _take_batch(self._reserving)
                 if not self._write(settling, reserving):
                     break  # until the next tick
                 if len(reserving) > 1:
-                    gevent.sleep(COMPANY_FOR)
+                    gevent.sleep(RESERVE_BATCH_INTERVAL)
 
-    def _write(self, settling: list[Settling], reserving: list[_Reservation]) -> bool:
+    def _write(self, settling: list[PendingSettlement], reserving: list[_Reservation]) -> bool:
         """Write a batch; False where the database is away, and settlements wait for it."""
         try:
             outcomes = self._database.write(lambda c: self._apply(c, settling, reserving))
-        except StoreUnavailable as away:
+        except StoreUnavailable as unavailable:
             self._settling.extendleft(reversed(settling))
             for reservation in reserving:
-                reservation.outcome.set_exception(away)
+                reservation.outcome.set_exception(unavailable)
             return False
         except Exception as error:
             if len(settling) + len(reserving) > 1:
@@ -253,27 +255,27 @@ class Ledger:
         for reservation, outcome in zip(reserving, outcomes, strict=True):
             reservation.outcome.set(outcome)
         for one in settling:
-            self._payers.pop(one.id, None)
+            self._billings.pop(one.id, None)
         return True
 
     def _apply(
         self,
         connection: Connection,
-        settling: Sequence[Settling],
+        settling: Sequence[PendingSettlement],
         reserving: Sequence[_Reservation],
     ) -> list[WeirError | None]:
         """Settle, then reserve, in this transaction: what refuses each reservation, or None."""
         today = _today()
         changes = settle(connection, settling)
-        payers = {p.key_id: p for one in settling if (p := self._payers.get(one.id))}
-        payers |= {one.call.payer.key_id: one.call.payer for one in reserving}
-        limited = {key_id: payer for key_id, payer in payers.items() if payer.has_budget}
-        found: dict[Period, Spending] = {}
+        billings = {p.key_id: p for one in settling if (p := self._billings.get(one.id))}
+        billings |= {one.call.billing.key_id: one.call.billing for one in reserving}
+        limited = {key_id: billing for key_id, billing in billings.items() if billing.has_budget}
+        found: dict[BudgetKey, Spending] = {}
         if limited:
             found = self._lock(connection, changes, reserving, today, limited)
             changes = defaultdict(Spending)
-        outcomes, held = self._reserve(connection, reserving, today, found)
-        for period, nano in held.items():
+        outcomes, reserved = self._reserve(connection, reserving, today, found)
+        for period, nano in reserved.items():
             changes[period].reserved += nano
         _add_spending(connection, changes)
         return outcomes
@@ -281,21 +283,21 @@ class Ledger:
     def _lock(
         self,
         connection: Connection,
-        changes: dict[Period, Spending],
+        changes: dict[BudgetKey, Spending],
         reserving: Sequence[_Reservation],
         today: date,
-        limited: dict[int, Payer],
-    ) -> dict[Period, Spending]:
+        limited: dict[int, BillingContext],
+    ) -> dict[BudgetKey, Spending]:
         """Write the changes, lock all budgets of this batch, and say what those stand at now."""
         touched = {
-            (one.call.payer.key_id, period, start): Spending()
+            (one.call.billing.key_id, period, start): Spending()
             for one in reserving
             for period, start in starts(today).items()
         }
         _add_spending(connection, touched | changes)
         found = _spendings(connection, [p for p in touched | changes if p[0] in limited])
         for period, change in changes.items():
-            self._note(connection, limited.get(period[0]), period, change, found)
+            self._note_alert(connection, limited.get(period[0]), period, change, found)
         return found
 
     def _reserve(
@@ -303,21 +305,21 @@ class Ledger:
         connection: Connection,
         reserving: Sequence[_Reservation],
         today: date,
-        found: dict[Period, Spending],
-    ) -> tuple[list[WeirError | None], Counter[Period]]:
+        found: dict[BudgetKey, Spending],
+    ) -> tuple[list[WeirError | None], Counter[BudgetKey]]:
         """What refuses each reservation, or None; and what the others hold now (nano-USD)."""
         outcomes: list[WeirError | None] = []
         rows = []
-        held: Counter[Period] = Counter()
+        reserved: Counter[BudgetKey] = Counter()
         for one in reserving:
-            payer, nano = one.call.payer, one.call.nano or 0
+            billing, nano = one.call.billing, one.call.nano or 0
             refusal: WeirError | None = None
-            for budget in _budgets(payer, today, found):
+            for budget in _budgets(billing, today, found):
                 refused = budget.refusal(nano, time.time())
                 if refusal is None or isinstance(refused, BudgetExceeded):
                     refusal = refused or refusal
                 if isinstance(refused, BudgetExceeded):
-                    place = (payer.key_id, budget.period, budget.start)
+                    place = (billing.key_id, budget.period, budget.start)
                     spent = (budget.spent, budget.spent, budget.limit)
                     self._alerts.note(connection, *place, *spent, refused=True)
             outcomes.append(refusal)
@@ -325,32 +327,32 @@ class Ledger:
                 continue
             rows.append(_row(one, today))
             for period, start in starts(today).items():
-                key = (payer.key_id, period, start)
-                held[key] += nano
+                key = (billing.key_id, period, start)
+                reserved[key] += nano
                 if key in found:
                     found[key].reserved += nano
         if rows:
             connection.execute(_INSERT, rows)
-        return outcomes, held
+        return outcomes, reserved
 
-    def _note(
+    def _note_alert(
         self,
         connection: Connection,
-        payer: Payer | None,
-        period: Period,
+        billing: BillingContext | None,
+        period: BudgetKey,
         change: Spending,
-        found: dict[Period, Spending],
+        found: dict[BudgetKey, Spending],
     ) -> None:
-        limit = dict(limits_of(payer)).get(period[1]) if payer else None
+        limit = dict(limits_of(billing)).get(period[1]) if billing else None
         if limit is not None and change.spent:
             spent = found[period].spent
             self._alerts.note(connection, *period, spent - change.spent, spent, limit)
 
     def _sweep(self, connection: Connection) -> int:
         """Settle calls of workers that are gone at their ceilings; how many there were."""
-        left = select(ledger).where(*_LEFT_BEHIND).order_by(ledger.c.id).limit(SWEPT_AT_ONCE)
+        left = select(ledger).where(*_LEFT_BEHIND).order_by(ledger.c.id).limit(SWEEP_BATCH)
         rows = connection.execute(left.with_for_update(skip_locked=True)).all()
-        lost = [Settling(row.id, _at_ceiling(row)) for row in rows]
+        lost = [PendingSettlement(row.id, _at_ceiling(row)) for row in rows]
         _add_spending(connection, settle(connection, lost))
         return len(lost)
 
@@ -370,19 +372,21 @@ def _at_ceiling(row: Row[Any]) -> Settlement:
     return Settlement(CallState.LOST, most, row.ceiling_nano, "WorkerLost")
 
 
-def _taken(waiting: deque[Any]) -> list[Any]:
-    return [waiting.popleft() for _ in range(min(BATCH, len(waiting)))]
+def _take_batch(waiting: deque[Any]) -> list[Any]:
+    return [waiting.popleft() for _ in range(min(MAX_BATCH, len(waiting)))]
 
 
 def _today() -> date:
     return datetime.fromtimestamp(time.time(), UTC).date()
 
 
-def _budgets(payer: Payer, today: date, found: dict[Period, Spending]) -> list[Budget]:
+def _budgets(
+    billing: BillingContext, today: date, found: dict[BudgetKey, Spending]
+) -> list[Budget]:
     standing = []
-    for period, limit in limits_of(payer):
+    for period, limit in limits_of(billing):
         start = starts(today)[period]
-        spending = found.get((payer.key_id, period, start), Spending())
+        spending = found.get((billing.key_id, period, start), Spending())
         standing.append(Budget(period, start, limit, spending.spent, spending.reserved))
     return standing
 
@@ -391,10 +395,10 @@ def _row(one: _Reservation, today: date) -> dict[str, Any]:
     call = one.call
     return {
         "id": one.id,
-        "worker_id": one.id // CALLS_OF_A_WORKER,
-        "key_id": call.payer.key_id,
-        "request_id": call.payer.request_id,
-        "endpoint": call.payer.endpoint,
+        "worker_id": one.id // CALL_IDS_PER_WORKER,
+        "key_id": call.billing.key_id,
+        "request_id": call.billing.request_id,
+        "endpoint": call.billing.endpoint,
         "route": call.route,
         "provider": call.provider,
         "model": call.model,
@@ -405,12 +409,12 @@ def _row(one: _Reservation, today: date) -> dict[str, Any]:
         "ceiling_nano": call.nano,
         "ceiling_input_tokens": call.input_tokens,
         "ceiling_output_tokens": call.output_tokens,
-        **dict.fromkeys(USED, 0),
+        **dict.fromkeys(TOKEN_COLUMNS, 0),
         "estimated": False,
     }
 
 
-def _add_spending(connection: Connection, changes: dict[Period, Spending]) -> None:
+def _add_spending(connection: Connection, changes: dict[BudgetKey, Spending]) -> None:
     rows = [
         dict(zip(("key_id", "period", "start"), key, strict=True))
         | {"spent_nano": change.spent, "reserved_nano": change.reserved}
@@ -421,7 +425,7 @@ def _add_spending(connection: Connection, changes: dict[Period, Spending]) -> No
         connection.execute(statement, rows)
 
 
-def _spendings(connection: Connection, wanted: Iterable[Period]) -> dict[Period, Spending]:
+def _spendings(connection: Connection, wanted: Iterable[BudgetKey]) -> dict[BudgetKey, Spending]:
     keys = [
         and_(budgets.c.key_id == key_id, budgets.c.period == period, budgets.c.start == start)
         for key_id, period, start in wanted

@@ -30,12 +30,12 @@ from sqlalchemy import (
 
 from webapp.accounts.keys import api_keys
 from webapp.errors import StoreUnavailable
-from webapp.observability.redaction import KEPT
+from webapp.observability.redaction import MAX_STORED_LENGTH
 from webapp.storage.database import Database, metadata
 
 log = logging.getLogger(__name__)
 
-LONGEST_MODEL = 200
+MAX_MODEL_LENGTH = 200
 
 requests = Table(
     "requests",
@@ -48,7 +48,7 @@ requests = Table(
     Column("status", Integer, nullable=False),
     Column("cache", String(10)),
     Column("provider", String(32)),
-    Column("model", String(LONGEST_MODEL)),
+    Column("model", String(MAX_MODEL_LENGTH)),
     Column("tokens", BigInteger),
     Column("cost_nano", BigInteger),
     Column("milliseconds", Float, nullable=False),
@@ -60,15 +60,15 @@ requests = Table(
 LISTED = [column for column in requests.columns if column.name not in {"prompt", "answer"}]
 
 # While the database is away; then the oldest are dropped.
-KEPT_MEANWHILE = 20_000
+MAX_QUEUED = 20_000
 # Rows are written up to a second, and after an outage some more, after what they tell of.
-LATE = 60.0
-WRITTEN_AT_ONCE = 500
+LATE_AFTER = 60.0
+WRITE_BATCH = 500
 # However rare what is looked for: a page looks through no more rows than this.
-LOOKED_THROUGH = 100_000
-FORGOTTEN_AT_ONCE = 2_000
-FORGET_EVERY = 600.0  # seconds
-NAMED_AT_ONCE = 10_000
+MAX_ROWS_SCANNED = 100_000
+DELETE_BATCH = 2_000
+DELETE_INTERVAL = 600.0  # seconds
+NAMES_BATCH = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class RequestLog:
     def __init__(self, database: Database, keep_days: int) -> None:
         self._database = database
         self._keep_days = keep_days
-        self._waiting: deque[LoggedRequest] = deque(maxlen=KEPT_MEANWHILE)
+        self._waiting: deque[LoggedRequest] = deque(maxlen=MAX_QUEUED)
         self._forget_at = 0.0
 
     def add(self, request: LoggedRequest) -> None:
@@ -141,13 +141,13 @@ class RequestLog:
     def flush(self) -> None:
         """Write what has gathered. Raises StoreUnavailable, and then keeps it for the next time."""
         while self._waiting:
-            taken = min(WRITTEN_AT_ONCE, len(self._waiting))
+            taken = min(WRITE_BATCH, len(self._waiting))
             writing = [self._waiting.popleft() for _ in range(taken)]
             rows = [_row(one) for one in writing]
             try:
                 self._database.write(partial(_insert, rows))
             except StoreUnavailable:
-                room = KEPT_MEANWHILE - len(self._waiting)
+                room = MAX_QUEUED - len(self._waiting)
                 self._waiting.extendleft(reversed(writing[-room:] if room else []))
                 raise
             except Exception:
@@ -162,11 +162,11 @@ class RequestLog:
             if top is None:
                 top = (connection.execute(select(func.max(requests.c.id))).scalar() or 0) + 1
             if wanted.until is not None:
-                top = min(top, _first_id(connection, wanted.until + LATE) or top)
+                top = min(top, _first_id(connection, wanted.until + LATE_AFTER) or top)
             # An index leads to the rows of a key; all else is looked for row by row.
-            bottom = max(0, top - LOOKED_THROUGH) if wanted.needs_search else 0
+            bottom = max(0, top - MAX_ROWS_SCANNED) if wanted.needs_search else 0
             if wanted.since is not None:
-                first = _first_id(connection, wanted.since - LATE)
+                first = _first_id(connection, wanted.since - LATE_AFTER)
                 bottom = top if first is None else max(bottom, first)
             query = (
                 select(*LISTED)
@@ -184,7 +184,7 @@ class RequestLog:
             first = connection.execute(select(func.min(requests.c.id))).scalar()
             if oldest is None or first is None or first >= bottom:
                 return Page(rows, None)
-            if wanted.since is not None and oldest.at < wanted.since + LATE:
+            if wanted.since is not None and oldest.at < wanted.since + LATE_AFTER:
                 return Page(rows, None)
             return Page(rows, bottom, looked_back_to=oldest.at)
 
@@ -218,7 +218,7 @@ class RequestLog:
             latest = select(requests.c.endpoint, requests.c.model)
             if key_ids is not None:
                 latest = latest.where(requests.c.key_id.in_(key_ids), *_newest(connection))
-            latest = latest.order_by(requests.c.id.desc()).limit(NAMED_AT_ONCE)
+            latest = latest.order_by(requests.c.id.desc()).limit(NAMES_BATCH)
             rows = connection.execute(select(latest.subquery()).distinct()).all()
             endpoints = sorted({row.endpoint for row in rows})
             return endpoints, sorted({row.model for row in rows if row.model})
@@ -236,7 +236,7 @@ class RequestLog:
                 requests.c.at.between(since, until),
                 *_newest(connection),
             )
-            newest = query.order_by(requests.c.id.desc()).limit(NAMED_AT_ONCE)
+            newest = query.order_by(requests.c.id.desc()).limit(NAMES_BATCH)
             return list(connection.execute(newest).scalars())
 
         found = sorted(self._database.read(work))
@@ -250,11 +250,11 @@ class RequestLog:
         if time.monotonic() < self._forget_at:
             return
         oldest = time.time() - self._keep_days * 86_400
-        old = select(requests.c.id).where(requests.c.at < oldest).limit(FORGOTTEN_AT_ONCE)
+        old = select(requests.c.id).where(requests.c.at < oldest).limit(DELETE_BATCH)
         delete = requests.delete().where(requests.c.id.in_(old))
         gone = self._database.write(lambda connection: connection.execute(delete).rowcount)
-        if gone < FORGOTTEN_AT_ONCE:
-            self._forget_at = time.monotonic() + FORGET_EVERY
+        if gone < DELETE_BATCH:
+            self._forget_at = time.monotonic() + DELETE_INTERVAL
 
 
 def _insert(rows: list[dict[str, Any]], connection: Connection) -> None:
@@ -263,17 +263,17 @@ def _insert(rows: list[dict[str, Any]], connection: Connection) -> None:
 
 def cut(text: str | None) -> str | None:
     """As much of a prompt or an answer as is kept."""
-    return None if text is None else text[:KEPT]
+    return None if text is None else text[:MAX_STORED_LENGTH]
 
 
 def _row(one: LoggedRequest) -> dict[str, Any]:
     """A row of the table, with texts as databases take them, whatever a provider sent."""
     row = {name: getattr(one, name) for name in LoggedRequest.__slots__}
     if one.model is not None:
-        row["model"] = _clean(one.model, LONGEST_MODEL)
+        row["model"] = _clean(one.model, MAX_MODEL_LENGTH)
     if one.prompt is not None:
-        row["prompt"] = _clean(one.prompt, KEPT)
-        row["answer"] = _clean(one.answer or "", KEPT)
+        row["prompt"] = _clean(one.prompt, MAX_STORED_LENGTH)
+        row["answer"] = _clean(one.answer or "", MAX_STORED_LENGTH)
     return row
 
 
@@ -284,7 +284,7 @@ def _clean(text: str, longest: int) -> str:
 def _newest(connection: Connection) -> list[Any]:
     """The condition that rows are among the newest: several keys have no index in their order."""
     newest = connection.execute(select(func.max(requests.c.id))).scalar() or 0
-    return [requests.c.id > newest - LOOKED_THROUGH]
+    return [requests.c.id > newest - MAX_ROWS_SCANNED]
 
 
 def _first_id(connection: Connection, moment: float) -> int | None:

@@ -12,23 +12,25 @@ from sqlalchemy import Connection, Row, bindparam, select
 
 from webapp.llm.ports import CallState, Settlement
 from webapp.metering import activity
-from webapp.metering.budgets import Period, Spending, starts
-from webapp.metering.calls import USED, ledger
+from webapp.metering.budgets import BudgetKey, Spending, starts
+from webapp.metering.calls import TOKEN_COLUMNS, ledger
 from webapp.metering.usage import usage
 from webapp.storage.database import increment
 
 
 @dataclass(slots=True)
-class Settling:
+class PendingSettlement:
     """What a row shall become; without a settlement it shall go, as nothing was called."""
 
     id: int
     settlement: Settlement | None
 
 
-def settle(connection: Connection, settling: Sequence[Settling]) -> defaultdict[Period, Spending]:
+def settle(
+    connection: Connection, settling: Sequence[PendingSettlement]
+) -> defaultdict[BudgetKey, Spending]:
     """Write what rows have become, and add it to the usage; what that changes of the budgets."""
-    changes: defaultdict[Period, Spending] = defaultdict(Spending)
+    changes: defaultdict[BudgetKey, Spending] = defaultdict(Spending)
     if not settling:
         return changes
     ids = {"ids": [one.id for one in settling]}
@@ -54,7 +56,7 @@ def settle(connection: Connection, settling: Sequence[Settling]) -> defaultdict[
 
 
 def _change(
-    changes: dict[Period, Spending],
+    changes: dict[BudgetKey, Spending],
     used: dict[tuple[Any, ...], Counter[str]],
     row: Row[Any],
     after: Settlement | None,
@@ -82,7 +84,7 @@ def _facts(state: CallState, used: Any, nano: int | None) -> dict[str, int]:
         "failed": int(state is CallState.FAILED),
         "estimated": int(used.estimated),
         "unpriced": int(nano is None),
-        **{name: getattr(used, name) for name in USED},
+        **{name: getattr(used, name) for name in TOKEN_COLUMNS},
         "cost_nano": nano or 0,
     }
 
@@ -94,7 +96,7 @@ def _columns(call_id: int, after: Settlement) -> dict[str, Any]:
         "error": after.error,
         "settled_at": time.time(),
         "cost_nano": after.nano,
-        **{name: getattr(after.usage, name) for name in USED},
+        **{name: getattr(after.usage, name) for name in TOKEN_COLUMNS},
         "estimated": after.usage.estimated,
     }
 

@@ -47,7 +47,7 @@ service = Table(
 
 # Each latency bucket is 5 % wider than the one before, so a percentile is off by at most that.
 BUCKET_GROWTH = math.log(1.05)
-FORGET_EVERY = 600.0  # seconds
+DELETE_INTERVAL = 600.0  # seconds
 
 
 @dataclass(slots=True)
@@ -122,7 +122,7 @@ class Traffic:
         """Delete the activity that nothing shows any more. Raises StoreUnavailable."""
         if time.monotonic() >= self._forget_at:
             self._database.write(activity.forget)
-            self._forget_at = time.monotonic() + FORGET_EVERY
+            self._forget_at = time.monotonic() + DELETE_INTERVAL
 
     def counts(self, key_id: int) -> Counts:
         """All counts of one key. Raises StoreUnavailable."""

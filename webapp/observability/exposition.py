@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 
-from webapp.beside import beside
 from webapp.observability import metrics, metrics_files
 from webapp.observability.gauges import Gauges
+from webapp.threads import run_in_thread
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -16,7 +16,7 @@ def exposition(gauges: Gauges) -> bytes:
     now = CollectorRegistry(auto_describe=False)
     now.register(gauges)
     # Adding up the files of many workers takes a while, in which streams go on.
-    return beside(_counted) + generate_latest(now)
+    return run_in_thread(_counted) + generate_latest(now)
 
 
 def _counted() -> bytes:

@@ -16,7 +16,7 @@ from webapp.errors import StoreUnavailable
 from webapp.observability.metrics import ModelLabels
 from webapp.storage.breakers import CircuitBreakers
 from webapp.storage.database import Database
-from webapp.storage.shared_memory import SharedMemory
+from webapp.storage.redis_client import RedisClient
 from webapp.version import VERSION
 
 BREAKER_STATES = ("closed", "half-open", "open")  # the worst last
@@ -38,7 +38,7 @@ class Gauges(Collector):
         self,
         *,
         database: Database,
-        shared_memory: SharedMemory | None,
+        redis: RedisClient | None,
         breakers: CircuitBreakers,
         labels: ModelLabels,
         drift: Callable[[], int],
@@ -46,7 +46,7 @@ class Gauges(Collector):
         data_dir: Path,
     ) -> None:
         self._database = database
-        self._shared_memory = shared_memory
+        self._redis = redis
         self._breakers = breakers
         self._labels = labels
         self._drift = drift
@@ -63,9 +63,9 @@ class Gauges(Collector):
 
     def _stores(self) -> Metric:
         up = GaugeMetricFamily("weir_store_up", "Whether a store answers", labels=["store"])
-        up.add_metric(["database"], not self._database.away)
-        if self._shared_memory is not None:
-            up.add_metric(["redis"], not self._shared_memory.away)
+        up.add_metric(["database"], not self._database.unavailable)
+        if self._redis is not None:
+            up.add_metric(["redis"], not self._redis.unavailable)
         return up
 
     def _breaker_states(self) -> Metric:

@@ -15,13 +15,13 @@ from webapp.errors import WeirError
 from webapp.llm.ports import Outcome
 from webapp.observability.lifecycle import Lifecycle
 from webapp.storage.database import Database
-from webapp.storage.shared_memory import SharedMemory, SharedMemoryAway
+from webapp.storage.redis_client import RedisClient, RedisUnavailable
 
 HEALTHY, DEGRADED, UNHEALTHY = "healthy", "degraded", "unhealthy"
 WEIGHTS = {"api": 20, "llm": 25, "cache": 15, "database": 40}
 SHARES = {HEALTHY: 1.0, DEGRADED: 0.5, UNHEALTHY: 0.0}
-PROVIDER_KEPT = 30.0
-PROVIDER_PATIENCE = 2.0
+PROVIDER_CHECK_TTL = 30.0
+PROVIDER_CHECK_TIMEOUT = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Check:
     error: str | None = None
 
 
-class Asked(Protocol):
+class CheckedProvider(Protocol):
     """A provider, as far as its health goes."""
 
     name: str
@@ -49,14 +49,14 @@ class Health:
     def __init__(
         self,
         database: Database,
-        shared_memory: SharedMemory | None,
-        providers: Mapping[str, Asked],
+        redis: RedisClient | None,
+        providers: Mapping[str, CheckedProvider],
         lifecycle: Lifecycle,
         *,
         offline: bool,
     ) -> None:
         self._database = database
-        self._shared_memory = shared_memory
+        self._redis = redis
         self._providers = providers
         self._lifecycle = lifecycle
         self._offline = offline
@@ -118,22 +118,22 @@ class Health:
         latest = {name: provider.latest for name, provider in self._providers.items()}
         return {name: outcome.error if outcome else None for name, outcome in latest.items()}
 
-    def _error_of(self, provider: Asked) -> str | None:
+    def _error_of(self, provider: CheckedProvider) -> str | None:
         """What is wrong with a provider by its latest call, or by a free one if that is old."""
         with self._asking:
             latest = provider.latest
-            if latest is None or time.monotonic() - latest.at > PROVIDER_KEPT:
+            if latest is None or time.monotonic() - latest.at > PROVIDER_CHECK_TTL:
                 with contextlib.suppress(WeirError):
-                    provider.check(PROVIDER_PATIENCE)
+                    provider.check(PROVIDER_CHECK_TIMEOUT)
                 latest = provider.latest
         return latest.error if latest else None
 
     def _cache(self) -> tuple[str, str | None]:
-        if self._shared_memory is None:
+        if self._redis is None:
             return HEALTHY, None
         try:
-            self._shared_memory.execute("PING")
-        except SharedMemoryAway:
+            self._redis.execute("PING")
+        except RedisUnavailable:
             return DEGRADED, "Redis cannot be reached; limits are counted by each process"
         return HEALTHY, None
 

@@ -13,9 +13,9 @@ from webapp.errors import StoreUnavailable
 
 log = logging.getLogger(__name__)
 
-TICK = 1.0
+TICK_INTERVAL = 1.0
 # Streams are ended this long before the grace period is over, so that their last event gets out.
-LAST_WORDS = 2.0
+STOP_TIMEOUT = 2.0
 
 
 class Lifecycle:
@@ -60,7 +60,7 @@ class Lifecycle:
         """Whether what still runs must end now, while it can still say why."""
         if self._drain_began is None:
             return False
-        patience = max(0.0, self._grace - LAST_WORDS)
+        patience = max(0.0, self._grace - STOP_TIMEOUT)
         return time.monotonic() - self._drain_began >= patience
 
     def stop(self) -> None:
@@ -81,7 +81,7 @@ class Lifecycle:
 
     def _tick_forever(self) -> None:
         while True:
-            gevent.sleep(TICK)
+            gevent.sleep(TICK_INTERVAL)
             if self.prepared:
                 self._tick()
             else:

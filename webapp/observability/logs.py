@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 from gunicorn.glogging import Logger as GunicornLogger
 from pythonjsonlogger.json import JsonFormatter
 
-from webapp import fastjson
+from webapp import json_codec
 from webapp.observability.masking import mask
 from webapp.observability.redaction import Patterns, each_text, redact
 
 if TYPE_CHECKING:
-    from webapp.observability.record import RequestRecord
+    from webapp.observability.request_context import RequestContext
 
 STDOUT = 1
 GENERATED_KEY = r"weir_[A-Za-z0-9]{12}_[A-Za-z0-9_-]{43}"
@@ -55,7 +55,7 @@ class WeirFormatter(JsonFormatter):
         return log_data
 
 
-class Lines(logging.Handler):
+class RedactingHandler(logging.Handler):
     """Writes each line at once and whole; known secrets become masks.
 
     No line waits for a lock, so gevent's hub may log too. A line is one write, so that no other
@@ -128,7 +128,7 @@ class WeirGunicornLogger(GunicornLogger):  # type: ignore[misc]
         """Nothing: a platform that turns the access log on would get each request twice."""
 
 
-_lines = Lines()
+_handler = RedactingHandler()
 _sample = 1.0
 
 
@@ -149,11 +149,11 @@ def configure(
 
     Of the requests that went well, the share `sample` gets a line.
     """
-    global _lines, _sample
-    _lines, _sample = Lines(secrets), sample
-    _lines.setFormatter(WeirFormatter(redacted))
+    global _handler, _sample
+    _handler, _sample = RedactingHandler(secrets), sample
+    _handler.setFormatter(WeirFormatter(redacted))
     root = logging.getLogger()
-    root.handlers = [_lines]
+    root.handlers = [_handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("webapp").setLevel(level.upper())
     logging.captureWarnings(True)
@@ -168,7 +168,7 @@ def tell_requests(current: Callable[[], str | None]) -> None:
     _current_request = current
 
 
-def log_request(record: RequestRecord, status: int) -> None:
+def log_request(record: RequestContext, status: int) -> None:
     """Write the line of one request. Of those that went well, LOG_SAMPLE may leave out some."""
     sampled = _sample < 1 and status < 400 and not (record.error or record.failed)
     if sampled and not _is_chosen(record.request_id):
@@ -199,16 +199,16 @@ def log_request(record: RequestRecord, status: int) -> None:
     if record.prompt is not None:
         facts |= {"prompt": record.prompt, "answer": record.answer}
     # Past Python's logging, which would cost more than all the rest.
-    line = fastjson.dumps(facts)
+    line = json_codec.dumps(facts)
     if not line.isascii():
         # Some readers take other scripts' line separators for the end of a line.
         line = json.dumps(facts).encode()
     # What others have written; nothing else of it can be a secret.
     theirs = f"{record.request_id} {record.method} {record.model}"
-    if record.prompt is not None or _lines.may_hold_a_secret(theirs):
-        _lines.write(line)
+    if record.prompt is not None or _handler.may_hold_a_secret(theirs):
+        _handler.write(line)
     else:
-        _lines.write_as_it_is(line)
+        _handler.write_as_it_is(line)
 
 
 def _is_chosen(request_id: str) -> bool:

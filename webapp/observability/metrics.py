@@ -37,8 +37,24 @@ Labelled = TypeVar("Labelled", Counter, Histogram, BulkHistogram)
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 # Seconds. Of what lasts as long as a provider takes, and of what Weir itself does.
-LONG = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
-SHORT = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+LONG_BUCKETS = (
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+    120.0,
+    300.0,
+)
+SHORT_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 ROWS = (1, 2, 5, 10, 25, 50, 100)
 
 # -- requests --
@@ -50,12 +66,12 @@ REQUESTS = Counter(
 )
 REQUEST_SECONDS = Histogram(
     "weir_request_duration_seconds", "From the first byte to the last, streams too", ("endpoint",),
-    buckets=LONG,
+    buckets=LONG_BUCKETS,
 )  # fmt: skip
 OVERHEAD_SECONDS = Histogram(
     "weir_overhead_seconds",
     "Weir's own part: the whole less the wait for providers; of streams, until their first piece",
-    ("cache",), buckets=SHORT,
+    ("cache",), buckets=SHORT_BUCKETS,
 )  # fmt: skip
 CACHE = Counter("weir_cache_answers", "Answers, by the part that the cache took", ("result",))
 SAVED_USD = Counter("weir_saved_usd", "What answers would have cost that another one's served")
@@ -74,15 +90,15 @@ PROVIDER_ERRORS = Counter(
 )  # fmt: skip
 PROVIDER_SECONDS = Histogram(
     "weir_provider_duration_seconds", "Calls to providers, until their last byte",
-    ("provider", "model"), buckets=LONG,
+    ("provider", "model"), buckets=LONG_BUCKETS,
 )  # fmt: skip
 FIRST_TOKEN_SECONDS = Histogram(
     "weir_time_to_first_token_seconds", "Of streamed calls, until their first chunk",
-    ("provider", "model"), buckets=LONG,
+    ("provider", "model"), buckets=LONG_BUCKETS,
 )  # fmt: skip
 BETWEEN_TOKENS_SECONDS = BulkHistogram(
     "weir_time_between_tokens_seconds", "Of streamed calls, between two chunks",
-    ("provider", "model"), buckets=(0.001, 0.0025, *LONG[:12]),
+    ("provider", "model"), buckets=(0.001, 0.0025, *LONG_BUCKETS[:12]),
 )  # fmt: skip
 TOKENS = Counter(
     "weir_tokens", "Tokens used of providers; cached_input is a part of input",
@@ -98,11 +114,11 @@ UNPRICED = Counter(
 DATABASE_SECONDS = Histogram(
     "weir_database_duration_seconds",
     "Transactions, with the wait for a connection; `reserve` is the wait of a call for its row",
-    ("operation",), buckets=SHORT,
+    ("operation",), buckets=SHORT_BUCKETS,
 )  # fmt: skip
 REDIS_SECONDS = Histogram(
     "weir_redis_duration_seconds", "Round trips, each with all commands that had gathered",
-    buckets=SHORT,
+    buckets=SHORT_BUCKETS,
 )  # fmt: skip
 STORE_ERRORS = Counter("weir_store_errors", "Failed transactions and round trips", ("store",))
 CONNECTIONS = Gauge(
@@ -113,7 +129,7 @@ CONNECTIONS = Gauge(
 
 PREDICTION_SECONDS = Histogram(
     "weir_prediction_duration_seconds", "Calls of a model, with the wait for their turn",
-    ("model",), buckets=SHORT,
+    ("model",), buckets=SHORT_BUCKETS,
 )  # fmt: skip
 PREDICTION_ROWS = Histogram(
     "weir_prediction_batch_size", "Rows of a call of a model", ("model",), buckets=ROWS
@@ -131,7 +147,7 @@ LIMITS = (
     "usd_per_month", "usd_reserved",
 )  # fmt: skip
 CACHE_RESULTS = ("hit", "miss", "coalesced", "stale", "bypass")
-MODELS_AT_MOST = 50
+MAX_MODEL_LABELS = 50
 OTHER = "other"
 
 
@@ -176,7 +192,7 @@ class ModelLabels:
 
     def __init__(self, configured: Collection[tuple[str, str]]) -> None:
         self._named = set(configured)
-        self._room = MODELS_AT_MOST
+        self._room = MAX_MODEL_LABELS
 
     def of(self, provider: str, model: str, *, answered: bool = False) -> tuple[str, str]:
         """(provider, model) as labels."""

@@ -19,7 +19,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 GONE = 0  # stands for all workers that are gone: no process has this id
 KINDS = ("counter", "histogram")
-PATIENCE = 1.0  # seconds
+LOCK_TIMEOUT = 1.0  # seconds
 
 
 def read(folder: Path) -> bytes:
@@ -36,7 +36,7 @@ def add_up(folder: Path, pid: int) -> None:
     Whoever reads meanwhile is waited for; one that was frozen while it read, not for long.
     """
     mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + LOCK_TIMEOUT
     while time.monotonic() < until:
         with contextlib.suppress(BlockingIOError), _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
             for kind in KINDS:

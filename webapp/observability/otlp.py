@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from webapp.observability.tracing import NO_SPAN, Facts, Span
+from webapp.observability.tracing import NO_SPAN, Attributes, Span
 from webapp.version import VERSION
 
 SERVICE = "weir"
@@ -28,7 +28,7 @@ SERVICE = "weir"
 PROPAGATOR = TraceContextTextMapPropagator()
 # What asks every few seconds, and would be most of what is kept.
 UNTRACED = {"/metrics", "/liveness", "/readiness", "/health", "/health/ready", "/health/detailed"}
-LAST_BATCH = 3.0  # seconds that a worker which ends waits for its last spans to be taken
+SHUTDOWN_TIMEOUT = 3.0  # seconds that a worker which ends waits for its last spans to be taken
 
 
 class TracedSpan:
@@ -44,11 +44,11 @@ class TracedSpan:
     def current(self) -> AbstractContextManager[object]:
         return trace.use_span(self._span, record_exception=False, set_status_on_exception=False)
 
-    def note(self, facts: Facts) -> None:
-        self._span.set_attributes(facts)
+    def note(self, attributes: Attributes) -> None:
+        self._span.set_attributes(attributes)
 
-    def end(self, error: BaseException | str | None = None, **facts: str | int) -> None:
-        for name, value in facts.items():
+    def end(self, error: BaseException | str | None = None, **attributes: str | int) -> None:
+        for name, value in attributes.items():
             self._span.set_attribute(f"weir.{name}", value)
         if error is not None:
             # The message of an error may hold a part of what was asked.
@@ -76,17 +76,17 @@ class OpenTelemetryTracer:
             context.attach(context.Context())
             return NO_SPAN
         caller = PROPAGATOR.extract(headers, context.Context())
-        facts: dict[str, Any] = {"http.request.method": method, "http.route": route}
-        span = self._tracer.start_span(f"{method} {route}", caller, SpanKind.SERVER, facts)
+        attributes: dict[str, Any] = {"http.request.method": method, "http.route": route}
+        span = self._tracer.start_span(f"{method} {route}", caller, SpanKind.SERVER, attributes)
         # A greenlet serves one connection; the next request there takes its place.
         context.attach(trace.set_span_in_context(span, caller))
         return TracedSpan(span)
 
-    def span(self, name: str, facts: Facts, *, client: bool) -> Span:
+    def span(self, name: str, attributes: Attributes, *, client: bool) -> Span:
         if not trace.get_current_span().is_recording():
             return NO_SPAN
         kind = SpanKind.CLIENT if client else SpanKind.INTERNAL
-        return TracedSpan(self._tracer.start_span(name, kind=kind, attributes=facts))
+        return TracedSpan(self._tracer.start_span(name, kind=kind, attributes=attributes))
 
     def headers(self) -> Mapping[str, str]:
         carrier: dict[str, str] = {}
@@ -95,5 +95,5 @@ class OpenTelemetryTracer:
         return carrier
 
     def close(self) -> None:
-        with gevent.Timeout(LAST_BATCH, False):
+        with gevent.Timeout(SHUTDOWN_TIMEOUT, False):
             self._provider.shutdown()

@@ -10,7 +10,7 @@ from typing import Any
 REDACTED = "[redacted]"
 # Of what is kept no more is kept, and some patterns take very long for more. The margin is for a
 # match that would go on beyond.
-KEPT = 20_000  # characters of a prompt or an answer
+MAX_STORED_LENGTH = 20_000  # characters of a prompt or an answer
 MARGIN = 1_000
 
 Patterns = Sequence[re.Pattern[str]]
@@ -25,9 +25,9 @@ def redact(text: str, patterns: Patterns) -> str:
 
 def redact_kept(text: str, patterns: Patterns) -> str:
     """As redact(), of as much of a text of any length as is kept."""
-    if not patterns or len(text) <= KEPT:
+    if not patterns or len(text) <= MAX_STORED_LENGTH:
         return redact(text, patterns)
-    return redact(text[: KEPT + MARGIN], patterns)[:-MARGIN]
+    return redact(text[: MAX_STORED_LENGTH + MARGIN], patterns)[:-MARGIN]
 
 
 def redact_json(text: str, patterns: Patterns) -> str:
@@ -38,7 +38,7 @@ def redact_json(text: str, patterns: Patterns) -> str:
     """
     if not text or not patterns:
         return text
-    left = KEPT
+    left = MAX_STORED_LENGTH
 
     def clean(inner: str) -> str:
         nonlocal left

@@ -14,18 +14,18 @@ from prometheus_client import Histogram
 
 from webapp import money
 from webapp.errors import BudgetReserved, StoreUnavailable, WeirError
-from webapp.llm.ports import Call, CallState, Settlement
+from webapp.llm.ports import CallState, ProviderCall, Settlement
 from webapp.observability import metrics, tracing
 from webapp.observability.metrics import ModelLabels
-from webapp.observability.record import RequestRecord
+from webapp.observability.request_context import RequestContext
 from webapp.observability.tracing import Span
 from webapp.storage.database import Database
-from webapp.storage.watch import Watch
+from webapp.storage.instrumentation import InstrumentationHook
 
 # As OpenTelemetry's semantic conventions for generative AI name operations and providers.
 OPERATIONS = {"chat/completions": "chat", "embeddings": "embeddings"}
 PROVIDERS = {"azure": "azure.ai.openai"}
-TOLD_EVERY = 1.0  # seconds, of the gaps between chunks
+GAP_FLUSH_INTERVAL = 1.0  # seconds, of the gaps between chunks
 
 
 class Telemetry:
@@ -37,14 +37,14 @@ class Telemetry:
     def span(self, name: str) -> Span:
         return tracing.span(name)
 
-    def call(self, call: Call, operation: str, kind: str) -> CallTelemetry:
+    def call(self, call: ProviderCall, operation: str, kind: str) -> CallTelemetry:
         return CallTelemetry(self.labels, call, OPERATIONS.get(operation, operation), kind)
 
 
 class CallTelemetry:
-    """One call to a provider (llm.ports.CallWatch)."""
+    """One call to a provider (llm.ports.CallObserver)."""
 
-    def __init__(self, labels: ModelLabels, call: Call, operation: str, kind: str) -> None:
+    def __init__(self, labels: ModelLabels, call: ProviderCall, operation: str, kind: str) -> None:
         self._models = labels
         self._call = call
         self._labels = labels.of(call.provider, call.model)
@@ -76,7 +76,7 @@ class CallTelemetry:
             metrics.child(metrics.FIRST_TOKEN_SECONDS, *self._labels).observe(first)
             self._span.note({"gen_ai.response.time_to_first_chunk": first})
         self._latest = now
-        if now - self._told >= TOLD_EVERY:
+        if now - self._told >= GAP_FLUSH_INTERVAL:
             self._told = now
             self._tell_gaps()
 
@@ -84,7 +84,7 @@ class CallTelemetry:
         metrics.child(metrics.BETWEEN_TOKENS_SECONDS, *self._labels).observe_all(self._gaps)
         self._gaps.clear()
 
-    def over(self, settlement: Settlement, model: str | None) -> None:
+    def finished(self, settlement: Settlement, model: str | None) -> None:
         if self._gaps:
             self._tell_gaps()
         answered = settlement.state is CallState.SETTLED
@@ -141,7 +141,7 @@ class _Operation:
         self._span.end(error if failed else None)
 
 
-def database_watch(url: str) -> Watch:
+def database_hook(url: str) -> InstrumentationHook:
     """What watches the operations of the database at a URL."""
     system = url.partition(":")[0].partition("+")[0]
     seconds = {
@@ -150,14 +150,14 @@ def database_watch(url: str) -> Watch:
     }
 
     def watch(operation: str) -> _Operation:
-        facts = {"db.system.name": system, "db.operation.name": operation}
-        span = tracing.span(f"database {operation}", facts, client=True)
+        attributes = {"db.system.name": system, "db.operation.name": operation}
+        span = tracing.span(f"database {operation}", attributes, client=True)
         return _Operation("database", seconds[operation], span)
 
     return watch
 
 
-def redis_watch(_operation: str) -> _Operation:
+def redis_hook(_operation: str) -> _Operation:
     """Watches a round trip to Redis, which many requests share: it belongs to no trace."""
     return _Operation("redis", metrics.REDIS_SECONDS, tracing.NO_SPAN)
 
@@ -187,29 +187,29 @@ def sample(database: Database) -> None:
         metrics.MEMORY.set(pages * resource.getpagesize())
 
 
-def request_over(noted: RequestRecord, status: int) -> None:
+def request_over(context: RequestContext, status: int) -> None:
     """Count a request that is over."""
-    tier = noted.tier or "none"
-    seconds = noted.milliseconds / 1000
-    metrics.child(metrics.REQUESTS, noted.endpoint, status, tier).inc()
-    metrics.child(metrics.REQUEST_SECONDS, noted.endpoint).observe(seconds)
-    if noted.cache:
-        metrics.child(metrics.CACHE, noted.cache.lower()).inc()
-    if noted.saved_usd:
-        metrics.SAVED_USD.inc(noted.saved_usd)
-    if noted.error:
-        metrics.child(metrics.ERRORS, noted.error).inc()
-    if noted.limit:
-        metrics.child(metrics.REFUSALS, _limit(noted, noted.limit), tier).inc()
-    if noted.waited is not None and noted.cache:
-        own = (noted.began_to_answer or seconds) - noted.waited
-        metrics.child(metrics.OVERHEAD_SECONDS, noted.cache.lower()).observe(max(0.0, own))
+    tier = context.tier or "none"
+    seconds = context.milliseconds / 1000
+    metrics.child(metrics.REQUESTS, context.endpoint, status, tier).inc()
+    metrics.child(metrics.REQUEST_SECONDS, context.endpoint).observe(seconds)
+    if context.cache:
+        metrics.child(metrics.CACHE, context.cache.lower()).inc()
+    if context.saved_usd:
+        metrics.SAVED_USD.inc(context.saved_usd)
+    if context.error:
+        metrics.child(metrics.ERRORS, context.error).inc()
+    if context.limit:
+        metrics.child(metrics.REFUSALS, _limit(context, context.limit), tier).inc()
+    if context.waited is not None and context.cache:
+        own = (context.began_to_answer or seconds) - context.waited
+        metrics.child(metrics.OVERHEAD_SECONDS, context.cache.lower()).observe(max(0.0, own))
 
 
-def _limit(noted: RequestRecord, limit: str) -> str:
+def _limit(context: RequestContext, limit: str) -> str:
     """The label of what refused a request; limits of requests have names of any number."""
-    if noted.tier is None:
+    if context.tier is None:
         return "credentials"
-    if noted.error == BudgetReserved.__name__:
+    if context.error == BudgetReserved.__name__:
         return "usd_reserved"
     return limit if limit in metrics.LIMITS else "requests"

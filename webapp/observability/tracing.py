@@ -1,6 +1,6 @@
 """Traces, where OTEL_EXPORTER_OTLP_ENDPOINT asks for them; else all of this does nothing.
 
-One trace a request: the request itself, the gate, the cache, the flight, each call to a provider,
+One trace a request: the request itself, admission, the cache, the flight, each call to a provider,
 each operation of the database. Never a prompt, an answer, or a key.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
-Facts = Mapping[str, str | int | float]
+Attributes = Mapping[str, str | int | float]
 
 
 class Span(Protocol):
@@ -25,9 +25,9 @@ class Span(Protocol):
         """While this holds, what begins in this greenlet is a part of this step."""
         ...
 
-    def note(self, facts: Facts) -> None: ...
+    def note(self, attributes: Attributes) -> None: ...
 
-    def end(self, error: BaseException | str | None = None, **facts: str | int) -> None:
+    def end(self, error: BaseException | str | None = None, **attributes: str | int) -> None:
         """It is over; `error` is what ended it, or its name. Facts are Weir's own attributes."""
         ...
 
@@ -39,7 +39,7 @@ class Tracer(Protocol):
         """A request that came in, which is current in this greenlet until the next one."""
         ...
 
-    def span(self, name: str, facts: Facts, *, client: bool) -> Span:
+    def span(self, name: str, attributes: Attributes, *, client: bool) -> Span:
         """A part of the current step; where there is none, nothing."""
         ...
 
@@ -60,10 +60,10 @@ class NoSpan:
     def current(self) -> AbstractContextManager[object]:
         return NOTHING
 
-    def note(self, facts: Facts) -> None:
+    def note(self, attributes: Attributes) -> None:
         pass
 
-    def end(self, error: BaseException | str | None = None, **facts: str | int) -> None:
+    def end(self, error: BaseException | str | None = None, **attributes: str | int) -> None:
         pass
 
 
@@ -73,18 +73,18 @@ class NoTracer:
     def request(self, headers: Mapping[str, str], method: str, route: str) -> Span:
         return NO_SPAN
 
-    def span(self, name: str, facts: Facts, *, client: bool) -> Span:
+    def span(self, name: str, attributes: Attributes, *, client: bool) -> Span:
         return NO_SPAN
 
     def headers(self) -> Mapping[str, str]:
-        return NO_FACTS
+        return NO_ATTRIBUTES
 
     def close(self) -> None:
         pass
 
 
 NOTHING: AbstractContextManager[object] = nullcontext()
-NO_FACTS: dict[str, str] = {}
+NO_ATTRIBUTES: dict[str, str] = {}
 NO_SPAN = NoSpan()
 _tracer: Tracer = NoTracer()
 
@@ -102,9 +102,9 @@ def request(headers: Mapping[str, str], method: str, route: str) -> Span:
     return _tracer.request(headers, method, route)
 
 
-def span(name: str, facts: Facts = NO_FACTS, *, client: bool = False) -> Span:
+def span(name: str, attributes: Attributes = NO_ATTRIBUTES, *, client: bool = False) -> Span:
     """A part of the current step; `client` says that it waits for another server."""
-    return _tracer.span(name, facts, client=client)
+    return _tracer.span(name, attributes, client=client)
 
 
 def headers() -> Mapping[str, str]:

@@ -15,23 +15,23 @@ from typing import Any
 import gevent
 from gevent.lock import BoundedSemaphore
 
-from webapp import fastjson
+from webapp import json_codec
 from webapp.errors import ProviderError, ProviderFailed, ProviderTimedOut, WeirError
-from webapp.llm.messages import Answer, ModelRequest, Piece, Usage
-from webapp.llm.meter import Meter
+from webapp.llm.messages import Answer, Chunk, ModelRequest, Usage
 from webapp.llm.ports import Outcome
-from webapp.providers.bounded import bounded
+from webapp.llm.stream_usage import StreamUsage
 from webapp.providers.counting import count
+from webapp.providers.gap_timeout import with_gap_timeout
 
 CUT = "The provider's stream was cut before its end."
 SLOW = "The provider did not answer in time."
 LISTING_TIMEOUT = 5.0
-LISTED_FOR = 300.0
-LISTED_AGAIN_AFTER = 5.0
-MOST_TOKENS = 1_000_000_000  # in one call; what says more is no count
+LISTING_TTL = 300.0
+LISTING_RETRY_DELAY = 5.0
+MAX_TOKEN_COUNT = 1_000_000_000  # in one call; what says more is no count
 # Of a delta, what no model has written.
 NO_TOKENS = frozenset({"role", "id", "type"})
-MISSHAPEN = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+MALFORMED_ERRORS = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
 class BaseProvider(ABC):
@@ -42,14 +42,14 @@ class BaseProvider(ABC):
 
     kind: str
     identity: str
-    piece_tokens: int | None
+    max_input_tokens: int | None
     openai_family = False
 
     def __init__(self, name: str, timeout: float) -> None:
         self.name = name
         self._timeout = timeout
         self._listing = BoundedSemaphore()
-        self._listed: tuple[list[dict[str, Any]], float] = ([], -LISTED_FOR)
+        self._listed: tuple[list[dict[str, Any]], float] = ([], -LISTING_TTL)
         self.latest: Outcome | None = None
 
     @abstractmethod
@@ -84,30 +84,32 @@ class BaseProvider(ABC):
             self._prepare(model)
             with gevent.Timeout(self._timeout, self._slow()):
                 text = self._complete(request, model)
-            with SHAPE:
+            with malformed_as_provider_failed:
                 answer = self._read(text, request, model)
         except Exception as error:
             raise self._known(error) from error
         self._succeeded()
         return answer
 
-    def stream(self, request: ModelRequest, model: str, meter: Meter) -> Generator[Piece | Answer]:
-        reading = _StreamReading(request, meter)
+    def stream(
+        self, request: ModelRequest, model: str, stream_usage: StreamUsage
+    ) -> Generator[Chunk | Answer]:
+        reading = _StreamReading(request, stream_usage)
         try:
             self._prepare(model)
-            events = bounded(self._events(request, model), self._timeout, self._slow())
+            events = with_gap_timeout(self._events(request, model), self._timeout, self._slow())
             with closing(events):
                 for data in events:
                     if data == "[DONE]":
                         break
-                    with SHAPE:
-                        piece = reading.take(data)
-                    if piece:
-                        yield piece
+                    with malformed_as_provider_failed:
+                        chunk = reading.read_chunk(data)
+                    if chunk:
+                        yield chunk
                 else:
                     if not reading.finished:
                         raise ProviderFailed(CUT)
-            with SHAPE:
+            with malformed_as_provider_failed:
                 answer = reading.answer(self, model)
         except Exception as error:
             raise self._known(error) from error
@@ -133,7 +135,7 @@ class BaseProvider(ABC):
 
     def _listing_is_fresh(self) -> bool:
         models, listed_at = self._listed
-        return time.monotonic() - listed_at < (LISTED_FOR if models else LISTED_AGAIN_AFTER)
+        return time.monotonic() - listed_at < (LISTING_TTL if models else LISTING_RETRY_DELAY)
 
     def _newly_listed(self) -> list[dict[str, Any]]:
         try:
@@ -145,8 +147,8 @@ class BaseProvider(ABC):
             return self._listed[0]
 
     def _read(self, text: str, request: ModelRequest, model: str) -> Answer:
-        body = fastjson.loads(text)
-        if request.call == "embeddings":
+        body = json_codec.loads(text)
+        if request.operation == "embeddings":
             body["data"][0]["embedding"]
             content = ""
         else:
@@ -173,17 +175,17 @@ class BaseProvider(ABC):
 class _StreamReading:
     """What the chunks of a stream have said so far."""
 
-    def __init__(self, request: ModelRequest, meter: Meter) -> None:
+    def __init__(self, request: ModelRequest, stream_usage: StreamUsage) -> None:
         self._request = request
-        self._meter = meter
+        self._stream_usage = stream_usage
         self._texts: list[str] = []
         self._model: str | None = None
         self._usage: Any = None
         self.finished = False
 
-    def take(self, data: str) -> Piece | None:
+    def read_chunk(self, data: str) -> Chunk | None:
         """The piece in a chunk; None of one that is only there because Weir asked for usage."""
-        chunk = fastjson.loads(data)
+        chunk = json_codec.loads(data)
         if chunk.get("error"):
             raise ProviderFailed("The provider reported an error in its stream.")
         choices = chunk["choices"]
@@ -195,23 +197,23 @@ class _StreamReading:
             written += _all_text(delta)
             if choice.get("index", 0) == 0:
                 text += _text(delta.get("content"))
-        self._meter.count(written)
+        self._stream_usage.count(written)
         self._model = chunk.get("model") or self._model
         self.finished = self.finished or done
         usage = chunk.get("usage")
         if usage:
             self._usage = usage
             if done or not choices:
-                self._meter.usage = _usage(usage, self._request, "", "")
+                self._stream_usage.usage = _usage(usage, self._request, "", "")
         if text:
             self._texts.append(text)
         if self._request.native:
-            return Piece("", text) if text else None
+            return Chunk("", text) if text else None
         if "usage" in chunk and not self._request.usage_wanted:
             if usage and not choices:
                 return None
             data = _without_usage(data)
-        return Piece(data, text, begins)
+        return Chunk(data, text, begins)
 
     def answer(self, provider: BaseProvider, model: str) -> Answer:
         content = "".join(self._texts)
@@ -221,7 +223,7 @@ class _StreamReading:
 
 
 def _without_usage(data: str) -> str:
-    # Not by fastjson, which may change a number; this is passed on.
+    # Not by json_codec, which may change a number; this is passed on.
     chunk = json.loads(data)
     del chunk["usage"]
     return json.dumps(chunk)
@@ -245,13 +247,13 @@ def _usage(usage: Any, request: ModelRequest, model: str, content: str) -> Usage
         details = usage.get("prompt_tokens_details")
         cached = details.get("cached_tokens") if isinstance(details, dict) else None
         told = [usage.get("prompt_tokens"), usage.get("completion_tokens") or 0, cached or 0]
-        counts = [one for one in told if type(one) is int and 0 <= one < MOST_TOKENS]
+        counts = [one for one in told if type(one) is int and 0 <= one < MAX_TOKEN_COUNT]
         if len(counts) == len(told):
             return Usage(counts[0], counts[1], min(counts[2], counts[0]))
     return count(request, model, content)
 
 
-class _Shape:
+class _MalformedAsProviderFailed:
     """Around all that reads what a provider sent: anything may be in there."""
 
     def __enter__(self) -> None: ...
@@ -259,9 +261,9 @@ class _Shape:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: object
     ) -> None:
-        if isinstance(error, MISSHAPEN):
+        if isinstance(error, MALFORMED_ERRORS):
             raise ProviderFailed("The provider's answer is not of OpenAI's shape.") from None
 
 
 # One for all, as it is entered with every chunk.
-SHAPE = _Shape()
+malformed_as_provider_failed = _MalformedAsProviderFailed()

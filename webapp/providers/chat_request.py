@@ -45,7 +45,7 @@ WITHOUT_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ParsedChatRequest:
     """A request in terms that every LangChain model shares; nothing in it is unchecked.
 
     `messages` and `tools` are of OpenAI's shape, which LangChain's converters take. `tool_choice`
@@ -63,13 +63,13 @@ class Asked:
     parallel_tool_calls: bool
 
 
-def read_request(body: Mapping[str, Any]) -> Asked:
+def read_request(body: Mapping[str, Any]) -> ParsedChatRequest:
     """Raises UnsupportedParameter for what cannot be carried over, or is not well formed."""
     _only(body, UNDERSTOOD, "", MEANS_NOTHING)
     _stream_options(body.get("stream_options"))
     tools = _tools(body.get("tools"))
     longest = "max_completion_tokens" if _given(body, "max_completion_tokens") else "max_tokens"
-    return Asked(
+    return ParsedChatRequest(
         messages=_messages(body.get("messages")),
         temperature=_number(body.get("temperature"), "temperature"),
         top_p=_number(body.get("top_p"), "top_p"),

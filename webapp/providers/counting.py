@@ -12,13 +12,13 @@ from typing import Any
 
 import gevent
 
-from webapp.beside import beside
 from webapp.llm.messages import ModelRequest, Usage
 from webapp.llm.tokens import estimate_tokens, texts_of
+from webapp.threads import run_in_thread
 
 log = logging.getLogger(__name__)
 
-TRIED_AGAIN_AFTER = 3600.0
+LOAD_RETRY_DELAY = 3600.0
 LONG = 2_000  # characters; counting more than that would stall the streams
 
 _encodings: dict[str, Any] = {}
@@ -38,7 +38,7 @@ def _tokens(encoding: Any, texts: list[str]) -> int:
             return sum(map(estimate_tokens, texts))
         return sum(len(encoding.encode_ordinary(text)) for text in texts)
 
-    return beside(work) if sum(map(len, texts)) > LONG else work()
+    return run_in_thread(work) if sum(map(len, texts)) > LONG else work()
 
 
 def _encoding(model: str) -> Any:
@@ -50,7 +50,7 @@ def _encoding(model: str) -> Any:
     except KeyError:
         return None
     if name not in _encodings and time.monotonic() >= _tried_at.get(name, 0.0):
-        _tried_at[name] = time.monotonic() + TRIED_AGAIN_AFTER
+        _tried_at[name] = time.monotonic() + LOAD_RETRY_DELAY
         gevent.spawn(_load, name)
     return _encodings.get(name)
 
@@ -59,6 +59,6 @@ def _load(name: str) -> None:
     import tiktoken
 
     try:
-        _encodings[name] = beside(lambda: tiktoken.get_encoding(name))
+        _encodings[name] = run_in_thread(lambda: tiktoken.get_encoding(name))
     except Exception as error:  # noqa: BLE001 whatever the network has to say
         log.warning("tiktoken has no %s (%s); tokens are estimated", name, type(error).__name__)

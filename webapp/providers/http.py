@@ -14,13 +14,13 @@ from urllib.request import getproxies, proxy_bypass
 from geventhttpclient import HTTPClient
 from geventhttpclient.response import HTTPParseError, HTTPSocketPoolResponse
 
-from webapp import fastjson
+from webapp import json_codec
 from webapp.observability import tracing
 
 CONNECT_TIMEOUT = 10.0
-AT_ONCE = 100_000  # Weir's own limits bound the calls, not this
+MAX_CONNECTIONS = 100_000  # Weir's own limits bound the calls, not this
 BLOCK = 64 * 1024
-LONGEST = 64 * 1024 * 1024  # bytes of a plain answer
+MAX_ANSWER_BYTES = 64 * 1024 * 1024  # bytes of a plain answer
 
 # What goes wrong below: a connection, its name or its certificate; what is no HTTP.
 BROKEN = (OSError, HTTPParseError)
@@ -56,7 +56,7 @@ class Endpoint:
         self._headers = dict(headers)
         self._client = HTTPClient.from_url(
             f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}",
-            concurrency=AT_ONCE,
+            concurrency=MAX_CONNECTIONS,
             block_size=BLOCK,
             connection_timeout=min(CONNECT_TIMEOUT, timeout),
             network_timeout=None,  # BaseProvider bounds every wait
@@ -93,7 +93,7 @@ class Endpoint:
         headers = {**self._headers, **tracing.headers()}
         content = b""
         if body is not None:
-            content = fastjson.dumps(body)
+            content = json_codec.dumps(body)
             headers["Content-Type"] = "application/json"
         response = self._client.request(method, self._path + path, content, headers)
         if not 200 <= response.status_code < 300:
@@ -120,7 +120,7 @@ def _whole(response: HTTPSocketPoolResponse) -> bytes:
         while part := response.read(BLOCK):
             parts.append(part)
             length += len(part)
-            if length > LONGEST:
+            if length > MAX_ANSWER_BYTES:
                 raise AnswerTooLong
         return b"".join(parts)
     finally:

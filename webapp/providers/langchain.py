@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from gevent.lock import BoundedSemaphore
 
-from webapp.beside import beside
 from webapp.errors import (
     ModelNotFound,
     ProviderError,
@@ -27,9 +26,10 @@ from webapp.errors import (
 from webapp.llm.tokens import estimate_input_tokens
 from webapp.providers.base import CUT, BaseProvider
 from webapp.providers.chat_answer import write_answer, write_chunks
-from webapp.providers.chat_request import Asked, read_request
+from webapp.providers.chat_request import ParsedChatRequest, read_request
 from webapp.providers.http import BROKEN, Endpoint, RefusedByStatus
 from webapp.providers.openai import translate_status
+from webapp.threads import run_in_thread
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel, LanguageModelInput
@@ -44,10 +44,10 @@ ANTHROPIC_VERSION = "2026-10-21"
 ANTHROPIC_SAMPLING = {"extra_headers": {"anthropic-version": "2023-06-01"}}
 NO_KEY = "none"  # an empty one makes no header
 # Said here, so that the integrations do not look for it in the environment.
-SAID: dict[str, dict[str, Any]] = {
+KNOWN_MAKERS: dict[str, dict[str, Any]] = {
     "anthropic": {"base_url": ANTHROPIC_URL, "api_key": NO_KEY, "anthropic_proxy": None}
 }
-KEPT_MODELS = 100
+MAX_MODELS = 100
 UNREADABLE = "The provider's answer cannot be read."
 
 # What the fields of LangChain's models are called.
@@ -80,7 +80,7 @@ class LangChainProvider(BaseProvider):
     ) -> None:
         super().__init__(name, timeout)
         self.identity = f"langchain:{model_provider}@{base_url}"
-        self.piece_tokens = 100_000
+        self.max_input_tokens = 100_000
         self.kind = "anthropic" if model_provider == "anthropic" else f"langchain:{model_provider}"
         self._model_provider = model_provider
         self._api_key = api_key
@@ -93,15 +93,15 @@ class LangChainProvider(BaseProvider):
         self._chat_model(model)
 
     def _complete(self, request: ModelRequest, model: str) -> str:
-        asked = self._asked(request)
-        runnable, said = self._prepared(asked, model, request.native)
+        parsed = self._parsed(request)
+        runnable, said = self._prepared(parsed, model, request.native)
         with _langchain():
-            return write_answer(runnable.invoke(said, stop=asked.stop), model)
+            return write_answer(runnable.invoke(said, stop=parsed.stop), model)
 
     def _events(self, request: ModelRequest, model: str) -> Generator[str]:
-        asked = self._asked(request)
-        runnable, said = self._prepared(asked, model, request.native)
-        with closing(_parts(runnable, said, asked.stop)) as parts:
+        parsed = self._parsed(request)
+        runnable, said = self._prepared(parsed, model, request.native)
+        with closing(_parts(runnable, said, parsed.stop)) as parts:
             yield from write_chunks(parts, model, lambda: estimate_input_tokens(request.body))
 
     def _list_models(self) -> list[dict[str, Any]]:
@@ -128,31 +128,31 @@ class LangChainProvider(BaseProvider):
         }
         return Endpoint(self._base_url or ANTHROPIC_URL, headers, self._timeout)
 
-    def _asked(self, request: ModelRequest) -> Asked:
-        if request.call != "chat/completions":
+    def _parsed(self, request: ModelRequest) -> ParsedChatRequest:
+        if request.operation != "chat/completions":
             raise ProviderRefusedRequest("The provider of this model has no embeddings.")
-        asked = read_request(request.body)
+        parsed = read_request(request.body)
         if request.output_cap is not None:
-            return replace(asked, max_tokens=request.output_cap)
-        return asked
+            return replace(parsed, max_tokens=request.output_cap)
+        return parsed
 
     def _prepared(
-        self, asked: Asked, model: str, native: bool
+        self, parsed: ParsedChatRequest, model: str, native: bool
     ) -> tuple[Runnable[LanguageModelInput, AIMessage], LanguageModelInput]:
-        chat_model = self._with_parameters(self._chat_model(model), asked, native)
+        chat_model = self._with_parameters(self._chat_model(model), parsed, native)
         from langchain_core.messages import convert_to_messages
 
         with _langchain():
-            return self._with_tools(chat_model, asked), convert_to_messages(asked.messages)
+            return self._with_tools(chat_model, parsed), convert_to_messages(parsed.messages)
 
     def _chat_model(self, model: str) -> BaseChatModel:
         if made := self._chat_models.get(model):
             return made
         with self._making:
             if model not in self._chat_models:
-                if len(self._chat_models) >= KEPT_MODELS:
+                if len(self._chat_models) >= MAX_MODELS:
                     self._chat_models.clear()
-                self._chat_models[model] = beside(lambda: self._make(model))
+                self._chat_models[model] = run_in_thread(lambda: self._make(model))
             return self._chat_models[model]
 
     def _make(self, model: str) -> BaseChatModel:
@@ -166,7 +166,7 @@ class LangChainProvider(BaseProvider):
                 model_provider=self._model_provider,
                 timeout=self._timeout,
                 max_retries=0,
-                **SAID.get(self._model_provider, {}) | self._address(),
+                **KNOWN_MAKERS.get(self._model_provider, {}) | self._address(),
             )
             if "stream_usage" in type(made).model_fields:
                 made = made.model_copy(update={"stream_usage": True})
@@ -179,47 +179,47 @@ class LangChainProvider(BaseProvider):
         return {name: value for name, value in said.items() if value}
 
     def _with_parameters(
-        self, chat_model: BaseChatModel, asked: Asked, native: bool
+        self, chat_model: BaseChatModel, parsed: ParsedChatRequest, native: bool
     ) -> BaseChatModel:
         """A copy that is cheap, as it shares all but these fields."""
         update: dict[str, Any] = {}
         for parameter, fields in FIELDS.items():
-            value = getattr(asked, parameter)
+            value = getattr(parsed, parameter)
             if value is not None and not _lacks(chat_model, parameter, value, native):
                 update[_field(chat_model, parameter, fields)] = value
-        if more := self._more(asked, "temperature" in update or "top_p" in update):
+        if more := self._more(parsed, "temperature" in update or "top_p" in update):
             update["model_kwargs"] = more
         return chat_model.model_copy(update=update) if update else chat_model
 
-    def _more(self, asked: Asked, sampling: bool) -> dict[str, Any]:
+    def _more(self, parsed: ParsedChatRequest, sampling: bool) -> dict[str, Any]:
         """What only Anthropic's own parameters can say."""
         anthropic = self._model_provider == "anthropic"
-        if asked.user is not None and not anthropic:
+        if parsed.user is not None and not anthropic:
             raise UnsupportedParameter("user")
         more = dict(ANTHROPIC_SAMPLING) if anthropic and sampling else {}
-        return more if asked.user is None else more | {"metadata": {"user_id": asked.user}}
+        return more if parsed.user is None else more | {"metadata": {"user_id": parsed.user}}
 
     def _with_tools(
-        self, chat_model: BaseChatModel, asked: Asked
+        self, chat_model: BaseChatModel, parsed: ParsedChatRequest
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        if not asked.tools:
+        if not parsed.tools:
             return chat_model
         anthropic = self._model_provider == "anthropic"
         if anthropic:
-            _refuse_alternatives(asked.tools)
+            _refuse_alternatives(parsed.tools)
         options: dict[str, Any] = {}
-        if asked.tool_choice == "none":
+        if parsed.tool_choice == "none":
             if not anthropic:
                 return chat_model
             options["tool_choice"] = {"type": "none"}
-        elif asked.tool_choice:
-            options["tool_choice"] = asked.tool_choice
-        if not asked.parallel_tool_calls and asked.tool_choice != "none":
+        elif parsed.tool_choice:
+            options["tool_choice"] = parsed.tool_choice
+        if not parsed.parallel_tool_calls and parsed.tool_choice != "none":
             if "parallel_tool_calls" not in inspect.signature(chat_model.bind_tools).parameters:
                 raise UnsupportedParameter("parallel_tool_calls")
             options["parallel_tool_calls"] = False
         try:
-            return chat_model.bind_tools(asked.tools, **options)
+            return chat_model.bind_tools(parsed.tools, **options)
         except NotImplementedError:
             raise UnsupportedParameter("tools") from None
 
@@ -255,7 +255,7 @@ def _parts(
 def _lacks(chat_model: BaseChatModel, parameter: str, value: float, native: bool) -> bool:
     """Whether the model has no such parameter, and nobody asked for it.
 
-    The value says nothing; or it is a native door's, which has one by default.
+    The value says nothing; or it is a native endpoint's, which has one by default.
     """
     profile: Mapping[str, Any] = chat_model.profile or {}
     if parameter not in SAMPLING or profile.get("temperature") is not False:

@@ -7,19 +7,19 @@ import time
 from collections.abc import Generator
 from typing import Any
 
-from webapp.beside import beside
 from webapp.errors import ProviderRefusedRequest
 from webapp.llm.extractive import summarize
 from webapp.llm.messages import ModelRequest
 from webapp.llm.tokens import estimate_input_tokens, estimate_tokens
 from webapp.providers.base import BaseProvider
+from webapp.threads import run_in_thread
 
 NO_PROVIDER = (
     "No LLM provider is configured, so this is Weir itself speaking, not a model. "
     "To get real answers, set OPENAI_API_KEY, or OPENAI_BASE_URL for any server that speaks "
     "OpenAI's protocol (Ollama, vLLM, ...), and restart Weir."
 )
-PIECE = 48
+CHUNK_LENGTH = 48
 
 
 class OfflineProvider(BaseProvider):
@@ -27,7 +27,7 @@ class OfflineProvider(BaseProvider):
 
     identity = "offline"
     model = "offline"
-    piece_tokens = None
+    max_input_tokens = None
     openai_family = True
     kind = "offline"
 
@@ -45,19 +45,23 @@ class OfflineProvider(BaseProvider):
 
     def _events(self, request: ModelRequest, model: str) -> Generator[str]:
         content = self._content(request)
-        pieces = [content[start : start + PIECE] for start in range(0, len(content), PIECE)]
+        chunks = [
+            content[start : start + CHUNK_LENGTH] for start in range(0, len(content), CHUNK_LENGTH)
+        ]
         deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
-        deltas += [{"content": piece} for piece in pieces]
+        deltas += [{"content": chunk} for chunk in chunks]
         for delta in deltas:
             yield self._text("chat.completion.chunk", [_choice(delta, None)])
         yield self._text("chat.completion.chunk", [_choice({}, "stop")])
         yield self._text("chat.completion.chunk", [], _usage(request, content))
 
     def _content(self, request: ModelRequest) -> str:
-        if request.call != "chat/completions":
+        if request.operation != "chat/completions":
             raise ProviderRefusedRequest(NO_PROVIDER)
         source = request.source
-        return beside(lambda: summarize(source.text, source.length)) if source else NO_PROVIDER
+        return (
+            run_in_thread(lambda: summarize(source.text, source.length)) if source else NO_PROVIDER
+        )
 
     def _text(
         self, kind: str, choices: list[dict[str, Any]], usage: dict[str, int] | None = None

@@ -40,7 +40,7 @@ class OpenAIProvider(BaseProvider):
         self._official = self._base_url.rstrip("/") == OFFICIAL_URL
         # OpenAI's models take far more; of another server nothing is known, and small windows are
         # common there and cut without a word.
-        self.piece_tokens = 100_000 if self._official else 3_000
+        self.max_input_tokens = 100_000 if self._official else 3_000
         self.identity = f"openai@{self._base_url}"
 
     @cached_property
@@ -68,7 +68,7 @@ class OpenAIProvider(BaseProvider):
         return _listed(self._endpoint.get("/models"))
 
     def _path(self, request: ModelRequest, model: str) -> str:
-        return f"/{request.call}"
+        return f"/{request.operation}"
 
     def _body(self, request: ModelRequest, model: str) -> dict[str, Any]:
         body = {"model": model, **request.body}
@@ -117,7 +117,7 @@ class AzureProvider(OpenAIProvider):
         )
         self._query = f"?api-version={api_version}" if api_version else ""
         self._official = True
-        self.piece_tokens = 100_000
+        self.max_input_tokens = 100_000
         self.identity = f"azure@{self._base_url}{self._query}"
 
     @cached_property
@@ -129,9 +129,9 @@ class AzureProvider(OpenAIProvider):
 
     def _path(self, request: ModelRequest, model: str) -> str:
         return (
-            f"/deployments/{model}/{request.call}{self._query}"
+            f"/deployments/{model}/{request.operation}{self._query}"
             if self._query
-            else f"/{request.call}"
+            else f"/{request.operation}"
         )
 
 

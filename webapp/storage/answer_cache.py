@@ -12,28 +12,28 @@ from flask import Flask
 from flask_caching import Cache
 from flask_caching.backends.base import BaseCache
 
-from webapp import fastjson
-from webapp.storage.shared_memory import SharedMemory, SharedMemoryAway
+from webapp import json_codec
+from webapp.storage.redis_client import RedisClient, RedisUnavailable
 
 log = logging.getLogger(__name__)
 
 PREFIX = "weir:answer:"
 MEMORY_BYTES = 32 * 1024 * 1024
 # A larger entry would hold up everybody else's commands.
-LONGEST_ENTRY = 4 * 1024 * 1024
+MAX_ENTRY_BYTES = 4 * 1024 * 1024
 
 
 class JSONSerializer:
     """Values as compact JSON; what cannot be read back counts as absent."""
 
     def dumps(self, value: Any) -> bytes:
-        return fastjson.dumps(value)
+        return json_codec.dumps(value)
 
     def loads(self, stored: bytes | None) -> Any:
         if stored is None:
             return None
         try:
-            return fastjson.loads(stored)
+            return json_codec.loads(stored)
         except ValueError:
             log.warning("A cache entry is not JSON and is ignored")
             return None
@@ -42,39 +42,39 @@ class JSONSerializer:
 class RedisBackend(BaseCache):
     """Answers in Redis, shared by all workers and replicas. Away, it is simply empty."""
 
-    def __init__(self, shared_memory: SharedMemory, default_timeout: int) -> None:
+    def __init__(self, redis: RedisClient, default_timeout: int) -> None:
         super().__init__(default_timeout)
         self.serializer = JSONSerializer()
-        self._shared_memory = shared_memory
+        self._redis = redis
 
     @classmethod
     def factory(
         cls, app: Flask, config: dict[str, Any], args: list[Any], kwargs: dict[str, Any]
     ) -> RedisBackend:
-        return cls(kwargs["shared_memory"], kwargs["default_timeout"])
+        return cls(kwargs["redis"], kwargs["default_timeout"])
 
     def get(self, key: str) -> Any:
         try:
-            return self.serializer.loads(self._shared_memory.execute("GET", PREFIX + key))
-        except SharedMemoryAway:
+            return self.serializer.loads(self._redis.execute("GET", PREFIX + key))
+        except RedisUnavailable:
             return None
 
     def set(self, key: str, value: Any, timeout: int | None = None) -> bool:
         seconds = self._normalize_timeout(timeout)
         stored = self.serializer.dumps(value)
-        if len(stored) > LONGEST_ENTRY:
+        if len(stored) > MAX_ENTRY_BYTES:
             return False
         try:
-            self._shared_memory.execute("SET", PREFIX + key, stored, "EX", seconds)
-        except SharedMemoryAway:
+            self._redis.execute("SET", PREFIX + key, stored, "EX", seconds)
+        except RedisUnavailable:
             return False
         return True
 
     def get_many(self, *keys: str) -> list[Any]:
         """In one trip."""
         try:
-            stored = self._shared_memory.execute_all(*(("GET", PREFIX + key) for key in keys))
-        except SharedMemoryAway:
+            stored = self._redis.execute_all(*(("GET", PREFIX + key) for key in keys))
+        except RedisUnavailable:
             return [None] * len(keys)
         return [self.serializer.loads(one) for one in stored]
 
@@ -82,12 +82,12 @@ class RedisBackend(BaseCache):
         """In one trip; gives the keys that were set."""
         seconds = self._normalize_timeout(timeout)
         stored = {key: self.serializer.dumps(value) for key, value in mapping.items()}
-        short = [key for key, value in stored.items() if len(value) <= LONGEST_ENTRY]
+        short = [key for key, value in stored.items() if len(value) <= MAX_ENTRY_BYTES]
         try:
-            self._shared_memory.execute_all(
+            self._redis.execute_all(
                 *(("SET", PREFIX + key, stored[key], "EX", seconds) for key in short)
             )
-        except SharedMemoryAway:
+        except RedisUnavailable:
             return []
         return short
 
@@ -121,7 +121,7 @@ class MemoryBackend(BaseCache):
     def set(self, key: str, value: Any, timeout: int | None = None) -> bool:
         stored = self.serializer.dumps(value)
         self._drop(key)
-        if len(stored) > min(LONGEST_ENTRY, self._capacity // 8):
+        if len(stored) > min(MAX_ENTRY_BYTES, self._capacity // 8):
             return False
         self._entries[key] = (time.monotonic() + self._normalize_timeout(timeout), stored)
         self._size += _weight(key, stored)

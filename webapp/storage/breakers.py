@@ -13,13 +13,13 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from webapp.storage.shared_memory import Script, SharedMemory, SharedMemoryAway
+from webapp.storage.redis_client import RedisClient, RedisUnavailable, Script
 
 WINDOW = 60.0
-LOOK_EVERY = 0.5
-TRIPPED_FOR = 3_600_000  # ms for which a target is remembered to be on probation
-REMEMBERED = 1_000
-PROBE_FOR = 30.0  # a probe that was not heard of for so long is lost
+REFRESH_INTERVAL = 0.5
+TRIPPED_TTL = 3_600_000  # ms for which a target is remembered to be on probation
+MAX_REMEMBERED = 1_000
+PROBE_TTL = 30.0  # a probe that was not heard of for so long is lost
 
 KEY = "weir:breaker:{%s}:%s"
 TRIPPED = "weir:breakers:tripped"  # the targets whose breakers are not closed
@@ -59,8 +59,8 @@ class Breaker:
 class CircuitBreakers:
     """The breakers of all targets that were ever called here."""
 
-    def __init__(self, shared_memory: SharedMemory | None, threshold: int, pause: float) -> None:
-        self._shared_memory = shared_memory
+    def __init__(self, redis: RedisClient | None, threshold: int, pause: float) -> None:
+        self._redis = redis
         self._threshold = threshold
         self._pause = pause
         self._breakers: dict[str, Breaker] = {}
@@ -124,20 +124,20 @@ class CircuitBreakers:
         """The breaker, as all processes together know it since half a second ago at most."""
         breaker = self._breakers.get(target)
         if breaker is None:
-            if len(self._breakers) >= REMEMBERED:
+            if len(self._breakers) >= MAX_REMEMBERED:
                 self._forget_closed()
             breaker = self._breakers[target] = Breaker()
         now = time.monotonic()
-        if self._shared_memory is None or now - breaker.looked_at < LOOK_EVERY:
+        if self._redis is None or now - breaker.looked_at < REFRESH_INTERVAL:
             return breaker
         breaker.looked_at = now
         try:
-            failures, pause, tripped = self._shared_memory.execute_all(
+            failures, pause, tripped = self._redis.execute_all(
                 ("GET", KEY % (target, "failures")),
                 ("PTTL", KEY % (target, "pause")),
                 ("EXISTS", KEY % (target, "tripped")),
             )
-        except SharedMemoryAway:
+        except RedisUnavailable:
             return breaker
         breaker = self._known(target)
         breaker.tripped = bool(tripped)
@@ -162,30 +162,30 @@ class CircuitBreakers:
 
     def _may_probe(self, target: str, breaker: Breaker, now: float) -> bool:
         """Take the one probe, from all processes or from this one alone."""
-        if self._shared_memory is None or self._shared_memory.away:
+        if self._redis is None or self._redis.unavailable:
             if now < breaker.probing_until:
                 return False
-        elif not self._shared("SET", KEY % (target, "probe"), 1, "NX", "PX", int(PROBE_FOR * 1000)):
+        elif not self._shared("SET", KEY % (target, "probe"), 1, "NX", "PX", int(PROBE_TTL * 1000)):
             breaker.probing_until = now + 1.0
             return False
-        breaker.probing_until = now + PROBE_FOR
+        breaker.probing_until = now + PROBE_TTL
         return True
 
     def _fail_together(self, target: str, pause: float) -> bool | None:
         """Whether the breaker is open by what all processes count; None where each is alone."""
-        if self._shared_memory is None:
+        if self._redis is None:
             return None
         keys = [KEY % (target, name) for name in ("failures", "pause", "tripped", "probe")]
-        numbers = [self._threshold, int(WINDOW * 1000), int(pause * 1000), TRIPPED_FOR]
+        numbers = [self._threshold, int(WINDOW * 1000), int(pause * 1000), TRIPPED_TTL]
         try:
-            return bool(self._shared_memory.run(FAIL, *keys, *numbers))
-        except SharedMemoryAway:
+            return bool(self._redis.run(FAIL, *keys, *numbers))
+        except RedisUnavailable:
             return None
 
     def _shared(self, *command: str | int) -> Any:
-        if self._shared_memory is None:
+        if self._redis is None:
             return None
         try:
-            return self._shared_memory.execute(*command)
-        except SharedMemoryAway:
+            return self._redis.execute(*command)
+        except RedisUnavailable:
             return None

@@ -16,9 +16,9 @@ from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool, SingletonThreadPool
 
-from webapp.beside import beside
 from webapp.errors import StoreUnavailable
-from webapp.storage.watch import Watch
+from webapp.storage.instrumentation import InstrumentationHook
+from webapp.threads import run_in_thread
 
 metadata = MetaData()
 
@@ -26,10 +26,10 @@ Result = TypeVar("Result")
 
 CONNECT_TIMEOUT = 3
 ANSWER_TIMEOUT = 5.0
-RETRY_EVERY = 0.5
-FROZEN_AFTER = 10
+RETRY_INTERVAL = 0.5
+FROZEN_TIMEOUT = 10
 SQLITE_BUSY_TIMEOUT = 4
-FRESH_FOR = 30.0
+FRESH_TTL = 30.0
 
 
 class Database:
@@ -39,14 +39,14 @@ class Database:
     native thread beside the loop: no commit stalls a stream. `watch` sees each transaction.
     """
 
-    def __init__(self, url: str, watch: Watch = nullcontext) -> None:
+    def __init__(self, url: str, instrument: InstrumentationHook = nullcontext) -> None:
         self.url = make_url(url)
-        self.watch = watch
+        self.instrument = instrument
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.engine = self._sqlite_engine() if self.is_sqlite else self._postgres_engine()
         self._reading = self.engine.execution_options(reading=True)
         self.last_seen: float | None = None
-        self._away = False
+        self._unavailable = False
         self._retry_at = 0.0
 
     def write(
@@ -64,9 +64,9 @@ class Database:
         return self._run("read", self._reading, work, ANSWER_TIMEOUT)
 
     @property
-    def away(self) -> bool:
+    def unavailable(self) -> bool:
         """Whether the latest attempt to reach it failed."""
-        return self._away
+        return self._unavailable
 
     def _run(
         self,
@@ -78,17 +78,17 @@ class Database:
         now = time.monotonic()
         if now < self._retry_at:
             raise StoreUnavailable
-        if self._away:
+        if self._unavailable:
             # One tries; the others need not wait for what it finds out.
             self._retry_at = now + ANSWER_TIMEOUT
         try:
-            with self.watch(operation):
+            with self.instrument(operation):
                 result = self._attempt(engine, work, timeout)
         except StoreUnavailable:
-            self._away = True
-            self._retry_at = time.monotonic() + RETRY_EVERY
+            self._unavailable = True
+            self._retry_at = time.monotonic() + RETRY_INTERVAL
             raise
-        self._away, self._retry_at = False, 0.0
+        self._unavailable, self._retry_at = False, 0.0
         self.last_seen = time.monotonic()
         return result
 
@@ -102,7 +102,7 @@ class Database:
         patience = gevent.Timeout(timeout)
         try:
             with patience:
-                return beside(transact) if self.is_sqlite else transact()
+                return run_in_thread(transact) if self.is_sqlite else transact()
         except gevent.Timeout as expired:
             if expired is not patience:
                 raise
@@ -124,7 +124,7 @@ class Database:
 
     def seen_lately(self) -> bool:
         """Whether a transaction succeeded, or a ping does now, within the last 30 s."""
-        if self.last_seen and time.monotonic() - self.last_seen < FRESH_FOR:
+        if self.last_seen and time.monotonic() - self.last_seen < FRESH_TTL:
             return True
         return self.ping()
 
@@ -184,7 +184,7 @@ class Database:
             # this. Older servers notice only those that froze between two statements.
             recent = connection.info.server_version >= 170000
             name = "transaction_timeout" if recent else "idle_in_transaction_session_timeout"
-            connection.execute(f"SET {name} = '{FROZEN_AFTER}s'")
+            connection.execute(f"SET {name} = '{FROZEN_TIMEOUT}s'")
             connection.commit()
 
         return engine

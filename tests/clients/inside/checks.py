@@ -82,8 +82,8 @@ def wait_until(condition: Callable[[], Any], timeout: float = 5.0) -> None:
         time.sleep(0.02)
 
 
-def _control(door: str, body: Any = None) -> Any:
+def _control(endpoint: str, body: Any = None) -> Any:
     content = None if body is None else json.dumps(body).encode()
-    request = Request(f"{CONTROL_URL}/{door}", content, {"Content-Type": "application/json"})
+    request = Request(f"{CONTROL_URL}/{endpoint}", content, {"Content-Type": "application/json"})
     with urlopen(request, timeout=10) as response:
         return json.load(response)

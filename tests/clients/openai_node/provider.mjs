@@ -1,7 +1,7 @@
-// The stand-in provider's control doors.
+// The stand-in provider's control endpoints.
 
-async function control(door, body) {
-  const response = await fetch(`${process.env.CONTROL_URL}/${door}`, {
+async function control(endpoint, body) {
+  const response = await fetch(`${process.env.CONTROL_URL}/${endpoint}`, {
     method: body ? "POST" : "GET",
     body: body && JSON.stringify(body),
   });

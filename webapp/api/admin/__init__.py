@@ -1,1 +1,1 @@
-"""The doors for administrators' programs, under /admin: one blueprint a file."""
+"""The endpoints for administrators' programs, under /admin: one blueprint a file."""

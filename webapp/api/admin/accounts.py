@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from webapp.admission import actor, admins_only
 from webapp.api.admin.schemas import (
     AccountAnswer,
     AccountChangesBody,
@@ -12,8 +13,7 @@ from webapp.api.admin.schemas import (
     PasswordBody,
 )
 from webapp.api.blueprint import Blueprint
-from webapp.api.documents import ADMIN, errors_of
-from webapp.gate import actor, admins_only
+from webapp.api.openapi import ADMIN, errors_of
 from webapp.services import services
 
 blueprint = admins_only(Blueprint("admin_accounts", __name__, description="Accounts of people"))
@@ -27,7 +27,7 @@ EXAMPLE = {"username": "ada", "password": "a long pass phrase", "role": "member"
 @blueprint.response(200, AccountList)
 def list_all() -> dict[str, Any]:
     """All accounts"""
-    return {"accounts": [account.facts() for account in services().accounts.all()]}
+    return {"accounts": [account.to_dict() for account in services().accounts.all()]}
 
 
 @blueprint.post("/accounts")
@@ -37,7 +37,7 @@ def list_all() -> dict[str, Any]:
 @blueprint.response(201, AccountAnswer)
 def create(body: dict[str, Any]) -> dict[str, Any]:
     """A new account"""
-    return services().accounts.create(actor(), **body).facts()
+    return services().accounts.create(actor(), **body).to_dict()
 
 
 @blueprint.get("/accounts/<int:account_id>")
@@ -46,7 +46,7 @@ def create(body: dict[str, Any]) -> dict[str, Any]:
 @blueprint.response(200, AccountAnswer)
 def show(account_id: int) -> dict[str, Any]:
     """One account"""
-    return services().accounts.get(account_id).facts()
+    return services().accounts.get(account_id).to_dict()
 
 
 @blueprint.patch("/accounts/<int:account_id>")
@@ -56,7 +56,7 @@ def show(account_id: int) -> dict[str, Any]:
 @blueprint.response(200, AccountAnswer)
 def change(body: dict[str, Any], account_id: int) -> dict[str, Any]:
     """Another role, tier or other limits; disable or enable it"""
-    return services().accounts.change(actor(), account_id, body).facts()
+    return services().accounts.change(actor(), account_id, body).to_dict()
 
 
 @blueprint.post("/accounts/<int:account_id>/password")

@@ -7,10 +7,10 @@ from typing import Any
 
 from flask import request
 
+from webapp.admission import admins_only
 from webapp.api.admin.schemas import AuditAnswer, AuditQuery
 from webapp.api.blueprint import Blueprint, validated
-from webapp.api.documents import ADMIN, errors_of, query_of
-from webapp.gate import admins_only
+from webapp.api.openapi import ADMIN, errors_of, query_of
 from webapp.services import services
 
 blueprint = admins_only(Blueprint("admin_audit", __name__, description="The audit log"))
@@ -22,8 +22,8 @@ blueprint = admins_only(Blueprint("admin_audit", __name__, description="The audi
 @blueprint.response(200, AuditAnswer)
 def audit() -> dict[str, Any]:
     """Changes, the newest first"""
-    asked = validated(AuditQuery(), request.args.to_dict())
+    query = validated(AuditQuery(), request.args.to_dict())
     events = services().audit.latest(
-        target=asked["target"], before_id=asked["before"], count=asked["limit"]
+        target=query["target"], before_id=query["before"], count=query["limit"]
     )
     return {"events": [asdict(event) | {"at": event.at.isoformat()} for event in events]}

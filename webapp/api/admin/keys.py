@@ -7,6 +7,7 @@ from typing import Any
 from flask import request
 
 from webapp.accounts.key_changes import NewKey
+from webapp.admission import actor, admins_only
 from webapp.api.admin.schemas import (
     IncreaseBody,
     KeyAnswer,
@@ -18,8 +19,7 @@ from webapp.api.admin.schemas import (
     RotateBody,
 )
 from webapp.api.blueprint import Blueprint, validated
-from webapp.api.documents import ADMIN, errors_of, query_of
-from webapp.gate import actor, admins_only
+from webapp.api.openapi import ADMIN, errors_of, query_of
 from webapp.services import services
 
 blueprint = admins_only(Blueprint("admin_keys", __name__, description="The life of API keys"))
@@ -35,13 +35,13 @@ NO_STORE = {"Cache-Control": "no-store"}
 @blueprint.response(200, KeyList)
 def list_all() -> dict[str, Any]:
     """Keys by id, without their secrets"""
-    asked = validated(KeyQuery(), request.args.to_dict())
+    query = validated(KeyQuery(), request.args.to_dict())
     found = services().key_changes.all(
-        owner=asked["owner"],
-        origin=asked["origin"],
-        state=asked["state"],
-        after_id=asked["after"],
-        count=asked["limit"],
+        owner=query["owner"],
+        origin=query["origin"],
+        state=query["state"],
+        after_id=query["after"],
+        count=query["limit"],
     )
     return {"keys": found}
 

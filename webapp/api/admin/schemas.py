@@ -8,10 +8,10 @@ from typing import Any
 from marshmallow import Schema, ValidationError, fields, validate
 
 from webapp.accounts.accounts import ROLES
-from webapp.accounts.key_changes import DEFAULT_GRACE, LONGEST_GRACE, ORIGINS, STATES
+from webapp.accounts.key_changes import DEFAULT_GRACE, MAX_GRACE, ORIGINS, STATES
 from webapp.accounts.keys import LARGEST_ID
 from webapp.allowance import OVERRIDES
-from webapp.api.blueprint import Flag, Whole
+from webapp.api.blueprint import StrictBoolean, StrictInteger
 from webapp.metering.usage import DIMENSIONS
 
 PASSWORD = validate.Length(8, 256)
@@ -53,7 +53,7 @@ class NewAccountBody(Schema):
 class AccountChangesBody(Schema):
     role = fields.String(validate=validate.OneOf(ROLES))
     tier = fields.String()
-    disabled = Flag()
+    disabled = StrictBoolean()
     limits = Limits()
 
 
@@ -121,7 +121,7 @@ class KeyChangesBody(Schema):
 
 
 class RotateBody(Schema):
-    grace = Whole(load_default=DEFAULT_GRACE, validate=validate.Range(0, LONGEST_GRACE))
+    grace = StrictInteger(load_default=DEFAULT_GRACE, validate=validate.Range(0, MAX_GRACE))
 
 
 class IncreaseBody(Schema):

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from flask import Response
 
+from webapp.admission import admins_only
 from webapp.api.blueprint import Blueprint
-from webapp.api.documents import ADMIN, EVENT, errors_of
-from webapp.gate import admins_only
+from webapp.api.openapi import ADMIN, EVENT, errors_of
 
 blueprint = admins_only(Blueprint("admin_stream_check", __name__, description="For flask doctor"))
 

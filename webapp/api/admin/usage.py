@@ -7,20 +7,20 @@ from typing import Any
 
 from flask import Response, request
 
-from webapp import fastjson
+from webapp import json_codec
+from webapp.admission import admins_only
 from webapp.api.admin.schemas import LedgerAnswer, LedgerQuery, UsageAnswer, UsageQuery
 from webapp.api.blueprint import Blueprint, validated
-from webapp.api.documents import ADMIN, errors_of, query_of
+from webapp.api.openapi import ADMIN, errors_of, query_of
 from webapp.errors import ValidationError
-from webapp.gate import admins_only
 from webapp.metering.csv import lines
 from webapp.metering.usage import DIMENSIONS, Selection
 from webapp.services import services
 
 blueprint = admins_only(Blueprint("admin_usage", __name__, description="Usage and costs"))
 
-BY_DEFAULT = timedelta(days=29)
-LONGEST = timedelta(days=400)
+DEFAULT_RANGE = timedelta(days=29)
+MAX_RANGE = timedelta(days=400)
 
 
 @blueprint.get("/usage")
@@ -29,24 +29,24 @@ LONGEST = timedelta(days=400)
 @blueprint.response(200, UsageAnswer)
 def usage() -> Any:
     """Calls, tokens and costs, by day, key, provider, model or endpoint"""
-    asked = validated(UsageQuery(), request.args.to_dict())
-    until = asked["until"] or datetime.now(UTC).date()
-    since = asked["since"] or until - BY_DEFAULT
-    if not timedelta(0) <= until - since <= LONGEST:
-        reason = f"Must be before `until`, and at most {LONGEST.days} days."
+    query = validated(UsageQuery(), request.args.to_dict())
+    until = query["until"] or datetime.now(UTC).date()
+    since = query["since"] or until - DEFAULT_RANGE
+    if not timedelta(0) <= until - since <= MAX_RANGE:
+        reason = f"Must be before `until`, and at most {MAX_RANGE.days} days."
         raise ValidationError("The request is not valid: since.", details={"since": [reason]})
-    by = asked["by"].split(",")
+    by = query["by"].split(",")
     if unknown := [name for name in by if name not in DIMENSIONS]:
         reason = f"Must be some of {', '.join(DIMENSIONS)}, not {unknown[0]!r}."
         raise ValidationError("The request is not valid: by.", details={"by": [reason]})
-    of = (asked["key"], asked["provider"], asked["model"], asked["endpoint"])
+    of = (query["key"], query["provider"], query["model"], query["endpoint"])
     rows = services().usage.report(Selection(since, until, *of), by)
-    if _wants_csv(asked):
+    if _wants_csv(query):
         return _csv(rows, f"usage-{since}-{until}.csv")
     total = services().usage.report(Selection(since, until, *of), [])
     report = {"since": since, "until": until, "rows": rows, "total": total[0]}
     # Of tens of thousands of rows, Flask's own way would take most of the time.
-    return Response(fastjson.dumps(report), mimetype="application/json")
+    return Response(json_codec.dumps(report), mimetype="application/json")
 
 
 @blueprint.get("/ledger")
@@ -55,20 +55,20 @@ def usage() -> Any:
 @blueprint.response(200, LedgerAnswer)
 def ledger() -> Any:
     """Calls to providers, one by one, the newest first"""
-    asked = validated(LedgerQuery(), request.args.to_dict())
+    query = validated(LedgerQuery(), request.args.to_dict())
     rows = services().calls.latest(
-        request_id=asked["request_id"],
-        key_id=asked["key"],
-        before=asked["before"],
-        count=asked["limit"],
+        request_id=query["request_id"],
+        key_id=query["key"],
+        before=query["before"],
+        count=query["limit"],
     )
-    return _csv(rows, "ledger.csv") if _wants_csv(asked) else {"calls": rows}
+    return _csv(rows, "ledger.csv") if _wants_csv(query) else {"calls": rows}
 
 
-def _wants_csv(asked: dict[str, Any]) -> bool:
+def _wants_csv(query: dict[str, Any]) -> bool:
     accepted = request.accept_mimetypes
     prefers = accepted.best_match(["application/json", "text/csv"]) == "text/csv"
-    return asked["format"] == "csv" or (asked["format"] is None and prefers)
+    return query["format"] == "csv" or (query["format"] is None and prefers)
 
 
 def _csv(rows: list[dict[str, Any]], name: str) -> Response:

@@ -14,25 +14,25 @@ from functools import cache as once
 import gevent
 from gevent.pool import Pool
 
-from webapp.beside import beside
 from webapp.errors import WeirError
 from webapp.llm.gateway import Gateway
-from webapp.llm.live import Stream
 from webapp.llm.messages import (
+    AnswerMetadata,
     CacheState,
+    FinalAnswer,
     Length,
     ModelRequest,
-    Origin,
-    Part,
-    Reply,
     Source,
+    StreamEvent,
     Usage,
     message,
 )
-from webapp.llm.ports import Terms
+from webapp.llm.ports import CallOptions
+from webapp.llm.subscription import Stream
 from webapp.llm.tokens import estimate_tokens
+from webapp.threads import run_in_thread
 
-PIECES_AT_ONCE = 4
+MAX_CONCURRENT_CHUNKS = 4
 TEMPERATURE = 0.2
 
 # What a length means to a model: the words of the prompt, and the cap on its tokens.
@@ -49,87 +49,89 @@ INSTRUCTIONS = (
 
 
 def summarize(
-    gateway: Gateway, text: str, length: Length, model: str | None, terms: Terms
-) -> Reply:
+    gateway: Gateway, text: str, length: Length, model: str | None, options: CallOptions
+) -> FinalAnswer:
     """The summary of a text of any length."""
-    parts, rest = _reduce(gateway, text, model, terms)
-    return _with_parts(gateway.answer(summary_request(rest, length, model), terms), parts)
+    partials, rest = _reduce(gateway, text, model, options)
+    return _with_partials(gateway.answer(summary_request(rest, length, model), options), partials)
 
 
 class SummaryStream:
     """As summarize(), the last step streamed: a Stream whose first parts take their time."""
 
     def __init__(
-        self, gateway: Gateway, text: str, length: Length, model: str | None, terms: Terms
+        self, gateway: Gateway, text: str, length: Length, model: str | None, options: CallOptions
     ) -> None:
-        self._terms = terms
-        self._parts: list[Reply] = []
+        self._options = options
+        self._partials: list[FinalAnswer] = []
         self._stream: Stream | None = None
         self._failure: WeirError | None = None
-        self._beginning = gevent.spawn(self._begin, gateway, text, length, model)
+        self._starter = gevent.spawn(self._begin, gateway, text, length, model)
 
-    def next(self, within: float) -> Part | None:
+    def next(self, within: float) -> StreamEvent | None:
         until = time.monotonic() + within
-        self._beginning.join(within)
+        self._starter.join(within)
         if self._failure:
             raise self._failure
         if self._stream is None:
             return None
-        part = self._stream.next(max(0.0, until - time.monotonic()))
-        if isinstance(part, Origin):
-            return _taken_together([*(reply.origin for reply in self._parts), part])
-        return _with_parts(part, self._parts) if isinstance(part, Reply) else part
+        event = self._stream.next(max(0.0, until - time.monotonic()))
+        if isinstance(event, AnswerMetadata):
+            return _combined([*(one.metadata for one in self._partials), event])
+        return _with_partials(event, self._partials) if isinstance(event, FinalAnswer) else event
 
     def close(self) -> None:
-        self._beginning.kill()
+        self._starter.kill()
         if self._stream:
             self._stream.close()
 
     def _begin(self, gateway: Gateway, text: str, length: Length, model: str | None) -> None:
         try:
-            self._parts, rest = _reduce(gateway, text, model, self._terms)
+            self._partials, rest = _reduce(gateway, text, model, self._options)
             request = summary_request(rest, length, model, stream=True)
-            self._stream = gateway.open(request, self._terms)
+            self._stream = gateway.open(request, self._options)
         except WeirError as error:
             self._failure = error
 
 
 def _reduce(
-    gateway: Gateway, text: str, model: str | None, terms: Terms
-) -> tuple[list[Reply], str]:
+    gateway: Gateway, text: str, model: str | None, options: CallOptions
+) -> tuple[list[FinalAnswer], str]:
     """Summarize a text in pieces until it fits in one: the replies on the way, and what fits."""
-    window = gateway.router.resolve(model).piece_tokens
-    replies: list[Reply] = []
-    while window is not None and estimate_tokens(text) > window:
-        requests = [summary_request(piece, "medium", model) for piece in _split(text, window)]
-        merged = _answer_all(gateway, requests, terms)
-        replies += merged
-        shorter = "\n\n".join(reply.answer.content for reply in merged)
+    limit = gateway.router.resolve(model).max_input_tokens
+    answers: list[FinalAnswer] = []
+    while limit is not None and estimate_tokens(text) > limit:
+        requests = [summary_request(chunk, "medium", model) for chunk in _split(text, limit)]
+        merged = _answer_all(gateway, requests, options)
+        answers += merged
+        shorter = "\n\n".join(one.answer.content for one in merged)
         if len(shorter) >= len(text):
             break  # a model that does not shorten must not keep us here
         text = shorter
-    return replies, text
+    return answers, text
 
 
-def _answer_all(gateway: Gateway, requests: Sequence[ModelRequest], terms: Terms) -> list[Reply]:
+def _answer_all(
+    gateway: Gateway, requests: Sequence[ModelRequest], options: CallOptions
+) -> list[FinalAnswer]:
     """The replies in order; the first error ends all that still runs."""
 
-    def outcome(request: ModelRequest) -> Reply | WeirError:
+    def outcome(request: ModelRequest) -> FinalAnswer | WeirError:
         try:
-            return gateway.answer(request, terms)
+            return gateway.answer(request, options)
         except WeirError as error:
             return error
 
-    pool = Pool(PIECES_AT_ONCE)
-    replies: list[Reply] = []
+    pool = Pool(MAX_CONCURRENT_CHUNKS)
+    answers: list[FinalAnswer] = []
     try:
         for result in pool.imap(outcome, requests):
             if isinstance(result, WeirError):
                 raise result
-            replies.append(result)
+            answers.append(result)
     finally:
         pool.kill(block=False)
-    return replies
+    return answers
 
 
 def summary_request(
@@ -145,28 +147,28 @@ def summary_request(
     return ModelRequest(body, model, stream=stream, source=Source(text, length))
 
 
-def _with_parts(final: Reply, parts: Sequence[Reply]) -> Reply:
+def _with_partials(final: FinalAnswer, partials: Sequence[FinalAnswer]) -> FinalAnswer:
     """The final reply, with the tokens and the cost of the pieces, and their part in the cache."""
-    if not parts:
+    if not partials:
         return final
-    replies = [*parts, final]
-    usage = sum((reply.answer.usage for reply in replies), Usage(0, 0))
-    costs = [reply.cost_usd for reply in replies]
+    answers = [*partials, final]
+    usage = sum((one.answer.usage for one in answers), Usage(0, 0))
+    costs = [one.cost_usd for one in answers]
     known = [cost for cost in costs if cost is not None]
     cost = sum(known) if len(known) == len(costs) else None
     answer = final.answer.with_totals(usage, cost)
-    return Reply(answer, _taken_together([reply.origin for reply in replies]))
+    return FinalAnswer(answer, _combined([one.metadata for one in answers]))
 
 
-def _taken_together(origins: Sequence[Origin]) -> Origin:
+def _combined(metadata_of_all: Sequence[AnswerMetadata]) -> AnswerMetadata:
     """A hit only if every part was one, and then as old as the oldest."""
-    states = {origin.cache for origin in origins}
+    states = {metadata.cache for metadata in metadata_of_all}
     return replace(
-        origins[-1],
+        metadata_of_all[-1],
         cache=states.pop() if len(states) == 1 else CacheState.MISS,
-        age=max(origin.age for origin in origins),
-        attempts=sum(origin.attempts for origin in origins),
-        waited=origins[0].waited if len(origins) == 1 else None,
+        age=max(metadata.age for metadata in metadata_of_all),
+        attempts=sum(metadata.attempts for metadata in metadata_of_all),
+        waited=metadata_of_all[0].waited if len(metadata_of_all) == 1 else None,
     )
 
 
@@ -180,20 +182,20 @@ def _instructions(sentences: str) -> str:
 
         return PromptTemplate.from_template(INSTRUCTIONS).format(sentences=sentences)
 
-    return beside(render)
+    return run_in_thread(render)
 
 
-def _split(text: str, window: int) -> list[str]:
+def _split(text: str, limit: int) -> list[str]:
     def split() -> list[str]:
         from langchain_text_splitters import RecursiveCharacterTextSplitter
 
         splitter = RecursiveCharacterTextSplitter(
             separators=["\n\n", "\n", ". ", "! ", "? ", "。", "！", "？", " ", ""],
             keep_separator="end",
-            chunk_size=window,
+            chunk_size=limit,
             chunk_overlap=0,
             length_function=estimate_tokens,
         )
         return splitter.split_text(text)
 
-    return beside(split)
+    return run_in_thread(split)

@@ -8,36 +8,36 @@ from flask import Blueprint, g, request
 
 from webapp.accounts.accounts import ADMIN, Account
 from webapp.accounts.audit import Actor
+from webapp.admission.identity import KEY_HEADERS, Principal, read_credential
+from webapp.admission.limits import consume, count_failed_attempt, peek
 from webapp.errors import AddressNotAllowed, NotAllowed, NotAuthenticated
-from webapp.gate.identity import KEY_HEADERS, Principal, read_credential
-from webapp.gate.limits import consume, count_failed_attempt, look
 from webapp.observability import tracing
 from webapp.services import services
 
 PUBLIC = "weir_public"
 
-Door = TypeVar("Door", bound=Blueprint)
+AnyBlueprint = TypeVar("AnyBlueprint", bound=Blueprint)
 
 
-def guard(blueprint: Door) -> Door:
+def guard(blueprint: AnyBlueprint) -> AnyBlueprint:
     """Let only identified requests within their limits into the blueprint."""
     blueprint.before_request(_admit)
     return blueprint
 
 
-def guard_without_counting(blueprint: Door) -> Door:
+def guard_without_counting(blueprint: AnyBlueprint) -> AnyBlueprint:
     """Let only identified requests into the blueprint; they consume nothing of any limit."""
-    blueprint.before_request(_look_in)
+    blueprint.before_request(_identify_only)
     return blueprint
 
 
-def admins_only(blueprint: Door) -> Door:
+def admins_only(blueprint: AnyBlueprint) -> AnyBlueprint:
     """Let only an administrator's token into the blueprint; it consumes nothing of any limit."""
     blueprint.before_request(_admit_admin)
     return blueprint
 
 
-def public(blueprint: Door) -> Door:
+def public(blueprint: AnyBlueprint) -> AnyBlueprint:
     """Say that the blueprint needs no credential: every blueprint is guarded or public."""
     setattr(blueprint, PUBLIC, True)
     return blueprint
@@ -65,7 +65,7 @@ def identify() -> Principal:
 def _admit() -> None:
     if request.method == "OPTIONS":
         return
-    span = tracing.span("gate")
+    span = tracing.span("admission")
     try:
         with span.current():
             identify()
@@ -92,8 +92,8 @@ def actor() -> Actor:
     return Actor(check_admin(g.principal).username, request.remote_addr)
 
 
-def _look_in() -> None:
+def _identify_only() -> None:
     if request.method == "OPTIONS":
         return
     identify()
-    look()
+    peek()

@@ -16,16 +16,16 @@ from limits import RateLimitItem, RateLimitItemPerMinute
 from limits.strategies import STRATEGIES, RateLimiter
 from limits.util import WindowStats
 
+from webapp.admission.identity import Principal
+from webapp.admission.rate_limits import Decision, Limit, LimitState, limits_of, window_limits
 from webapp.errors import RateLimitExceeded
 from webapp.extensions import limiter
-from webapp.gate.identity import Principal
-from webapp.gate.windows import Limit, Verdict, Window, limits_of, windows_of
 from webapp.services import services
 
 STRATEGY = "weir-sliding-window"
-FAILED_ATTEMPTS = windows_of((RateLimitItemPerMinute(30),))
-LOG_INS_OF_ACCOUNT = windows_of((RateLimitItemPerMinute(10),))
-LOG_INS_OF_ADDRESS = windows_of((RateLimitItemPerMinute(30),))
+FAILED_CREDENTIAL_LIMIT = window_limits((RateLimitItemPerMinute(30),))
+SIGN_INS_PER_ACCOUNT = window_limits((RateLimitItemPerMinute(10),))
+SIGN_INS_PER_ADDRESS = window_limits((RateLimitItemPerMinute(30),))
 
 # Tells apart the requests of all processes.
 _process = uuid.uuid4().hex
@@ -35,22 +35,22 @@ _numbers = count()
 class SlidingWindowStrategy(RateLimiter):
     """The strategy that Flask-Limiter is configured with: windows that pass or fail as one."""
 
-    def take(self, bucket: str, limits: Sequence[Limit], request: str = "-") -> Verdict:
+    def acquire(self, bucket: str, limits: Sequence[Limit], request: str = "-") -> Decision:
         """Take a request from every limit of a bucket, or from none."""
-        return services().windows.take(bucket, limits, request)
+        return services().rate_limits.acquire(bucket, limits, request)
 
     def hit(self, item: RateLimitItem, *identifiers: str, cost: int = 1) -> bool:
         return all(
-            self.take(":".join(identifiers), windows_of((item,))).allowed for _ in range(cost)
+            self.acquire(":".join(identifiers), window_limits((item,))).allowed for _ in range(cost)
         )
 
     def test(self, item: RateLimitItem, *identifiers: str, cost: int = 1) -> bool:
-        verdict = services().windows.look(":".join(identifiers), windows_of((item,)))
-        return verdict.windows[0].remaining >= cost
+        decision = services().rate_limits.peek(":".join(identifiers), window_limits((item,)))
+        return decision.states[0].remaining >= cost
 
     def get_window_stats(self, item: RateLimitItem, *identifiers: str) -> WindowStats:
-        window = services().windows.look(":".join(identifiers), windows_of((item,))).windows[0]
-        return WindowStats(window.reset, window.remaining)
+        state = services().rate_limits.peek(":".join(identifiers), window_limits((item,))).states[0]
+        return WindowStats(state.reset, state.remaining)
 
 
 STRATEGIES[STRATEGY] = SlidingWindowStrategy  # type: ignore[assignment]
@@ -74,7 +74,7 @@ def consume() -> None:
     """
     principal: Principal = g.principal
     request = f"{_process}.{next(_numbers)}"
-    g.verdict = _strategy().take(principal.bucket, limits_of(principal.allowance), request)
+    g.decision = _strategy().acquire(principal.bucket, limits_of(principal.allowance), request)
     check_left()
     if principal.allowance.parallel_requests is not None:
         g.running = request
@@ -85,93 +85,93 @@ def over() -> Callable[[], None] | None:
     running = g.pop("running", None)
     if running is None:
         return None
-    return partial(services().windows.release, g.principal.bucket, running)
+    return partial(services().rate_limits.release, g.principal.bucket, running)
 
 
 def check_left() -> None:
     """Raise RateLimitExceeded if the limits of this request have nothing left for it."""
-    if not g.verdict.allowed:
-        raise exceeded(g.verdict, f"tier {g.principal.tier}")
+    if not g.decision.allowed:
+        raise exceeded(g.decision, f"tier {g.principal.tier}")
 
 
-def look() -> None:
+def peek() -> None:
     """Note what is left, for the headers, and take nothing."""
     principal: Principal = g.principal
-    g.verdict = services().windows.look(principal.bucket, limits_of(principal.allowance))
+    g.decision = services().rate_limits.peek(principal.bucket, limits_of(principal.allowance))
 
 
 def count_failed_attempt(address: str | None) -> None:
     """Count a wrong credential against its address; too many become 429."""
-    verdict = _strategy().take(f"failed-{_network(address)}", FAILED_ATTEMPTS)
-    if not verdict.allowed:
-        raise exceeded(verdict, "failed credentials of this address")
+    decision = _strategy().acquire(f"failed-{_network(address)}", FAILED_CREDENTIAL_LIMIT)
+    if not decision.allowed:
+        raise exceeded(decision, "failed credentials of this address")
 
 
-def count_log_in(username: str, address: str | None) -> None:
+def count_sign_in(username: str, address: str | None) -> None:
     """Count an attempt to log in, before its password is looked at; too many become 429."""
     name = hashlib.sha256(username.lower().encode("utf-8", "surrogatepass")).hexdigest()
     for bucket, items in (
-        (f"login-{name}", LOG_INS_OF_ACCOUNT),
-        (f"login-{_network(address)}", LOG_INS_OF_ADDRESS),
+        (f"login-{name}", SIGN_INS_PER_ACCOUNT),
+        (f"login-{_network(address)}", SIGN_INS_PER_ADDRESS),
     ):
-        verdict = _strategy().take(bucket, items)
-        if not verdict.allowed:
-            raise exceeded(verdict, "attempts to log in")
+        decision = _strategy().acquire(bucket, items)
+        if not decision.allowed:
+            raise exceeded(decision, "attempts to log in")
 
 
 def _strategy() -> SlidingWindowStrategy:
     return cast(SlidingWindowStrategy, limiter.limiter)
 
 
-def exceeded(verdict: Verdict, whose: str) -> RateLimitExceeded:
-    window = verdict.refusing
-    seconds = verdict.retry_after
+def exceeded(decision: Decision, whose: str) -> RateLimitExceeded:
+    state = decision.exhausted
+    seconds = decision.retry_after
     return RateLimitExceeded(
-        f"The limit of {window.limit.name} ({whose}) is used up: {window.used} of "
-        f"{window.limit.amount}. Try again in {seconds} s.",
-        details=details_of(window),
+        f"The limit of {state.limit.name} ({whose}) is used up: {state.used} of "
+        f"{state.limit.amount}. Try again in {seconds} s.",
+        details=details_of(state),
         retry_after=seconds,
     )
 
 
-def details_of(window: Window) -> dict[str, Any]:
+def details_of(state: LimitState) -> dict[str, Any]:
     """A limit as it stands, for clients."""
     return {
-        "limit": window.limit.name,
-        "size": window.limit.amount,
-        "used": window.used,
-        "reset": math.ceil(window.reset),
+        "limit": state.limit.name,
+        "size": state.limit.amount,
+        "used": state.used,
+        "reset": math.ceil(state.reset),
     }
 
 
 def headers() -> list[tuple[str, str]]:
-    """What every authenticated response of a limited door says is left."""
-    verdict: Verdict | None = g.get("verdict")
-    if verdict is None:
+    """What every authenticated response of a limited endpoint says is left."""
+    decision: Decision | None = g.get("verdict")
+    if decision is None:
         return []
-    window = verdict.tightest
+    state = decision.tightest
     return [
-        ("X-RateLimit-Limit", str(window.limit.amount)),
-        ("X-RateLimit-Remaining", str(window.remaining)),
-        ("X-RateLimit-Reset", str(math.ceil(window.reset))),
+        ("X-RateLimit-Limit", str(state.limit.amount)),
+        ("X-RateLimit-Remaining", str(state.remaining)),
+        ("X-RateLimit-Reset", str(math.ceil(state.reset))),
     ]
 
 
 def openai_headers() -> list[tuple[str, str]]:
     """The same as OpenAI says it, with the tokens where they are limited; resets are durations."""
-    verdict: Verdict | None = g.get("verdict")
-    if verdict is None:
+    decision: Decision | None = g.get("verdict")
+    if decision is None:
         return []
-    told = [("requests", verdict.tightest)]
-    if verdict.tokens:
-        told.append(("tokens", verdict.tokens))
+    told = [("requests", decision.tightest)]
+    if decision.tokens:
+        told.append(("tokens", decision.tokens))
     return [
         (f"x-ratelimit-{figure}-{what}", value)
-        for what, window in told
+        for what, state in told
         for figure, value in (
-            ("limit", str(window.limit.amount)),
-            ("remaining", str(window.remaining)),
-            ("reset", _duration(max(0.0, window.reset - verdict.now))),
+            ("limit", str(state.limit.amount)),
+            ("remaining", str(state.remaining)),
+            ("reset", _duration(max(0.0, state.reset - decision.now))),
         )
     ]
 

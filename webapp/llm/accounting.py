@@ -10,27 +10,27 @@ from typing import Any
 from webapp import money
 from webapp.errors import ProviderError, WeirError
 from webapp.llm.messages import Answer, ModelRequest, Usage
-from webapp.llm.meter import Meter
 from webapp.llm.ports import (
-    Call,
+    BillingContext,
+    CallObserver,
     CallState,
-    CallWatch,
     Ledger,
     Observer,
-    Payer,
     Price,
     Prices,
+    ProviderCall,
     Settlement,
 )
 from webapp.llm.routing import Route, Target
+from webapp.llm.stream_usage import StreamUsage
 from webapp.llm.tokens import input_bound
 
 # Output tokens of a model whose maximum nobody has stated.
-UNKNOWN_MAXIMUM = 16_384
+DEFAULT_MAX_OUTPUT_TOKENS = 16_384
 
 
 @dataclass(frozen=True, slots=True)
-class Quote:
+class CostCeiling:
     """The most that a call of a request can use; `nano` is what that costs at the dearest target.
 
     `nano` is None where a target, `unpriced`, has no price.
@@ -45,41 +45,43 @@ class Quote:
     """Whether the client itself named the most that it wants to get."""
 
 
-def quote(request: ModelRequest, route: Route, prices: Prices) -> Quote:
+def cost_ceiling(request: ModelRequest, route: Route, prices: Prices) -> CostCeiling:
     """The ceiling of one call: all of the input, and all that may come back."""
     bound = input_bound(request.body)
-    named = named_maximum(request.body)
+    named = requested_max_tokens(request.body)
     choices = request.body.get("n")
     choices = choices if isinstance(choices, int) and choices > 0 else 1
     most, nano, unpriced = 0, 0, None
     for target in route.targets:
         price = price_of(target, prices)
         output = 0
-        if request.call == "chat/completions":
+        if request.operation == "chat/completions":
             output = choices * (named or _maximum(price))
         most = max(most, output)
         if price is None:
             unpriced = unpriced or target.name
         else:
             nano = max(nano, price.cost(Usage(bound, output)))
-    return Quote(bound, most, None if unpriced else nano, unpriced, choices, named is not None)
+    return CostCeiling(
+        bound, most, None if unpriced else nano, unpriced, choices, named is not None
+    )
 
 
 def price_of(target: Target, prices: Prices) -> Price | None:
     return prices.of(target.provider.name, target.provider.kind, target.model)
 
 
-def named_maximum(body: Mapping[str, Any]) -> int | None:
+def requested_max_tokens(body: Mapping[str, Any]) -> int | None:
     """How many output tokens the client wants at most, if it says so."""
     named = body.get("max_completion_tokens") or body.get("max_tokens")
     return named if isinstance(named, int) and named > 0 else None
 
 
 def _maximum(price: Price | None) -> int:
-    return (price and price.max_output) or UNKNOWN_MAXIMUM
+    return (price and price.max_output) or DEFAULT_MAX_OUTPUT_TOKENS
 
 
-class Purchase:
+class CostTracker:
     """All calls that one request leads to, on behalf of who pays for them.
 
     `waited` sums up the seconds in which nothing was done but wait for providers.
@@ -90,11 +92,11 @@ class Purchase:
         ledger: Ledger,
         prices: Prices,
         observer: Observer,
-        payer: Payer,
+        billing: BillingContext,
         request: ModelRequest,
         route: Route,
     ) -> None:
-        self.payer = payer
+        self.billing = billing
         self.usage = Usage(0, 0)
         self.waited = 0.0
         self._ledger = ledger
@@ -105,41 +107,41 @@ class Purchase:
         self._nano: int | None = 0
 
     @cached_property
-    def quote(self) -> Quote:
-        return quote(self._request, self._route, self._prices)
+    def ceiling(self) -> CostCeiling:
+        return cost_ceiling(self._request, self._route, self._prices)
 
     def check(self) -> None:
         """Raise what would stop the payer from making such a call at all."""
-        if self.payer.has_budget:
-            self._ledger.check(self.payer, self.quote.nano, self.quote.unpriced)
+        if self.billing.has_budget:
+            self._ledger.check(self.billing, self.ceiling.nano, self.ceiling.unpriced)
 
-    def reserve(self, target: Target, attempt: int) -> Bill:
+    def reserve(self, target: Target, attempt: int) -> CallAccounting:
         """The bill of a call that may be made now.
 
         Raises BudgetExceeded, BudgetReserved, ModelNotPriced and StoreUnavailable.
         """
-        call = Call(
-            self.payer,
+        call = ProviderCall(
+            self.billing,
             route=self._route.name,
             provider=target.provider.name,
             model=target.model,
             attempt=attempt,
-            input_tokens=self.quote.input_tokens,
-            output_tokens=self.quote.output_tokens,
-            nano=self.quote.nano,
-            unpriced=self.quote.unpriced,
+            input_tokens=self.ceiling.input_tokens,
+            output_tokens=self.ceiling.output_tokens,
+            nano=self.ceiling.nano,
+            unpriced=self.ceiling.unpriced,
         )
         call_id = self._ledger.reserve(call)
-        watch = self._observer.call(call, self._request.call, target.provider.kind)
-        return Bill(self, self._ledger, call_id, price_of(target, self._prices), watch)
+        observer = self._observer.call(call, self._request.operation, target.provider.kind)
+        return CallAccounting(self, self._ledger, call_id, price_of(target, self._prices), observer)
 
     def capped(self, target: Target) -> ModelRequest:
         """The request with the model's maximum said, where the client said none and it fits."""
         price = price_of(target, self._prices)
-        if price is None or self.quote.named or self._request.call != "chat/completions":
+        if price is None or self.ceiling.named or self._request.operation != "chat/completions":
             return self._request
         cap, context = price.max_output, price.context
-        if cap is None or (context is not None and self.quote.input_tokens + cap > context):
+        if cap is None or (context is not None and self.ceiling.input_tokens + cap > context):
             return self._request
         return replace(self._request, output_cap=cap)
 
@@ -152,26 +154,26 @@ class Purchase:
         self._nano = None if nano is None or self._nano is None else self._nano + nano
 
 
-class Bill:
+class CallAccounting:
     """One call to a provider: reserved, and settled once, by pay() or else by fail()."""
 
     def __init__(
         self,
-        purchase: Purchase,
+        costs: CostTracker,
         ledger: Ledger,
         call_id: int,
         price: Price | None,
-        watch: CallWatch,
+        observer: CallObserver,
     ) -> None:
-        self.meter = Meter(watch.chunk)
-        self.watch = watch
-        self._purchase = purchase
+        self.stream_usage = StreamUsage(observer.chunk)
+        self.observer = observer
+        self._costs = costs
         self._ledger = ledger
         self._call_id = call_id
         self._price = price
         self._settled = False
 
-    def pay(self, answer: Answer) -> None:
+    def complete(self, answer: Answer) -> None:
         """The call came to its end, with this answer."""
         self._settle(CallState.SETTLED, answer.usage, None, answer.model)
 
@@ -180,22 +182,28 @@ class Bill:
         known = isinstance(error, WeirError)
         name = error.name if isinstance(error, WeirError) else None
         broken = CallState.CUT if known else CallState.CANCELLED
-        meter = self.meter
-        if meter.usage is not None:
-            self._settle(broken, meter.usage, name)
-        elif meter.has_begun:
-            counted = meter.tokens if known else meter.tokens_when_left
-            hidden = meter.hidden if self._price and self._price.reasoning else 0
-            self._settle(broken, self._at_most(counted + hidden), name)
+        stream_usage = self.stream_usage
+        if stream_usage.usage is not None:
+            self._settle(broken, stream_usage.usage, name)
+        elif stream_usage.has_begun:
+            counted = stream_usage.tokens if known else stream_usage.tokens_when_cancelled
+            hidden_tokens = (
+                stream_usage.hidden_tokens if self._price and self._price.reasoning else 0
+            )
+            self._settle(broken, self._at_most(counted + hidden_tokens), name)
         elif not known:
-            self._settle(broken, self._at_most(self._purchase.quote.choices * meter.unseen), name)
+            self._settle(
+                broken,
+                self._at_most(self._costs.ceiling.choices * stream_usage.unseen_tokens),
+                name,
+            )
         elif isinstance(error, ProviderError) and error.may_be_charged:
-            self._settle(broken, self._at_most(self._purchase.quote.output_tokens), name)
+            self._settle(broken, self._at_most(self._costs.ceiling.output_tokens), name)
         else:
             self._settle(CallState.FAILED, Usage(0, 0), name)
 
     def _at_most(self, output: int) -> Usage:
-        ceiling = self._purchase.quote
+        ceiling = self._costs.ceiling
         most = min(output, ceiling.output_tokens)
         return Usage(ceiling.input_tokens, most, estimated=True)
 
@@ -208,7 +216,7 @@ class Bill:
         nano = self._price.cost(usage) if self._price else None
         if state is CallState.FAILED:
             nano = 0
-        self._purchase.add(usage, nano)
+        self._costs.add(usage, nano)
         settlement = Settlement(state, usage, nano, error)
         self._ledger.settle(self._call_id, settlement)
-        self.watch.over(settlement, model)
+        self.observer.finished(settlement, model)

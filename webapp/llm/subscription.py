@@ -7,20 +7,20 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from webapp.alarm import Alarm
+from webapp.deadline_timer import DeadlineTimer
 from webapp.errors import ProviderError, ProviderFailed, ProviderTimedOut, WeirError
+from webapp.llm.cached import CachedAnswer, CachedStream
 from webapp.llm.flight import SHARED_ERRORS, FlightLost, Listener
-from webapp.llm.kept import Kept, KeptStream
-from webapp.llm.messages import Answer, CacheState, Origin, Part, Piece, Reply
-from webapp.llm.ports import Span, Terms
+from webapp.llm.messages import Answer, AnswerMetadata, CacheState, Chunk, FinalAnswer, StreamEvent
+from webapp.llm.ports import CallOptions, Span
 
-CHECK_EVERY = 1.0
+CHECK_INTERVAL = 1.0
 
 
 class Stream(Protocol):
     """An answer as it comes: `next()` until it gives the Reply, then `close()`."""
 
-    def next(self, within: float) -> Part | None:
+    def next(self, within: float) -> StreamEvent | None:
         """The next part; None if nothing comes `within` seconds. Raises WeirError."""
         ...
 
@@ -29,51 +29,51 @@ class Stream(Protocol):
         ...
 
 
-class LiveStream:
+class FlightSubscription:
     """Listens to a flight until it ends; joins another one where its leader is lost.
 
-    `stale` gives a kept answer that may stand in where every provider fails; `span` ends with it.
+    `stale` gives a cached answer that may stand in where every provider fails; `span` ends with it.
     """
 
     def __init__(
         self,
         streamed: bool,
         route: str,
-        terms: Terms,
+        options: CallOptions,
         *,
         join: Callable[[], Listener],
-        stale: Callable[[], Kept | None],
+        stale: Callable[[], CachedAnswer | None],
         span: Span,
     ) -> None:
         self._streamed = streamed
         self._route = route
-        self._terms = terms
+        self._options = options
         self._join = join
         self._stale = stale
         self._span = span
         self._failed: ProviderError | None = None
         self._opened = False
         self._sent = False
-        self._stand_in: KeptStream | None = None
-        self._next_check = time.monotonic() + CHECK_EVERY
-        self._alarm = Alarm(lambda: self._listener.wake.set())
+        self._fallback: CachedStream | None = None
+        self._next_check = time.monotonic() + CHECK_INTERVAL
+        self._timer = DeadlineTimer(lambda: self._listener.wake.set())
         try:
             self._listener = join()
         except WeirError as error:
             span.end(error)
             raise
 
-    def next(self, within: float) -> Part | None:
+    def next(self, within: float) -> StreamEvent | None:
         until = time.monotonic() + within
         while True:
-            if self._stand_in:
-                return self._stand_in.next(within)
+            if self._fallback:
+                return self._fallback.next(within)
             try:
-                part = self._available()
-                if part is not None:
-                    return part
+                event = self._available()
+                if event is not None:
+                    return event
                 now = time.monotonic()
-                if not self._sent and now >= self._terms.deadline:
+                if not self._sent and now >= self._options.deadline:
                     raise ProviderTimedOut("There was no answer before the deadline.")
             except FlightLost:
                 self._listener.leave()
@@ -88,43 +88,43 @@ class LiveStream:
             self._wait(now, until)
 
     def close(self) -> None:
-        self._alarm.stop()
+        self._timer.stop()
         self._listener.leave()
         self._span.end(self._failed, role="leader" if self._listener.leads else "follower")
 
     def _wait(self, now: float, until: float) -> None:
         if now >= self._next_check:
-            self._next_check = now + CHECK_EVERY
-            self._terms.caller.check()
+            self._next_check = now + CHECK_INTERVAL
+            self._options.client.check()
         end = min(until, self._next_check)
         if not self._sent:
-            end = min(end, self._terms.deadline)
-        self._alarm.by(end)
+            end = min(end, self._options.deadline)
+        self._timer.fire_by(end)
         self._listener.wake.wait()
         self._listener.wake.clear()
 
-    def _available(self) -> Part | None:
+    def _available(self) -> StreamEvent | None:
         """The next part, if it is there. Raises what the flight came to, or FlightLost."""
         flight = self._listener.flight
         if flight.begun and not self._opened:
             self._opened = True
-            return self._origin()
-        piece = self._listener.take()
-        if piece is not None:
+            return self._metadata()
+        chunk = self._listener.next_chunk()
+        if chunk is not None:
             self._sent = self._streamed
-            return piece
+            return chunk
         if flight.end is None:
             return None
         if isinstance(flight.end, Answer):
             return self._end(flight.end)
         raise self._failure(flight.end)
 
-    def _end(self, answer: Answer) -> Part:
+    def _end(self, answer: Answer) -> StreamEvent:
         if self._streamed and not self._sent and answer.content:
             # It joined a request that was not streamed.
             self._sent = True
-            return Piece("", answer.content)
-        return Reply(answer, self._origin())
+            return Chunk("", answer.content)
+        return FinalAnswer(answer, self._metadata())
 
     def _failure(self, end: Exception) -> Exception:
         """What the end of a flight that failed means to this listener."""
@@ -138,13 +138,13 @@ class LiveStream:
 
     def _fall_back(self, error: ProviderError) -> None:
         """Serve an expired answer where every provider fails and nothing has gone out yet."""
-        kept = None if self._opened or error.status < 500 else self._stale()
-        if kept is None:
+        cached = None if self._opened or error.status < 500 else self._stale()
+        if cached is None:
             raise error
-        self._stand_in = KeptStream(kept, CacheState.STALE, self._route, self._streamed)
+        self._fallback = CachedStream(cached, CacheState.STALE, self._route, self._streamed)
 
-    def _origin(self) -> Origin:
+    def _metadata(self) -> AnswerMetadata:
         flight = self._listener.flight
-        state = self._terms.led if self._listener.leads else CacheState.COALESCED
+        state = self._options.led if self._listener.leads else CacheState.COALESCED
         waited = flight.waited if self._listener.leads else None
-        return Origin(state, self._route, flight.provider, flight.attempts, waited=waited)
+        return AnswerMetadata(state, self._route, flight.provider, flight.attempts, waited=waited)

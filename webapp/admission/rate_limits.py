@@ -5,7 +5,7 @@
 - `day`: of a UTC day. A counter with the day that it counts.
 - `parallel`: running at the same time. A sorted set of running requests with the ends of their
   leases, which their worker renews: those of a killed one come free by themselves.
-- `tokens`: looked at only; gate/token_windows.py takes from them.
+- `tokens`: looked at only; admission/token_windows.py takes from them.
 
 One script looks at all limits of a request and takes from all or from none, so a refused request
 consumes nothing. While Redis is away (or where there is none) each process counts for itself, its
@@ -25,13 +25,13 @@ from typing import Literal
 from limits import RateLimitItem
 
 from webapp.allowance import Allowance
-from webapp.storage.shared_memory import Script, SharedMemory, SharedMemoryAway
+from webapp.storage.redis_client import RedisClient, RedisUnavailable, Script
 
 PREFIX = "weir:window:"
 SECOND = 1_000_000  # windows are counted in microseconds
 DAY = 86_400
-LEASE = 10  # seconds
-SWEEP_ABOVE = 10_000
+LEASE_TTL = 10  # seconds
+SWEEP_THRESHOLD = 10_000
 UNKNOWN = -1
 
 # KEYS: one for each limit. ARGV: kind, amount and length in microseconds of each; at last what has
@@ -136,7 +136,7 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class LimitState:
     """One limit after a request: `reset` (Unix seconds) is when its next place becomes free."""
 
     limit: Limit
@@ -149,51 +149,53 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Decision:
     """What became of a request: allowed or not, and the state of each of its limits."""
 
     allowed: bool
     now: float
-    windows: tuple[Window, ...]
+    states: tuple[LimitState, ...]
 
     @property
-    def tightest(self) -> Window:
+    def tightest(self) -> LimitState:
         """The limit on requests in time with the least left; of several, the one that frees a
         place last."""
-        counted = [window for window in self.windows if window.limit.kind in {"window", "day"}]
-        return min(counted, key=lambda window: (window.remaining, -window.reset))
+        counted = [state for state in self.states if state.limit.kind in {"window", "day"}]
+        return min(counted, key=lambda state: (state.remaining, -state.reset))
 
     @property
-    def refusing(self) -> Window:
+    def exhausted(self) -> LimitState:
         """The limit that has nothing left; of several, the one that frees a place last."""
-        full = [w for w in self.windows if not w.remaining and w.limit.kind != "tokens"]
-        return max(full, key=lambda window: window.reset)
+        full = [w for w in self.states if not w.remaining and w.limit.kind != "tokens"]
+        return max(full, key=lambda state: state.reset)
 
     @property
-    def tokens(self) -> Window | None:
-        return next((w for w in self.windows if w.limit.kind == "tokens"), None)
+    def tokens(self) -> LimitState | None:
+        return next((w for w in self.states if w.limit.kind == "tokens"), None)
 
     @property
     def retry_after(self) -> int:
         """Whole seconds until every limit has a place again, rounded up."""
-        return max(1, math.ceil(self.refusing.reset - self.now))
+        return max(1, math.ceil(self.exhausted.reset - self.now))
 
 
 @lru_cache(10_000)
 def limits_of(allowance: Allowance) -> tuple[Limit, ...]:
     """The limits on the requests of whoever has this allowance."""
-    limits = [*windows_of(allowance.windows)]
+    limits = [*window_limits(allowance.windows)]
     if allowance.requests_per_day is not None:
         limits.append(Limit("day", "requests_per_day", allowance.requests_per_day, DAY))
     if allowance.parallel_requests is not None:
-        limits.append(Limit("parallel", "parallel_requests", allowance.parallel_requests, LEASE))
+        limits.append(
+            Limit("parallel", "parallel_requests", allowance.parallel_requests, LEASE_TTL)
+        )
     if allowance.tokens_per_minute is not None:
         limits.append(Limit("tokens", "tokens_per_minute", allowance.tokens_per_minute, 60))
     return tuple(limits)
 
 
 @lru_cache(1_000)
-def windows_of(items: tuple[RateLimitItem, ...]) -> tuple[Limit, ...]:
+def window_limits(items: tuple[RateLimitItem, ...]) -> tuple[Limit, ...]:
     """Limits as Flask-Limiter writes them."""
     return tuple(Limit("window", str(item), item.amount, item.get_expiry()) for item in items)
 
@@ -204,7 +206,7 @@ def key_of(bucket: str, limit: Limit) -> str:
     return f"{PREFIX}{{{bucket}}}:{name}"
 
 
-class SlidingWindows:
+class RateLimits:
     """Takes from the limits of a bucket; shared through Redis where there is one.
 
     `counted_today` says what the database has of a bucket's requests of this day, for a Redis or a
@@ -213,33 +215,33 @@ class SlidingWindows:
 
     def __init__(
         self,
-        shared_memory: SharedMemory | None,
+        redis: RedisClient | None,
         workers: int,
         counted_today: Callable[[str], int] = lambda _: 0,
         tokens_here: Callable[[str], int] = lambda _: 0,
     ) -> None:
-        self._shared_memory = shared_memory
-        self._local = LocalWindows(workers if shared_memory else 1, counted_today, tokens_here)
+        self._redis = redis
+        self._local = LocalRateLimits(workers if redis else 1, counted_today, tokens_here)
         self._counted_today = counted_today
         self._running: dict[str, set[str]] = {}
 
     @property
     def degraded(self) -> bool:
-        return bool(self._shared_memory and self._shared_memory.away)
+        return bool(self._redis and self._redis.unavailable)
 
-    def take(self, bucket: str, limits: Sequence[Limit], request: str = "-") -> Verdict:
+    def acquire(self, bucket: str, limits: Sequence[Limit], request: str = "-") -> Decision:
         """Take one request from every limit of the bucket, or from none.
 
         Of one that counts as running, release() has to be told the end.
         """
-        verdict = self._verdict(bucket, limits, request)
-        if verdict.allowed and any(limit.kind == "parallel" for limit in limits):
+        decision = self._decide(bucket, limits, request)
+        if decision.allowed and any(limit.kind == "parallel" for limit in limits):
             self._running.setdefault(bucket, set()).add(request)
-        return verdict
+        return decision
 
-    def look(self, bucket: str, limits: Sequence[Limit]) -> Verdict:
+    def peek(self, bucket: str, limits: Sequence[Limit]) -> Decision:
         """What take() would find, without taking."""
-        return self._verdict(bucket, limits, "")
+        return self._decide(bucket, limits, "")
 
     def release(self, bucket: str, request: str) -> None:
         """The request runs no more."""
@@ -250,50 +252,50 @@ class SlidingWindows:
         if not running:
             del self._running[bucket]
         self._local.release(bucket, request)
-        if self._shared_memory is not None:
-            self._shared_memory.hand_in("ZREM", f"{PREFIX}{{{bucket}}}:parallel", request)
+        if self._redis is not None:
+            self._redis.send_and_forget("ZREM", f"{PREFIX}{{{bucket}}}:parallel", request)
 
     def tick(self) -> None:
         """Renew the leases of the requests that still run."""
-        if self._shared_memory is None:
+        if self._redis is None:
             return
         for bucket, running in list(self._running.items()):
             try:
                 key = f"{PREFIX}{{{bucket}}}:parallel"
-                self._shared_memory.run(RENEW, key, LEASE * SECOND, *running)
-            except SharedMemoryAway:
+                self._redis.run(RENEW, key, LEASE_TTL * SECOND, *running)
+            except RedisUnavailable:
                 return
 
-    def _verdict(self, bucket: str, limits: Sequence[Limit], request: str) -> Verdict:
-        if self._shared_memory is not None:
+    def _decide(self, bucket: str, limits: Sequence[Limit], request: str) -> Decision:
+        if self._redis is not None:
             try:
-                return self._shared(self._shared_memory, bucket, limits, request)
-            except SharedMemoryAway:
+                return self._shared(self._redis, bucket, limits, request)
+            except RedisUnavailable:
                 pass
-        return self._local.verdict(bucket, limits, request)
+        return self._local.decision(bucket, limits, request)
 
     def _shared(
-        self, shared_memory: SharedMemory, bucket: str, limits: Sequence[Limit], request: str
-    ) -> Verdict:
+        self, redis: RedisClient, bucket: str, limits: Sequence[Limit], request: str
+    ) -> Decision:
         count = len(limits)
         script = _SCRIPTS.get(count) or _SCRIPTS.setdefault(count, Script(TAKE, count))
         arguments: list[str | int] = [key_of(bucket, limit) for limit in limits]
         for limit in limits:
             arguments += (limit.kind, limit.amount, limit.length * SECOND)
-        ends = (LEASE * SECOND, request)
-        allowed, now, *states = shared_memory.run(script, *arguments, UNKNOWN, *ends)
+        ends = (LEASE_TTL * SECOND, request)
+        allowed, now, *states = redis.run(script, *arguments, UNKNOWN, *ends)
         if allowed < 0:
             known = self._counted_today(bucket)
-            allowed, now, *states = shared_memory.run(script, *arguments, known, *ends)
+            allowed, now, *states = redis.run(script, *arguments, known, *ends)
         pairs = zip(states[::2], states[1::2], strict=True)
-        windows = tuple(
-            Window(limit, used, reset / SECOND)
+        states = tuple(
+            LimitState(limit, used, reset / SECOND)
             for limit, (used, reset) in zip(limits, pairs, strict=True)
         )
-        return Verdict(bool(allowed), now / SECOND, windows)
+        return Decision(bool(allowed), now / SECOND, states)
 
 
-class LocalWindows:
+class LocalRateLimits:
     """The same limits within this process, each divided among `workers`."""
 
     def __init__(
@@ -309,11 +311,11 @@ class LocalWindows:
         self._days: dict[str, tuple[int, int]] = {}
         self._running: dict[str, set[str]] = {}
 
-    def take(self, bucket: str, limits: Sequence[Limit]) -> Verdict:
-        return self.verdict(bucket, limits, "-")
+    def acquire(self, bucket: str, limits: Sequence[Limit]) -> Decision:
+        return self.decision(bucket, limits, "-")
 
-    def look(self, bucket: str, limits: Sequence[Limit]) -> Verdict:
-        return self.verdict(bucket, limits, "")
+    def peek(self, bucket: str, limits: Sequence[Limit]) -> Decision:
+        return self.decision(bucket, limits, "")
 
     def release(self, bucket: str, request: str) -> None:
         running = self._running.get(bucket, set())
@@ -321,7 +323,7 @@ class LocalWindows:
         if not running:
             self._running.pop(bucket, None)
 
-    def verdict(self, bucket: str, limits: Sequence[Limit], request: str) -> Verdict:
+    def decision(self, bucket: str, limits: Sequence[Limit], request: str) -> Decision:
         if bucket not in self._days and any(limit.kind == "day" for limit in limits):
             # Asked before anything is looked at: others may be served meanwhile.
             counted = self._counted_today(bucket)
@@ -338,13 +340,13 @@ class LocalWindows:
                 self._take(bucket, limit, now, wall, request, count)
                 for limit, count in zip(limits, used, strict=True)
             ]
-        windows = []
+        states = []
         for limit, count, share in zip(limits, used, shares, strict=True):
             reset = self._reset(bucket, limit, now, wall, share)
             # What others may take is shown as used once this process's share is.
             shown = count + limit.amount - share if count >= share else count
-            windows.append(Window(limit, shown, reset))
-        return Verdict(allowed, wall, tuple(windows))
+            states.append(LimitState(limit, shown, reset))
+        return Decision(allowed, wall, tuple(states))
 
     def _used(self, bucket: str, limit: Limit, now: float, wall: float) -> int:
         if limit.kind == "day":
@@ -380,7 +382,7 @@ class LocalWindows:
         return wall + leaving + limit.length - now
 
     def _log(self, bucket: str, limit: Limit, now: float) -> deque[float]:
-        if len(self._logs) > SWEEP_ABOVE:
+        if len(self._logs) > SWEEP_THRESHOLD:
             self._sweep(now)
         log = self._logs.setdefault((bucket, limit.length), deque())
         while log and log[0] <= now - limit.length:

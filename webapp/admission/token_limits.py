@@ -12,11 +12,11 @@ import uuid
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from webapp.admission.rate_limits import PREFIX, SECOND
 from webapp.errors import RateLimitExceeded
-from webapp.gate.windows import PREFIX, SECOND
-from webapp.storage.shared_memory import Script, SharedMemory, SharedMemoryAway
+from webapp.storage.redis_client import RedisClient, RedisUnavailable, Script
 
-LENGTH = 60
+WINDOW = 60
 
 # KEYS: the entries by time, their tokens. ARGV: the limit, the tokens, the id of the entry.
 # Reply: taken (0/1), the sum, and how long (microseconds) until there is room.
@@ -63,22 +63,22 @@ end
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class TokenReservation:
     """A reservation."""
 
     bucket: str
     id: str
 
 
-class TokenWindows:
+class TokenRateLimits:
     """Reserves and settles; shared through Redis where there is one."""
 
-    def __init__(self, shared_memory: SharedMemory | None, workers: int) -> None:
-        self._shared_memory = shared_memory
-        self._workers = workers if shared_memory else 1
+    def __init__(self, redis: RedisClient | None, workers: int) -> None:
+        self._redis = redis
+        self._workers = workers if redis else 1
         self._local: dict[str, OrderedDict[str, tuple[float, int]]] = {}
 
-    def reserve(self, bucket: str, limit: int, tokens: int, *, named: bool) -> Held:
+    def reserve(self, bucket: str, limit: int, tokens: int, *, named: bool) -> TokenReservation:
         """Take tokens from this minute. Raises RateLimitExceeded.
 
         A call that may use more than the whole limit runs alone in its minute; where the client
@@ -92,8 +92,8 @@ class TokenWindows:
             )
             error.should_retry = False
             raise error
-        held = Held(bucket, uuid.uuid4().hex)
-        taken, used, wait = self._take(held, limit, min(tokens, limit))
+        reservation = TokenReservation(bucket, uuid.uuid4().hex)
+        taken, used, wait = self._take(reservation, limit, min(tokens, limit))
         if not taken:
             seconds = max(1, math.ceil(wait))
             raise RateLimitExceeded(
@@ -107,49 +107,53 @@ class TokenWindows:
                 },
                 retry_after=seconds,
             )
-        return held
+        return reservation
 
-    def settle(self, held: Held, tokens: int) -> None:
+    def settle(self, reservation: TokenReservation, tokens: int) -> None:
         """Replace what was reserved by what was used."""
-        if self._shared_memory is not None:
-            keys = _keys(held.bucket)
-            self._shared_memory.hand_in("EVAL", SETTLE, 2, *keys, held.id, tokens)
-        entries = self._local.get(held.bucket)
-        if entries and held.id in entries:
-            entries[held.id] = (entries[held.id][0], tokens)
+        if self._redis is not None:
+            keys = _keys(reservation.bucket)
+            self._redis.send_and_forget("EVAL", SETTLE, 2, *keys, reservation.id, tokens)
+        entries = self._local.get(reservation.bucket)
+        if entries and reservation.id in entries:
+            entries[reservation.id] = (entries[reservation.id][0], tokens)
 
     def used_here(self, bucket: str) -> int:
         """The tokens of this minute that this process has counted for itself."""
-        oldest = time.monotonic() - LENGTH
+        oldest = time.monotonic() - WINDOW
         entries = self._local.get(bucket, OrderedDict())
         return sum(amount for at, amount in entries.values() if at > oldest)
 
-    def _take(self, held: Held, limit: int, tokens: int) -> tuple[bool, int, float]:
-        if self._shared_memory is not None:
+    def _take(
+        self, reservation: TokenReservation, limit: int, tokens: int
+    ) -> tuple[bool, int, float]:
+        if self._redis is not None:
             try:
-                keys = _keys(held.bucket)
-                taken, used, wait = self._shared_memory.run(RESERVE, *keys, limit, tokens, held.id)
+                keys = _keys(reservation.bucket)
+                taken, used, wait = self._redis.run(RESERVE, *keys, limit, tokens, reservation.id)
                 return bool(taken), used, wait / SECOND
-            except SharedMemoryAway:
+            except RedisUnavailable:
                 pass
-        return self._take_locally(held, limit, tokens)
+        return self._take_locally(reservation, limit, tokens)
 
-    def _take_locally(self, held: Held, limit: int, tokens: int) -> tuple[bool, int, float]:
+    def _take_locally(
+        self, reservation: TokenReservation, limit: int, tokens: int
+    ) -> tuple[bool, int, float]:
         share, now = max(1, limit // self._workers), time.monotonic()
-        entries = self._local.setdefault(held.bucket, OrderedDict())
-        while entries and next(iter(entries.values()))[0] <= now - LENGTH:
+        entries = self._local.setdefault(reservation.bucket, OrderedDict())
+        while entries and next(iter(entries.values()))[0] <= now - WINDOW:
             entries.popitem(last=False)
         used = sum(amount for _, amount in entries.values())
         wanted = min(tokens, share)
         if used + wanted <= share:
-            entries[held.id] = (now, wanted)
+            entries[reservation.id] = (now, wanted)
             return True, used + wanted, 0.0
         left = used
         for at, amount in entries.values():
             left -= amount
             if left + wanted <= share:
-                return False, used, at + LENGTH - now
-        return False, used, float(LENGTH)
+                return False, used, at + WINDOW - now
+        return False, used, float(WINDOW)
 
 
 def _keys(bucket: str) -> tuple[str, str]:

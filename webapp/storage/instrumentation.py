@@ -4,4 +4,4 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 # What is around an operation, named by its kind, to see how long it takes and how it ends.
-Watch = Callable[[str], AbstractContextManager[object]]
+InstrumentationHook = Callable[[str], AbstractContextManager[object]]

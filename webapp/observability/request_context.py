@@ -18,7 +18,7 @@ TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 @dataclass(slots=True)
-class RequestRecord:
+class RequestContext:
     """The facts of a request. `cost_usd` is None where unknown; `cache` is an X-Cache value.
 
     `failed` says that it ended with a fault of the server's side, whatever its status had been.
@@ -60,21 +60,21 @@ class RequestRecord:
 
 def begin(
     request_id: str | None, traceparent: str | None, method: str, path: str, span: Span = NO_SPAN
-) -> RequestRecord:
+) -> RequestContext:
     """A new record, under the client's request id if that is well-formed."""
     if not request_id or not REQUEST_ID.fullmatch(request_id):
         request_id = str(uuid.uuid4())
     trace = TRACEPARENT.fullmatch(traceparent or "")
     trace_id = span.trace_id or (trace.group(1) if trace else None)
-    return RequestRecord(request_id, method, path, trace_id, span=span)
+    return RequestContext(request_id, method, path, trace_id, span=span)
 
 
-def current() -> RequestRecord:
+def current() -> RequestContext:
     """The record of the current request."""
-    return cast(RequestRecord, g.record)
+    return cast(RequestContext, g.request_context)
 
 
 def current_id() -> str | None:
     """The id of the current request; None where there is none."""
-    noted: RequestRecord | None = g.get("record") if has_app_context() else None
-    return noted.request_id if noted else None
+    context: RequestContext | None = g.get("record") if has_app_context() else None
+    return context.request_id if context else None

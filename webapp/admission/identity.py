@@ -16,12 +16,12 @@ from webapp.accounts.keys import ApiKey, KeyStore, digest, now
 from webapp.accounts.tokens import Claims, Tokens
 from webapp.allowance import Allowance
 from webapp.errors import MalformedRequest, NotAllowed, NotAuthenticated, StoreUnavailable
-from webapp.llm.ports import Payer
+from webapp.llm.ports import BillingContext
 from webapp.settings import DEMO_SECRETS
 
-FRESH_FOR = 4.0  # a revoked key stops everywhere within 5 s
-STALE_FOR = 600.0
-REMEMBERED = 10_000
+FRESH_TTL = 4.0  # a revoked key stops everywhere within 5 s
+STALE_TTL = 600.0
+MAX_REMEMBERED = 10_000
 KEY_HEADERS = ("X-API-Key", "api-key")
 
 NO_CREDENTIAL = "Send an API key: X-API-Key, api-key, or Authorization: Bearer."
@@ -54,10 +54,10 @@ class Principal:
     def bucket(self) -> str:
         return f"key-{self.key_id}"
 
-    def payer(self, request_id: str = "", endpoint: str = "") -> Payer:
+    def billing(self, request_id: str = "", endpoint: str = "") -> BillingContext:
         """Who pays for what a request of this one leads to."""
         allowance = self.allowance
-        return Payer(
+        return BillingContext(
             self.key_id,
             request_id,
             endpoint,
@@ -159,7 +159,7 @@ class Identities:
 
     def _fresh(self, name: str) -> Principal | None:
         found, principal = self._remembered.get(name, (None, None))
-        if found is None or principal is None or time.monotonic() - found >= FRESH_FOR:
+        if found is None or principal is None or time.monotonic() - found >= FRESH_TTL:
             return None
         return None if principal.has_expired else principal
 
@@ -177,8 +177,8 @@ class Identities:
         try:
             principal = find()
         except StoreUnavailable:
-            found, principal = self._remembered.get(name, (asked - STALE_FOR, None))
-            if principal is None or principal.has_expired or asked - found >= STALE_FOR:
+            found, principal = self._remembered.get(name, (asked - STALE_TTL, None))
+            if principal is None or principal.has_expired or asked - found >= STALE_TTL:
                 raise
             return replace(principal, stale=True)
         if principal is None:
@@ -186,7 +186,7 @@ class Identities:
             return None
         self._remembered[name] = (asked, principal)
         self._remembered.move_to_end(name)
-        if len(self._remembered) > REMEMBERED:
+        if len(self._remembered) > MAX_REMEMBERED:
             self._remembered.popitem(last=False)
         return principal
 

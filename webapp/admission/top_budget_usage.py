@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 
-from webapp.gate.identity import Identities
+from webapp.admission.identity import Identities
 from webapp.metering.ledger import Ledger
 from webapp.observability.gauges import BudgetUse
 
-AT_MOST = 50
-SPENDERS = 1_000
-KEPT = 15.0  # seconds
+MAX_RESULTS = 50
+MAX_KEYS = 1_000
+RESULT_TTL = 15.0  # seconds
 
 
-class FullestBudgets:
+class TopBudgetUsage:
     """Finds them among the keys that have spent most this month."""
 
     def __init__(self, ledger: Ledger, identities: Identities) -> None:
@@ -26,16 +26,16 @@ class FullestBudgets:
         """The fullest first. Raises StoreUnavailable."""
         if time.monotonic() >= self._found_until:
             self._found = self._find()
-            self._found_until = time.monotonic() + KEPT
+            self._found_until = time.monotonic() + RESULT_TTL
         return self._found
 
     def _find(self) -> list[BudgetUse]:
-        principals = self._identities.of_key_ids(self._ledger.spenders(SPENDERS))
-        budgets = self._ledger.budgets_of_all([one.payer() for one in principals])
+        principals = self._identities.of_key_ids(self._ledger.spenders(MAX_KEYS))
+        budgets = self._ledger.budgets_of_all([one.billing() for one in principals])
         uses = [
             BudgetUse(f"{one.name} ({one.key_id})", budget.period, budget.spent / budget.limit)
             for one in principals
             for budget in budgets.get(one.key_id, ())
             if budget.limit
         ]
-        return sorted(uses, key=lambda use: use.ratio, reverse=True)[:AT_MOST]
+        return sorted(uses, key=lambda use: use.ratio, reverse=True)[:MAX_RESULTS]

@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 NICE = 10
 
 
-def beside(work: Callable[[], Result]) -> Result:
+def run_in_thread(work: Callable[[], Result]) -> Result:
     """The result of `work`, done in a native thread where gevent runs the process.
 
     What it raises is raised here, and not printed by gevent as the end of a thread.
@@ -28,14 +28,14 @@ def beside(work: Callable[[], Result]) -> Result:
     return _result_in(gevent.get_hub().threadpool, work)
 
 
-class Background:
+class LowPriorityWorker:
     """A native thread of its own for what computes for long: gevent's loop takes the core first."""
 
     def __init__(self) -> None:
         self._thread: ThreadPool | None = None
 
     def run(self, work: Callable[[], Result]) -> Result:
-        """As `beside`; one at a time."""
+        """As `run_in_thread`; one at a time."""
         if not gevent.monkey.is_module_patched("threading"):
             return work()
         if self._thread is None:

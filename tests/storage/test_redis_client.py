@@ -12,13 +12,13 @@ import redis
 
 from tests.support.servers import REPOSITORY, Valkey, wait_until
 from webapp.storage.answer_cache import MemoryBackend
-from webapp.storage.shared_memory import SharedMemory, SharedMemoryAway
+from webapp.storage.redis_client import RedisClient, RedisUnavailable
 
 MANY = """
 from gevent import monkey; monkey.patch_all()
 import gevent, sys
-from webapp.storage.shared_memory import SharedMemory
-memory = SharedMemory(sys.argv[1])
+from webapp.storage.redis_client import RedisClient
+memory = RedisClient(sys.argv[1])
 asked = [gevent.spawn(memory.execute, "INCR", "n") for _ in range(500)]
 gevent.joinall(asked)
 assert sorted(one.value for one in asked) == list(range(1, 501))
@@ -51,8 +51,8 @@ class Sentinel(Valkey):
 
 
 @pytest.fixture
-def memory(fresh_valkey: Valkey) -> SharedMemory:
-    return SharedMemory(fresh_valkey.url)
+def memory(fresh_valkey: Valkey) -> RedisClient:
+    return RedisClient(fresh_valkey.url)
 
 
 def test_many_greenlets_share_one_connection() -> None:
@@ -65,37 +65,37 @@ def test_many_greenlets_share_one_connection() -> None:
 
 
 def test_it_fails_at_once_while_redis_is_away_and_finds_it_again(
-    memory: SharedMemory, fresh_valkey: Valkey
+    memory: RedisClient, fresh_valkey: Valkey
 ) -> None:
     memory.execute("SET", "a", "1")
     fresh_valkey.stop()
     for _ in range(100):
-        with pytest.raises(SharedMemoryAway):
+        with pytest.raises(RedisUnavailable):
             memory.execute("GET", "a")
-    assert memory.away
+    assert memory.unavailable
     fresh_valkey.start()
     with gevent.Timeout(5):
-        while memory.away:
+        while memory.unavailable:
             gevent.sleep(0.05)
     assert memory.execute("SET", "a", "2")
 
 
-def test_what_redis_refuses_counts_as_away_for_its_caller_alone(memory: SharedMemory) -> None:
+def test_what_redis_refuses_counts_as_away_for_its_caller_alone(memory: RedisClient) -> None:
     memory.execute("SET", "text", "x")
-    with pytest.raises(SharedMemoryAway):
+    with pytest.raises(RedisUnavailable):
         memory.execute("LPUSH", "text", "y")
-    assert not memory.away
+    assert not memory.unavailable
     assert memory.execute("GET", "text") == b"x"
 
 
 def test_a_cluster_and_a_sentinel_are_reached_by_their_urls(fresh_valkey: Valkey) -> None:
     with ClusterNode() as node:
         node.take_all_slots()
-        memory = SharedMemory(f"redis+cluster://127.0.0.1:{node.port}")
+        memory = RedisClient(f"redis+cluster://127.0.0.1:{node.port}")
         memory.execute("SET", "a", "1")
         assert memory.execute("GET", "a") == b"1"
     with Sentinel(fresh_valkey) as sentinel:
-        memory = SharedMemory(f"redis+sentinel://127.0.0.1:{sentinel.port}/weir/0")
+        memory = RedisClient(f"redis+sentinel://127.0.0.1:{sentinel.port}/weir/0")
         memory.execute("SET", "b", "2")
         assert memory.execute("GET", "b") == b"2"
     with redis.Redis.from_url(fresh_valkey.url) as client:

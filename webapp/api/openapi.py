@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of every door beside its schemas, and the pages that show it."""
+"""The OpenAPI document beyond the schemas, and the pages that show it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import flask_smorest
 from flask import Flask, Response, current_app, render_template, url_for
 from marshmallow import Schema, fields
 
+from webapp.admission import public
 from webapp.api.blueprint import Blueprint
 from webapp.api.schemas import ErrorSchema, OpenAIErrorSchema
-from webapp.gate import public
 from webapp.version import VERSION
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -115,7 +115,7 @@ def query_of(schema: type[Schema]) -> list[dict[str, Any]]:
 
 
 def answers_and_errors(view: View) -> View:
-    """Document what all answering doors share: credentials, the stream, the errors."""
+    """Document what all answering endpoints share: credentials, the stream, the errors."""
     stream = {"text/event-stream": {"schema": EVENT}}
     documented: View = Blueprint.doc(
         security=ONE_OF_THEM, responses={200: {"content": stream}}, parameters=HEADERS
@@ -129,7 +129,7 @@ def openai_errors_of(*statuses: int) -> Callable[[View], View]:
 
 
 def openai_answers_and_errors(*, streamed: bool) -> Callable[[View], View]:
-    """Document what OpenAI's answering doors share; their answers are the provider's own."""
+    """Document what OpenAI's answering endpoints share; their answers are the provider's own."""
     content: dict[str, Any] = {
         "application/json": {"schema": {"type": "object", "additionalProperties": True}}
     }

@@ -31,13 +31,13 @@ keys = Table(
     Column("body", LargeBinary),
 )
 
-LEASE = 10.0
-KEPT_FOR = 86_400.0
-PURGE_EVERY = 600.0
+LEASE_TTL = 10.0
+RESPONSE_TTL = 86_400.0
+PURGE_INTERVAL = 600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class IdempotencyLease:
     """A key that a running request holds."""
 
     id: str
@@ -45,74 +45,78 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class StoredResponse:
     """How a request was answered."""
 
     headers: dict[str, str]
     body: bytes
 
 
-class Replays:
+class IdempotencyStore:
     """Every method raises StoreUnavailable when the database is away."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._held: set[str] = set()
+        self._leases: set[str] = set()
         self._purged_at = 0.0
 
-    def take(self, key_id: str, fingerprint: str) -> Held | Finished:
+    def acquire(self, key_id: str, fingerprint: str) -> IdempotencyLease | StoredResponse:
         """Hold the key for a request, or what the finished request with it was answered.
 
         Raises IdempotencyMismatch where it was used with another body, IdempotencyInProgress while
         the first request runs.
         """
         holder = str(uuid.uuid4())
-        taken = self._database.write(lambda c: _take(c, key_id, fingerprint, holder))
-        if taken is not None:
-            return taken
-        self._held.add(holder)
-        return Held(key_id, holder)
+        found = self._database.write(lambda c: _acquire(c, key_id, fingerprint, holder))
+        if found is not None:
+            return found
+        self._leases.add(holder)
+        return IdempotencyLease(key_id, holder)
 
-    def finish(self, held: Held, headers: dict[str, str], body: bytes) -> None:
+    def finish(self, lease: IdempotencyLease, headers: dict[str, str], body: bytes) -> None:
         """Keep the answer of the request that held the key."""
-        self._held.discard(held.holder)
+        self._leases.discard(lease.holder)
         update = (
             keys.update()
-            .where(keys.c.id == held.id, keys.c.holder == held.holder)
+            .where(keys.c.id == lease.id, keys.c.holder == lease.holder)
             .values(headers=json.dumps(headers), body=body)
         )
         self._database.write(lambda connection: connection.execute(update))
 
-    def release(self, held: Held) -> None:
+    def release(self, lease: IdempotencyLease) -> None:
         """Free the key: what came of the request is not kept."""
-        self._held.discard(held.holder)
-        delete = keys.delete().where(keys.c.id == held.id, keys.c.holder == held.holder)
+        self._leases.discard(lease.holder)
+        delete = keys.delete().where(keys.c.id == lease.id, keys.c.holder == lease.holder)
         self._database.write(lambda connection: connection.execute(delete))
 
     def tick(self) -> None:
         """Renew the leases of what runs here, and forget what is a day old."""
         now = time.time()
-        if self._held:
+        if self._leases:
             renew = (
                 keys.update()
-                .where(keys.c.holder.in_(sorted(self._held)))
-                .values(leased_until=now + LEASE)
+                .where(keys.c.holder.in_(sorted(self._leases)))
+                .values(leased_until=now + LEASE_TTL)
             )
             self._database.write(lambda connection: connection.execute(renew))
-        if now - self._purged_at > PURGE_EVERY:
+        if now - self._purged_at > PURGE_INTERVAL:
             self._purged_at = now
-            old = keys.delete().where(keys.c.created_at < now - KEPT_FOR, keys.c.leased_until < now)
+            old = keys.delete().where(
+                keys.c.created_at < now - RESPONSE_TTL, keys.c.leased_until < now
+            )
             self._database.write(lambda connection: connection.execute(old))
 
 
-def _take(connection: Connection, key_id: str, fingerprint: str, holder: str) -> Finished | None:
+def _acquire(
+    connection: Connection, key_id: str, fingerprint: str, holder: str
+) -> StoredResponse | None:
     """Insert the key or take over a lease that ended: None; or how the request was answered."""
     now = time.time()
     row = {
         "id": key_id,
         "fingerprint": fingerprint,
         "holder": holder,
-        "leased_until": now + LEASE,
+        "leased_until": now + LEASE_TTL,
         "created_at": now,
     }
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
@@ -123,12 +127,12 @@ def _take(connection: Connection, key_id: str, fingerprint: str, holder: str) ->
     if known is None:  # freed just now
         raise IdempotencyInProgress
     finished = known.body is not None
-    too_old = known.created_at < now - KEPT_FOR
+    too_old = known.created_at < now - RESPONSE_TTL
     if not too_old or (not finished and known.leased_until >= now):
         if known.fingerprint != fingerprint:
             raise IdempotencyMismatch
         if finished:
-            return Finished(json.loads(known.headers), known.body)
+            return StoredResponse(json.loads(known.headers), known.body)
         if known.leased_until >= now:
             raise IdempotencyInProgress
     connection.execute(

@@ -9,30 +9,30 @@ from typing import TypeVar
 
 import gevent
 
-from webapp.alarm import Alarm
+from webapp.deadline_timer import DeadlineTimer
 
 Item = TypeVar("Item")
 
 
-def bounded(items: Generator[Item], seconds: float, error: Exception) -> Generator[Item]:
+def with_gap_timeout(items: Generator[Item], seconds: float, error: Exception) -> Generator[Item]:
     """The items; raises the error in place of one that is not there after so many seconds."""
     waiting = gevent.getcurrent()
     until = time.monotonic() + seconds
 
-    def ring() -> None:
+    def fire() -> None:
         if time.monotonic() < until:
-            alarm.by(until)
+            timer.fire_by(until)
         else:
             waiting.throw(error)
 
-    alarm = Alarm(ring)
-    alarm.by(until)
+    timer = DeadlineTimer(fire)
+    timer.fire_by(until)
     try:
         for item in items:
             until = math.inf  # nobody waits
             yield item
             waiting, until = gevent.getcurrent(), time.monotonic() + seconds
-            alarm.by(until)
+            timer.fire_by(until)
     finally:
-        alarm.stop()
+        timer.stop()
         items.close()

@@ -15,9 +15,9 @@ import requests
 from tests.conftest import MakeWeir
 from tests.support.books import PRICES
 from tests.support.servers import Provider, Valkey, Weir, wait_until
+from webapp.admission.token_limits import TokenRateLimits
 from webapp.errors import RateLimitExceeded
-from webapp.gate.token_windows import TokenWindows
-from webapp.storage.shared_memory import SharedMemory
+from webapp.storage.redis_client import RedisClient
 
 KEY = "test_key_0123456789"
 OPENAI = "/v1/chat/completions"
@@ -173,7 +173,7 @@ def test_tokens_a_minute_hold_at_their_ceilings_and_settle(
 def test_a_window_of_tokens_never_has_more_than_its_limit(
     fresh_valkey: Valkey, shared: bool
 ) -> None:
-    windows = TokenWindows(SharedMemory(fresh_valkey.url) if shared else None, workers=1)
+    windows = TokenRateLimits(RedisClient(fresh_valkey.url) if shared else None, workers=1)
     held = [windows.reserve("key-1", 100, 40, named=True) for _ in range(2)]
     with pytest.raises(RateLimitExceeded) as refused:
         windows.reserve("key-1", 100, 40, named=True)

@@ -8,20 +8,20 @@ from dataclasses import dataclass, field
 
 from webapp.llm.messages import Usage
 
-FASTEST = 4_000  # tokens a second: faster than any provider writes today
-ON_ITS_WAY = 2.0  # seconds until a provider notices that Weir has hung up
-AT_LEAST_ON_ITS_WAY = 64  # tokens
-SHORTEST = 0.05  # seconds; a rate over less says nothing
+MAX_TOKENS_PER_SECOND = 4_000  # tokens a second: faster than any provider writes today
+CANCEL_LATENCY = 2.0  # seconds until a provider notices that Weir has hung up
+MIN_TOKENS_IN_FLIGHT = 64  # tokens
+MIN_DURATION = 0.05  # seconds; a rate over less says nothing
 
 
 @dataclass(slots=True)
-class Meter:
+class StreamUsage:
     """`tokens` is a bound: no tokenizer makes more tokens of a text than it has bytes.
 
     `heard` is told of each chunk that has a text.
     """
 
-    heard: Callable[[], None]
+    on_chunk: Callable[[], None]
     tokens: int = 0
     usage: Usage | None = None
     _began_at: float = field(default_factory=time.monotonic, init=False)
@@ -32,7 +32,7 @@ class Meter:
         if self._first_at is None:
             self._first_at = time.monotonic()
         if text:
-            self.heard()
+            self.on_chunk()
         self.tokens += len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
     @property
@@ -40,19 +40,19 @@ class Meter:
         return self._first_at is not None
 
     @property
-    def hidden(self) -> int:
+    def hidden_tokens(self) -> int:
         """What a model may have thought before its first chunk."""
-        return int(((self._first_at or time.monotonic()) - self._began_at) * FASTEST)
+        return int(((self._first_at or time.monotonic()) - self._began_at) * MAX_TOKENS_PER_SECOND)
 
     @property
-    def unseen(self) -> int:
+    def unseen_tokens(self) -> int:
         """What may have been written of an answer that comes as a whole, until now."""
-        return AT_LEAST_ON_ITS_WAY + self.hidden
+        return MIN_TOKENS_IN_FLIGHT + self.hidden_tokens
 
     @property
-    def tokens_when_left(self) -> int:
+    def tokens_when_cancelled(self) -> int:
         """With what may have been on its way when Weir hung up: as fast as it came until then."""
         if self._first_at is None:
             return 0
-        lasted = max(SHORTEST, time.monotonic() - self._first_at)
-        return self.tokens + max(AT_LEAST_ON_ITS_WAY, int(self.tokens / lasted * ON_ITS_WAY))
+        lasted = max(MIN_DURATION, time.monotonic() - self._first_at)
+        return self.tokens + max(MIN_TOKENS_IN_FLIGHT, int(self.tokens / lasted * CANCEL_LATENCY))

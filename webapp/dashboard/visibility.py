@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from webapp import money
+from webapp.admission.identity import Principal
+from webapp.admission.limits import details_of
+from webapp.admission.rate_limits import limits_of
 from webapp.dashboard.session import is_admin, user
 from webapp.errors import NotFound
-from webapp.gate.identity import Principal
-from webapp.gate.limits import details_of
-from webapp.gate.windows import limits_of
 from webapp.metering.budgets import Budget
 from webapp.services import services
 
@@ -54,14 +54,14 @@ def names_of_keys() -> dict[int, str]:
     return names | {one.key.id: f"account {one.username}" for one in accounts}
 
 
-def bars_of(principal: Principal) -> list[Facts]:
+def usage_bars(principal: Principal) -> list[Facts]:
     """Each limit and budget of a key: title, used, size, unit, when it resets (Unix seconds)."""
-    return bars_of_all([principal])[principal.key_id]
+    return usage_bars_by_key([principal])[principal.key_id]
 
 
-def bars_of_all(principals: Sequence[Principal]) -> dict[int, list[Facts]]:
+def usage_bars_by_key(principals: Sequence[Principal]) -> dict[int, list[Facts]]:
     """As bars_of(), by key id."""
-    budgets = services().ledger.budgets_of_all([one.payer() for one in principals])
+    budgets = services().ledger.budgets_of_all([one.billing() for one in principals])
     return {
         one.key_id: [*_limits(one), *map(_budget, budgets.get(one.key_id, []))]
         for one in principals
@@ -69,8 +69,8 @@ def bars_of_all(principals: Sequence[Principal]) -> dict[int, list[Facts]]:
 
 
 def _limits(principal: Principal) -> list[Facts]:
-    verdict = services().windows.look(principal.bucket, limits_of(principal.allowance))
-    told = map(details_of, verdict.windows)
+    decision = services().rate_limits.peek(principal.bucket, limits_of(principal.allowance))
+    told = map(details_of, decision.states)
     return [_bar(one["limit"], one["used"], one["size"], one["reset"]) for one in told]
 
 

@@ -1,4 +1,4 @@
-"""Tier limits at the doors: exact, shared, honest about when, and no hostage of Redis."""
+"""Tier limits at the endpoints: exact, shared, honest about when, and no hostage of Redis."""
 
 from __future__ import annotations
 
@@ -135,12 +135,12 @@ def test_each_worker_allows_its_share_while_redis_is_away(
 def test_the_time_of_a_reset_is_redis_s(fresh_valkey: Valkey) -> None:
     from limits import parse_many
 
-    from webapp.gate.windows import SlidingWindows, windows_of
-    from webapp.storage.shared_memory import SharedMemory
+    from webapp.admission.rate_limits import RateLimits, window_limits
+    from webapp.storage.redis_client import RedisClient
 
-    windows = SlidingWindows(SharedMemory(fresh_valkey.url), workers=1)
-    verdict = windows.take("bucket", windows_of(tuple(parse_many("1/minute"))))
+    windows = RateLimits(RedisClient(fresh_valkey.url), workers=1)
+    decision = windows.acquire("bucket", window_limits(tuple(parse_many("1/minute"))))
     with fresh_valkey.client() as client:
         seconds, microseconds = client.time()
-    assert math.isclose(verdict.now, seconds + microseconds / 1e6, abs_tol=1)
-    assert math.isclose(verdict.windows[0].reset, verdict.now + 60, abs_tol=0.01)
+    assert math.isclose(decision.now, seconds + microseconds / 1e6, abs_tol=1)
+    assert math.isclose(decision.states[0].reset, decision.now + 60, abs_tol=0.01)

@@ -26,19 +26,19 @@ from redis.exceptions import NoScriptError, RedisClusterException, RedisError, R
 from redis.exceptions import TimeoutError as RedisTimeout
 from redis.retry import Retry
 
-from webapp.storage.watch import Watch
+from webapp.storage.instrumentation import InstrumentationHook
 
 log = logging.getLogger(__name__)
 
 TIMEOUT = 0.2
-PROBE_EVERY = 0.5
-BATCH = 256
+PROBE_INTERVAL = 0.5
+MAX_BATCH = 256
 
 Argument = str | bytes | int | float
-Handed = tuple[tuple[Argument, ...], AsyncResult]
+QueuedCommand = tuple[tuple[Argument, ...], AsyncResult]
 
 
-class SharedMemoryAway(Exception):
+class RedisUnavailable(Exception):
     """Redis cannot be reached or does not answer in time."""
 
 
@@ -51,24 +51,28 @@ class Script:
         self.digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
-class SharedMemory:
-    """Commands to Redis: an answer within TIMEOUT, or SharedMemoryAway.
+class RedisClient:
+    """Commands to Redis: an answer within TIMEOUT, or RedisUnavailable.
 
     After a failure it stays "away" and fails at once, until a probe beside the requests succeeds.
     `watch` sees each round trip.
     """
 
     def __init__(
-        self, url: str, *, verify_certificate: bool = True, watch: Watch = nullcontext
+        self,
+        url: str,
+        *,
+        verify_certificate: bool = True,
+        instrument: InstrumentationHook = nullcontext,
     ) -> None:
         self._url = url
         self._verify_certificate = verify_certificate
-        self._watch = watch
-        self._waiting: deque[Handed] = deque()
-        self._handed_in = Event()
+        self._instrument = instrument
+        self._waiting: deque[QueuedCommand] = deque()
+        self._queued = Event()
         self._sender: gevent.Greenlet | None = None
         self._connected = False
-        self.away = False
+        self.unavailable = False
 
     @cached_property
     def _client(self) -> Any:
@@ -86,13 +90,13 @@ class SharedMemory:
     def execute(self, *command: Argument) -> Any:
         """The reply to one command.
 
-        Raises SharedMemoryAway, also where Redis is there but refuses (full, read-only, loading).
+        Raises RedisUnavailable, also where Redis is there but refuses (full, read-only, loading).
         """
-        return _reply(self._hand_in(command))
+        return _reply(self._enqueue(command))
 
     def execute_all(self, *commands: tuple[Argument, ...]) -> list[Any]:
         """The replies to several commands, sent in one trip, in this order. Raises as execute()."""
-        return [_reply(waiting) for waiting in [self._hand_in(command) for command in commands]]
+        return [_reply(waiting) for waiting in [self._enqueue(command) for command in commands]]
 
     def run(self, script: Script, *arguments: Argument) -> Any:
         """The reply of a script to its keys and arguments."""
@@ -101,32 +105,32 @@ class SharedMemory:
         except NoScriptError:
             return self.execute("EVAL", script.text, script.keys, *arguments)
 
-    def hand_in(self, *command: Argument) -> None:
+    def send_and_forget(self, *command: Argument) -> None:
         """Send a command whose reply nobody waits for; while Redis is away it is dropped."""
-        with contextlib.suppress(SharedMemoryAway):
-            self._hand_in(command)
+        with contextlib.suppress(RedisUnavailable):
+            self._enqueue(command)
 
-    def _hand_in(self, command: tuple[Argument, ...]) -> AsyncResult:
-        if self.away:
-            raise SharedMemoryAway
+    def _enqueue(self, command: tuple[Argument, ...]) -> AsyncResult:
+        if self.unavailable:
+            raise RedisUnavailable
         if self._sender is None:
             self._sender = gevent.spawn(self._send_forever)
         reply = AsyncResult()
         self._waiting.append((command, reply))
-        self._handed_in.set()
+        self._queued.set()
         return reply
 
     def _send_forever(self) -> None:
         while True:
-            self._handed_in.wait()
-            self._handed_in.clear()
+            self._queued.wait()
+            self._queued.clear()
             while self._waiting:
-                batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+                batch = [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
                 try:
-                    with self._watch("trip"):
+                    with self._instrument("trip"):
                         replies = self._send([command for command, _ in batch])
                 except Exception as error:  # noqa: BLE001 whatever it is, nobody may wait for ever
-                    self._lost(batch, error)
+                    self._fail(batch, error)
                     break
                 for (_, waiting), reply in zip(batch, replies, strict=True):
                     if isinstance(reply, Exception):
@@ -169,22 +173,22 @@ class SharedMemory:
             pipeline.execute_command(*command)
         return list(pipeline.execute(raise_on_error=False))
 
-    def _lost(self, batch: list[Handed], error: Exception) -> None:
-        self.away = True
+    def _fail(self, batch: list[QueuedCommand], error: Exception) -> None:
+        self.unavailable = True
         log.warning("Redis is away: %s", type(error).__name__)
         for _, reply in [*batch, *self._waiting]:
-            reply.set_exception(SharedMemoryAway())
+            reply.set_exception(RedisUnavailable())
         self._waiting.clear()
         gevent.spawn(self._probe_until_back)
 
     def _probe_until_back(self) -> None:
-        while self.away:
-            gevent.sleep(PROBE_EVERY)
+        while self.unavailable:
+            gevent.sleep(PROBE_INTERVAL)
             try:
                 self._client.ping()
             except (RedisError, RedisClusterException, OSError):
                 continue
-            self.away = False
+            self.unavailable = False
             log.warning("Redis is back")
 
 
@@ -203,7 +207,7 @@ def _reply(waiting: AsyncResult) -> Any:
         raise
     except RedisError as error:
         log.error("Redis refuses a command: %s", error)
-        raise SharedMemoryAway from error
+        raise RedisUnavailable from error
 
 
 def _behind_sentinels(rest: str, *, tls: bool, options: dict[str, Any]) -> Any:

@@ -10,32 +10,32 @@ import pytest
 from limits import RateLimitItemPerSecond, parse_many
 
 from tests.support.servers import Valkey
-from webapp.gate.windows import Limit, LocalWindows, SlidingWindows, windows_of
-from webapp.storage.shared_memory import SharedMemory
+from webapp.admission.rate_limits import Limit, LocalRateLimits, RateLimits, window_limits
+from webapp.storage.redis_client import RedisClient
 
-Windows = SlidingWindows | LocalWindows
+Windows = RateLimits | LocalRateLimits
 
 
 def parsed(notation: str) -> tuple[Limit, ...]:
-    return windows_of(tuple(parse_many(notation)))
+    return window_limits(tuple(parse_many(notation)))
 
 
 @pytest.fixture(params=["shared", "local"])
 def windows(request: pytest.FixtureRequest, fresh_valkey: Valkey) -> Windows:
     if request.param == "local":
-        return LocalWindows(workers=1)
-    return SlidingWindows(SharedMemory(fresh_valkey.url), workers=1)
+        return LocalRateLimits(workers=1)
+    return RateLimits(RedisClient(fresh_valkey.url), workers=1)
 
 
 def test_no_window_ever_has_more_than_its_limit(windows: Windows) -> None:
-    limits = windows_of((RateLimitItemPerSecond(4),))
+    limits = window_limits((RateLimitItemPerSecond(4),))
     dice = random.Random(7)
     allowed: list[float] = []
     end = time.monotonic() + 3
     while time.monotonic() < end:
-        verdict = windows.take("busy", limits)
-        if verdict.allowed:
-            allowed.append(verdict.now)
+        decision = windows.acquire("busy", limits)
+        if decision.allowed:
+            allowed.append(decision.now)
         time.sleep(dice.random() / 20)
     assert len(allowed) >= 12
     # A hair less than the second, for the clock's last digits.
@@ -44,16 +44,16 @@ def test_no_window_ever_has_more_than_its_limit(windows: Windows) -> None:
 
 def test_a_refusal_takes_from_none(windows: Windows) -> None:
     items = parsed("1/hour;3/day")
-    assert windows.take("two", items).allowed
+    assert windows.acquire("two", items).allowed
     for _ in range(5):
-        assert not windows.take("two", items).allowed
-    used = {window.limit.length: window.used for window in windows.take("two", items).windows}
+        assert not windows.acquire("two", items).allowed
+    used = {window.limit.length: window.used for window in windows.acquire("two", items).states}
     assert used == {3600: 1, 86400: 1}
 
 
 def test_a_verdict_tells_what_is_left_and_until_when(windows: Windows) -> None:
     items = parsed("2/minute;100/day")
-    first, second, third = (windows.take("told", items) for _ in range(3))
+    first, second, third = (windows.acquire("told", items) for _ in range(3))
     assert [v.tightest.remaining for v in (first, second, third)] == [1, 0, 0]
     assert [v.allowed for v in (first, second, third)] == [True, True, False]
     assert 59 <= third.retry_after <= 60
@@ -62,14 +62,14 @@ def test_a_verdict_tells_what_is_left_and_until_when(windows: Windows) -> None:
 
 def test_buckets_do_not_touch_each_other(windows: Windows) -> None:
     items = parsed("1/minute")
-    assert windows.take("a", items).allowed
-    assert windows.take("b", items).allowed
-    assert not windows.take("a", items).allowed
+    assert windows.acquire("a", items).allowed
+    assert windows.acquire("b", items).allowed
+    assert not windows.acquire("a", items).allowed
 
 
 def test_local_windows_are_shared_out_among_the_workers() -> None:
-    take: Callable[[], bool] = lambda: local.take("x", parsed("10/minute")).allowed  # noqa: E731
-    local = LocalWindows(workers=4)
-    assert [take() for _ in range(3)] == [True, True, False]
-    local = LocalWindows(workers=100)
-    assert [take() for _ in range(2)] == [True, False]
+    acquire: Callable[[], bool] = lambda: local.acquire("x", parsed("10/minute")).allowed  # noqa: E731
+    local = LocalRateLimits(workers=4)
+    assert [acquire() for _ in range(3)] == [True, True, False]
+    local = LocalRateLimits(workers=100)
+    assert [acquire() for _ in range(2)] == [True, False]

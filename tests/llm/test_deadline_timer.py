@@ -7,15 +7,15 @@ import time
 import gevent
 from gevent.event import Event
 
-from webapp.alarm import Alarm
+from webapp.deadline_timer import DeadlineTimer
 
 
 def test_it_rings_at_the_earliest_moment_it_is_set_for_and_once() -> None:
     rung: list[float] = []
-    alarm = Alarm(lambda: rung.append(time.monotonic()))
+    timer = DeadlineTimer(lambda: rung.append(time.monotonic()))
     now = time.monotonic()
     for seconds in (60.0, 0.05, 30.0):
-        alarm.by(now + seconds)
+        timer.fire_by(now + seconds)
     with gevent.Timeout(5):
         while not rung:
             gevent.sleep(0.01)
@@ -27,16 +27,16 @@ def test_it_rings_at_the_earliest_moment_it_is_set_for_and_once() -> None:
 
 def test_it_can_be_set_again_when_it_has_rung_and_for_what_is_past() -> None:
     heard = Event()
-    alarm = Alarm(heard.set)
+    timer = DeadlineTimer(heard.set)
     for moment in (0.0, time.monotonic() + 0.01):
         heard.clear()
-        alarm.by(moment)
+        timer.fire_by(moment)
         assert heard.wait(5)
 
 
 def test_it_does_not_ring_when_it_was_stopped() -> None:
     heard = Event()
-    alarm = Alarm(heard.set)
-    alarm.by(time.monotonic() + 0.01)
-    alarm.stop()
+    timer = DeadlineTimer(heard.set)
+    timer.fire_by(time.monotonic() + 0.01)
+    timer.stop()
     assert not heard.wait(0.05)

@@ -13,17 +13,17 @@ from collections.abc import Callable
 from typing import Any
 
 from webapp.llm.ports import Seen
-from webapp.storage.shared_memory import Script, SharedMemory, SharedMemoryAway
+from webapp.storage.redis_client import RedisClient, RedisUnavailable, Script
 
 FLIGHT = "weir:flight:{%s}"
 ENTRIES = "weir:flight:{%s}:%s"
 ALIVE = "weir:alive:%s"
 FOLLOWED = "weir:followed:%s"
 
-LEASE = 2_000  # ms: a process that was silent for so long has lost its flights
-LONGEST_FLIGHT = 3_600_000  # ms
-READ_WITHIN = 10_000  # ms: followers read the end of a flight within this
-LONGEST_ENTRIES = 4 * 1024 * 1024  # characters; a longer end is not worth blocking Redis
+LEASE_TTL = 2_000  # ms: a process that was silent for so long has lost its flights
+FLIGHT_TTL = 3_600_000  # ms
+ENTRIES_TTL = 10_000  # ms: followers read the end of a flight within this
+MAX_ENTRIES_LENGTH = 4 * 1024 * 1024  # characters; a longer end is not worth blocking Redis
 
 # KEYS: the flight. ARGV: process, flight. Reply: who leads, or nothing if this one does now.
 CLAIM = Script(
@@ -60,7 +60,7 @@ if leader and string.sub(leader, 1, #ARGV[1]) == ARGV[1] then redis.call('DEL', 
 )
 
 
-class LoneBoard:
+class LocalCoordinator:
     """The board of a process that shares nothing: it leads all its flights."""
 
     def claim(self, key: str, flight: str) -> str | None:
@@ -69,7 +69,7 @@ class LoneBoard:
     def is_led(self, key: str) -> bool:
         return False
 
-    def look(self, key: str, flight: str, position: int) -> Seen:
+    def poll(self, key: str, flight: str, position: int) -> Seen:
         return Seen([], led=False)
 
     def publish(self, key: str, flight: str, entries: list[Any]) -> None:
@@ -78,101 +78,97 @@ class LoneBoard:
     def finish(self, key: str, flight: str, rest: Callable[[], list[Any]]) -> None:
         """Nobody follows."""
 
-    def disown(self, key: str) -> None:
+    def relinquish(self, key: str) -> None:
         """Nothing is held."""
 
-    def beat(self) -> set[str]:
+    def heartbeat(self) -> set[str]:
         return set()
 
     def close(self) -> None:
         """Nothing is held."""
 
 
-class SharedBoard:
+class RedisCoordinator:
     """The board in Redis. While that is away, each process is alone."""
 
-    def __init__(self, shared_memory: SharedMemory) -> None:
-        self._shared_memory = shared_memory
+    def __init__(self, redis: RedisClient) -> None:
+        self._redis = redis
         self._process = uuid.uuid4().hex
 
     def claim(self, key: str, flight: str) -> str | None:
         try:
-            leader = self._shared_memory.run(
-                CLAIM, FLIGHT % key, self._name(flight), LONGEST_FLIGHT
-            )
-        except SharedMemoryAway:
+            leader = self._redis.run(CLAIM, FLIGHT % key, self._name(flight), FLIGHT_TTL)
+        except RedisUnavailable:
             return None
         return leader.decode() if leader else None
 
     def is_led(self, key: str) -> bool:
         try:
-            return bool(self._shared_memory.execute("EXISTS", FLIGHT % key))
-        except SharedMemoryAway:
+            return bool(self._redis.execute("EXISTS", FLIGHT % key))
+        except RedisUnavailable:
             return False
 
-    def look(self, key: str, flight: str, position: int) -> Seen:
+    def poll(self, key: str, flight: str, position: int) -> Seen:
         process = flight.partition(".")[0]
         try:
-            leader, alive, entries, *_ = self._shared_memory.execute_all(
+            leader, alive, entries, *_ = self._redis.execute_all(
                 ("HGET", FLIGHT % key, "leader"),
                 ("EXISTS", ALIVE % process),
                 ("LRANGE", ENTRIES % (key, flight), position, -1),
                 ("SADD", FOLLOWED % process, key),
-                ("PEXPIRE", FOLLOWED % process, LEASE),
+                ("PEXPIRE", FOLLOWED % process, LEASE_TTL),
             )
             led = leader == flight.encode()
             if led and not alive:
-                self._shared_memory.run(DROP, FLIGHT % key, flight)
-        except SharedMemoryAway:
+                self._redis.run(DROP, FLIGHT % key, flight)
+        except RedisUnavailable:
             return Seen([], led=False)
         return Seen([json.loads(entry) for entry in entries], bool(led and alive))
 
     def publish(self, key: str, flight: str, entries: list[Any]) -> None:
         name = ENTRIES % (key, self._name(flight))
         try:
-            self._shared_memory.execute_all(
+            self._redis.execute_all(
                 ("RPUSH", name, *(json.dumps(entry) for entry in entries)),
-                ("PEXPIRE", name, LONGEST_FLIGHT),
+                ("PEXPIRE", name, FLIGHT_TTL),
             )
-        except SharedMemoryAway:
+        except RedisUnavailable:
             return
 
     def finish(self, key: str, flight: str, rest: Callable[[], list[Any]]) -> None:
         name = self._name(flight)
         log = ENTRIES % (key, name)
         try:
-            if not self._shared_memory.run(RELEASE, FLIGHT % key, log, name, READ_WITHIN):
+            if not self._redis.run(RELEASE, FLIGHT % key, log, name, ENTRIES_TTL):
                 return
             entries = [json.dumps(entry) for entry in rest()]
-            if entries and sum(map(len, entries)) <= LONGEST_ENTRIES:
-                self._shared_memory.execute_all(
-                    ("RPUSH", log, *entries), ("PEXPIRE", log, READ_WITHIN)
-                )
-            self._shared_memory.run(DROP, FLIGHT % key, name)
-        except SharedMemoryAway:
+            if entries and sum(map(len, entries)) <= MAX_ENTRIES_LENGTH:
+                self._redis.execute_all(("RPUSH", log, *entries), ("PEXPIRE", log, ENTRIES_TTL))
+            self._redis.run(DROP, FLIGHT % key, name)
+        except RedisUnavailable:
             return
 
-    def disown(self, key: str) -> None:
+    def relinquish(self, key: str) -> None:
         try:
-            self._shared_memory.run(DROP, FLIGHT % key, self._process)
-        except SharedMemoryAway:
+            self._redis.run(DROP, FLIGHT % key, self._process)
+        except RedisUnavailable:
             return
 
-    def beat(self) -> set[str]:
+    def heartbeat(self) -> set[str]:
         try:
-            _, followed = self._shared_memory.execute_all(
-                ("SET", ALIVE % self._process, 1, "PX", LEASE),
+            _, followed = self._redis.execute_all(
+                ("SET", ALIVE % self._process, 1, "PX", LEASE_TTL),
                 ("SPOP", FOLLOWED % self._process, 10_000),
             )
-        except SharedMemoryAway:
+        except RedisUnavailable:
             return set()
         return {key.decode() for key in followed}
 
     def close(self) -> None:
         """This process leads no more: followers need not wait for its lease to end."""
         try:
-            self._shared_memory.execute("DEL", ALIVE % self._process)
-        except SharedMemoryAway:
+            self._redis.execute("DEL", ALIVE % self._process)
+        except RedisUnavailable:
             return
 
     def _name(self, flight: str) -> str:

@@ -13,11 +13,11 @@ import pytest
 from click.testing import CliRunner
 
 from webapp import errors, settings
-from webapp.api import DOORS, OPENAI_DOORS, documents
-from webapp.api.blueprint import is_openai_door
+from webapp.admission import PUBLIC, _admit, _identify_only
+from webapp.api import ENDPOINTS, OPENAI_ENDPOINTS, openapi
+from webapp.api.blueprint import is_openai_endpoint
 from webapp.cli import settings as settings_command
 from webapp.dashboard import PAGES, session
-from webapp.gate import PUBLIC, _admit, _look_in
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,13 +29,15 @@ def tracked(*patterns: str) -> list[Path]:
     return [ROOT / line for line in listed.stdout.splitlines()]
 
 
-ALL_DOORS = [*DOORS, *OPENAI_DOORS, documents.blueprint]
+ALL_ENDPOINTS = [*ENDPOINTS, *OPENAI_ENDPOINTS, openapi.blueprint]
 
 
-@pytest.mark.parametrize("door", ALL_DOORS, ids=lambda door: door.name)
-def test_every_blueprint_is_guarded_or_named_public(door: Any) -> None:
-    hooks = door.before_request_funcs.get(None, [])
-    assert [_admit in hooks, _look_in in hooks, getattr(door, PUBLIC, False)].count(True) == 1
+@pytest.mark.parametrize("endpoint", ALL_ENDPOINTS, ids=lambda endpoint: endpoint.name)
+def test_every_blueprint_is_guarded_or_named_public(endpoint: Any) -> None:
+    hooks = endpoint.before_request_funcs.get(None, [])
+    assert [_admit in hooks, _identify_only in hooks, getattr(endpoint, PUBLIC, False)].count(
+        True
+    ) == 1
 
 
 @pytest.mark.parametrize("pages", PAGES, ids=lambda pages: pages.name)
@@ -44,9 +46,9 @@ def test_every_page_is_for_those_who_are_signed_in(pages: Any) -> None:
     assert (session._admit in hooks) == (pages is not session.blueprint)
 
 
-@pytest.mark.parametrize("door", ALL_DOORS, ids=lambda door: door.name)
-def test_openai_s_doors_are_named_so(door: object) -> None:
-    assert is_openai_door(door) == (door in OPENAI_DOORS)
+@pytest.mark.parametrize("endpoint", ALL_ENDPOINTS, ids=lambda endpoint: endpoint.name)
+def test_openai_s_doors_are_named_so(endpoint: object) -> None:
+    assert is_openai_endpoint(endpoint) == (endpoint in OPENAI_ENDPOINTS)
 
 
 def test_the_settings_table_of_the_readme_is_the_generated_one() -> None:

@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 from flask import Blueprint, Response, g, request
 
+from webapp.admission.idempotency_store import IdempotencyLease, StoredResponse
+from webapp.admission.identity import Principal
 from webapp.errors import MalformedRequest, StoreUnavailable
-from webapp.gate.identity import Principal
-from webapp.gate.replays import Finished, Held
-from webapp.observability import record
+from webapp.observability import request_context
 from webapp.services import services
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 HEADER = "Idempotency-Key"
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
 # What of the headers belongs to the answer, and not to the request that got it.
-KEPT_HEADERS = (
+STORED_HEADERS = (
     "Content-Type",
     "Cache-Control",
     "X-Accel-Buffering",
@@ -33,10 +33,10 @@ KEPT_HEADERS = (
 )
 END_OF_STREAM = b"data: [DONE]\n\n"
 
-Door = TypeVar("Door", bound=Blueprint)
+AnyBlueprint = TypeVar("AnyBlueprint", bound=Blueprint)
 
 
-def idempotent(blueprint: Door) -> Door:
+def idempotent(blueprint: AnyBlueprint) -> AnyBlueprint:
     """Let the requests of a guarded blueprint be repeated. To be said after its body's limit."""
     blueprint.before_request(_enter)
     blueprint.after_request(_leave)
@@ -52,14 +52,14 @@ def _enter() -> Response | None:
         raise MalformedRequest(f"{HEADER} must be 1 to 255 visible ASCII characters.")
     fingerprint = _fingerprint(request.get_data())
     if fingerprint is None:
-        return None  # the door itself says what is wrong with the body
+        return None  # the endpoint itself says what is wrong with the body
     principal: Principal = g.principal
     scope = json.dumps([principal.bucket, request.path, key])
-    taken = services().replays.take(hashlib.sha256(scope.encode()).hexdigest(), fingerprint)
-    if isinstance(taken, Finished):
-        headers = {**taken.headers, "Idempotency-Replayed": "true"}
-        return Response(taken.body, headers=headers)
-    g.idempotency = taken
+    found = services().idempotency.acquire(hashlib.sha256(scope.encode()).hexdigest(), fingerprint)
+    if isinstance(found, StoredResponse):
+        headers = {**found.headers, "Idempotency-Replayed": "true"}
+        return Response(found.body, headers=headers)
+    g.idempotency = found
     return None
 
 
@@ -74,51 +74,53 @@ def _fingerprint(body: bytes) -> str | None:
 
 def _leave(response: Response) -> Response:
     """Keep a good answer once it is complete, and free the key of any other."""
-    held: Held | None = g.pop("idempotency", None)
-    if held is None:
+    lease: IdempotencyLease | None = g.pop("idempotency", None)
+    if lease is None:
         return response
     if not 200 <= response.status_code < 300:
-        _try(lambda: services().replays.release(held))
+        _try(lambda: services().idempotency.release(lease))
         return response
-    headers = {name: response.headers[name] for name in KEPT_HEADERS if name in response.headers}
+    headers = {name: response.headers[name] for name in STORED_HEADERS if name in response.headers}
     if response.mimetype == "text/event-stream":
-        recording = _Recording(held, headers, response.response)
+        recording = _Recording(lease, headers, response.response)
         response.response = recording
         response.call_on_close(recording.close)
     else:
         body = response.get_data()
-        _try(lambda: services().replays.finish(held, headers, body))
+        _try(lambda: services().idempotency.finish(lease, headers, body))
     return response
 
 
 class _Recording:
     """The events of a stream on their way, kept when the last one has come without an error."""
 
-    def __init__(self, held: Held, headers: dict[str, str], events: Iterable[Any]) -> None:
-        self._held: Held | None = held
+    def __init__(
+        self, lease: IdempotencyLease, headers: dict[str, str], events: Iterable[Any]
+    ) -> None:
+        self._lease: IdempotencyLease | None = lease
         self._headers = headers
         self._events = events
-        self._noted = record.current()
-        self._replays = services().replays
+        self._context = request_context.current()
+        self._store = services().idempotency
 
     def __iter__(self) -> Iterator[bytes]:
         sent: list[bytes] = []
         for event in self._events:
             sent.append(event)
-            if event.endswith(END_OF_STREAM) and self._noted.error is None:
+            if event.endswith(END_OF_STREAM) and self._context.error is None:
                 self._keep(b"".join(sent))
             yield event
 
     def _keep(self, body: bytes) -> None:
-        held, self._held = self._held, None
-        if held:
-            _try(lambda: self._replays.finish(held, self._headers, body))
+        lease, self._lease = self._lease, None
+        if lease:
+            _try(lambda: self._store.finish(lease, self._headers, body))
 
     def close(self) -> None:
         """The stream is over; if it did not come to its end, the key is free."""
-        held, self._held = self._held, None
-        if held:
-            _try(lambda: self._replays.release(held))
+        lease, self._lease = self._lease, None
+        if lease:
+            _try(lambda: self._store.release(lease))
 
 
 def _try(work: Callable[[], None]) -> None:
