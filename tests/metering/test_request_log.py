@@ -39,7 +39,7 @@ def logged(number: int, **changes: object) -> LoggedRequest:
 def test_a_search_looks_through_so_many_rows_and_says_how_far(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(request_log, "LOOKED_THROUGH", 100)
+    monkeypatch.setattr(request_log, "MAX_ROWS_SCANNED", 100)
     log = RequestLog(database, 30)
     for number in range(250):
         log.add(logged(number, status=404 if number == 3 else 200))
@@ -56,7 +56,7 @@ def test_a_search_looks_through_so_many_rows_and_says_how_far(
 def test_a_key_s_requests_are_found_without_a_search(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(request_log, "LOOKED_THROUGH", 10)
+    monkeypatch.setattr(request_log, "MAX_ROWS_SCANNED", 10)
     log = RequestLog(database, 30)
     log.add(logged(0, key_id=2))
     for number in range(1, 50):
@@ -69,7 +69,7 @@ def test_a_key_s_requests_are_found_without_a_search(
 def test_many_keys_are_searched_only_so_far(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(request_log, "LOOKED_THROUGH", 10)
+    monkeypatch.setattr(request_log, "MAX_ROWS_SCANNED", 10)
     log = RequestLog(database, 30)
     log.add(logged(0, key_id=2))
     for number in range(1, 50):

@@ -76,5 +76,5 @@ def current() -> RequestContext:
 
 def current_id() -> str | None:
     """The id of the current request; None where there is none."""
-    context: RequestContext | None = g.get("record") if has_app_context() else None
+    context: RequestContext | None = g.get("request_context") if has_app_context() else None
     return context.request_id if context else None
