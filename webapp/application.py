@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from webapp.accounts.audit import AuditLog
 from webapp.accounts.key_changes import KeyChanges
 from webapp.accounts.keys import KeyStore
 from webapp.accounts.tokens import Tokens
-from webapp.admission import limits
+from webapp.admission import idempotency_store, limits
 from webapp.admission.idempotency_store import IdempotencyStore
 from webapp.admission.identity import Identities
 from webapp.admission.rate_limits import RateLimits
@@ -34,6 +35,7 @@ from webapp.llm.flight import Flights
 from webapp.llm.gateway import Gateway
 from webapp.llm.ports import Provider
 from webapp.llm.routing import Router
+from webapp.metering import activity, calls, request_log
 from webapp.metering.alerts import Alerts
 from webapp.metering.calls import Calls
 from webapp.metering.heartbeats import Heartbeats
@@ -51,6 +53,7 @@ from webapp.observability.lifecycle import Lifecycle
 from webapp.observability.metrics import ModelLabels
 from webapp.observability.telemetry import Telemetry
 from webapp.providers import make_providers
+from webapp.providers.base import BaseProvider
 from webapp.services import Services
 from webapp.settings import Settings, load
 from webapp.storage import migrations
@@ -59,6 +62,7 @@ from webapp.storage.breakers import CircuitBreakers
 from webapp.storage.database import Database
 from webapp.storage.flight_coordinator import LocalCoordinator, RedisCoordinator
 from webapp.storage.redis_client import RedisClient
+from webapp.storage.retention import Retention
 from webapp.worker_count import worker_count
 
 log = logging.getLogger(__name__)
@@ -110,108 +114,189 @@ def create_app(settings: Settings | None = None) -> Flask:
     return app
 
 
+@dataclass(frozen=True, slots=True)
+class _Stores:
+    """What is kept outside this process, and who may ask for it."""
+
+    database: Database
+    redis: RedisClient | None
+    answers: FlaskAnswerCache
+    keys: KeyStore
+    accounts: AccountStore
+    identities: Identities
+
+
+@dataclass(frozen=True, slots=True)
+class _Metering:
+    """What counts requests, and what knows money."""
+
+    traffic: Traffic
+    request_log: RequestLog
+    usage: UsageReports
+    alerts: Alerts
+    ledger: Ledger
+    calls: Calls
+    prices: PriceTable
+    rate_limits: RateLimits
+    token_limits: TokenRateLimits
+    idempotency: IdempotencyStore
+
+
+@dataclass(frozen=True, slots=True)
+class _Models:
+    """What answers."""
+
+    providers: Mapping[str, BaseProvider]
+    labels: ModelLabels
+    breakers: CircuitBreakers
+    flights: Flights
+    gateway: Gateway
+    predictions: Predictions
+
+
 def assemble(app: Flask, settings: Settings) -> Services:
     """One of each part, wired to the others."""
+    stores = _make_stores(app, settings)
+    metering = _make_metering(settings, stores)
+    models = _make_models(settings, stores, metering)
+    return _make_services(settings, stores, metering, models)
+
+
+def _make_stores(app: Flask, settings: Settings) -> _Stores:
     database = Database(settings.database_url, telemetry.database_hook(settings.database_url))
-    redis = _redis(settings)
-    keys = KeyStore(database)
-    accounts = AccountStore(database, settings.tiers)
-    tokens = Tokens(settings.secret_key)
-    key_changes = KeyChanges(database, settings.tiers)
+    redis = _redis_client(settings)
+    keys, accounts = KeyStore(database), AccountStore(database, settings.tiers)
+    return _Stores(
+        database=database,
+        redis=redis,
+        answers=_answer_cache(app, settings, redis),
+        keys=keys,
+        accounts=accounts,
+        identities=Identities(keys, accounts, Tokens(settings.secret_key), settings.tiers),
+    )
+
+
+def _make_metering(settings: Settings, stores: _Stores) -> _Metering:
+    database = stores.database
     traffic = Traffic(database)
-    usage = UsageReports(database)
-    request_log = RequestLog(database, settings.request_log_retention)
-    idempotency = IdempotencyStore(database)
-    prices = PriceTable(settings.model_prices)
     alerts = Alerts(database, settings.alert_webhook_url, settings.alert_webhook_secret)
-    ledger = Ledger(
-        database,
-        Heartbeats(database),
-        alerts,
-        allow_unpriced=settings.unpriced_models == "allow",
-    )
-    calls = Calls(database, settings.ledger_retention)
-    providers = make_providers(settings)
-    breakers = CircuitBreakers(redis, settings.breaker_failures, settings.breaker_pause)
-    flights = Flights(RedisCoordinator(redis) if redis else LocalCoordinator())
-    router = Router(providers, settings.model_routes, settings.default_model)
-
-    identities = Identities(keys, accounts, tokens, settings.tiers)
-    labels = ModelLabels(router.configured | _priced(prices, providers.values()))
-
+    allow_unpriced = settings.unpriced_models == "allow"
     workers = worker_count(settings)[0]
-    tokens_a_minute = TokenRateLimits(redis, workers)
-    rate_limits = RateLimits(redis, workers, traffic.counted_today, tokens_a_minute.used_here)
-
-    def prepare() -> None:
-        migrations.upgrade(database)
-        configured_keys.sync_configured_keys(database, settings.api_keys)
-        _ensure_admin(accounts, settings)
-
-    lifecycle = Lifecycle(
-        prepare,
-        ticks=[
-            rate_limits.tick,
-            traffic.flush,
-            request_log.flush,
-            ledger.tick,
-            calls.forget,
-            traffic.forget,
-            request_log.forget,
-            alerts.tick,
-            idempotency.tick,
-            database.seen_lately,
-            partial(telemetry.sample, database),
-        ],
-        ends=[flights.close, ledger.close],
-        grace=settings.shutdown_grace,
+    token_limits = TokenRateLimits(stores.redis, workers)
+    return _Metering(
+        traffic=traffic,
+        request_log=RequestLog(database, settings.request_log_retention),
+        usage=UsageReports(database),
+        alerts=alerts,
+        ledger=Ledger(database, Heartbeats(database), alerts, allow_unpriced=allow_unpriced),
+        calls=Calls(database),
+        prices=PriceTable(settings.model_prices),
+        rate_limits=RateLimits(
+            stores.redis, workers, traffic.counted_today, token_limits.used_here
+        ),
+        token_limits=token_limits,
+        idempotency=IdempotencyStore(database),
     )
-    answers = _answer_cache(app, settings, redis)
-    attempts = Attempts(breakers, settings.llm_max_retries)
+
+
+def _make_models(settings: Settings, stores: _Stores, metering: _Metering) -> _Models:
+    providers = make_providers(settings)
+    router = Router(providers, settings.model_routes, settings.default_model)
+    labels = ModelLabels(router.configured | _priced(metering.prices, providers.values()))
+    breakers = CircuitBreakers(stores.redis, settings.breaker_failures, settings.breaker_pause)
+    flights = Flights(RedisCoordinator(stores.redis) if stores.redis else LocalCoordinator())
+    gateway = Gateway(
+        router,
+        stores.answers,
+        flights,
+        Attempts(breakers, settings.llm_max_retries),
+        metering.ledger,
+        metering.prices,
+        metering.token_limits,
+        Telemetry(labels),
+    )
+    predictions = Predictions(Registry(settings.model_path or MODELS), stores.answers)
+    return _Models(providers, labels, breakers, flights, gateway, predictions)
+
+
+def _make_services(
+    settings: Settings, stores: _Stores, metering: _Metering, models: _Models
+) -> Services:
+    database, redis = stores.database, stores.redis
+    lifecycle = _make_lifecycle(settings, stores, metering, models)
     return Services(
         settings=settings,
         database=database,
         redis=redis,
-        keys=keys,
-        key_changes=key_changes,
-        accounts=accounts,
-        tokens=tokens,
+        keys=stores.keys,
+        key_changes=KeyChanges(database, settings.tiers),
+        accounts=stores.accounts,
+        tokens=Tokens(settings.secret_key),
         audit=AuditLog(database),
-        identities=identities,
-        rate_limits=rate_limits,
-        idempotency=idempotency,
-        ledger=ledger,
-        calls=calls,
-        alerts=alerts,
-        prices=prices,
-        traffic=traffic,
-        request_log=request_log,
+        identities=stores.identities,
+        rate_limits=metering.rate_limits,
+        idempotency=metering.idempotency,
+        ledger=metering.ledger,
+        calls=metering.calls,
+        alerts=metering.alerts,
+        prices=metering.prices,
+        traffic=metering.traffic,
+        request_log=metering.request_log,
         overview=Overview(database),
-        stats=Stats(traffic, usage, keys),
-        usage=usage,
+        stats=Stats(metering.traffic, metering.usage, stores.keys),
+        usage=metering.usage,
         lifecycle=lifecycle,
-        health=Health(database, redis, providers, lifecycle, offline=not settings.has_provider),
-        breakers=breakers,
+        health=Health(
+            database, redis, models.providers, lifecycle, offline=not settings.has_provider
+        ),
+        breakers=models.breakers,
         gauges=Gauges(
             database=database,
             redis=redis,
-            breakers=breakers,
-            labels=labels,
-            drift=calls.drift,
-            budgets=TopBudgetUsage(ledger, identities),
+            breakers=models.breakers,
+            labels=models.labels,
+            drift=metering.calls.drift,
+            budgets=TopBudgetUsage(metering.ledger, stores.identities),
             data_dir=settings.data_dir,
         ),
-        gateway=Gateway(
-            router,
-            answers,
-            flights,
-            attempts,
-            ledger,
-            prices,
-            tokens_a_minute,
-            Telemetry(labels),
-        ),
-        predictions=Predictions(Registry(settings.model_path or MODELS), answers),
+        gateway=models.gateway,
+        predictions=models.predictions,
+    )
+
+
+def _make_lifecycle(
+    settings: Settings, stores: _Stores, metering: _Metering, models: _Models
+) -> Lifecycle:
+    """What a worker does at its start, every second, and at its end."""
+    database = stores.database
+
+    def prepare() -> None:
+        migrations.upgrade(database)
+        configured_keys.sync_configured_keys(database, settings.api_keys)
+        _ensure_admin(stores.accounts, settings)
+
+    expired = [
+        request_log.expired(settings.request_log_retention),
+        idempotency_store.expired(),
+        *activity.expired(),
+    ]
+    if settings.ledger_retention:
+        expired.append(calls.expired(settings.ledger_retention))
+    return Lifecycle(
+        prepare,
+        ticks=[
+            metering.rate_limits.tick,
+            metering.traffic.flush,
+            metering.request_log.flush,
+            metering.ledger.tick,
+            metering.alerts.tick,
+            metering.idempotency.tick,
+            Retention(database, expired).tick,
+            database.seen_lately,
+            partial(telemetry.sample, database),
+        ],
+        ends=[models.flights.close, metering.ledger.close],
+        grace=settings.shutdown_grace,
     )
 
 
@@ -236,7 +321,7 @@ def _priced(prices: PriceTable, providers: Iterable[Provider]) -> set[tuple[str,
     }
 
 
-def _redis(settings: Settings) -> RedisClient | None:
+def _redis_client(settings: Settings) -> RedisClient | None:
     if not settings.redis_url:
         return None
     # Heroku's Redis has a certificate of its own making.

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 
-from limits import RateLimitItem, parse_many
-
-from webapp import allowance, money
+from webapp import allowance
+from webapp import setting_parsers as parse
 from webapp.allowance import Allowance
+from webapp.setting_parsers import (
+    DEFAULT_TIERS,
+    ConfiguredKey,
+    ConfiguredPrice,
+    ConfiguredProvider,
+    RoutedModel,
+)
 
 DEMO_KEYS = "Development:free:dev_key_123,Production:premium:prod_key_456"
 DEMO_SECRETS = frozenset(entry.split(":")[2] for entry in DEMO_KEYS.split(","))
@@ -25,11 +30,6 @@ KNOWN_SECRET_KEYS = frozenset(
     changeme change-me change_me replace-me dev development test password default
     """.split()  # noqa: SIM905 a list would take twenty lines
 )
-DEFAULT_TIERS = "free=5/minute;premium=20/minute;enterprise=1000/minute"
-# How a model may be called, alone and in a route: provider/model, with or without *weight.
-MODEL = r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}"
-ROUTED_MODEL = rf"([a-z][a-z0-9_-]{{0,31}})/({MODEL})(?:\*(\d{{1,6}}))?"
-PRICED_MODEL = r"[a-z][a-z0-9_-]{0,31}/[A-Za-z0-9*][A-Za-z0-9._:/@+*-]{0,199}"
 NAMED_PROVIDERS = frozenset({"openai", "azure", "anthropic", "offline"})
 PROVIDER_VARIABLE = re.compile(r"PROVIDER_([A-Z][A-Z0-9_]{0,31})_(TYPE|BASE_URL|API_KEY)")
 TIER_VARIABLE = re.compile(r"TIER_([A-Z][A-Z0-9_]{0,31})")
@@ -39,203 +39,6 @@ DEFAULT_DENYLIST = "<script\\b\njavascript:\ndata:[\\w/+.-]+[;,]"
 
 class SettingsError(Exception):
     """One or more settings are bad; the message names each and what to set instead."""
-
-
-@dataclass(frozen=True, slots=True)
-class ConfiguredKey:
-    """One entry of API_KEYS."""
-
-    name: str
-    tier: str
-    secret: str
-
-
-@dataclass(frozen=True, slots=True)
-class ConfiguredProvider:
-    """A provider by its name: `openai`, `azure`, `anthropic`, or `langchain:<provider>`."""
-
-    name: str
-    type: str
-    base_url: str = ""
-    api_key: str = field(default="", repr=False)
-
-
-class ConfiguredPrice(NamedTuple):
-    """A price of MODEL_PRICES, in nano-USD per million tokens; `max_output` is in tokens."""
-
-    input: int
-    cached_input: int
-    output: int
-    max_output: int | None
-
-
-class RoutedModel(NamedTuple):
-    """A model of a provider in a route; `weight` is its share of the first attempts."""
-
-    provider: str
-    model: str
-    weight: int
-
-
-# -- parsers: text from the environment -> value, or ValueError saying what would be right --
-
-
-def _flag(text: str) -> bool:
-    lowered = text.strip().lower()
-    if lowered in {"1", "true", "yes", "on"}:
-        return True
-    if lowered in {"", "0", "false", "no", "off"}:
-        return False
-    raise ValueError("must be true or false")
-
-
-def _number(least: float, most: float) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
-        if not least <= value <= most:
-            raise ValueError(f"must be a number from {least:g} to {most:g}")
-        return value
-
-    return parse
-
-
-def _integer(least: int, most: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not re.fullmatch(r"\d{1,18}", text.strip()) or not least <= int(text) <= most:
-            raise ValueError(f"must be a whole number from {least} to {most}")
-        return int(text)
-
-    return parse
-
-
-def _one_of(*choices: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text.lower() not in choices:
-            raise ValueError(f"must be one of {', '.join(choices)}")
-        return text.lower()
-
-    return parse
-
-
-def _existing_path(text: str) -> Path | None:
-    path = Path(text)
-    if text and not path.exists():
-        raise ValueError("must be a file or a folder that exists")
-    return path if text else None
-
-
-def _url(*schemes: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text and not text.startswith(tuple(f"{scheme}://" for scheme in schemes)):
-            raise ValueError(f"must start with one of {', '.join(s + '://' for s in schemes)}")
-        return text.strip()
-
-    return parse
-
-
-def _database_url(text: str) -> str:
-    url = _url("sqlite", "postgres", "postgresql", "postgresql+psycopg")(text)
-    return re.sub(r"^(postgres|postgresql)://", "postgresql+psycopg://", url)
-
-
-def _patterns(text: str) -> tuple[re.Pattern[str], ...]:
-    try:
-        return tuple(re.compile(line, re.IGNORECASE) for line in text.splitlines() if line.strip())
-    except re.error as error:
-        raise ValueError(f"must be regular expressions, one a line: {error}") from None
-
-
-def _tiers(text: str) -> dict[str, Allowance]:
-    tiers: dict[str, Allowance] = {}
-    for entry in filter(None, (part.strip() for part in text.split(";"))):
-        name, separator, notation = entry.partition("=")
-        items: tuple[RateLimitItem, ...]
-        try:
-            items = tuple(sorted(set(parse_many(notation))))
-        except ValueError:
-            items = ()
-        if not re.fullmatch(r"[a-z][a-z0-9_-]{0,31}", name) or not separator or not items:
-            raise ValueError(f"must look like {DEFAULT_TIERS!r} ({entry!r} does not)")
-        if any(item.amount < 1 for item in items):
-            raise ValueError(f"must allow at least 1 request ({entry!r} does not)")
-        if len({item.get_expiry() for item in items}) < len(items):
-            raise ValueError(f"must not limit one period twice ({entry!r} does)")
-        tiers[name] = Allowance(windows=items)
-    if not tiers:
-        raise ValueError("must name at least one tier")
-    return tiers
-
-
-def _api_keys(text: str) -> tuple[ConfiguredKey, ...]:
-    keys: list[ConfiguredKey] = []
-    for number, entry in enumerate(filter(None, (part.strip() for part in text.split(","))), 1):
-        parts = entry.split(":")
-        # The entry itself is not quoted: it may hold a secret.
-        if len(parts) != 3 or not all(parts):
-            raise ValueError(f"must be name:tier:key, comma-separated (entry {number} is not)")
-        if not re.fullmatch(r"[\x21-\x7e]{1,256}", parts[2]):
-            raise ValueError(f"keys must be visible ASCII without spaces (entry {number} is not)")
-        keys.append(ConfiguredKey(*parts))
-    for what, values in (("name", [k.name for k in keys]), ("key", [k.secret for k in keys])):
-        if len(set(values)) < len(values):
-            raise ValueError(f"must not use one {what} twice")
-    return tuple(keys)
-
-
-def _routes(text: str) -> dict[str, tuple[RoutedModel, ...]]:
-    routes: dict[str, tuple[RoutedModel, ...]] = {}
-    for entry in filter(None, (part.strip() for part in text.split(";"))):
-        name, separator, targets = entry.partition("=")
-        parsed = [re.fullmatch(ROUTED_MODEL, target.strip()) for target in targets.split(">")]
-        if not separator or not re.fullmatch(MODEL, name.strip()) or not all(parsed):
-            raise ValueError(
-                f"must look like name=provider/model>provider/model;… ({entry!r} does not)"
-            )
-        if name.strip() in routes:
-            raise ValueError(f"must not name a route twice ({name.strip()!r} is)")
-        routes[name.strip()] = tuple(
-            RoutedModel(found[1], found[2], int(found[3] or 0)) for found in parsed if found
-        )
-    return routes
-
-
-def _webhook_secret(text: str) -> bytes:
-    """The bytes of a secret as standardwebhooks.com writes it."""
-    try:
-        secret = base64.b64decode(text.strip().removeprefix("whsec_"), validate=True)
-    except ValueError:
-        secret = b""
-    if text.strip() and len(secret) < 16:
-        raise ValueError("must be whsec_ and the base64 of at least 16 random bytes")
-    return secret
-
-
-def _prices(text: str) -> dict[str, ConfiguredPrice]:
-    prices: dict[str, ConfiguredPrice] = {}
-    for entry in filter(None, (part.strip() for part in text.split(";"))):
-        name, _, rates = entry.partition(": ")
-        given = dict(rate.strip().partition("=")[::2] for rate in rates.split(","))
-        unknown = given.keys() - set(ConfiguredPrice._fields)
-        if not re.fullmatch(PRICED_MODEL, name.strip()) or unknown or "input" not in given:
-            raise ValueError(
-                "must look like provider/model: input=0.15, cached_input=0.075, output=0.6, "
-                f"max_output=16384; … ({entry!r} does not)"
-            )
-        try:
-            most = given.pop("max_output", None)
-            nano = {rate: money.to_nano(usd) for rate, usd in given.items()}
-            prices[name.strip()] = ConfiguredPrice(
-                nano["input"],
-                nano.get("cached_input", nano["input"]),
-                nano.get("output", 0),
-                _integer(1, 100_000_000)(most) if most else None,
-            )
-        except ValueError as error:
-            raise ValueError(f"{entry!r}: {error}") from None
-    return prices
 
 
 def _setting(
@@ -268,15 +71,15 @@ class Settings:
 
     app_env: str = _setting(
         "APP_ENV", "", "`development` or `production`",
-        _one_of("", "development", "production"),
+        parse.one_of("", "development", "production"),
         shown="`production` on Heroku, Render, Railway, Kubernetes and in the Docker image, "
         "else `development`",
     )  # fmt: skip
     host: str = _setting(
         "HOST", "", "address to listen on", shown="`127.0.0.1` in development, else `0.0.0.0`"
     )
-    port: int = _setting("PORT", "8000", "port to listen on", _integer(1, 65535))
-    debug: bool = _setting("DEBUG", "false", "never in production", _flag)
+    port: int = _setting("PORT", "8000", "port to listen on", parse.integer(1, 65535))
+    debug: bool = _setting("DEBUG", "false", "never in production", parse.flag)
     secret_key: str = _setting(
         "SECRET_KEY", "", "signs sessions and tokens; at least 16 characters", secret=True,
         shown="generated and kept in `DATA_DIR` in development; required in production",
@@ -291,21 +94,21 @@ class Settings:
         "DATA_DIR", "./data", "where SQLite and the development secret live", Path
     )
     database_url: str = _setting(
-        "DATABASE_URL", "", "PostgreSQL or SQLite; `postgres://` is accepted", _database_url,
+        "DATABASE_URL", "", "PostgreSQL or SQLite; `postgres://` is accepted", parse.database_url,
         secret=True, shown="SQLite in `DATA_DIR`",
     )  # fmt: skip
     allow_ephemeral_sqlite: bool = _setting(
         "ALLOW_EPHEMERAL_SQLITE", "false",
-        "on a PaaS: accept SQLite, which every deploy there erases", _flag,
+        "on a PaaS: accept SQLite, which every deploy there erases", parse.flag,
     )  # fmt: skip
     redis_url: str = _setting(
         "REDIS_URL", "", "shared cache and limits; without it they are this process's own",
-        _url("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster",
+        parse.url("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster",
              "rediss+cluster"), secret=True, shown="none",
     )  # fmt: skip
     web_concurrency: int | None = _setting(
         "WEB_CONCURRENCY", "", "worker processes; more than one needs Redis",
-        lambda text: _integer(1, 256)(text) if text else None,
+        lambda text: parse.integer(1, 256)(text) if text else None,
         shown="1 without Redis, else the CPUs the container may use, bounded by its memory",
     )  # fmt: skip
     openai_api_key: str = _setting(
@@ -314,11 +117,11 @@ class Settings:
     )  # fmt: skip
     openai_base_url: str = _setting(
         "OPENAI_BASE_URL", "", "another server of OpenAI's protocol; alone it is enough",
-        _url("http", "https"), shown="none",
+        parse.url("http", "https"), shown="none",
     )  # fmt: skip
     azure_openai_endpoint: str = _setting(
         "AZURE_OPENAI_ENDPOINT", "", "Azure OpenAI: the resource's address",
-        _url("http", "https"), shown="none",
+        parse.url("http", "https"), shown="none",
     )  # fmt: skip
     azure_openai_api_key: str = _setting(
         "AZURE_OPENAI_API_KEY", "", "its key", secret=True, shown="none"
@@ -332,7 +135,7 @@ class Settings:
     )
     anthropic_base_url: str = _setting(
         "ANTHROPIC_BASE_URL", "", "another server of Anthropic's protocol",
-        _url("http", "https"), shown="none",
+        parse.url("http", "https"), shown="none",
     )  # fmt: skip
     providers: tuple[ConfiguredProvider, ...] = _setting(
         "PROVIDER_<NAME>_TYPE", "", "with `PROVIDER_<NAME>_BASE_URL` and `PROVIDER_<NAME>_API_KEY`:"
@@ -341,7 +144,7 @@ class Settings:
     )  # fmt: skip
     model_routes: dict[str, tuple[RoutedModel, ...]] = _setting(
         "MODEL_ROUTES", "", "`name=provider/model[*weight]>provider/model;…`: the names that "
-        "clients may use, and whom to ask in which order", _routes, shown="none",
+        "clients may use, and whom to ask in which order", parse.routes, shown="none",
     )  # fmt: skip
     default_model: str = _setting(
         "DEFAULT_MODEL", "", "model of requests that name none",
@@ -350,28 +153,29 @@ class Settings:
     )  # fmt: skip
     llm_timeout: float = _setting(
         "LLM_TIMEOUT", "60",
-        "one attempt at a provider; of a stream, its first piece and each gap", _number(0.1, 3600),
+        "one attempt at a provider; of a stream, its first chunk and each gap",
+        parse.number(0.1, 3600),
     )  # fmt: skip
     llm_max_retries: int = _setting(
         "LLM_MAX_RETRIES", "2", "further attempts at one provider, before the next one's turn",
-        _integer(0, 10),
+        parse.integer(0, 10),
     )  # fmt: skip
     llm_deadline: float = _setting(
         "LLM_DEADLINE", "", "a whole request; of a stream, until its first piece",
-        lambda text: _number(0.1, 3600)(text) if text else 0.0,
+        lambda text: parse.number(0.1, 3600)(text) if text else 0.0,
         shown="120 (plain calls on Heroku: 25)",
     )  # fmt: skip
     breaker_failures: int = _setting(
         "BREAKER_FAILURES", "5", "a model of a provider that fails so often in a row, within a "
-        "minute, is left alone", _integer(1, 1_000_000),
+        "minute, is left alone", parse.integer(1, 1_000_000),
     )  # fmt: skip
     breaker_pause: float = _setting(
         "BREAKER_PAUSE", "15", "for so long, before one call tries whether it is back",
-        _number(0.1, 3600),
+        parse.number(0.1, 3600),
     )  # fmt: skip
     tiers: dict[str, Allowance] = _setting(
         "TIERS", DEFAULT_TIERS, "limits of each tier, in Flask-Limiter's notation, several "
-        "comma-separated", _tiers,
+        "comma-separated", parse.tiers,
     )  # fmt: skip
     tier_overrides: dict[str, dict[str, Any]] = _setting(
         "TIER_<NAME>", "", "what else a tier limits, for each of its keys: `requests_per_day`, "
@@ -380,66 +184,67 @@ class Settings:
         shown="none",
     )  # fmt: skip
     api_keys: tuple[ConfiguredKey, ...] = _setting(
-        "API_KEYS", "", "`name:tier:key,…`, taken over at start", _api_keys, secret=True,
+        "API_KEYS", "", "`name:tier:key,…`, taken over at start", parse.api_keys, secret=True,
         shown="the demo keys in development",
     )  # fmt: skip
     model_prices: dict[str, ConfiguredPrice] = _setting(
         "MODEL_PRICES", "", "`provider/model: input=0.15, cached_input=0.075, output=0.6, "
         "max_output=16384; …` in USD per million tokens, `*` for any part of a name: prices beside "
-        "those that Weir knows, or instead", _prices, shown="none",
+        "those that Weir knows, or instead", parse.prices, shown="none",
     )  # fmt: skip
     unpriced_models: str = _setting(
         "UNPRICED_MODELS", "refuse", "whether keys with a budget may use models without a price: "
-        "`refuse` or `allow`", _one_of("refuse", "allow"),
+        "`refuse` or `allow`", parse.one_of("refuse", "allow"),
     )  # fmt: skip
     ledger_retention: int = _setting(
         "LEDGER_RETENTION", "400", "days for which the ledger keeps each call; its sums by day are "
-        "kept for ever; 0 keeps all", _integer(0, 36_500),
+        "kept for ever; 0 keeps all", parse.integer(0, 36_500),
     )  # fmt: skip
     model_path: Path | None = _setting(
         "MODEL_PATH", "", "an ONNX file, or a folder of `name/version.onnx`, for `/predict`",
-        _existing_path, shown="the model that ships",
+        parse.existing_path, shown="the model that ships",
     )  # fmt: skip
     log_prompts: bool = _setting(
         "LOG_PROMPTS", "false", "log prompts and answers, and keep them with each request; they "
-        "may hold what nobody else should read", _flag,
+        "may hold what nobody else should read", parse.flag,
     )  # fmt: skip
     request_log_retention: int = _setting(
         "REQUEST_LOG_RETENTION", "30", "days for which the dashboard lists each request; 0 lists "
-        "none", _integer(0, 36_500),
+        "none", parse.integer(0, 36_500),
     )  # fmt: skip
     alert_webhook_url: str = _setting(
         "ALERT_WEBHOOK_URL", "", "where to tell that a budget is 50, 80 or 100 % spent (Standard "
-        "Webhooks)", _url("http", "https"), secret=True, shown="none",
+        "Webhooks)", parse.url("http", "https"), secret=True, shown="none",
     )  # fmt: skip
     alert_webhook_secret: bytes = _setting(
         "ALERT_WEBHOOK_SECRET", "", "signs these alerts: `whsec_` and the base64 of at least 16 "
-        "random bytes", _webhook_secret, secret=True, shown="none",
+        "random bytes", parse.webhook_secret, secret=True, shown="none",
     )  # fmt: skip
     cache_ttl: int = _setting(
         "CACHE_TTL", "3600", "how long an answer is kept; 0 turns the cache off",
-        _integer(0, 31_536_000),
+        parse.integer(0, 31_536_000),
     )  # fmt: skip
     cache_stale_if_error: int = _setting(
         "CACHE_STALE_IF_ERROR", "86400", "how old an answer may be that is served where every "
-        "provider fails; 0 turns this off", _integer(0, 31_536_000),
+        "provider fails; 0 turns this off", parse.integer(0, 31_536_000),
     )  # fmt: skip
     cache_scope: str = _setting(
         "CACHE_SCOPE", "shared", "`shared`: all keys share answers; `key`: each key has its own",
-        _one_of("shared", "key"),
+        parse.one_of("shared", "key"),
     )  # fmt: skip
     trusted_proxies: int = _setting(
         "TRUSTED_PROXIES", "", "how many proxies in front add X-Forwarded-For",
-        lambda text: _integer(0, 16)(text) if text else -1, shown="1 on a detected PaaS, else 0",
+        lambda text: parse.integer(0, 16)(text) if text else -1,
+        shown="1 on a detected PaaS, else 0",
     )  # fmt: skip
     prompt_denylist: tuple[re.Pattern[str], ...] = _setting(
         "PROMPT_DENYLIST", DEFAULT_DENYLIST, "case-insensitive regular expressions, one a line, "
-        "refused in native prompts; empty turns it off", _patterns,
+        "refused in native prompts; empty turns it off", parse.patterns,
         shown="`<script\\b`, `javascript:`, `data:[\\w/+.-]+[;,]`",
     )  # fmt: skip
     stats_access: str = _setting(
         "STATS_ACCESS", "public", "who may read `/stats`: `public`, `key` or `admin`",
-        _one_of("public", "key", "admin"),
+        parse.one_of("public", "key", "admin"),
     )  # fmt: skip
     metrics_token: str = _setting(
         "METRICS_TOKEN", "", "in production, what Prometheus sends as bearer to read `/metrics`; "
@@ -449,7 +254,7 @@ class Settings:
         "OTEL_EXPORTER_OTLP_ENDPOINT", "", "where traces go (OTLP over HTTP), such as "
         "`http://localhost:4318`; OpenTelemetry's other variables (`OTEL_SERVICE_NAME`, "
         "`OTEL_TRACES_SAMPLER`, `OTEL_EXPORTER_OTLP_HEADERS`, …) hold too",
-        _url("http", "https"), shown="none: no tracing",
+        parse.url("http", "https"), shown="none: no tracing",
     )  # fmt: skip
     allowed_origins: tuple[str, ...] = _setting(
         "ALLOWED_ORIGINS", "", "origins for CORS, comma-separated",
@@ -457,27 +262,27 @@ class Settings:
         shown="`*` in development, none in production",
     )  # fmt: skip
     max_body_bytes: int = _setting(
-        "MAX_BODY_BYTES", str(20 * 1024 * 1024), "no body may be larger", _integer(1024, 2**31)
+        "MAX_BODY_BYTES", str(20 * 1024 * 1024), "no body may be larger", parse.integer(1024, 2**31)
     )
     stream_headers_after: float = _setting(
         "STREAM_HEADERS_AFTER", "10", "a stream's headers wait this long for its first piece",
-        _number(0, 60),
+        parse.number(0, 60),
     )  # fmt: skip
     shutdown_grace: float = _setting(
         "SHUTDOWN_GRACE", "25", "after SIGTERM, how long running requests may take to finish",
-        _number(1, 3600),
+        parse.number(1, 3600),
     )  # fmt: skip
     log_level: str = _setting(
         "LOG_LEVEL", "info", "`debug`, `info`, `warning` or `error`",
-        _one_of("debug", "info", "warning", "error"),
+        parse.one_of("debug", "info", "warning", "error"),
     )  # fmt: skip
     log_sample: float = _setting(
         "LOG_SAMPLE", "1", "the share of the requests that went well, from 0 to 1, whose line is "
-        "logged; of those that failed all are", _number(0, 1),
+        "logged; of those that failed all are", parse.number(0, 1),
     )  # fmt: skip
     log_redact: tuple[re.Pattern[str], ...] = _setting(
         "LOG_REDACT", "", "case-insensitive regular expressions, one a line: what they match "
-        "becomes `[redacted]`, in the log and in prompts and answers that are kept", _patterns,
+        "becomes `[redacted]`, in the log and in prompts and answers that are kept", parse.patterns,
         shown="none",
     )  # fmt: skip
 
@@ -576,7 +381,7 @@ def _complete(values: dict[str, Any], environment: Mapping[str, str]) -> None:
     if development:
         values["secret_key"] = values["secret_key"] or _kept_secret(values["data_dir"])
         if "API_KEYS" not in environment:
-            values["api_keys"] = _api_keys(DEMO_KEYS)
+            values["api_keys"] = parse.api_keys(DEMO_KEYS)
         values["allowed_origins"] = values["allowed_origins"] or ("*",)
 
 

@@ -14,10 +14,13 @@ from tests.support.books import Books
 from tests.support.servers import Postgres, Weir, wait_until
 from webapp.metering import request_log
 from webapp.metering.activity import activity, activity_latency
+from webapp.metering.activity import expired as activity_expired
 from webapp.metering.request_log import LoggedRequest, RequestLog, Wanted, requests
-from webapp.metering.traffic import Counts, Traffic
+from webapp.metering.totals import UsageTotals
+from webapp.metering.traffic import Traffic
 from webapp.storage import migrations
 from webapp.storage.database import Database
+from webapp.storage.retention import Retention
 
 
 @pytest.fixture
@@ -94,15 +97,14 @@ def test_old_requests_and_activity_are_forgotten(database: Database) -> None:
     log.add(logged(1, at=time.time() - 31 * 86_400))
     log.add(logged(2, at=time.time() - 29 * 86_400))
     log.flush()
-    traffic.count(1, Counts(requests=1), 5.0)
+    traffic.count(1, UsageTotals(requests=1), 5.0)
     traffic.flush()
     spans = select(activity.c.span).order_by(activity.c.span)
     assert database.read(lambda c: c.execute(spans).scalars().all()) == [60, 1800]
     for table in (activity, activity_latency):
         older = update(table).values(start=table.c.start - 4 * 3600)
         database.write(lambda connection, older=older: connection.execute(older))
-    log.forget()
-    traffic.forget()
+    Retention(database, [request_log.expired(30), *activity_expired()]).tick()
     kept = database.read(lambda c: c.execute(select(requests.c.request_id)).scalars().all())
     assert kept == ["request-2"]
     assert database.read(lambda c: c.execute(spans).scalars().all()) == [1800]

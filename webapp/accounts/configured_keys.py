@@ -21,7 +21,7 @@ from webapp.accounts.keys import (
     now,
 )
 from webapp.observability.masking import mask
-from webapp.settings import ConfiguredKey
+from webapp.setting_parsers import ConfiguredKey
 from webapp.storage.database import Database
 
 ACTOR = Actor("settings")

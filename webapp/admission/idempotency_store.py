@@ -16,6 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from webapp.errors import IdempotencyInProgress, IdempotencyMismatch
 from webapp.storage.database import Database, metadata
+from webapp.storage.retention import Expired
 
 keys = Table(
     "idempotency_keys",
@@ -33,7 +34,6 @@ keys = Table(
 
 LEASE_TTL = 10.0
 RESPONSE_TTL = 86_400.0
-PURGE_INTERVAL = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,6 @@ class IdempotencyStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._leases: set[str] = set()
-        self._purged_at = 0.0
 
     def acquire(self, key_id: str, fingerprint: str) -> IdempotencyLease | StoredResponse:
         """Hold the key for a request, or what the finished request with it was answered.
@@ -90,7 +89,7 @@ class IdempotencyStore:
         self._database.write(lambda connection: connection.execute(delete))
 
     def tick(self) -> None:
-        """Renew the leases of what runs here, and forget what is a day old."""
+        """Renew the leases of what runs here."""
         now = time.time()
         if self._leases:
             renew = (
@@ -99,12 +98,11 @@ class IdempotencyStore:
                 .values(leased_until=now + LEASE_TTL)
             )
             self._database.write(lambda connection: connection.execute(renew))
-        if now - self._purged_at > PURGE_INTERVAL:
-            self._purged_at = now
-            old = keys.delete().where(
-                keys.c.created_at < now - RESPONSE_TTL, keys.c.leased_until < now
-            )
-            self._database.write(lambda connection: connection.execute(old))
+
+
+def expired() -> Expired:
+    """Answers that have been kept for a day; of running requests nothing."""
+    return keys, lambda now: (keys.c.created_at < now - RESPONSE_TTL, keys.c.leased_until < now)
 
 
 def _acquire(

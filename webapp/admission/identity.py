@@ -16,7 +16,7 @@ from webapp.accounts.keys import ApiKey, KeyStore, digest, now
 from webapp.accounts.tokens import Claims, Tokens
 from webapp.allowance import Allowance
 from webapp.errors import MalformedRequest, NotAllowed, NotAuthenticated, StoreUnavailable
-from webapp.llm.ports import BillingContext
+from webapp.llm.calls import BillingContext
 from webapp.settings import DEMO_SECRETS
 
 FRESH_TTL = 4.0  # a revoked key stops everywhere within 5 s
@@ -54,7 +54,7 @@ class Principal:
     def bucket(self) -> str:
         return f"key-{self.key_id}"
 
-    def billing(self, request_id: str = "", endpoint: str = "") -> BillingContext:
+    def billing_context(self, request_id: str = "", endpoint: str = "") -> BillingContext:
         """Who pays for what a request of this one leads to."""
         allowance = self.allowance
         return BillingContext(

@@ -31,7 +31,7 @@ class TopBudgetUsage:
 
     def _find(self) -> list[BudgetUse]:
         principals = self._identities.of_key_ids(self._ledger.spenders(MAX_KEYS))
-        budgets = self._ledger.budgets_of_all([one.billing() for one in principals])
+        budgets = self._ledger.budgets_of_all([one.billing_context() for one in principals])
         uses = [
             BudgetUse(f"{one.name} ({one.key_id})", budget.period, budget.spent / budget.limit)
             for one in principals

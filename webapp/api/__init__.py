@@ -53,7 +53,13 @@ OPENAI_ENDPOINTS = (
     embeddings.blueprint,
     models.blueprint,
     key.blueprint,
-    explain.blueprint,
+    explain.make_blueprint(
+        [
+            asking.blueprint.model_endpoint
+            for asking in (completions, embeddings, chat, generate, summarize)
+        ],
+        completions.EXAMPLE,
+    ),
 )
 
 

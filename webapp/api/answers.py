@@ -14,10 +14,11 @@ from flask import Response, g, request
 from gevent.monkey import get_original
 
 from webapp.admission.identity import Principal
-from webapp.api.errors import openai_envelope
+from webapp.api.cache_control import cache_use
+from webapp.api.errors import at_openai_endpoint, openai_envelope
 from webapp.errors import ClientHungUp, InternalError, ShuttingDown, WeirError
+from webapp.llm.calls import BillingContext, CallOptions
 from webapp.llm.messages import AnswerMetadata, Chunk, FinalAnswer, ModelRequest, StreamEvent
-from webapp.llm.ports import BillingContext, CallOptions
 from webapp.llm.subscription import Stream
 from webapp.metering.request_log import cut
 from webapp.observability import metrics, request_context
@@ -26,8 +27,6 @@ from webapp.observability.redaction import redact_json, redact_kept
 from webapp.observability.request_context import RequestContext
 from webapp.services import services
 
-# Under /v1 they are the same endpoints.
-NATIVE_V1 = {"/v1/chat", "/v1/summarize", "/v1/generate"}
 PING_INTERVAL = 15.0
 PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
@@ -69,30 +68,26 @@ def call_options(*, streamed: bool) -> CallOptions:
     """The terms of this request: its principal, its client, its Cache-Control."""
     principal: Principal = g.principal
     settings = services().settings
-    own_cache = settings.cache_scope == "key" or principal.allowance.own_cache
-    control = request.cache_control
-    bypass = bool(control.no_cache or control.no_store)
     patience = settings.stream_deadline if streamed else settings.plain_deadline
     return CallOptions(
         client=HTTPClientConnection(services().lifecycle, request.environ.get("gunicorn.socket")),
-        billing=billing(),
+        billing=billing_context(),
         deadline=time.monotonic() + patience,
-        scope=principal.bucket if own_cache else None,
-        read_cache=not bypass,
-        write_cache=not control.no_store,
-        max_age=control.max_age,
+        cache=cache_use(),
         only_cached=principal.stale,
         allows_model=principal.allowance.allows_model,
     )
 
 
-def billing() -> BillingContext:
+def billing_context() -> BillingContext:
     """Who pays for what this request leads to."""
     principal: Principal = g.principal
     context = request_context.current()
-    native = context.endpoint in NATIVE_V1
-    endpoint = context.endpoint.removeprefix("/v1") if native else context.endpoint
-    return principal.billing(context.request_id, endpoint)
+    endpoint = context.endpoint
+    if not at_openai_endpoint():
+        # Under /v1 a native endpoint is the same one.
+        endpoint = endpoint.removeprefix("/v1")
+    return principal.billing_context(context.request_id, endpoint)
 
 
 class Dialect(Protocol):

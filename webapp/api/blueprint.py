@@ -1,4 +1,4 @@
-"""What all endpoints are made of: the blueprint, how bodies are read, and what they may hold."""
+"""What all endpoints are made of: their blueprints, how bodies are read, what these may hold."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any, TypeVar, cast
 
@@ -17,8 +18,11 @@ from flask import request
 from marshmallow import INCLUDE, Schema, ValidationError, fields, validate
 
 from webapp import errors
+from webapp.admission import guard
+from webapp.admission.idempotency import idempotent
+from webapp.llm.messages import ModelRequest
 from webapp.services import services
-from webapp.settings import MODEL
+from webapp.setting_parsers import MODEL
 
 View = TypeVar("View", bound=Callable[..., Any])
 AnyBlueprint = TypeVar("AnyBlueprint", bound=flask.Blueprint)
@@ -103,6 +107,39 @@ def validated(schema: Schema, body: Any) -> Any:
 
 class Blueprint(flask_smorest.Blueprint):
     ARGUMENTS_PARSER = JSONBody()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEndpoint:
+    """An endpoint that asks a model: how its body is read, for whoever explains a request."""
+
+    path: str
+    schema: Schema
+    to_model_request: Callable[[dict[str, Any]], ModelRequest]
+    check: Callable[[dict[str, Any]], None] = lambda _: None
+    """Raises ValidationError for what the schema cannot know, such as limits of the tier."""
+
+
+class AnsweringBlueprint(Blueprint):
+    """Endpoints that need a key, count against its limits, and can be repeated safely.
+
+    The order counts: who asks, then how long the body may be, then whether it was sent before.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        import_name: str,
+        *,
+        description: str,
+        max_body: int,
+        model_endpoint: ModelEndpoint | None = None,
+    ) -> None:
+        super().__init__(name, import_name, description=description)
+        self.model_endpoint = model_endpoint
+        guard(self)
+        self.before_request(lambda: limit_body(max_body))
+        idempotent(self)
 
 
 def openai_endpoint(blueprint: AnyBlueprint) -> AnyBlueprint:

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from webapp.admission import guard
-from webapp.admission.idempotency import idempotent
 from webapp.api import answers
-from webapp.api.blueprint import MEBIBYTE, Blueprint, limit_body
+from webapp.api.blueprint import MEBIBYTE, AnsweringBlueprint, ModelEndpoint
 from webapp.api.openapi import answers_and_errors
 from webapp.api.schemas import ChatAnswer, ChatBody
 from webapp.llm.messages import FinalAnswer, ModelRequest
 from webapp.llm.tasks.chat import chat_request
 from webapp.observability.request_context import RequestContext
-
-blueprint = guard(Blueprint("chat", __name__, description="Talk with a model"))
-blueprint.before_request(lambda: limit_body(MEBIBYTE))
-idempotent(blueprint)
 
 EXAMPLE = {"message": "What is a weir?", "max_tokens": 200}
 
@@ -32,6 +26,15 @@ def to_model_request(body: dict[str, Any]) -> ModelRequest:
         history=body["history"],
         stream=body["stream"],
     )
+
+
+blueprint = AnsweringBlueprint(
+    "chat",
+    __name__,
+    description="Talk with a model",
+    max_body=MEBIBYTE,
+    model_endpoint=ModelEndpoint("/chat", ChatBody(), to_model_request),
+)
 
 
 @blueprint.post("/chat")

@@ -6,19 +6,11 @@ from typing import Any
 
 from flask import Response
 
-from webapp.admission import guard
-from webapp.admission.idempotency import idempotent
 from webapp.api import answers
-from webapp.api.blueprint import MEBIBYTE, Blueprint, limit_body, openai_endpoint
+from webapp.api.blueprint import MEBIBYTE, AnsweringBlueprint, ModelEndpoint, openai_endpoint
 from webapp.api.openapi import openai_answers_and_errors
 from webapp.api.schemas import CompletionBody
 from webapp.llm.messages import ModelRequest
-
-blueprint = openai_endpoint(
-    guard(Blueprint("completions", __name__, description="OpenAI's API: chat completions"))
-)
-blueprint.before_request(lambda: limit_body(20 * MEBIBYTE))
-idempotent(blueprint)
 
 EXAMPLE = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "What is a weir?"}]}
 
@@ -27,6 +19,17 @@ def to_model_request(body: dict[str, Any]) -> ModelRequest:
     """What a valid body asks of a model: every field as it stands."""
     stream = bool(body.pop("stream", False))
     return ModelRequest(body, body.pop("model", None), native=False, stream=stream)
+
+
+blueprint = openai_endpoint(
+    AnsweringBlueprint(
+        "completions",
+        __name__,
+        description="OpenAI's API: chat completions",
+        max_body=20 * MEBIBYTE,
+        model_endpoint=ModelEndpoint("/v1/chat/completions", CompletionBody(), to_model_request),
+    )
+)
 
 
 @blueprint.post("/chat/completions")

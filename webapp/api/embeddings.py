@@ -6,19 +6,11 @@ from typing import Any
 
 from flask import Response
 
-from webapp.admission import guard
-from webapp.admission.idempotency import idempotent
 from webapp.api import answers
-from webapp.api.blueprint import MEBIBYTE, Blueprint, limit_body, openai_endpoint
+from webapp.api.blueprint import MEBIBYTE, AnsweringBlueprint, ModelEndpoint, openai_endpoint
 from webapp.api.openapi import openai_answers_and_errors
 from webapp.api.schemas import EmbeddingsBody
 from webapp.llm.messages import ModelRequest
-
-blueprint = openai_endpoint(
-    guard(Blueprint("embeddings", __name__, description="OpenAI's API: embeddings"))
-)
-blueprint.before_request(lambda: limit_body(20 * MEBIBYTE))
-idempotent(blueprint)
 
 EXAMPLE = {"model": "text-embedding-3-small", "input": "What is a weir?"}
 
@@ -26,6 +18,17 @@ EXAMPLE = {"model": "text-embedding-3-small", "input": "What is a weir?"}
 def to_model_request(body: dict[str, Any]) -> ModelRequest:
     """What a valid body asks of a model: every field as it stands."""
     return ModelRequest(body, body.pop("model", None), operation="embeddings", native=False)
+
+
+blueprint = openai_endpoint(
+    AnsweringBlueprint(
+        "embeddings",
+        __name__,
+        description="OpenAI's API: embeddings",
+        max_body=20 * MEBIBYTE,
+        model_endpoint=ModelEndpoint("/v1/embeddings", EmbeddingsBody(), to_model_request),
+    )
+)
 
 
 @blueprint.post("/embeddings")

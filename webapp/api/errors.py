@@ -40,7 +40,7 @@ def register(app: Flask) -> None:
     app.register_error_handler(errors.WeirError, render)
     app.register_error_handler(HTTPException, _http)
     app.register_error_handler(ParseException, _not_http)
-    app.register_error_handler(Exception, _unexpected)
+    app.register_error_handler(Exception, lambda error: render(unexpected(error)))
 
 
 def render(error: errors.WeirError) -> Response:
@@ -111,33 +111,30 @@ def _not_http(error: Exception) -> Response:
     return render(errors.MalformedRequest("The body is not well-formed HTTP."))
 
 
-def _http(error: HTTPException) -> Any:
+def of_http(error: HTTPException) -> errors.WeirError:
+    """The error that an HTTP status of 400 or more stands for; 5xx are logged."""
     status = error.code or 500
-    if status < 400:
+    if status >= 500:
+        return unexpected(error)
+    known = OF_STATUS.get(status, errors.MalformedRequest)(
+        None if status in {404, 405} else error.description
+    )
+    known.status = status  # also one that HTTP knows and Weir has no name for
+    return known
+
+
+def unexpected(error: Exception) -> errors.WeirError:
+    """What a client is told of an error that nobody foresaw; it is logged."""
+    request_id = request_context.current().request_id
+    log.error("A request failed", exc_info=error, extra={"request_id": request_id})
+    return errors.InternalError()
+
+
+def _http(error: HTTPException) -> Any:
+    if (error.code or 500) < 400:
         return error  # a redirect
-    kind = OF_STATUS.get(status)
-    if kind is None:
-        return _unexpected(error) if status >= 500 else _other(error, status)
-    known = kind(None if status in {404, 405} else error.description)
-    response = render(known)
+    response = render(of_http(error))
     for name, value in error.get_headers():
         if name in {"Allow", "Retry-After"}:
             response.headers[name] = value
     return response
-
-
-def _other(error: HTTPException, status: int) -> Response:
-    """A status that HTTP knows and Weir has no name for."""
-    known = errors.MalformedRequest(error.description)
-    response = render(known)
-    response.status_code = status
-    return response
-
-
-def _unexpected(error: Exception) -> Response:
-    log.error(
-        "A request failed",
-        exc_info=error,
-        extra={"request_id": request_context.current().request_id},
-    )
-    return render(errors.InternalError())

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 from flask import request
-from marshmallow import Schema
 
 from webapp import money
 from webapp.admission import guard_without_counting
 from webapp.admission.limits import check_left
-from webapp.api import answers, chat, completions, embeddings, generate, summarize
+from webapp.api import answers
 from webapp.api.blueprint import (
     MEBIBYTE,
     Blueprint,
+    ModelEndpoint,
     limit_body,
     openai_endpoint,
     read_json,
@@ -22,69 +22,56 @@ from webapp.api.blueprint import (
 )
 from webapp.api.key import budgets_left, limits_left
 from webapp.api.openapi import ONE_OF_THEM, openai_errors_of
-from webapp.api.schemas import (
-    ChatBody,
-    CompletionBody,
-    EmbeddingsBody,
-    GenerateBody,
-    SummarizeBody,
-)
 from webapp.errors import ValidationError
-from webapp.llm.messages import ModelRequest
 from webapp.llm.tokens import estimate_input_tokens
 from webapp.services import services
 
-blueprint = openai_endpoint(
-    guard_without_counting(Blueprint("explain", __name__, description="What a request would do"))
-)
-blueprint.before_request(lambda: limit_body(20 * MEBIBYTE))
 
-ToModelRequest = Callable[[dict[str, Any]], ModelRequest]
-DEFAULT = "/v1/chat/completions"
-ENDPOINTS: dict[str, tuple[Schema, ToModelRequest]] = {
-    DEFAULT: (CompletionBody(), completions.to_model_request),
-    "/v1/embeddings": (EmbeddingsBody(), embeddings.to_model_request),
-    "/chat": (ChatBody(), chat.to_model_request),
-    "/generate": (GenerateBody(), generate.to_model_request),
-    "/summarize": (SummarizeBody(), summarize.to_model_request),
-}
-ENDPOINT = {
-    "name": "endpoint",
-    "in": "query",
-    "required": False,
-    "schema": {"type": "string", "enum": list(ENDPOINTS), "default": DEFAULT},
-    "description": "The endpoint that the body is meant for.",
-}
+def make_blueprint(endpoints: Sequence[ModelEndpoint], example: dict[str, Any]) -> Blueprint:
+    """The blueprint that explains requests to these endpoints; the first one is the default."""
+    blueprint = openai_endpoint(
+        guard_without_counting(
+            Blueprint("explain", __name__, description="What a request would do")
+        )
+    )
+    blueprint.before_request(lambda: limit_body(20 * MEBIBYTE))
+    by_path = {endpoint.path: endpoint for endpoint in endpoints}
+    default = endpoints[0]
+    parameter = {
+        "name": "endpoint",
+        "in": "query",
+        "required": False,
+        "schema": {"type": "string", "enum": list(by_path), "default": default.path},
+        "description": "The endpoint that the body is meant for.",
+    }
+    content = {"application/json": {"schema": default.schema, "example": example}}
 
-BODY = {
-    "required": True,
-    "content": {
-        "application/json": {
-            "schema": CompletionBody,
-            "example": completions.EXAMPLE,
-        }
-    },
-}
+    @blueprint.post("/explain")
+    @blueprint.doc(
+        security=ONE_OF_THEM,
+        parameters=[parameter],
+        requestBody={"required": True, "content": content},
+    )
+    @openai_errors_of(400, 401, 404, 413, 415, 429, 503)
+    @blueprint.response(200)
+    def explain() -> dict[str, Any]:
+        """Where a request would go, and whether the cache would answer; consumes nothing"""
+        endpoint = by_path.get(request.args.get("endpoint", default.path))
+        if endpoint is None:
+            known = {"endpoint": [f"Must be one of {', '.join(by_path)}."]}
+            raise ValidationError("There is no such endpoint to explain.", details=known)
+        return _explanation(endpoint)
+
+    return blueprint
 
 
-@blueprint.post("/explain")
-@blueprint.doc(security=ONE_OF_THEM, parameters=[ENDPOINT], requestBody=BODY)
-@openai_errors_of(400, 401, 404, 413, 415, 429, 503)
-@blueprint.response(200)
-def explain() -> dict[str, Any]:
-    """Where a request would go, and whether the cache would answer; consumes nothing"""
-    endpoint = request.args.get("endpoint", DEFAULT)
-    if endpoint not in ENDPOINTS:
-        known = {"endpoint": [f"Must be one of {', '.join(ENDPOINTS)}."]}
-        raise ValidationError("There is no such endpoint to explain.", details=known)
-    schema, to_model_request = ENDPOINTS[endpoint]
-    body = validated(schema, read_json())
-    if endpoint == "/summarize":
-        summarize.check_length(body["text"])
+def _explanation(endpoint: ModelEndpoint) -> dict[str, Any]:
+    body = validated(endpoint.schema, read_json())
+    endpoint.check(body)
     check_left()
-    meant = to_model_request(body)
-    options = answers.call_options(streamed=meant.stream)
-    forecast = services().gateway.forecast(meant, options)
+    model_request = endpoint.to_model_request(body)
+    options = answers.call_options(streamed=model_request.stream)
+    forecast = services().gateway.forecast(model_request, options)
     return {
         "route": forecast.route.name,
         "targets": [target.name for target in forecast.route.targets],
@@ -93,5 +80,5 @@ def explain() -> dict[str, Any]:
         "limits": limits_left(),
         "budget": budgets_left(),
         "cost_ceiling_usd": money.to_usd(forecast.ceiling.nano),
-        "input_tokens": estimate_input_tokens(meant.body),
+        "input_tokens": estimate_input_tokens(model_request.body),
     }

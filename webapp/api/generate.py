@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from webapp.admission import guard
-from webapp.admission.idempotency import idempotent
 from webapp.api import answers
-from webapp.api.blueprint import MEBIBYTE, Blueprint, limit_body
+from webapp.api.blueprint import MEBIBYTE, AnsweringBlueprint, ModelEndpoint
 from webapp.api.openapi import answers_and_errors
 from webapp.api.schemas import GenerateAnswer, GenerateBody
 from webapp.llm.messages import FinalAnswer, ModelRequest
 from webapp.llm.tasks.generate import generate_request
 from webapp.observability.request_context import RequestContext
-
-blueprint = guard(Blueprint("generate", __name__, description="Generate text"))
-blueprint.before_request(lambda: limit_body(MEBIBYTE))
-idempotent(blueprint)
 
 EXAMPLE = {"prompt": "Write a haiku about rivers.", "max_tokens": 100}
 
@@ -30,6 +24,15 @@ def to_model_request(body: dict[str, Any]) -> ModelRequest:
         model=body["model"],
         stream=body["stream"],
     )
+
+
+blueprint = AnsweringBlueprint(
+    "generate",
+    __name__,
+    description="Generate text",
+    max_body=MEBIBYTE,
+    model_endpoint=ModelEndpoint("/generate", GenerateBody(), to_model_request),
+)
 
 
 @blueprint.post("/generate")

@@ -13,7 +13,7 @@ from webapp.admission import limits
 from webapp.admission.identity import KEY_HEADERS
 from webapp.api.blueprint import is_openai_endpoint
 from webapp.metering.request_log import LoggedRequest
-from webapp.metering.traffic import Counts
+from webapp.metering.totals import UsageTotals
 from webapp.observability import request_context, telemetry, tracing
 from webapp.observability.logs import log_request
 from webapp.observability.request_context import RequestContext
@@ -111,7 +111,7 @@ def _closed(services: Services, context: RequestContext, status: int) -> None:
         )
     )
     if context.admitted:
-        counts = Counts(
+        counts = UsageTotals(
             requests=1,
             hits=int(context.cache in {"HIT", "STALE"}),
             misses=int(context.cache in {"MISS", "COALESCED"}),

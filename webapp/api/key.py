@@ -50,7 +50,7 @@ def budgets_left() -> list[dict[str, Any]]:
             "remaining": money.to_usd(max(0, budget.limit - budget.spent - budget.reserved)),
             "reset": budget.reset,
         }
-        for budget in services().ledger.budgets_of(answers.billing())
+        for budget in services().ledger.budgets_of(answers.billing_context())
     ]
 
 

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Response, g, request
+from flask import Response, g
 
 from webapp import json_codec
-from webapp.admission import guard, guard_without_counting
-from webapp.admission.idempotency import idempotent
+from webapp.admission import guard_without_counting
 from webapp.admission.identity import Principal
-from webapp.api.blueprint import MEBIBYTE, Blueprint, limit_body
+from webapp.api.blueprint import MEBIBYTE, AnsweringBlueprint, Blueprint
+from webapp.api.cache_control import cache_use
 from webapp.api.openapi import HEADERS, ONE_OF_THEM, errors_of
 from webapp.api.schemas import BatchBody, BatchPrediction, ModelList, PredictBody, PredictionAnswer
 from webapp.errors import ModelNotAllowed, ValidationError
-from webapp.inference.predictions import CacheUse, Predicted, PredictionInput
+from webapp.inference.predictions import Predicted, PredictionInput
 from webapp.observability import request_context
 from webapp.services import services
 
-blueprint = guard(Blueprint("predict", __name__, description="Your own models"))
-blueprint.before_request(lambda: limit_body(MEBIBYTE))
-idempotent(blueprint)
+blueprint = AnsweringBlueprint(
+    "predict", __name__, description="Your own models", max_body=MEBIBYTE
+)
 listing = guard_without_counting(Blueprint("predict_models", __name__))
 
 EXAMPLE = {"features": [112, 118, 132, 129]}
@@ -87,14 +87,7 @@ def _predicted(bodies: list[dict[str, Any]]) -> list[Predicted]:
         name = registry.find(row.model, row.version).name
         if not principal.allowance.allows_model(name):
             raise ModelNotAllowed(f"This key may not use the model {name!r}.")
-    control = request.cache_control
-    own_cache = services().settings.cache_scope == "key" or principal.allowance.own_cache
-    use = CacheUse(
-        scope=principal.bucket if own_cache else None,
-        read=not (control.no_cache or control.no_store),
-        write=not control.no_store,
-        max_age=control.max_age,
-    )
+    use = cache_use()
     answers = services().predictions.predict(rows, use)
     context = request_context.current()
     context.model = answers[0].model

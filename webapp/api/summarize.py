@@ -6,11 +6,9 @@ from typing import Any
 
 from flask import g
 
-from webapp.admission import guard
-from webapp.admission.idempotency import idempotent
 from webapp.admission.identity import Principal
 from webapp.api import answers
-from webapp.api.blueprint import MEBIBYTE, Blueprint, limit_body
+from webapp.api.blueprint import MEBIBYTE, AnsweringBlueprint, ModelEndpoint
 from webapp.api.openapi import answers_and_errors
 from webapp.api.schemas import MAX_TEXT_LENGTH, SummarizeAnswer, SummarizeBody
 from webapp.errors import ValidationError
@@ -18,10 +16,6 @@ from webapp.llm.messages import FinalAnswer, ModelRequest
 from webapp.llm.tasks.summarize import SummaryStream, summarize, summary_request
 from webapp.observability.request_context import RequestContext
 from webapp.services import services
-
-blueprint = guard(Blueprint("summarize", __name__, description="Summarize texts"))
-blueprint.before_request(lambda: limit_body(8 * MEBIBYTE))
-idempotent(blueprint)
 
 EXAMPLE = {
     "text": "A weir is a low barrier across a river. It raises the water upstream and lets the "
@@ -36,6 +30,26 @@ def to_model_request(body: dict[str, Any]) -> ModelRequest:
     return summary_request(body["text"], body["length"], body["model"], stream=body["stream"])
 
 
+def check(body: dict[str, Any]) -> None:
+    """Raise ValidationError for a text that is too long for the tier of this request."""
+    # Tiers of one's own get what premium gets.
+    principal: Principal = g.principal
+    of_tier = MAX_TEXT_LENGTH.get(principal.tier, MAX_TEXT_LENGTH["premium"])
+    longest = principal.allowance.max_text or of_tier
+    if len(body["text"]) > longest:
+        reason = f"Longer than maximum length {longest} of tier {principal.tier}."
+        raise ValidationError("The request is not valid: text.", details={"text": [reason]})
+
+
+blueprint = AnsweringBlueprint(
+    "summarize",
+    __name__,
+    description="Summarize texts",
+    max_body=8 * MEBIBYTE,
+    model_endpoint=ModelEndpoint("/summarize", SummarizeBody(), to_model_request, check),
+)
+
+
 @blueprint.post("/summarize")
 @answers_and_errors
 @blueprint.arguments(SummarizeBody(), example=EXAMPLE)
@@ -43,7 +57,7 @@ def to_model_request(body: dict[str, Any]) -> ModelRequest:
 def summarize_text(body: dict[str, Any]) -> Any:
     """Summarize a text; long ones are split, summarized in pieces and merged"""
     text = body["text"]
-    check_length(text)
+    check(body)
 
     def describe(final: FinalAnswer, context: RequestContext) -> dict[str, Any]:
         summary = final.answer.content
@@ -56,14 +70,3 @@ def summarize_text(body: dict[str, Any]) -> Any:
     if body["stream"]:
         return answers.stream(SummaryStream(*what), answers.NativeDialect(describe))
     return answers.answer(summarize(*what), describe)
-
-
-def check_length(text: str) -> None:
-    """Raise ValidationError for a text that is too long for the tier of this request."""
-    # Tiers of one's own get what premium gets.
-    principal: Principal = g.principal
-    of_tier = MAX_TEXT_LENGTH.get(principal.tier, MAX_TEXT_LENGTH["premium"])
-    longest = principal.allowance.max_text or of_tier
-    if len(text) > longest:
-        reason = f"Longer than maximum length {longest} of tier {principal.tier}."
-        raise ValidationError("The request is not valid: text.", details={"text": [reason]})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import flask
@@ -10,12 +9,11 @@ from flask import Response, g, make_response, render_template, request
 from flask_wtf.csrf import generate_csrf
 from werkzeug.exceptions import HTTPException
 
-from webapp.errors import InternalError, WeirError
+from webapp.api.errors import of_http, unexpected
+from webapp.errors import WeirError
 from webapp.observability import request_context
 from webapp.services import services
 from webapp.version import VERSION
-
-log = logging.getLogger(__name__)
 
 LARGEST_BIG_ID = 2**63 - 1
 
@@ -40,7 +38,7 @@ class Blueprint(flask.Blueprint):
         super().__init__(name, import_name)
         self.register_error_handler(WeirError, error_page)
         self.register_error_handler(HTTPException, _http)
-        self.register_error_handler(Exception, _unexpected)
+        self.register_error_handler(Exception, lambda error: error_page(unexpected(error)))
 
 
 def page(template: str, **context: Any) -> Response:
@@ -84,16 +82,4 @@ def error_page(error: WeirError) -> Response:
 
 
 def _http(error: HTTPException) -> Any:
-    status = error.code or 500
-    if status < 400:
-        return error
-    known = WeirError(error.description or "")
-    known.status = status
-    return error_page(known)
-
-
-def _unexpected(error: Exception) -> Response:
-    log.error(
-        "A page failed", exc_info=error, extra={"request_id": request_context.current().request_id}
-    )
-    return error_page(InternalError())
+    return error if (error.code or 500) < 400 else error_page(of_http(error))

@@ -61,7 +61,7 @@ def usage_bars(principal: Principal) -> list[Facts]:
 
 def usage_bars_by_key(principals: Sequence[Principal]) -> dict[int, list[Facts]]:
     """As bars_of(), by key id."""
-    budgets = services().ledger.budgets_of_all([one.billing() for one in principals])
+    budgets = services().ledger.budgets_of_all([one.billing_context() for one in principals])
     return {
         one.key_id: [*_limits(one), *map(_budget, budgets.get(one.key_id, []))]
         for one in principals

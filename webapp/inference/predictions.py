@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from webapp import json_codec
 from webapp.errors import ValidationError
 from webapp.inference.registry import Registry
+from webapp.llm.calls import CacheUse
 
 if TYPE_CHECKING:
     from webapp.inference.model import Model
@@ -34,17 +35,6 @@ class PredictionInput:
     features: tuple[float, ...]
     model: str | None = None
     version: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class CacheUse:
-    """How a request uses the cache: whose answers, whether it reads, whether it writes, and how
-    old (seconds) an answer may be."""
-
-    scope: str | None = None
-    read: bool = True
-    write: bool = True
-    max_age: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

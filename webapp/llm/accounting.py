@@ -9,18 +9,9 @@ from typing import Any
 
 from webapp import money
 from webapp.errors import ProviderError, WeirError
+from webapp.llm.calls import BillingContext, CallState, ProviderCall, Settlement
 from webapp.llm.messages import Answer, ModelRequest, Usage
-from webapp.llm.ports import (
-    BillingContext,
-    CallObserver,
-    CallState,
-    Ledger,
-    Observer,
-    Price,
-    Prices,
-    ProviderCall,
-    Settlement,
-)
+from webapp.llm.ports import CallObserver, Ledger, Observer, Price, Prices
 from webapp.llm.routing import Route, Target
 from webapp.llm.stream_usage import StreamUsage
 from webapp.llm.tokens import input_bound

@@ -12,9 +12,10 @@ from webapp.llm.accounting import CostCeiling, CostTracker
 from webapp.llm.attempts import Attempts
 from webapp.llm.cache_key import cache_key
 from webapp.llm.cached import CachedAnswer, CachedStream, to_entry
+from webapp.llm.calls import CallOptions
 from webapp.llm.flight import Flight, Flights
 from webapp.llm.messages import Answer, CacheState, Chunk, FinalAnswer, ModelRequest
-from webapp.llm.ports import AnswerCache, CallOptions, Ledger, Observer, Prices, TokenLimits
+from webapp.llm.ports import AnswerCache, Ledger, Observer, Prices, TokenLimits
 from webapp.llm.routing import Route, Router
 from webapp.llm.subscription import FlightSubscription, Stream
 
@@ -66,7 +67,7 @@ class Gateway:
     def open(self, request: ModelRequest, options: CallOptions) -> Stream:
         """The answer as it comes: its Origin, its pieces if it is a stream, the Reply."""
         route = self._resolve(request, options)
-        key = cache_key(request, route, options.scope)
+        key = cache_key(request, route, options.cache.scope)
         cached = self._fresh(key, options)
         if cached:
             return CachedStream(cached, CacheState.HIT, route.name, request.stream)
@@ -84,7 +85,7 @@ class Gateway:
             request.stream,
             route.name,
             options,
-            join=lambda: self._flights.join(key if options.read_cache else None, work, costs.check),
+            join=lambda: self._flights.join(key if options.cache.read else None, work, costs.check),
             stale=lambda: self._stale(key, options),
             span=span,
         )
@@ -93,13 +94,13 @@ class Gateway:
         """What open() would do, without doing it. Raises what it would raise at once."""
         route = self._resolve(request, options)
         costs = self._costs(request, route, options)
-        key = cache_key(request, route, options.scope)
+        key = cache_key(request, route, options.cache.scope)
         if self._fresh(key, options):
             return Forecast(route, CacheState.HIT, False, costs.ceiling)
         if options.only_cached:
             raise StoreUnavailable
         costs.check()
-        joins = options.read_cache and self._flights.is_running(key)
+        joins = options.cache.read and self._flights.is_running(key)
         return Forecast(route, options.led, joins, costs.ceiling)
 
     def _resolve(self, request: ModelRequest, options: CallOptions) -> Route:
@@ -130,7 +131,7 @@ class Gateway:
                 success = self._attempts.answer(route, costs, options.deadline)
                 flight.begin(success.target.provider.name, success.attempts, costs.waited)
                 answer = success.result
-        if options.write_cache and self._cache.ttl:
+        if options.cache.write and self._cache.ttl:
             chunks = [] if request.native else [chunk.data for chunk in flight.chunks]
             self._cache.put(key, to_entry(answer, chunks, native=request.native))
         return answer
@@ -171,7 +172,7 @@ class Gateway:
         return self._cached(key, options, max(self._cache.ttl, self._cache.stale_for))
 
     def _cached(self, key: str, options: CallOptions, oldest: float) -> CachedAnswer | None:
-        if not (options.read_cache and self._cache.ttl):
+        if not (options.cache.read and self._cache.ttl):
             return None
         span = self._observer.span("cache")
         entry = self._cache.get(key)
@@ -179,5 +180,7 @@ class Gateway:
         if entry is None:
             return None
         age = max(0.0, time.time() - entry["stored_at"])
-        too_old = age > oldest or (options.max_age is not None and age > options.max_age)
+        too_old = age > oldest or (
+            options.cache.max_age is not None and age > options.cache.max_age
+        )
         return None if too_old else CachedAnswer(entry, age)

@@ -1,23 +1,14 @@
-"""What the core needs from outside, as Protocols, and the terms on which it is asked."""
+"""What the core needs from outside, as Protocols."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Protocol
 
-from webapp.llm.messages import Answer, CacheState, Chunk, ModelRequest, Usage
+from webapp.llm.calls import BillingContext, FlightProgress, ProviderCall, Settlement
+from webapp.llm.messages import Answer, Chunk, ModelRequest, Usage
 from webapp.llm.stream_usage import StreamUsage
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a provider's latest call ended: when (monotonic), and the error's name if it failed."""
-
-    at: float
-    error: str | None
 
 
 class Provider(Protocol):
@@ -87,42 +78,6 @@ class Prices(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class BillingContext:
-    """Who pays for the calls of a request, and what it may spend: nano-USD a UTC day, a month."""
-
-    key_id: int
-    request_id: str
-    endpoint: str
-    usd_per_day: int | None = None
-    usd_per_month: int | None = None
-    tokens_per_minute: int | None = None
-
-    @property
-    def bucket(self) -> str:
-        """Where its limits are counted."""
-        return f"key-{self.key_id}"
-
-    @property
-    def has_budget(self) -> bool:
-        return self.usd_per_day is not None or self.usd_per_month is not None
-
-
-@dataclass(frozen=True, slots=True)
-class ProviderCall:
-    """One call to a provider that is about to be made, with its ceiling: tokens, nano-USD."""
-
-    billing: BillingContext
-    route: str
-    provider: str
-    model: str
-    attempt: int
-    input_tokens: int
-    output_tokens: int
-    nano: int | None
-    unpriced: str | None
-
-
 class TokenLimits(Protocol):
     """The tokens a minute that somebody may use."""
 
@@ -136,27 +91,6 @@ class TokenLimits(Protocol):
     def settle(self, reservation: Any, tokens: int) -> None:
         """Replace the ceiling by what was used. Never raises."""
         ...
-
-
-class CallState(StrEnum):
-    """What became of a call (docs/money.md)."""
-
-    RESERVED = "reserved"
-    SETTLED = "settled"
-    FAILED = "failed"
-    CUT = "cut"
-    CANCELLED = "cancelled"
-    LOST = "lost"
-
-
-@dataclass(frozen=True, slots=True)
-class Settlement:
-    """What a call used and cost; `nano` is None where its model has no price."""
-
-    state: CallState
-    usage: Usage
-    nano: int | None
-    error: str | None = None
 
 
 class Ledger(Protocol):
@@ -248,14 +182,6 @@ class AnswerCache(Protocol):
     def put(self, key: str, entry: dict[str, Any]) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What a follower sees of a flight led elsewhere: new entries, and whether it is still led."""
-
-    entries: list[Any]
-    led: bool
-
-
 class FlightCoordinator(Protocol):
     """Where processes tell each other which calls they make. Never raises: away means alone.
 
@@ -268,7 +194,7 @@ class FlightCoordinator(Protocol):
 
     def is_led(self, key: str) -> bool: ...
 
-    def poll(self, key: str, flight: str, position: int) -> Seen:
+    def poll(self, key: str, flight: str, position: int) -> FlightProgress:
         """What has come of another one's flight since `position`; says that somebody follows."""
         ...
 
@@ -293,36 +219,3 @@ class FlightCoordinator(Protocol):
     def close(self) -> None:
         """Say that this process leads no more."""
         ...
-
-
-class ClientConnection(Protocol):
-    """Whoever waits for an answer."""
-
-    def check(self) -> None:
-        """Raise ClientHungUp or ShuttingDown when waiting on has no sense."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class CallOptions:
-    """The terms on which a caller asks.
-
-    `deadline` is monotonic; of a stream, it ends with the first piece. `scope` separates cache
-    entries (None: shared). `only_cached` refuses what needs a provider.
-    """
-
-    client: ClientConnection
-    billing: BillingContext
-    deadline: float
-    scope: str | None = None
-    read_cache: bool = True
-    write_cache: bool = True
-    max_age: float | None = None
-    only_cached: bool = False
-    allows_model: Callable[..., bool] = lambda *_: True
-    """Whether one of the names of a model is allowed."""
-
-    @property
-    def led(self) -> CacheState:
-        """What to call an answer that a provider gave to this caller."""
-        return CacheState.MISS if self.read_cache else CacheState.BYPASS

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from webapp.errors import ModelNotFound
 from webapp.llm.ports import Provider
-from webapp.settings import RoutedModel
+from webapp.setting_parsers import RoutedModel
 
 FALLBACK_MODEL = "gpt-4o-mini"
 DEFAULT_ROUTE = "default"

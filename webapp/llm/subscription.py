@@ -10,9 +10,10 @@ from typing import Protocol
 from webapp.deadline_timer import DeadlineTimer
 from webapp.errors import ProviderError, ProviderFailed, ProviderTimedOut, WeirError
 from webapp.llm.cached import CachedAnswer, CachedStream
+from webapp.llm.calls import CallOptions
 from webapp.llm.flight import SHARED_ERRORS, FlightLost, Listener
 from webapp.llm.messages import Answer, AnswerMetadata, CacheState, Chunk, FinalAnswer, StreamEvent
-from webapp.llm.ports import CallOptions, Span
+from webapp.llm.ports import Span
 
 CHECK_INTERVAL = 1.0
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from functools import partial
 
-from sqlalchemy import BigInteger, Column, Connection, Integer, Table
+from sqlalchemy import BigInteger, Column, ColumnElement, Connection, Integer, Table, and_, or_
 
 from webapp.storage.database import increment, metadata
+from webapp.storage.retention import Expired
 
 activity = Table(
     "activity",
@@ -79,9 +81,14 @@ def add_latencies(connection: Connection, counted: Mapping[tuple[int, int], int]
     connection.execute(increment(connection, activity_latency, ["requests"]), rows)
 
 
-def forget(connection: Connection) -> None:
-    """Delete what nothing shows any more."""
-    for span, seconds in RETENTION.items():
-        for table in (activity, activity_latency):
-            old = (table.c.span == span, table.c.start < time.time() - seconds)
-            connection.execute(table.delete().where(*old))
+def expired() -> list[Expired]:
+    """What nothing shows any more."""
+    return [(table, partial(_outlived, table)) for table in (activity, activity_latency)]
+
+
+def _outlived(table: Table, now: float) -> list[ColumnElement[bool]]:
+    spans = (
+        and_(table.c.span == span, table.c.start < now - seconds)
+        for span, seconds in RETENTION.items()
+    )
+    return [or_(*spans)]

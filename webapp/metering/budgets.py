@@ -11,7 +11,7 @@ from sqlalchemy import BigInteger, Column, Date, Integer, String, Table
 
 from webapp import money
 from webapp.errors import BudgetExceeded, BudgetReserved, WeirError
-from webapp.llm.ports import BillingContext
+from webapp.llm.calls import BillingContext
 from webapp.storage.database import metadata
 
 budgets = Table(

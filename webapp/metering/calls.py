@@ -26,9 +26,10 @@ from sqlalchemy import (
 )
 
 from webapp import money
-from webapp.llm.ports import CallState
+from webapp.llm.calls import CallState
 from webapp.metering.budgets import budgets, starts
 from webapp.storage.database import Database, metadata
+from webapp.storage.retention import Expired
 
 ledger = Table(
     "ledger",
@@ -62,19 +63,16 @@ ledger = Table(
 # The columns with tokens.
 TOKEN_COLUMNS = ("input_tokens", "cached_input_tokens", "output_tokens")
 
-DELETE_BATCH = 1_000
-DELETE_INTERVAL = 600.0  # seconds
 PAGE = 1_000
 DRIFT_TTL = 60.0  # seconds
+DAY = 86_400  # seconds
 
 
 class Calls:
-    """Reads the ledger. Rows are kept for `keep_days`; 0: for ever. All raise StoreUnavailable."""
+    """Reads the ledger. Every method raises StoreUnavailable."""
 
-    def __init__(self, database: Database, keep_days: int) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._keep_days = keep_days
-        self._forget_at = 0.0
         self._drift, self._drift_until = 0, 0.0
 
     def latest(
@@ -133,21 +131,6 @@ class Calls:
                 return
             after = rows[-1]["reserved_at"], rows[-1]["id"]
 
-    def forget(self) -> None:
-        """Delete a batch of the rows that have been kept long enough; the usage stays."""
-        if not self._keep_days or time.monotonic() < self._forget_at:
-            return
-        oldest = time.time() - self._keep_days * 86_400
-        old = (
-            select(ledger.c.id)
-            .where(ledger.c.reserved_at < oldest, ledger.c.state != CallState.RESERVED)
-            .limit(DELETE_BATCH)
-        )
-        delete = ledger.delete().where(ledger.c.id.in_(old))
-        gone = self._database.write(lambda connection: connection.execute(delete).rowcount)
-        if gone < DELETE_BATCH:
-            self._forget_at = time.monotonic() + DELETE_INTERVAL
-
     def drift(self) -> int:
         """Nano-USD by which the budgets of this month differ from the ledger's rows; 0 is right.
 
@@ -157,6 +140,14 @@ class Calls:
             self._drift = self._database.read(_drift)
             self._drift_until = time.monotonic() + DRIFT_TTL
         return self._drift
+
+
+def expired(keep_days: int) -> Expired:
+    """Rows that are older than so many days; the usage stays."""
+    return ledger, lambda now: (
+        ledger.c.reserved_at < now - keep_days * DAY,
+        ledger.c.state != CallState.RESERVED,
+    )
 
 
 def _rows(query: Any, connection: Connection) -> Sequence[RowMapping]:

@@ -31,8 +31,8 @@ from sqlalchemy import (
 
 from webapp import money
 from webapp.errors import BudgetExceeded, ModelNotPriced, StoreUnavailable, WeirError
+from webapp.llm.calls import BillingContext, CallState, ProviderCall, Settlement
 from webapp.llm.messages import Usage
-from webapp.llm.ports import BillingContext, CallState, ProviderCall, Settlement
 from webapp.metering.alerts import Alerts
 from webapp.metering.budgets import (
     MONTH,

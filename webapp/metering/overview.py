@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
 
 from sqlalchemy import Connection, Table, func, literal, select
 
 from webapp.accounts.keys import api_keys
-from webapp.metering.activity import COUNTED, HALF_HOUR, MINUTE, activity, activity_latency
+from webapp.metering.activity import (
+    COUNTED,
+    COUNTERS,
+    HALF_HOUR,
+    MINUTE,
+    activity,
+    activity_latency,
+)
+from webapp.metering.totals import UsageTotals
 from webapp.metering.traffic import latency, percentiles, traffic
 from webapp.metering.usage import usage
 from webapp.storage.database import Database
@@ -65,37 +73,6 @@ RANGES = {
 }
 
 
-@dataclass(slots=True)
-class Sums:
-    """What is added up; money in nano-USD."""
-
-    requests: int = 0
-    hits: int = 0
-    misses: int = 0
-    errors: int = 0
-    tokens: int = 0
-    cost_nano: int = 0
-    saved_nano: int = 0
-
-    def add(self, **more: int | None) -> None:
-        for name, value in more.items():
-            setattr(self, name, getattr(self, name) + int(value or 0))
-
-    def times(self, share: float) -> Sums:
-        """A share of all of this."""
-        return Sums(**{name: round(getattr(self, name) * share) for name in COUNTERS})
-
-    @property
-    def hit_rate(self) -> float | None:
-        looked_up = self.hits + self.misses
-        return self.hits / looked_up if looked_up else None
-
-    @property
-    def error_rate(self) -> float | None:
-        return self.errors / self.requests if self.requests else None
-
-
-COUNTERS = [field.name for field in fields(Sums)]
 Latencies = dict[str, float | None]
 
 
@@ -105,12 +82,12 @@ class Figures:
     (Unix seconds, sums), the latencies (ms, by p50, p95, p99; None where they are not told by key),
     and the keys with most requests: (id, name, mask, sums)."""
 
-    now: Sums
-    before: Sums
-    steps: list[tuple[int, Sums]]
+    now: UsageTotals
+    before: UsageTotals
+    steps: list[tuple[int, UsageTotals]]
     latency: Latencies | None
     latency_before: Latencies | None
-    top_keys: list[tuple[int, str, str, Sums]]
+    top_keys: list[tuple[int, str, str, UsageTotals]]
 
 
 class Overview:
@@ -129,8 +106,8 @@ class Overview:
             told = key_ids is None
             return Figures(
                 _total(steps.values()),
-                _total(before.sums(connection, "all").values()).times(asked.elapsed),
-                [(at, steps.get(at, Sums())) for at in now.steps],
+                _total(before.sums(connection, "all").values()).scaled(asked.elapsed),
+                [(at, steps.get(at, UsageTotals())) for at in now.steps],
                 now.latencies(connection) if told else None,
                 before.latencies(connection) if told else None,
                 _named(connection, now.sums(connection, "key_id")),
@@ -138,7 +115,7 @@ class Overview:
 
         return self._database.read(work)
 
-    def by_key(self, asked: Range, key_ids: Collection[int]) -> dict[int, Sums]:
+    def by_key(self, asked: Range, key_ids: Collection[int]) -> dict[int, UsageTotals]:
         """The sums of each of these keys."""
         span = _Span(asked, asked.first, key_ids)
         return self._database.read(lambda connection: span.sums(connection, "key_id"))
@@ -160,9 +137,9 @@ class _Span:
     def steps(self) -> range:
         return range(self.since, self.until, self.asked.step)
 
-    def sums(self, connection: Connection, by: str) -> dict[int, Sums]:
+    def sums(self, connection: Connection, by: str) -> dict[int, UsageTotals]:
         """By the Unix seconds of each `step`, by `key_id`, or `all` under 0."""
-        found: dict[int, Sums] = {}
+        found: dict[int, UsageTotals] = {}
         for table, columns in self._counters():
             group = self._group(table, by)
             summed = [func.sum(column).label(name) for name, column in columns.items()]
@@ -173,8 +150,8 @@ class _Span:
                 query = query.group_by(group)
             for row in connection.execute(query).mappings():
                 at = _unix(row["group"]) if isinstance(row["group"], date) else int(row["group"])
-                sums = {name: row[name] for name in columns}
-                found.setdefault(at, Sums()).add(**sums)
+                sums = {name: int(row[name] or 0) for name in columns}
+                found.setdefault(at, UsageTotals()).add(UsageTotals(**sums))
         return found
 
     def latencies(self, connection: Connection) -> Latencies:
@@ -184,7 +161,7 @@ class _Span:
         return dict(zip(("p50", "p95", "p99"), percentiles(rows, 0.5, 0.95, 0.99), strict=True))
 
     def _counters(self) -> list[tuple[Table, dict[str, Any]]]:
-        """The tables to add up, and their columns by the names of Sums."""
+        """The tables to add up, and their columns by the names of UsageTotals."""
         if not self.asked.by_day:
             return [(activity, {name: activity.c[name] for name in COUNTERS})]
         tokens = usage.c.input_tokens + usage.c.output_tokens
@@ -210,7 +187,9 @@ class _Span:
         ]
 
 
-def _named(connection: Connection, by_key: dict[int, Sums]) -> list[tuple[int, str, str, Sums]]:
+def _named(
+    connection: Connection, by_key: dict[int, UsageTotals]
+) -> list[tuple[int, str, str, UsageTotals]]:
     """Those with most requests."""
     top = sorted(by_key.items(), key=lambda entry: -entry[1].requests)[:TOP]
     query = select(api_keys.c.id, api_keys.c.name, api_keys.c.mask)
@@ -219,10 +198,10 @@ def _named(connection: Connection, by_key: dict[int, Sums]) -> list[tuple[int, s
     return [(key_id, *names[key_id], sums) for key_id, sums in top if key_id in names]
 
 
-def _total(parts: Collection[Sums]) -> Sums:
-    total = Sums()
+def _total(parts: Collection[UsageTotals]) -> UsageTotals:
+    total = UsageTotals()
     for part in parts:
-        total.add(**{name: getattr(part, name) for name in COUNTERS})
+        total.add(part)
     return total
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from webapp.llm.messages import Usage
 from webapp.money import to_nano
-from webapp.settings import ConfiguredPrice
+from webapp.setting_parsers import ConfiguredPrice
 
 FILE = Path(__file__).with_name("prices.toml")
 MILLION = 1_000_000

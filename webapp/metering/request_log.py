@@ -6,7 +6,6 @@ It says nothing of what was asked or answered, unless LOG_PROMPTS is on.
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from webapp.accounts.keys import api_keys
 from webapp.errors import StoreUnavailable
 from webapp.observability.redaction import MAX_STORED_LENGTH
 from webapp.storage.database import Database, metadata
+from webapp.storage.retention import Expired
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +66,7 @@ LATE_AFTER = 60.0
 WRITE_BATCH = 500
 # However rare what is looked for: a page looks through no more rows than this.
 MAX_ROWS_SCANNED = 100_000
-DELETE_BATCH = 2_000
-DELETE_INTERVAL = 600.0  # seconds
+DAY = 86_400  # seconds
 NAMES_BATCH = 10_000
 
 
@@ -131,7 +130,6 @@ class RequestLog:
         self._database = database
         self._keep_days = keep_days
         self._waiting: deque[LoggedRequest] = deque(maxlen=MAX_QUEUED)
-        self._forget_at = 0.0
 
     def add(self, request: LoggedRequest) -> None:
         """Take note of a request for the next flush."""
@@ -245,16 +243,10 @@ class RequestLog:
             for share in (50, 95, 99)
         }
 
-    def forget(self) -> None:
-        """Delete a batch of the rows that have been kept long enough. Raises StoreUnavailable."""
-        if time.monotonic() < self._forget_at:
-            return
-        oldest = time.time() - self._keep_days * 86_400
-        old = select(requests.c.id).where(requests.c.at < oldest).limit(DELETE_BATCH)
-        delete = requests.delete().where(requests.c.id.in_(old))
-        gone = self._database.write(lambda connection: connection.execute(delete).rowcount)
-        if gone < DELETE_BATCH:
-            self._forget_at = time.monotonic() + DELETE_INTERVAL
+
+def expired(keep_days: int) -> Expired:
+    """Rows that are older than so many days."""
+    return requests, lambda now: (requests.c.at < now - keep_days * DAY,)
 
 
 def _insert(rows: list[dict[str, Any]], connection: Connection) -> None:

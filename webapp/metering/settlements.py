@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, select
 
-from webapp.llm.ports import CallState, Settlement
+from webapp.llm.calls import CallState, Settlement
 from webapp.metering import activity
 from webapp.metering.budgets import BudgetKey, Spending, starts
 from webapp.metering.calls import TOKEN_COLUMNS, ledger

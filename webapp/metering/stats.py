@@ -7,7 +7,8 @@ from typing import Any
 
 from webapp import money
 from webapp.accounts.keys import KeyStore
-from webapp.metering.traffic import Counts, Traffic
+from webapp.metering.totals import UsageTotals
+from webapp.metering.traffic import Traffic
 from webapp.metering.usage import UsageReports
 
 
@@ -38,7 +39,7 @@ class Stats:
             figures |= {
                 "errors": counts.errors,
                 "tokens": bought.tokens,
-                "cost_usd": money.to_usd(bought.nano),
+                "cost_usd": money.to_usd(bought.cost_nano),
                 "saved_tokens": counts.saved_tokens,
                 "saved_usd": money.to_usd(counts.saved_nano),
                 "latency_ms": {"p50": p50, "p95": p95, "p99": p99},
@@ -47,16 +48,15 @@ class Stats:
                     "api_key": by_key[key_id][0] if key_id in by_key else None,
                     "requests": counted.requests,
                     "tokens": own.tokens,
-                    "cost_usd": money.to_usd(own.nano),
+                    "cost_usd": money.to_usd(own.cost_nano),
                     "saved_usd": money.to_usd(counted.saved_nano),
                 },
             }
         return figures
 
 
-def _hit_rate(counts: Counts) -> float:
-    looked_up = counts.hits + counts.misses
-    return round(counts.hits / looked_up, 3) if looked_up else 0.0
+def _hit_rate(counts: UsageTotals) -> float:
+    return round(counts.hit_rate or 0.0, 3)
 
 
 def _by_mask(by_key: dict[int, tuple[str, int]]) -> dict[str, int]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import astuple, dataclass, fields
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -15,6 +13,7 @@ from sqlalchemy import BigInteger, Column, Connection, Date, DateTime, Integer, 
 from webapp.accounts.keys import api_keys
 from webapp.errors import StoreUnavailable
 from webapp.metering import activity
+from webapp.metering.totals import UsageTotals
 from webapp.storage.database import Database, increment, metadata
 
 traffic = Table(
@@ -47,48 +46,27 @@ service = Table(
 
 # Each latency bucket is 5 % wider than the one before, so a percentile is off by at most that.
 BUCKET_GROWTH = math.log(1.05)
-DELETE_INTERVAL = 600.0  # seconds
 
 
-@dataclass(slots=True)
-class Counts:
-    """What is counted of admitted requests."""
-
-    requests: int = 0
-    hits: int = 0
-    misses: int = 0
-    errors: int = 0
-    tokens: int = 0
-    saved_tokens: int = 0
-    saved_nano: int = 0
-
-    def add(self, other: Counts) -> None:
-        self.requests += other.requests
-        self.hits += other.hits
-        self.misses += other.misses
-        self.errors += other.errors
-        self.tokens += other.tokens
-        self.saved_tokens += other.saved_tokens
-        self.saved_nano += other.saved_nano
+COUNTERS = [column.name for column in traffic.columns if not column.primary_key]
 
 
 class Traffic:
-    """Counts requests and says what was counted, by all workers and since the beginning."""
+    """UsageTotals requests and says what was counted, by all workers and since the beginning."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._counts: dict[tuple[date, int], Counts] = {}
+        self._counts: dict[tuple[date, int], UsageTotals] = {}
         self._latency: Counter[tuple[date, int]] = Counter()
-        self._minutes: dict[tuple[int, int], Counts] = {}
+        self._minutes: dict[tuple[int, int], UsageTotals] = {}
         self._minute_latency: Counter[tuple[int, int]] = Counter()
-        self._forget_at = 0.0
 
-    def count(self, key_id: int, counts: Counts, milliseconds: float) -> None:
+    def count(self, key_id: int, counts: UsageTotals, milliseconds: float) -> None:
         """Add one request to what the next flush writes."""
         today = datetime.now(UTC).date()
-        self._counts.setdefault((today, key_id), Counts()).add(counts)
+        self._counts.setdefault((today, key_id), UsageTotals()).add(counts)
         minute = activity.this_minute()
-        self._minutes.setdefault((minute, key_id), Counts()).add(counts)
+        self._minutes.setdefault((minute, key_id), UsageTotals()).add(counts)
         bucket = _bucket(milliseconds)
         self._latency[today, bucket] += 1
         self._minute_latency[minute, bucket] += 1
@@ -111,20 +89,14 @@ class Traffic:
             self._database.write(work)
         except BaseException:
             for key, lost in counts.items():
-                self._counts.setdefault(key, Counts()).add(lost)
+                self._counts.setdefault(key, UsageTotals()).add(lost)
             for minute, lost in by_minute.items():
-                self._minutes.setdefault(minute, Counts()).add(lost)
+                self._minutes.setdefault(minute, UsageTotals()).add(lost)
             self._latency.update(timings)
             self._minute_latency.update(minute_timings)
             raise
 
-    def forget(self) -> None:
-        """Delete the activity that nothing shows any more. Raises StoreUnavailable."""
-        if time.monotonic() >= self._forget_at:
-            self._database.write(activity.forget)
-            self._forget_at = time.monotonic() + DELETE_INTERVAL
-
-    def counts(self, key_id: int) -> Counts:
+    def counts(self, key_id: int) -> UsageTotals:
         """All counts of one key. Raises StoreUnavailable."""
         query = select(*_sums()).where(traffic.c.key_id == key_id)
         return self._database.read(lambda connection: _counts(connection.execute(query).one()))
@@ -146,7 +118,7 @@ class Traffic:
             query = query.where(traffic.c.key_id.in_(key_ids))
         return self._database.read(lambda connection: connection.execute(query).first()) is None
 
-    def totals(self) -> tuple[Counts, dict[int, tuple[str, int]], datetime]:
+    def totals(self) -> tuple[UsageTotals, dict[int, tuple[str, int]], datetime]:
         """All counts, {key id: (mask, requests)} and since when. Raises StoreUnavailable."""
         by_key = (
             select(traffic.c.key_id, api_keys.c.mask, func.sum(traffic.c.requests))
@@ -176,7 +148,7 @@ class Traffic:
         return percentiles(rows, *shares)
 
 
-def _active(counted: Counts) -> dict[str, int]:
+def _active(counted: UsageTotals) -> dict[str, int]:
     """What of this is activity; what was bought, the ledger adds."""
     return {name: getattr(counted, name) for name in activity.COUNTED}
 
@@ -188,11 +160,11 @@ def percentiles(rows: Any, *shares: float) -> list[float | None]:
 
 
 def _sums() -> list[Any]:
-    return [func.coalesce(func.sum(traffic.c[c.name]), 0) for c in fields(Counts)]
+    return [func.coalesce(func.sum(traffic.c[name]), 0) for name in COUNTERS]
 
 
-def _counts(row: Any) -> Counts:
-    return Counts(*map(int, row))
+def _counts(row: Any) -> UsageTotals:
+    return UsageTotals(**dict(zip(COUNTERS, map(int, row), strict=True)))
 
 
 def _bucket(milliseconds: float) -> int:
@@ -210,18 +182,17 @@ def _percentile(rank: float, rows: Any) -> float | None:
 
 def _add(
     connection: Connection,
-    counts: dict[tuple[date, int], Counts],
+    counts: dict[tuple[date, int], UsageTotals],
     timings: Counter[tuple[date, int]],
 ) -> None:
     # Always in one order: two workers that lock the same rows must not wait for each other.
-    names = [counter.name for counter in fields(Counts)]
     rows = [
-        {"day": day, "key_id": key_id, **dict(zip(names, astuple(counted), strict=True))}
+        {"day": day, "key_id": key_id, **{name: getattr(counted, name) for name in COUNTERS}}
         for (day, key_id), counted in sorted(counts.items(), key=lambda entry: entry[0])
     ]
     buckets = [
         {"day": day, "bucket": bucket, "requests": requests}
         for (day, bucket), requests in sorted(timings.items())
     ]
-    connection.execute(increment(connection, traffic, names), rows)
+    connection.execute(increment(connection, traffic, COUNTERS), rows)
     connection.execute(increment(connection, latency, ["requests"]), buckets)

@@ -14,6 +14,7 @@ from sqlalchemy import BigInteger, Column, Connection, Date, Integer, String, Ta
 
 from webapp import money
 from webapp.accounts.keys import api_keys
+from webapp.metering.totals import UsageTotals
 from webapp.storage.database import Database, metadata
 
 usage = Table(
@@ -46,14 +47,6 @@ COUNTERS = [column.name for column in usage.columns if not column.primary_key]
 
 
 @dataclass(frozen=True, slots=True)
-class Totals:
-    """Tokens of both kinds, and nano-USD."""
-
-    tokens: int
-    nano: int
-
-
-@dataclass(frozen=True, slots=True)
 class Selection:
     """Which usage: from `since` to `until`, both included (UTC); of these only, where given."""
 
@@ -80,14 +73,14 @@ class UsageReports:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def totals(self, key_id: int | None = None) -> Totals:
-        """Of all time; of one key, where given."""
+    def totals(self, key_id: int | None = None) -> UsageTotals:
+        """Tokens and cost of all time; of one key, where given."""
         tokens = func.sum(usage.c.input_tokens + usage.c.output_tokens)
         query = select(func.coalesce(tokens, 0), func.coalesce(func.sum(usage.c.cost_nano), 0))
         if key_id is not None:
             query = query.where(usage.c.key_id == key_id)
         row = self._database.read(lambda connection: connection.execute(query).one())
-        return Totals(*map(int, row))
+        return UsageTotals(tokens=int(row[0]), cost_nano=int(row[1]))
 
     def report(self, selection: Selection, by: Sequence[str]) -> list[dict[str, Any]]:
         """A row for each combination of `by` (names of DIMENSIONS) with its sums; without any, one.

@@ -12,7 +12,7 @@ from typing import Protocol
 from gevent.lock import BoundedSemaphore
 
 from webapp.errors import WeirError
-from webapp.llm.ports import Outcome
+from webapp.llm.calls import Outcome
 from webapp.observability.lifecycle import Lifecycle
 from webapp.storage.database import Database
 from webapp.storage.redis_client import RedisClient, RedisUnavailable

@@ -14,7 +14,7 @@ from prometheus_client import Histogram
 
 from webapp import money
 from webapp.errors import BudgetReserved, StoreUnavailable, WeirError
-from webapp.llm.ports import CallState, ProviderCall, Settlement
+from webapp.llm.calls import CallState, ProviderCall, Settlement
 from webapp.observability import metrics, tracing
 from webapp.observability.metrics import ModelLabels
 from webapp.observability.request_context import RequestContext

@@ -5,7 +5,8 @@ from __future__ import annotations
 from webapp.providers.base import BaseProvider
 from webapp.providers.offline import OfflineProvider
 from webapp.providers.openai import AzureProvider, OpenAIProvider
-from webapp.settings import ConfiguredProvider, Settings, SettingsError
+from webapp.setting_parsers import ConfiguredProvider
+from webapp.settings import Settings, SettingsError
 
 
 def make_providers(settings: Settings) -> dict[str, BaseProvider]:

@@ -17,8 +17,8 @@ from gevent.lock import BoundedSemaphore
 
 from webapp import json_codec
 from webapp.errors import ProviderError, ProviderFailed, ProviderTimedOut, WeirError
+from webapp.llm.calls import Outcome
 from webapp.llm.messages import Answer, Chunk, ModelRequest, Usage
-from webapp.llm.ports import Outcome
 from webapp.llm.stream_usage import StreamUsage
 from webapp.providers.counting import count
 from webapp.providers.gap_timeout import with_gap_timeout

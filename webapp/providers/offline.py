@@ -8,10 +8,10 @@ from collections.abc import Generator
 from typing import Any
 
 from webapp.errors import ProviderRefusedRequest
-from webapp.llm.extractive import summarize
 from webapp.llm.messages import ModelRequest
 from webapp.llm.tokens import estimate_input_tokens, estimate_tokens
 from webapp.providers.base import BaseProvider
+from webapp.providers.extractive import summarize
 from webapp.threads import run_in_thread
 
 NO_PROVIDER = (

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from webapp.llm.ports import Seen
+from webapp.llm.calls import FlightProgress
 from webapp.storage.redis_client import RedisClient, RedisUnavailable, Script
 
 FLIGHT = "weir:flight:{%s}"
@@ -69,8 +69,8 @@ class LocalCoordinator:
     def is_led(self, key: str) -> bool:
         return False
 
-    def poll(self, key: str, flight: str, position: int) -> Seen:
-        return Seen([], led=False)
+    def poll(self, key: str, flight: str, position: int) -> FlightProgress:
+        return FlightProgress([], led=False)
 
     def publish(self, key: str, flight: str, entries: list[Any]) -> None:
         """Nobody follows."""
@@ -108,7 +108,7 @@ class RedisCoordinator:
         except RedisUnavailable:
             return False
 
-    def poll(self, key: str, flight: str, position: int) -> Seen:
+    def poll(self, key: str, flight: str, position: int) -> FlightProgress:
         process = flight.partition(".")[0]
         try:
             leader, alive, entries, *_ = self._redis.execute_all(
@@ -122,8 +122,8 @@ class RedisCoordinator:
             if led and not alive:
                 self._redis.run(DROP, FLIGHT % key, flight)
         except RedisUnavailable:
-            return Seen([], led=False)
-        return Seen([json.loads(entry) for entry in entries], bool(led and alive))
+            return FlightProgress([], led=False)
+        return FlightProgress([json.loads(entry) for entry in entries], bool(led and alive))
 
     def publish(self, key: str, flight: str, entries: list[Any]) -> None:
         name = ENTRIES % (key, self._name(flight))

@@ -15,6 +15,7 @@ import gevent
 from gevent.pool import Pool
 
 from webapp.errors import WeirError
+from webapp.llm.calls import CallOptions
 from webapp.llm.gateway import Gateway
 from webapp.llm.messages import (
     AnswerMetadata,
@@ -27,7 +28,6 @@ from webapp.llm.messages import (
     Usage,
     message,
 )
-from webapp.llm.ports import CallOptions
 from webapp.llm.subscription import Stream
 from webapp.llm.tokens import estimate_tokens
 from webapp.threads import run_in_thread

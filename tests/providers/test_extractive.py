@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from webapp.llm.extractive import Length, central, sentences, summarize
+from webapp.providers.extractive import Length, central, sentences, summarize
 
 LENGTHS: tuple[Length, ...] = ("short", "medium", "long")
 

@@ -1,0 +1,22 @@
+"""Reads Cache-Control (RFC 9111) and whose answers a request may get."""
+
+from __future__ import annotations
+
+from flask import g, request
+
+from webapp.admission.identity import Principal
+from webapp.llm.calls import CacheUse
+from webapp.services import services
+
+
+def cache_use() -> CacheUse:
+    """How the current request uses the cache."""
+    principal: Principal = g.principal
+    private = services().settings.cache_scope == "key" or principal.allowance.own_cache
+    control = request.cache_control
+    return CacheUse(
+        scope=principal.bucket if private else None,
+        read=not (control.no_cache or control.no_store),
+        write=not control.no_store,
+        max_age=control.max_age,
+    )

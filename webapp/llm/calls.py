@@ -1,0 +1,124 @@
+"""The values around a call to a provider: on which options, who pays, what it came to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+from webapp.llm.messages import CacheState, Usage
+
+
+class ClientConnection(Protocol):
+    """Whoever waits for an answer."""
+
+    def check(self) -> None:
+        """Raise ClientHungUp or ShuttingDown when waiting on has no sense."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CacheUse:
+    """How a request uses the cache: `scope` separates entries (None: shared), whether it reads,
+    whether it writes, and how old (seconds) an answer may be."""
+
+    scope: str | None = None
+    read: bool = True
+    write: bool = True
+    max_age: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a provider's latest call ended: when (monotonic), and the error's name if it failed."""
+
+    at: float
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class BillingContext:
+    """Who pays for the calls of a request, and what it may spend: nano-USD a UTC day, a month."""
+
+    key_id: int
+    request_id: str
+    endpoint: str
+    usd_per_day: int | None = None
+    usd_per_month: int | None = None
+    tokens_per_minute: int | None = None
+
+    @property
+    def bucket(self) -> str:
+        """Where its limits are counted."""
+        return f"key-{self.key_id}"
+
+    @property
+    def has_budget(self) -> bool:
+        return self.usd_per_day is not None or self.usd_per_month is not None
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderCall:
+    """One call to a provider that is about to be made, with its ceiling: tokens, nano-USD."""
+
+    billing: BillingContext
+    route: str
+    provider: str
+    model: str
+    attempt: int
+    input_tokens: int
+    output_tokens: int
+    nano: int | None
+    unpriced: str | None
+
+
+class CallState(StrEnum):
+    """What became of a call (docs/money.md)."""
+
+    RESERVED = "reserved"
+    SETTLED = "settled"
+    FAILED = "failed"
+    CUT = "cut"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What a call used and cost; `nano` is None where its model has no price."""
+
+    state: CallState
+    usage: Usage
+    nano: int | None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FlightProgress:
+    """What a follower sees of a flight led elsewhere: new entries, and whether it is still led."""
+
+    entries: list[Any]
+    led: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CallOptions:
+    """The options of one request.
+
+    `deadline` is monotonic; of a stream, it ends with the first chunk. `only_cached` refuses what
+    needs a provider.
+    """
+
+    client: ClientConnection
+    billing: BillingContext
+    deadline: float
+    cache: CacheUse = field(default_factory=CacheUse)
+    only_cached: bool = False
+    allows_model: Callable[..., bool] = lambda *_: True
+    """Whether one of the names of a model is allowed."""
+
+    @property
+    def led(self) -> CacheState:
+        """What to call an answer that a provider gave to this request."""
+        return CacheState.MISS if self.cache.read else CacheState.BYPASS
