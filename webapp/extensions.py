@@ -6,5 +6,5 @@ from flask_limiter import Limiter
 
 cache = Cache()
 cors = CORS()
-# Weir sets the headers itself: the numbers come with the verdict, without a second trip.
+# Weir sets the headers itself: the numbers come with the decision, without a second trip.
 limiter = Limiter(key_func=lambda: "", headers_enabled=False)

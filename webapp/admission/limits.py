@@ -146,7 +146,7 @@ def details_of(state: LimitState) -> dict[str, Any]:
 
 def headers() -> list[tuple[str, str]]:
     """What every authenticated response of a limited endpoint says is left."""
-    decision: Decision | None = g.get("verdict")
+    decision: Decision | None = g.get("decision")
     if decision is None:
         return []
     state = decision.tightest
@@ -159,7 +159,7 @@ def headers() -> list[tuple[str, str]]:
 
 def openai_headers() -> list[tuple[str, str]]:
     """The same as OpenAI says it, with the tokens where they are limited; resets are durations."""
-    decision: Decision | None = g.get("verdict")
+    decision: Decision | None = g.get("decision")
     if decision is None:
         return []
     told = [("requests", decision.tightest)]
