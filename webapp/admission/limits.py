@@ -66,7 +66,8 @@ STRATEGIES[STRATEGY] = SlidingWindowStrategy  # type: ignore[assignment]
 def configure(app: Flask) -> None:
     """Bind Flask-Limiter. Its own storage stays unused: the strategy keeps the windows.
 
-    Known to the application beforehand, it leaves out its hooks around every request.
+    Known to the application beforehand, it leaves out its hooks around every request: they are for
+    limits on views, deduct_when and headers, and Weir limits functions that views call.
     """
     app.config.update(RATELIMIT_STRATEGY=STRATEGY, RATELIMIT_STORAGE_URI="memory://")
     app.extensions["limiter"] = {limiter}
@@ -76,8 +77,8 @@ def configure(app: Flask) -> None:
 def consume() -> None:
     """Count this request. Raises RateLimitExceeded, which says which limit and until when.
 
-    Asks Flask-Limiter's strategy itself: its decorators know no tier before the request is
-    identified, take limit by limit, and would cost a tenth of a cached answer.
+    Asks Flask-Limiter's strategy without a decorator, which would take limit by limit and cost a
+    cached answer a seventh more; docs/architecture.md has the figures.
     """
     principal: Principal = g.principal
     request = f"{_process}.{next(_numbers)}"
