@@ -18,6 +18,7 @@ from benchmarks import alone
 from benchmarks.comparison import peers
 from benchmarks.flights import flights
 from benchmarks.inference import inference
+from benchmarks.libraries import libraries
 from benchmarks.load import CONNECTIONS, TOOL
 from benchmarks.logs import logs
 from benchmarks.processes import CORES, OTHER_CORES, allow_many_files, get_json
@@ -38,6 +39,7 @@ MEASURES: dict[str, Callable[[Run], list[Figure]]] = {
     "inference": inference,
     "logs": logs,
     "watching": watching,
+    "libraries": libraries,
     "reports": reports,
 }
 # Take minutes, and are measured only when named.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import statistics
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -78,6 +79,12 @@ class Asked:
 def cached_chat(weir: Server) -> Request:
     """A request whose answer comes from the cache, but for the first time."""
     return post(weir.port, "/chat", {"X-API-Key": KEY}, {"message": QUESTION})
+
+
+def uncached_chat(weir: Server) -> Request:
+    """A request that is another each time, so that the provider is asked."""
+    body = {"message": QUESTION + uuid.uuid4().hex + NUMBER}
+    return post(weir.port, "/chat", {"X-API-Key": KEY}, body)
 
 
 def cpu_per_request(

@@ -93,7 +93,11 @@ class Server:
 
     def cpu_seconds(self) -> float:
         """The CPU time that the process and its descendants have taken so far."""
-        return _cpu_of_all(self._process.pid)
+        return cpu_of_all(self.pid)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def __enter__(self) -> Self:
         began = time.perf_counter()
@@ -147,14 +151,14 @@ def get_json(port: int, path: str) -> Any:
     return json.loads(get(port, path))
 
 
-def _cpu_of_all(pid: int) -> float:
-    """In nanoseconds' resolution, which /proc/<pid>/stat has not: by the clock of a process, as
-    clock_getcpuclockid(3) names it."""
+def cpu_of_all(pid: int) -> float:
+    """The CPU seconds of a process and its descendants, by clocks as clock_getcpuclockid(3) names
+    them: /proc/<pid>/stat has no nanoseconds."""
     try:
         own = time.clock_gettime(~pid << 3 | 2)
     except OSError:
         return 0.0  # it has just ended
-    return own + sum(_cpu_of_all(child) for child in _children(pid))
+    return own + sum(cpu_of_all(child) for child in _children(pid))
 
 
 def _children(pid: int) -> list[int]:

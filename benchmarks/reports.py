@@ -17,7 +17,7 @@ from benchmarks.processes import Server
 from benchmarks.run import Run, tell
 from benchmarks.table import Figure, milliseconds, number
 from tests.support.servers import Postgres
-from webapp.metering.activity import KEPT
+from webapp.metering.activity import RETENTION
 
 CALLS, DAYS, KEYS, MODELS = 5_000_000, 400, 200, 30
 MOST = 300.0  # ms
@@ -164,7 +164,7 @@ def _fill(engine: Engine, store: str) -> None:
         "now": int(now),
     }
     filling = [part.format(**values) for part in (KEYS_OF, FILL, ROLL_UP, REQUESTS, TRAFFIC)]
-    for span, seconds in KEPT.items():
+    for span, seconds in RETENTION.items():
         values |= {"span": span, "spans": seconds // span}
         filling += [part.format(**values) for part in (ACTIVITY, TIMINGS)]
     for statement in (*filling, "ANALYZE"):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.paired import cached_chat, cpu_per_request
+from benchmarks.paired import cached_chat, cpu_per_request, uncached_chat
 from benchmarks.processes import Server
-from benchmarks.request import NUMBER, Request, post
-from benchmarks.run import QUESTION, Run
+from benchmarks.request import Request
+from benchmarks.run import Run
 from benchmarks.table import Figure, microseconds, precise_percent
-from benchmarks.workplace import KEY
 
 WITHOUT_METRICS = {"PYTHONPATH": str(Path(__file__).parent / "without_metrics")}
 STARTS = 3
@@ -21,7 +19,7 @@ def watching(run: Run) -> list[Figure]:
     """With metrics and without; with every request traced, every tenth, and none."""
     return [
         *_costs(run, "cache hit", cached_chat),
-        *_costs(run, "uncached call", _uncached_chat),
+        *_costs(run, "uncached call", uncached_chat),
     ]
 
 
@@ -48,8 +46,3 @@ def _costs(run: Run, name: str, request: Callable[[Server], Request]) -> list[Fi
             costs.more("traced", than="metrics"), precise_percent,
         ),
     ]  # fmt: skip
-
-
-def _uncached_chat(weir: Server) -> Request:
-    body = {"message": QUESTION + uuid.uuid4().hex + NUMBER}
-    return post(weir.port, "/chat", {"X-API-Key": KEY}, body)

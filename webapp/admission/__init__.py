@@ -8,8 +8,9 @@ from flask import Blueprint, g, request
 
 from webapp.accounts.accounts import ADMIN, Account
 from webapp.accounts.audit import Actor
+from webapp.admission.credential_limits import count_failed_credential
 from webapp.admission.identity import KEY_HEADERS, Principal, read_credential
-from webapp.admission.limits import consume, count_failed_attempt, peek
+from webapp.admission.limits import consume, peek
 from webapp.errors import AddressNotAllowed, NotAllowed, NotAuthenticated
 from webapp.observability import tracing
 from webapp.services import services
@@ -54,7 +55,7 @@ def identify() -> Principal:
     try:
         g.principal = services().identities.identify(credential, request.remote_addr)
     except (NotAllowed, NotAuthenticated):
-        count_failed_attempt(request.remote_addr)
+        count_failed_credential()
         raise
     principal: Principal = g.principal
     if not principal.allowance.allows_address(request.remote_addr):

@@ -1,18 +1,16 @@
-"""Tier limits on Flask-Limiter, and the limit on failed credentials."""
+"""Flask-Limiter's strategy, the limits of tiers on it, and what responses tell of them."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 import uuid
 from collections.abc import Callable, Sequence
 from functools import partial
-from ipaddress import IPv6Address, ip_address
 from itertools import count
 from typing import Any, cast
 
 from flask import Flask, g
-from limits import RateLimitItem, RateLimitItemPerMinute
+from limits import RateLimitItem
 from limits.strategies import STRATEGIES, RateLimiter
 from limits.util import WindowStats
 
@@ -23,9 +21,6 @@ from webapp.extensions import limiter
 from webapp.services import services
 
 STRATEGY = "weir-sliding-window"
-FAILED_CREDENTIAL_LIMIT = window_limits((RateLimitItemPerMinute(30),))
-SIGN_INS_PER_ACCOUNT = window_limits((RateLimitItemPerMinute(10),))
-SIGN_INS_PER_ADDRESS = window_limits((RateLimitItemPerMinute(30),))
 
 # Tells apart the requests of all processes.
 _process = uuid.uuid4().hex
@@ -33,24 +28,36 @@ _numbers = count()
 
 
 class SlidingWindowStrategy(RateLimiter):
-    """The strategy that Flask-Limiter is configured with: windows that pass or fail as one."""
+    """The strategy that Flask-Limiter is configured with: windows that pass or fail as one.
+
+    It asks Redis through Weir's one connection. While Redis is away it counts in the process, so
+    it never raises.
+    """
 
     def acquire(self, bucket: str, limits: Sequence[Limit], request: str = "-") -> Decision:
         """Take a request from every limit of a bucket, or from none."""
         return services().rate_limits.acquire(bucket, limits, request)
 
     def hit(self, item: RateLimitItem, *identifiers: str, cost: int = 1) -> bool:
-        return all(
-            self.acquire(":".join(identifiers), window_limits((item,))).allowed for _ in range(cost)
-        )
+        """Take `cost` requests; the last decision is left in g.attempt, for whoever refuses."""
+        for _ in range(cost):
+            g.attempt = self.acquire(_bucket(identifiers), window_limits((item,)))
+            if not g.attempt.allowed:
+                return False
+        return True
 
     def test(self, item: RateLimitItem, *identifiers: str, cost: int = 1) -> bool:
-        decision = services().rate_limits.peek(":".join(identifiers), window_limits((item,)))
-        return decision.states[0].remaining >= cost
+        return self.get_window_stats(item, *identifiers).remaining >= cost
 
     def get_window_stats(self, item: RateLimitItem, *identifiers: str) -> WindowStats:
-        state = services().rate_limits.peek(":".join(identifiers), window_limits((item,))).states[0]
+        decision = services().rate_limits.peek(_bucket(identifiers), window_limits((item,)))
+        [state] = decision.states
         return WindowStats(state.reset, state.remaining)
+
+
+def _bucket(identifiers: Sequence[str]) -> str:
+    """The bucket of what Flask-Limiter counts: it tells who is counted, then the scope."""
+    return "-".join(reversed(identifiers))
 
 
 STRATEGIES[STRATEGY] = SlidingWindowStrategy  # type: ignore[assignment]
@@ -59,7 +66,8 @@ STRATEGIES[STRATEGY] = SlidingWindowStrategy  # type: ignore[assignment]
 def configure(app: Flask) -> None:
     """Bind Flask-Limiter. Its own storage stays unused: the strategy keeps the windows.
 
-    Known to the application beforehand, it leaves out its hooks around every request.
+    Known to the application beforehand, it leaves out its hooks around every request: they are for
+    limits on views, deduct_when and headers, and Weir limits functions that views call.
     """
     app.config.update(RATELIMIT_STRATEGY=STRATEGY, RATELIMIT_STORAGE_URI="memory://")
     app.extensions["limiter"] = {limiter}
@@ -69,8 +77,8 @@ def configure(app: Flask) -> None:
 def consume() -> None:
     """Count this request. Raises RateLimitExceeded, which says which limit and until when.
 
-    Asks Flask-Limiter's strategy itself: its decorators know no tier before the request is
-    identified, take limit by limit, and would cost a tenth of a cached answer.
+    Asks Flask-Limiter's strategy without a decorator, which would take limit by limit and cost a
+    cached answer a seventh more; docs/architecture.md has the figures.
     """
     principal: Principal = g.principal
     request = f"{_process}.{next(_numbers)}"
@@ -98,25 +106,6 @@ def peek() -> None:
     """Note what is left, for the headers, and take nothing."""
     principal: Principal = g.principal
     g.decision = services().rate_limits.peek(principal.bucket, limits_of(principal.allowance))
-
-
-def count_failed_attempt(address: str | None) -> None:
-    """Count a wrong credential against its address; too many become 429."""
-    decision = _strategy().acquire(f"failed-{_network(address)}", FAILED_CREDENTIAL_LIMIT)
-    if not decision.allowed:
-        raise exceeded(decision, "failed credentials of this address")
-
-
-def count_sign_in(username: str, address: str | None) -> None:
-    """Count an attempt to log in, before its password is looked at; too many become 429."""
-    name = hashlib.sha256(username.lower().encode("utf-8", "surrogatepass")).hexdigest()
-    for bucket, items in (
-        (f"login-{name}", SIGN_INS_PER_ACCOUNT),
-        (f"login-{_network(address)}", SIGN_INS_PER_ADDRESS),
-    ):
-        decision = _strategy().acquire(bucket, items)
-        if not decision.allowed:
-            raise exceeded(decision, "attempts to log in")
 
 
 def _strategy() -> SlidingWindowStrategy:
@@ -185,12 +174,3 @@ def _duration(seconds: float) -> str:
     if hours:
         return f"{hours}h{minutes}m{rest:g}s"
     return f"{minutes}m{rest:g}s" if minutes else f"{rest:g}s"
-
-
-def _network(address: str | None) -> str:
-    """An IPv4 address, or the /64 of an IPv6 one: that much anyone gets."""
-    try:
-        parsed = ip_address(address or "")
-    except ValueError:
-        return "unknown"
-    return str(parsed) if not isinstance(parsed, IPv6Address) else parsed.exploded[:19]

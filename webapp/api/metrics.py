@@ -7,7 +7,7 @@ import hmac
 from flask import Response, request
 
 from webapp.admission import public
-from webapp.admission.limits import count_failed_attempt
+from webapp.admission.credential_limits import count_failed_credential
 from webapp.api.blueprint import Blueprint
 from webapp.api.openapi import errors_of
 from webapp.errors import NotAllowed, NotAuthenticated
@@ -37,5 +37,5 @@ def _check_token() -> None:
     scheme, _, token = sent.partition(" ")
     is_right = hmac.compare_digest(token.strip().encode(), expected.encode())
     if not expected or scheme.lower() != "bearer" or not is_right:
-        count_failed_attempt(request.remote_addr)
+        count_failed_credential()
         raise NotAuthenticated("This is not METRICS_TOKEN.")

@@ -8,7 +8,7 @@ from flask import Response, jsonify, request
 
 from webapp.accounts.tokens import TOKEN_TTL
 from webapp.admission import public
-from webapp.admission.limits import count_sign_in
+from webapp.admission.credential_limits import authenticate
 from webapp.api.blueprint import MEBIBYTE, Blueprint, limit_body, read_json, validated
 from webapp.api.openapi import errors_of
 from webapp.api.schemas import TokenAnswer, TokenBody
@@ -40,8 +40,7 @@ def token() -> Response:
         # OAuth 2's forms have fields that mean nothing here (RFC 6749, 4.3.2).
         sent = {name: value for name, value in sent.items() if name in EXAMPLE}
     body = validated(TokenBody(), sent)
-    count_sign_in(body["username"], request.remote_addr)
-    account = services().accounts.authenticate(body["username"], body["password"])
+    account = authenticate(services().accounts, body["username"], body["password"])
     if account is None:
         raise NotAuthenticated("The username or the password is wrong.")
     issued = services().tokens.issue(account)

@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import redirect, request, url_for
 
-from webapp.admission.limits import count_sign_in
+from webapp.admission.credential_limits import authenticate
 from webapp.dashboard.pages import Blueprint, page
 from webapp.dashboard.session import actor, members, start_session, user
 from webapp.dashboard.visibility import usage_bars
@@ -27,10 +27,10 @@ def change_password() -> Any:
     """Another password; all other sessions and all tokens end"""
     form, account = request.form, user()
     try:
-        count_sign_in(account.username, request.remote_addr)
+        known = authenticate(services().accounts, account.username, form.get("current", ""))
     except RateLimitExceeded as exceeded:
         return _show(f"Too many attempts. Try again in {exceeded.retry_after} s.", 429)
-    if services().accounts.authenticate(account.username, form.get("current", "")) is None:
+    if known is None:
         return _show("The current password is wrong.", 403)
     if form.get("new") != form.get("again"):
         return _show("The two new passwords differ.", 422)

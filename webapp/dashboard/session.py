@@ -20,7 +20,7 @@ from wtforms import ValidationError as BadToken
 
 from webapp.accounts.accounts import ADMIN, Account
 from webapp.accounts.audit import Actor
-from webapp.admission.limits import count_sign_in
+from webapp.admission.credential_limits import authenticate
 from webapp.api.blueprint import MEBIBYTE, limit_body
 from webapp.dashboard.pages import Blueprint, page
 from webapp.errors import NotAllowed, NotAuthenticated, NotFound, RateLimitExceeded
@@ -143,8 +143,7 @@ def enter() -> Any:
     check_form()
     username, password = request.form.get("username", ""), request.form.get("password", "")
     try:
-        count_sign_in(username, request.remote_addr)
-        account = services().accounts.authenticate(username, password)
+        account = authenticate(services().accounts, username, password)
         error, status = "The username or the password is wrong.", 401
     except RateLimitExceeded as exceeded:
         account, status = None, 429

@@ -1,0 +1,210 @@
+"""What a library costs on a path of each request, beside what Weir does instead.
+
+    python -m benchmarks.hot_paths --weir PORT PID --redis redis://… --upstream http://…/v1
+
+One process does both, in turns of a few milliseconds that a running Weir takes too; each is told by
+the clock of its own CPU time, so the machine may be busy with other things. Prints JSON: CPU
+microseconds by name.
+"""
+
+# ruff: noqa: E402
+from gevent import monkey
+
+monkey.patch_all()
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import gevent
+from flask import Flask
+from flask_limiter import Limiter
+from limits import parse_many
+from limits.storage import MemoryStorage
+from openai import OpenAI
+from redis import Redis
+from werkzeug.test import create_environ
+
+from benchmarks.paired import AT_ONCE, Asked, cached_chat, uncached_chat
+from benchmarks.processes import cpu_of_all
+from benchmarks.run import QUESTION
+from benchmarks.upstream import MODEL
+from webapp.admission.limits import STRATEGY, SlidingWindowStrategy
+from webapp.admission.rate_limits import RateLimits, limits_of
+from webapp.allowance import Allowance
+from webapp.llm.messages import ModelRequest, message
+from webapp.providers.openai import OpenAIProvider
+from webapp.storage import redis_client
+from webapp.storage.redis_client import RedisClient
+
+# Others may keep Valkey's core busy: what is measured is CPU time, not patience.
+redis_client.TIMEOUT = 5.0  # seconds
+# The first turns are not counted; there are at least so many more.
+WARM_UP_TURNS = 5
+MIN_TURNS = 20
+POOL = "pool"
+REQUEST = "request"
+GREENLETS = 50
+LIMITS = {"one limit": "10000000/minute", "two limits": "10000000/minute;1000000/second"}
+BODY = {"messages": [message("user", QUESTION)], "temperature": 0.7, "max_tokens": 100}
+
+Action = Callable[[], Any]
+Costs = dict[str, float]
+# What is done in a turn, and the clock of the CPU time that it takes.
+Timed = tuple[Action, Callable[[], float]]
+
+
+def cpu_per_call(
+    calls: Mapping[str, Action],
+    seconds: float,
+    request: Timed | None = None,
+    at_once: int = AT_ONCE,
+) -> Costs:
+    """CPU microseconds of each call, the median of its turns; as REQUEST those of a whole one."""
+    actions: dict[str, Timed] = {
+        name: (_at_once(call, at_once), time.process_time) for name, call in calls.items()
+    }
+    if request:
+        actions[REQUEST] = request
+    turns: list[Costs] = []
+    until = time.perf_counter() + seconds * len(actions)
+    while len(turns) < WARM_UP_TURNS + MIN_TURNS or time.perf_counter() < until:
+        turns.append({})
+        for name, (action, clock) in actions.items():
+            began = clock()
+            action()
+            turns[-1][name] = (clock() - began) / at_once * 1e6
+    counted = turns[WARM_UP_TURNS:]
+    return {name: statistics.median(turn[name] for turn in counted) for name in actions}
+
+
+def _at_once(call: Action, at_once: int) -> Action:
+    return lambda: gevent.joinall([gevent.spawn(call) for _ in range(at_once)], raise_error=True)
+
+
+# -- limits --
+
+
+def limits(redis_url: str, seconds: float, request: Timed) -> dict[str, Costs]:
+    """What a tier's limits add to a request of a Flask application that does nothing else."""
+    rate_limits = RateLimits(RedisClient(redis_url), workers=1)
+    figures = {}
+    for name, text in LIMITS.items():
+        apps = {
+            "none": _app(rate_limits, _nothing),
+            "script": _app(rate_limits, _strategy_itself(text)),
+            "decorator": _app(rate_limits, text, STRATEGY, "memory://"),
+            "stock decorator": _app(rate_limits, text, "moving-window", redis_url),
+        }
+        costs = cpu_per_call({who: _asked(app) for who, app in apps.items()}, seconds, request)
+        bare = costs.pop("none")
+        hit = costs.pop(REQUEST)
+        figures[name] = {who: cost - bare for who, cost in costs.items()} | {REQUEST: hit}
+    return figures
+
+
+def _app(
+    rate_limits: RateLimits, limit: str | Action, strategy: str = "", storage: str = ""
+) -> Flask:
+    """An application with one route, which is limited by a call or by a decorator."""
+    app = Flask(__name__)
+    app.extensions["weir"] = SimpleNamespace(rate_limits=rate_limits)
+    check = limit
+    if not callable(limit):
+        options = {"strategy": strategy, "storage_uri": storage, "headers_enabled": False}
+        limiter = Limiter(lambda: "bench", app=app, **options)
+        # As a tier has to be limited: by a callable, on what is called after identification.
+        check = limiter.shared_limit(lambda: limit, scope=strategy)(_nothing)
+
+    @app.get("/")
+    def limited() -> str:
+        check()
+        return ""
+
+    return app
+
+
+def _nothing() -> None:
+    """What is limited."""
+
+
+def _strategy_itself(text: str) -> Action:
+    allowance = Allowance(windows=tuple(parse_many(text)))
+    strategy = SlidingWindowStrategy(MemoryStorage())
+    return lambda: strategy.acquire("bench", limits_of(allowance), "request")
+
+
+def _asked(app: Flask) -> Action:
+    environ = create_environ("/")
+
+    def respond(status: str, *_: Any) -> None:
+        if status != "200 OK":
+            raise RuntimeError(status)
+
+    return lambda: b"".join(app(dict(environ), respond))
+
+
+# -- a provider's client --
+
+
+def provider_clients(upstream: str, seconds: float, request: Timed) -> Costs:
+    """An uncached call: from the fields of a request to an answer that is read, and JSON again."""
+    provider = OpenAIProvider("bench", api_key="key", base_url=upstream, timeout=60)
+    asked = ModelRequest(BODY, native=False)
+    sdk = OpenAI(base_url=upstream, api_key="key", max_retries=0, timeout=60)
+
+    def with_sdk() -> str:
+        completion = sdk.chat.completions.create(model=MODEL, **BODY)
+        return completion.model_dump_json(exclude_unset=True)
+
+    def with_weir() -> str:
+        return provider.answer(asked, MODEL).body
+
+    if json.loads(with_sdk()) != json.loads(with_weir()):
+        raise RuntimeError("the two answers differ")
+    return cpu_per_call({"SDK": with_sdk, "client": with_weir}, seconds, request)
+
+
+# -- Redis --
+
+
+def redis_clients(url: str, seconds: float) -> Costs:
+    """A GET, by many greenlets at once; and how many connections the pool has opened for it."""
+    pool, shared = Redis.from_url(url, client_name=POOL), RedisClient(url)
+    pool.set("bench", "x" * 1000)
+    gets = {"pool": lambda: pool.get("bench"), "shared": lambda: shared.execute("GET", "bench")}
+    costs = cpu_per_call(gets, seconds, at_once=GREENLETS)
+    opened = sum(client["name"] == POOL for client in pool.client_list())
+    return costs | {"connections": opened}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--weir", type=int, nargs=2, required=True, metavar=("PORT", "PID"))
+    parser.add_argument("--redis", required=True)
+    parser.add_argument("--upstream", required=True)
+    parser.add_argument("--seconds", type=float, default=3, help="of each figure")
+    options = parser.parse_args()
+    port, pid = options.weir
+    weir = SimpleNamespace(port=port, cpu_seconds=partial(cpu_of_all, pid))
+    with ExitStack() as standing:
+        hit, call = (
+            (Asked(weir, make(weir), standing).turn, weir.cpu_seconds)
+            for make in (cached_chat, uncached_chat)
+        )
+        figures = {
+            "limits": limits(options.redis, options.seconds, hit),
+            "provider": provider_clients(options.upstream, options.seconds, call),
+            "redis": redis_clients(options.redis, options.seconds),
+        }
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Limits on signing in and on wrong credentials: Flask-Limiter's own, as neither needs a tier.
+
+They decorate what is called once it is known whom to count. A credential is counted after it has
+failed, so a valid one is never refused for its address; an attempt to sign in is counted before its
+password is looked at, so that passwords cannot be tried out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from ipaddress import IPv6Address, ip_address
+from typing import NoReturn
+
+from flask import g, request
+from flask_limiter import RequestLimit
+
+from webapp.accounts.accounts import Account, AccountStore
+from webapp.admission.limits import exceeded
+from webapp.extensions import limiter
+
+
+def _address() -> str:
+    """An IPv4 address, or the /64 of an IPv6 one: that much anyone gets."""
+    try:
+        parsed = ip_address(request.remote_addr or "")
+    except ValueError:
+        return "unknown"
+    return str(parsed) if not isinstance(parsed, IPv6Address) else parsed.exploded[:19]
+
+
+def _username() -> str:
+    name: str = g.attempted_username
+    return hashlib.sha256(name.lower().encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _refuse(whose: str) -> Callable[[RequestLimit], NoReturn]:
+    """Raises RateLimitExceeded where Flask-Limiter finds a limit used up."""
+
+    def refuse(breached: RequestLimit) -> NoReturn:
+        raise exceeded(g.attempt, whose)
+
+    return refuse
+
+
+@limiter.shared_limit(
+    "30/minute",
+    scope="failed",
+    key_func=_address,
+    on_breach=_refuse("failed credentials of this address"),
+)
+def count_failed_credential() -> None:
+    """Count a wrong credential against the address of the request. Raises RateLimitExceeded."""
+
+
+def authenticate(accounts: AccountStore, username: str, password: str) -> Account | None:
+    """The account with this username and password. Raises RateLimitExceeded."""
+    g.attempted_username = username
+    return _authenticate(accounts, username, password)
+
+
+# The innermost is counted first, and a limit behind one that is used up is not counted at all.
+@limiter.shared_limit(
+    "30/minute", scope="login", key_func=_address, on_breach=_refuse("attempts to log in")
+)
+@limiter.shared_limit(
+    "10/minute", scope="login", key_func=_username, on_breach=_refuse("attempts to log in")
+)
+def _authenticate(accounts: AccountStore, username: str, password: str) -> Account | None:
+    return accounts.authenticate(username, password)
