@@ -111,11 +111,17 @@ class Doctor:
                 "Is DATABASE_URL right, and does the database run?",
             )  # fmt: skip
             return
+        except migrations.UnknownRevision as error:
+            yield Finding("database", "problem", str(error), "Is DATABASE_URL right?")
+            return
         took = (time.perf_counter() - began) * 1000
         yield Finding(
             "database", "ok", f"{database.url.get_backend_name()} answers in {took:.1f} ms"
         )
-        if revision != migrations.head():
+        if migrations.is_later(revision):
+            found = f"at {revision}, newer than this version's {migrations.head()}: both work"
+            yield Finding("database", "ok", found)
+        elif revision != migrations.head():
             yield Finding(
                 "database", "warning", f"at {revision or 'no schema'}, not at {migrations.head()}",
                 "flask db upgrade does it, and so does Weir when it starts.",

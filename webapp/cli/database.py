@@ -15,10 +15,18 @@ group = AppGroup("db", help="The database.")
 @group.command("upgrade")
 def upgrade() -> None:
     """Bring the database to the newest schema. Safe to run from several places at once."""
+    database = services().database
     try:
-        changed = migrations.upgrade(services().database)
+        changed = migrations.upgrade(database)
+        revision = database.read(migrations.current)
+    except migrations.UnknownRevision as error:
+        raise click.ClickException(str(error)) from None
     except StoreUnavailable:
         raise click.ClickException(
             "The database cannot be reached. Is DATABASE_URL right?"
         ) from None
-    click.echo(f"{'Migrated to' if changed else 'Already at'} {migrations.head()}.")
+    if migrations.is_later(revision):
+        newest = migrations.head()
+        click.echo(f"At {revision}, newer than this version's {newest}: nothing to do.")
+    else:
+        click.echo(f"{'Migrated to' if changed else 'Already at'} {revision}.")

@@ -31,6 +31,8 @@ def ready(command: Command) -> Command:
             raise click.ClickException(
                 "The database cannot be reached. Is DATABASE_URL right?"
             ) from None
+        except migrations.UnknownRevision as error:
+            raise click.ClickException(str(error)) from None
         except WeirError as error:
             raise click.ClickException(_in_words(error)) from None
 

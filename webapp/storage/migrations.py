@@ -1,9 +1,14 @@
-"""Bringing the database to the newest schema, once, however many processes start together."""
+"""Bringing the database to the newest schema, once, however many processes start together.
+
+Migrations only add, so a version works on the schema of any later one: it takes that as it is.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,35 +16,73 @@ from sqlalchemy import Connection, inspect, text
 
 from webapp.storage.database import Database
 
+log = logging.getLogger(__name__)
+
 FOLDER = Path(__file__).resolve().parents[2] / "migrations"
 # Any number that no other program uses for its advisory locks on this database.
 LOCK_ID = 0x57656972
+REVISION = re.compile(r"\d{4}_\w+")
+
+
+class UnknownRevision(Exception):
+    """The database is at a revision that is neither this version's nor a later one's."""
+
+    def __init__(self, *found: str) -> None:
+        super().__init__(
+            f"The database says that its schema is {' and '.join(map(repr, found))}, which no "
+            "version of Weir has. Is it Weir's own database? See alembic_version in it."
+        )
+
+
+def known() -> list[str]:
+    """This version's revisions: migration files are named by them and sort in order."""
+    return sorted(path.stem for path in (FOLDER / "versions").glob("[0-9]*.py"))
 
 
 def head() -> str:
-    """The newest revision: migration files are named by it and sort in order."""
-    return max(path.stem for path in (FOLDER / "versions").glob("[0-9]*.py"))
+    """The newest revision of this version."""
+    return known()[-1]
 
 
 def current(connection: Connection) -> str | None:
-    """The revision the database is at, or None for an empty one."""
+    """The revision the database is at, or None for an empty one. Raises UnknownRevision."""
     if not inspect(connection).has_table("alembic_version"):
         return None
-    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    query = text("SELECT version_num FROM alembic_version")
+    found = connection.execute(query).scalars().all()
+    if len(found) > 1 or any(one not in known() and not is_later(one) for one in found):
+        raise UnknownRevision(*found)
+    return found[0] if found else None
+
+
+def is_later(revision: str | None) -> bool:
+    """Whether it is a revision of a later version of Weir."""
+    return bool(revision and REVISION.fullmatch(revision) and revision[:4] > head()[:4])
 
 
 def upgrade(database: Database) -> bool:
     """Migrate to the newest revision; True if there was anything to do.
 
-    Raises StoreUnavailable when the database is away.
+    Raises StoreUnavailable when the database is away, and UnknownRevision.
     """
     if database.is_sqlite and database.url.database:
         Path(database.url.database).parent.mkdir(parents=True, exist_ok=True)
     with _sqlite_lock(database):
         # At every start but the first nothing more happens, and Alembic is not even imported.
-        if database.read(current) == head():
+        if _is_done(database.read(current)):
             return False
         return database.write(_upgrade, timeout=None)
+
+
+def _is_done(revision: str | None) -> bool:
+    if is_later(revision):
+        log.info(
+            "The database is at %s, newer than this version's %s; it is taken as it is",
+            revision,
+            head(),
+        )
+        return True
+    return revision == head()
 
 
 def _upgrade(connection: Connection) -> bool:
@@ -48,7 +91,7 @@ def _upgrade(connection: Connection) -> bool:
         timeout = "FROM pg_settings WHERE name = 'transaction_timeout'"
         connection.execute(text(f"SELECT set_config(name, '0', true) {timeout}"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:id)"), {"id": LOCK_ID})
-    if current(connection) == head():
+    if _is_done(current(connection)):
         return False
     from alembic import command
     from alembic.config import Config
