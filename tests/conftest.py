@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.servers import Postgres, Provider, Valkey, Weir
+from tests.support.servers import REPOSITORY, Postgres, Provider, Valkey, Weir
 
-# Takes settings by their names, and `data_dir` and `until` of Weir.
+# Takes settings by their names, and `data_dir`, `until` and `root` of Weir.
 MakeWeir = Callable[..., Weir]
 
 SHARED_SERVERS = ("valkey", "postgres", "provider")
@@ -97,8 +97,14 @@ def start_shared_weir() -> Iterator[MakeWeir]:
 def _weirs() -> Iterator[MakeWeir]:
     with ExitStack() as made:
 
-        def make(*, data_dir: Path | None = None, until: str = "/readiness", **env: object) -> Weir:
-            weir = Weir(env, data_dir=data_dir, until=until)
+        def make(
+            *,
+            data_dir: Path | None = None,
+            until: str = "/readiness",
+            root: Path = REPOSITORY,
+            **env: object,
+        ) -> Weir:
+            weir = Weir(env, data_dir=data_dir, until=until, root=root)
             made.callback(_close, weir)
             return weir
 

@@ -69,10 +69,11 @@ class Books:
                     assert not (call[2] and not row[2]) or _gave_up(rows, model), (
                         f"{model}: usage was told and is estimated all the same"
                     )
-        self._check_sums(rows)
+        self.check_sums(rows)
         return rows
 
-    def _check_sums(self, rows: list[dict[str, Any]]) -> None:
+    def check_sums(self, rows: list[dict[str, Any]]) -> None:
+        """Assert that the costs of all rows, their budgets and the usage agree."""
         for row in rows:
             cost = row["input_tokens"] * INPUT + row["output_tokens"] * OUTPUT
             assert row["cost_nano"] == cost, row

@@ -370,7 +370,8 @@ class Weir(Server):
     """The real server: Gunicorn with its configuration file, in a clean environment.
 
     `env` is all it gets beside PATH, HOME, PORT and DATA_DIR. Where `data_dir` is not given, it
-    has one that lasts until it is closed. It is ready when GET of `until` gives 200.
+    has one that lasts until it is closed. It is ready when GET of `until` gives 200. `root` is
+    where its code is: that of another version, for one.
     """
 
     # A test that cares how it ends calls terminate().
@@ -382,8 +383,10 @@ class Weir(Server):
         *,
         data_dir: Path | None = None,
         until: str = "/readiness",
+        root: Path = REPOSITORY,
     ) -> None:
         super().__init__()
+        self.root = root
         self.data_dir = data_dir or self.folder / "data"
         self.until = until
         self.env = {
@@ -459,7 +462,7 @@ class Weir(Server):
         return [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "wsgi:app"]
 
     def _process_options(self) -> dict[str, Any]:
-        return {"cwd": REPOSITORY, "env": self.env}
+        return {"cwd": self.root, "env": self.env}
 
     def _is_ready(self) -> bool:
         return _status_of(self.url + self.until) == 200

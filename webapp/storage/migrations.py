@@ -9,10 +9,12 @@ import contextlib
 import fcntl
 import logging
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from sqlalchemy import Connection, inspect, text
+from sqlalchemy.exc import OperationalError
 
 from webapp.storage.database import Database
 
@@ -21,6 +23,11 @@ log = logging.getLogger(__name__)
 FOLDER = Path(__file__).resolve().parents[2] / "migrations"
 # Any number that no other program uses for its advisory locks on this database.
 LOCK_ID = 0x57656972
+# Whoever comes after a lock that is waited for waits too, and requests give up after 5 s. It is
+# also less than the second after which PostgreSQL ends one of those who wait in a circle.
+LOCK_TIMEOUT = "500ms"
+LOCK_RETRY_INTERVAL = 1.0  # seconds
+LOCK_NOT_AVAILABLE = "55P03"
 REVISION = re.compile(r"\d{4}_\w+")
 
 
@@ -93,6 +100,24 @@ def _upgrade(connection: Connection) -> bool:
         connection.execute(text("SELECT pg_advisory_xact_lock(:id)"), {"id": LOCK_ID})
     if _is_done(current(connection)):
         return False
+    if connection.dialect.name != "postgresql":
+        _migrate(connection)
+        return True
+    # Other versions of Weir are at work on these tables.
+    connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
+    while True:
+        try:
+            with connection.begin_nested():
+                _migrate(connection)
+            return True
+        except OperationalError as error:
+            if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
+                raise
+            log.warning("Another transaction holds a lock that the migration needs; trying again")
+            time.sleep(LOCK_RETRY_INTERVAL)
+
+
+def _migrate(connection: Connection) -> None:
     from alembic import command
     from alembic.config import Config
 
@@ -100,7 +125,6 @@ def _upgrade(connection: Connection) -> bool:
     config.set_main_option("script_location", str(FOLDER))
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
-    return True
 
 
 @contextlib.contextmanager
