@@ -44,8 +44,15 @@ class Allowance:
     """Whether answers are shared with nobody."""
 
     def overridden(self, overrides: Mapping[str, Any]) -> Allowance:
-        """This allowance with what parse_overrides() gave in place of its own."""
-        changes = {name: value for name, value in overrides.items() if value is not None}
+        """This allowance with what parse_overrides() gave in place of its own.
+
+        What only a later version knows is passed over: it may have been here before a roll-back.
+        """
+        changes = {
+            name: value
+            for name, value in overrides.items()
+            if value is not None and name in OVERRIDES
+        }
         per_minute = changes.pop("requests_per_minute", None)
         if per_minute is not None:
             others = (item for item in self.windows if item.get_expiry() != MINUTE)
