@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format lock bench pictures observability clean
+.PHONY: help run test lint format lock image bench pictures observability clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -24,6 +24,9 @@ lint: $(VENV)/development ## lint, types, import rules
 format: $(VENV)/development ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+image: ## build the container image weir, with docker, podman or buildah
+	ENGINE=$(ENGINE) scripts/image.sh $(OPTIONS)
 
 bench: $(VENV)/development ## measure speed and memory
 	$(BIN)/python -m benchmarks

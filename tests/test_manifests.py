@@ -135,7 +135,12 @@ def test_the_platforms_install_the_pinned_requirements() -> None:
     assert render_web()["buildCommand"] == "pip install -r requirements.txt"
     installs = [arguments for name, arguments in dockerfile() if "pip install" in arguments]
     assert len(installs) == 1
-    assert installs[0].endswith("--requirement /tmp/requirements.txt")
+    assert " --only-binary=:all: --requirement /tmp/requirements.txt " in installs[0]
+
+
+def test_the_image_is_built_without_a_compiler() -> None:
+    for name, arguments in dockerfile():
+        assert not re.search(r"\b(apt|apt-get|apk|gcc|build-essential)\b", arguments), name
 
 
 def test_no_platform_kills_before_the_grace_period_is_over() -> None:
@@ -291,10 +296,16 @@ def check(program: str, *arguments: str) -> None:
 def test_the_image_runs_without_root_and_keeps_its_data_in_a_volume() -> None:
     names = [name for name, _ in dockerfile()]
     assert names.count("FROM") == 2
-    assert re.fullmatch(r"[1-9]\d*", instruction("USER")), "a numeric user that is not root"
+    user, _, group = instruction("USER").partition(":")
+    assert re.fullmatch(r"[1-9]\d*", user), "a numeric user that is not root"
+    assert group == user
+    assert any(f"--gid {group} weir" in arguments for _, arguments in dockerfile())
+    assert any(f"--uid {user} --gid weir" in arguments for _, arguments in dockerfile())
     assert image_environment()["APP_ENV"] == "production"
     assert instruction("VOLUME") == image_environment()["DATA_DIR"]
     assert instruction("EXPOSE") == KNOWN["PORT"]["default"]
+    assert compose()["weir"]["read_only"] is True
+    assert compose()["weir"]["tmpfs"] == ["/tmp"]
     assert compose()["weir"]["volumes"] == [f"weir-data:{image_environment()['DATA_DIR']}"]
     assert any("--owner weir" in arguments for name, arguments in dockerfile() if name == "RUN")
 

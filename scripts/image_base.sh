@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Makes a base of Debian's packages for deploy/Dockerfile, and prints the options of `make image`
+# that take it: for a machine that reaches Debian but no registry. Wants root, podman, mmdebstrap.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# Such as python:3.13-slim-trixie.
+name=$(sed -n 's/^FROM \(.*\) AS build$/\1/p' deploy/Dockerfile)
+suite=${name##*-}
+python=${name%%-*}
+python=python${python#*:}
+base=localhost/${name/:/-}-of-packages
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/weir/${base##*/}.tar
+
+if [[ ! -e $cache ]]; then
+  mkdir -p "${cache%/*}"
+  # As the registry's: no compiler, no documentation, no bytecode, `python` in /usr/local/bin.
+  mmdebstrap --quiet --mode=root --variant=minbase --format=tar \
+    --include="ca-certificates,$python-venv" \
+    --dpkgopt='path-exclude=/usr/share/doc/*' \
+    --dpkgopt='path-exclude=/usr/share/locale/*' \
+    --dpkgopt='path-exclude=/usr/share/man/*' \
+    --customize-hook="find \"\$1/usr/lib\" -name __pycache__ -prune -exec rm -r {} +" \
+    --customize-hook="ln -s /usr/bin/$python \"\$1/usr/local/bin/python\"" \
+    "$suite" "$cache.new"
+  mv "$cache.new" "$cache"
+fi
+podman import --quiet "$cache" "$base" >/dev/null
+echo "--build-context $name=container-image://$base"
