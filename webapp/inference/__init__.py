@@ -1,1 +1,6 @@
 """Inference on the operator's own models, in ONNX."""
+
+import os
+
+# Read when onnxruntime is first imported; without it, its builds report their use to Microsoft.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
