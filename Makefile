@@ -2,9 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# One lock for every Python from 3.11 on and every platform, with the fewest versions of a package.
+LOCK = $(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 \
+	--generate-hashes --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format lock image bench pictures observability clean
+.PHONY: help run test lint format lock wheels image bench pictures observability clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -38,13 +41,18 @@ observability: $(VENV)/development ## take the picture of docs/operating.md
 	$(BIN)/python -m scripts.observability
 
 lock: $(VENV)/development ## compile the pinned requirements from *.in
-	$(BIN)/uv pip compile --quiet --python-version 3.11 --custom-compile-command "make lock" requirements.in -o requirements.txt
-	$(BIN)/uv pip compile --quiet --python-version 3.11 --custom-compile-command "make lock" requirements-dev.in -o requirements-dev.txt
+	$(LOCK) requirements.in -o requirements.txt
+	$(LOCK) requirements-dev.in -o requirements-dev.txt
+
+wheels: $(VENV)/development ## check that no requirement needs a compiler
+	$(BIN)/python -m scripts.wheels
 
 clean: ## remove the virtual environment and the local data
 	rm -rf $(VENV) data
 
 $(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+		"Weir needs Python 3.11 or newer. If you have one, name it: make run PYTHON=python3.13")'
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/runtime: requirements.txt | $(VENV)/bin/python

@@ -29,6 +29,8 @@ workers, _why = worker_count(settings)
 
 # Greenlets: thousands of idle streams in one process.
 worker_class = "webapp.worker.WeirWorker"
+# The same parser everywhere: gunicorn-h1c would be used where it is installed, but has no wheels.
+http_parser = "python"
 worker_connections = 10_000
 backlog = 4096
 # A heartbeat, not a limit on requests: a worker that hangs this long is replaced.

@@ -1,0 +1,51 @@
+"""Checks that whoever installs requirements.txt needs no compiler: that there is a wheel of each.
+
+make wheels
+
+Nothing is downloaded but what the wheels say of themselves, and nothing is installed.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+UV = Path(sys.executable).with_name("uv")
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+# As uv names them. Debian 12 has glibc 2.36.
+PLATFORMS = ("x86_64-manylinux_2_36", "aarch64-manylinux_2_36", "aarch64-apple-darwin")
+OLDEST_MACOS = {"MACOSX_DEPLOYMENT_TARGET": "14.0"}
+
+
+def missing(platform: str, python: str) -> str:
+    """What cannot be installed there from wheels alone, or nothing."""
+    install = ["pip", "install", "--dry-run", "--quiet", "--require-hashes", "--only-binary=:all:"]
+    where = [f"--python-platform={platform}", f"--python-version={python}"]
+    with TemporaryDirectory() as empty:
+        done = subprocess.run(  # noqa: S603
+            [UV, *install, *where, f"--target={empty}", "--requirement=requirements.txt"],
+            cwd=REPOSITORY,
+            env=os.environ | OLDEST_MACOS,
+            capture_output=True,
+            text=True,
+        )
+    return done.stderr if done.returncode else ""
+
+
+def main() -> None:
+    """Say for each Python on each platform whether all is there; fail where something is not."""
+    failed = False
+    for platform, python in product(PLATFORMS, PYTHONS):
+        lacking = missing(platform, python)
+        failed = failed or bool(lacking)
+        print(f"Python {python} on {platform}: {lacking or 'every requirement has a wheel'}")
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()
