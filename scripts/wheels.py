@@ -1,4 +1,4 @@
-"""Checks that whoever installs requirements.txt needs no compiler: that there is a wheel of each.
+"""Checks that no requirement needs a compiler: that there is a wheel of each, for the tests too.
 
 make wheels
 
@@ -26,9 +26,10 @@ def missing(platform: str, python: str) -> str:
     """What cannot be installed there from wheels alone, or nothing."""
     install = ["pip", "install", "--dry-run", "--quiet", "--require-hashes", "--only-binary=:all:"]
     where = [f"--python-platform={platform}", f"--python-version={python}"]
+    what = ["--requirement=requirements.txt", "--requirement=requirements-dev.txt"]
     with TemporaryDirectory() as empty:
         done = subprocess.run(  # noqa: S603
-            [UV, *install, *where, f"--target={empty}", "--requirement=requirements.txt"],
+            [UV, *install, *where, *what, f"--target={empty}"],
             cwd=REPOSITORY,
             env=os.environ | OLDEST_MACOS,
             capture_output=True,
