@@ -20,6 +20,8 @@ export default defineRailway(() => {
     },
     env: {
       APP_ENV: "production",
+      // The builder's, not Weir's.
+      RAILPACK_PYTHON_VERSION: "3.13",
       DATABASE_URL: database.env.DATABASE_URL,
       REDIS_URL: cache.env.REDIS_URL,
       // Set in Railway, never here.

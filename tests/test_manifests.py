@@ -25,6 +25,7 @@ KEY = "a-key-for-the-manifests-test"
 # What images and platforms are told beside Weir's own settings.
 OF_THE_IMAGE = {"PATH", "PYTHONUNBUFFERED"}
 OF_RENDER = {"PYTHON_VERSION"}
+OF_RAILWAY = {"RAILPACK_PYTHON_VERSION"}
 
 KNOWN = {declared.metadata["variable"]: declared.metadata for declared in settings.table()}
 
@@ -170,7 +171,7 @@ def environments() -> Iterator[tuple[str, set[str]]]:
     yield "deploy/docker-compose.yml", set(compose()["weir"]["environment"])
     block = re.search(r"env: \{\n(.*?)\n    \}", text(".railway/railway.ts"), re.DOTALL)
     assert block, ".railway/railway.ts sets no environment"
-    yield ".railway/railway.ts", set(re.findall(r"^ +(\w+):", block[1], re.MULTILINE))
+    yield ".railway/railway.ts", set(re.findall(r"^ +(\w+):", block[1], re.MULTILINE)) - OF_RAILWAY
 
 
 def test_every_variable_is_a_setting() -> None:
@@ -243,12 +244,19 @@ def test_compose_starts_weir_once_its_stores_are_healthy() -> None:
 
 
 def test_every_manifest_means_the_same_python() -> None:
-    version = text(".python-version").strip()
-    assert text("runtime.txt").strip() == f"python-{version}"
+    version = text("runtime.txt").strip().removeprefix("python-")
+    assert re.fullmatch(r"3\.\d+", version)
+    (render_s,) = (
+        entry["value"] for entry in render_web()["envVars"] if entry["key"] == "PYTHON_VERSION"
+    )
+    assert re.fullmatch(rf"{re.escape(version)}\.\d+", render_s), "Render wants a full version"
+    assert json.loads(railway_program("RAILPACK_PYTHON_VERSION")) == version
     images = {arguments.split()[0] for name, arguments in dockerfile() if name == "FROM"}
     assert images == {f"python:{version}-slim-trixie"}
-    for entry in render_web()["envVars"]:
-        assert entry["key"] != "PYTHON_VERSION" or str(entry["value"]).startswith(version)
+
+
+def test_nothing_ties_who_develops_to_one_python() -> None:
+    assert not (REPOSITORY / ".python-version").exists(), "pyenv fails where it is not installed"
 
 
 def test_one_placeholder_stands_for_the_repository_everywhere() -> None:
