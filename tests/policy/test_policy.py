@@ -51,9 +51,28 @@ def test_openai_s_doors_are_named_so(endpoint: object) -> None:
     assert is_openai_endpoint(endpoint) == (endpoint in OPENAI_ENDPOINTS)
 
 
-def test_the_settings_table_of_the_readme_is_the_generated_one() -> None:
-    table = CliRunner().invoke(settings_command.table).output.strip()
-    assert table in (ROOT / "README.md").read_text()
+def test_the_page_of_all_settings_is_the_generated_one() -> None:
+    page = CliRunner().invoke(settings_command.table).output
+    assert page == (ROOT / "docs/settings.md").read_text(), (
+        "write it: .venv/bin/flask settings table > docs/settings.md"
+    )
+
+
+def rows_of_the_readme() -> list[str]:
+    _, _, section = (ROOT / "README.md").read_text().partition("\n## Settings\n")
+    return re.findall(r"^\| `.+", section.partition("\n## ")[0], re.MULTILINE)
+
+
+def test_the_readme_has_ten_rows_of_the_page_of_all_settings() -> None:
+    assert len(rows_of_the_readme()) == 10
+    page = (ROOT / "docs/settings.md").read_text().splitlines()
+    assert set(rows_of_the_readme()) <= set(page)
+
+
+def test_the_example_of_an_environment_names_the_settings_of_the_readme() -> None:
+    example = (ROOT / ".env.example").read_text()
+    names = re.findall(r"^#?([A-Z][A-Z0-9_]*)=", example, re.MULTILINE)
+    assert sorted(names) == sorted(row.split("`")[1] for row in rows_of_the_readme())
 
 
 def test_only_the_settings_read_the_environment() -> None:

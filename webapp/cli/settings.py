@@ -1,4 +1,4 @@
-"""`flask settings`: the table of all settings, as the README shows it."""
+"""`flask settings`: the table of all settings, as docs/settings.md shows it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,20 @@ from flask.cli import AppGroup
 
 from webapp import settings
 
+INTRODUCTION = """\
+# Settings
+
+Environment variables. A bad value stops the start with a message that names it.
+This page is printed by `flask settings table`.
+"""
+
 group = AppGroup("settings", help="Settings.")
 
 
 @group.command("table")
 def table() -> None:
-    """Print all settings as a Markdown table."""
+    """Print docs/settings.md: all settings as a Markdown table."""
+    click.echo(INTRODUCTION)
     click.echo("| variable | default | meaning |\n|---|---|---|")
     for declared in settings.table():
         data = declared.metadata
