@@ -26,7 +26,7 @@ KNOWN_SECRET_KEYS = frozenset(
     """.split()  # noqa: SIM905 a list would take twenty lines
 )
 DEFAULT_TIERS = "free=5/minute;premium=20/minute;enterprise=1000/minute"
-# How a model may be called, alone and in a route: provider/model, with or without *weight.
+# Names of models, alone and in a route: provider/model, with or without *weight.
 MODEL = r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}"
 ROUTED_MODEL = rf"([a-z][a-z0-9_-]{{0,31}})/({MODEL})(?:\*(\d{{1,6}}))?"
 PRICED_MODEL = r"[a-z][a-z0-9_-]{0,31}/[A-Za-z0-9*][A-Za-z0-9._:/@+*-]{0,199}"
@@ -38,7 +38,7 @@ DEFAULT_DENYLIST = "<script\\b\njavascript:\ndata:[\\w/+.-]+[;,]"
 
 
 class SettingsError(Exception):
-    """One or more settings are bad; the message names each and what to set instead."""
+    """One or more settings are invalid; the message names each and what to set instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,10 +296,11 @@ class Settings:
     )  # fmt: skip
     allow_ephemeral_sqlite: bool = _setting(
         "ALLOW_EPHEMERAL_SQLITE", "false",
-        "on a PaaS: accept SQLite, which every deploy there erases", _flag,
+        "on a PaaS: allow SQLite, although each deploy erases it", _flag,
     )  # fmt: skip
     redis_url: str = _setting(
-        "REDIS_URL", "", "shared cache and limits; without it they are this process's own",
+        "REDIS_URL", "",
+        "Redis for cache and rate limits; without it both are local to the process",
         _url("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster",
              "rediss+cluster"), secret=True, shown="none",
     )  # fmt: skip
@@ -309,146 +310,148 @@ class Settings:
         shown="1 without Redis, else the CPUs the container may use, bounded by its memory",
     )  # fmt: skip
     openai_api_key: str = _setting(
-        "OPENAI_API_KEY", "", "OpenAI, or anything that speaks its protocol", secret=True,
+        "OPENAI_API_KEY", "", "key for OpenAI or an OpenAI-compatible server", secret=True,
         shown="none",
     )  # fmt: skip
     openai_base_url: str = _setting(
-        "OPENAI_BASE_URL", "", "another server of OpenAI's protocol; alone it is enough",
+        "OPENAI_BASE_URL", "", "an OpenAI-compatible server; the key is then optional",
         _url("http", "https"), shown="none",
     )  # fmt: skip
     azure_openai_endpoint: str = _setting(
-        "AZURE_OPENAI_ENDPOINT", "", "Azure OpenAI: the resource's address",
+        "AZURE_OPENAI_ENDPOINT", "", "Azure OpenAI: the endpoint of the resource",
         _url("http", "https"), shown="none",
     )  # fmt: skip
     azure_openai_api_key: str = _setting(
-        "AZURE_OPENAI_API_KEY", "", "its key", secret=True, shown="none"
+        "AZURE_OPENAI_API_KEY", "", "Azure OpenAI: its key", secret=True, shown="none"
     )
     openai_api_version: str = _setting(
-        "OPENAI_API_VERSION", "", "of Azure's API, such as `2024-10-21`",
+        "OPENAI_API_VERSION", "", "Azure OpenAI: the API version, such as `2024-10-21`",
         shown="none: Azure's v1 API",
     )  # fmt: skip
     anthropic_api_key: str = _setting(
-        "ANTHROPIC_API_KEY", "", "Anthropic", secret=True, shown="none"
+        "ANTHROPIC_API_KEY", "", "key for Anthropic", secret=True, shown="none"
     )
     anthropic_base_url: str = _setting(
-        "ANTHROPIC_BASE_URL", "", "another server of Anthropic's protocol",
+        "ANTHROPIC_BASE_URL", "", "an Anthropic-compatible server",
         _url("http", "https"), shown="none",
     )  # fmt: skip
     providers: tuple[ConfiguredProvider, ...] = _setting(
         "PROVIDER_<NAME>_TYPE", "", "with `PROVIDER_<NAME>_BASE_URL` and `PROVIDER_<NAME>_API_KEY`:"
-        " a further provider, `<name>`; type `openai`, `azure`, `anthropic` or "
+        " an additional provider `<name>`; type `openai`, `azure`, `anthropic` or "
         "`langchain:<init_chat_model provider>`", lambda _: (), shown="`openai`",
     )  # fmt: skip
     model_routes: dict[str, tuple[RoutedModel, ...]] = _setting(
-        "MODEL_ROUTES", "", "`name=provider/model[*weight]>provider/model;…`: the names that "
-        "clients may use, and whom to ask in which order", _routes, shown="none",
+        "MODEL_ROUTES", "", "`name=provider/model[*weight]>provider/model;…`: model names for "
+        "clients, each with an ordered list of targets", _routes, shown="none",
     )  # fmt: skip
     default_model: str = _setting(
-        "DEFAULT_MODEL", "", "model of requests that name none",
+        "DEFAULT_MODEL", "", "model for requests without one",
         shown="the route `default`, else the first model that a custom base URL lists, else "
         "`gpt-4o-mini`",
     )  # fmt: skip
     llm_timeout: float = _setting(
         "LLM_TIMEOUT", "60",
-        "one attempt at a provider; of a stream, its first piece and each gap", _number(0.1, 3600),
+        "timeout of one provider call; for streams, of the first chunk and each further one",
+        _number(0.1, 3600),
     )  # fmt: skip
     llm_max_retries: int = _setting(
-        "LLM_MAX_RETRIES", "2", "further attempts at one provider, before the next one's turn",
+        "LLM_MAX_RETRIES", "2", "retries of one target, before the next target is tried",
         _integer(0, 10),
     )  # fmt: skip
     llm_deadline: float = _setting(
-        "LLM_DEADLINE", "", "a whole request; of a stream, until its first piece",
+        "LLM_DEADLINE", "", "timeout of a whole request; for streams, until the first chunk",
         lambda text: _number(0.1, 3600)(text) if text else 0.0,
         shown="120 (plain calls on Heroku: 25)",
     )  # fmt: skip
     breaker_failures: int = _setting(
-        "BREAKER_FAILURES", "5", "a model of a provider that fails so often in a row, within a "
-        "minute, is left alone", _integer(1, 1_000_000),
+        "BREAKER_FAILURES", "5", "consecutive failures of a target, within a minute, that open "
+        "its circuit", _integer(1, 1_000_000),
     )  # fmt: skip
     breaker_pause: float = _setting(
-        "BREAKER_PAUSE", "15", "for so long, before one call tries whether it is back",
+        "BREAKER_PAUSE", "15", "how long a circuit stays open, before one call probes the target",
         _number(0.1, 3600),
     )  # fmt: skip
     tiers: dict[str, Allowance] = _setting(
-        "TIERS", DEFAULT_TIERS, "limits of each tier, in Flask-Limiter's notation, several "
-        "comma-separated", _tiers,
+        "TIERS", DEFAULT_TIERS, "rate limits of each tier, in Flask-Limiter's notation; several "
+        "are comma-separated", _tiers,
     )  # fmt: skip
     tier_overrides: dict[str, dict[str, Any]] = _setting(
-        "TIER_<NAME>", "", "what else a tier limits, for each of its keys: `requests_per_day`, "
+        "TIER_<NAME>", "", "further limits of each key of a tier: `requests_per_day`, "
         "`tokens_per_minute`, `parallel_requests`, `usd_per_day`, `usd_per_month`, `models=a|b`, "
         "`max_text`, `networks=10.0.0.0/8|…`, `own_cache`, comma-separated", lambda _: {},
         shown="none",
     )  # fmt: skip
     api_keys: tuple[ConfiguredKey, ...] = _setting(
-        "API_KEYS", "", "`name:tier:key,…`, taken over at start", _api_keys, secret=True,
+        "API_KEYS", "", "`name:tier:key,…`, synchronized at start", _api_keys, secret=True,
         shown="the demo keys in development",
     )  # fmt: skip
     model_prices: dict[str, ConfiguredPrice] = _setting(
         "MODEL_PRICES", "", "`provider/model: input=0.15, cached_input=0.075, output=0.6, "
-        "max_output=16384; …` in USD per million tokens, `*` for any part of a name: prices beside "
-        "those that Weir knows, or instead", _prices, shown="none",
+        "max_output=16384; …` in USD per million tokens, `*` as wildcard: adds to and overrides "
+        "the built-in prices", _prices, shown="none",
     )  # fmt: skip
     unpriced_models: str = _setting(
-        "UNPRICED_MODELS", "refuse", "whether keys with a budget may use models without a price: "
+        "UNPRICED_MODELS", "refuse", "whether keys with a budget can use models without a price: "
         "`refuse` or `allow`", _one_of("refuse", "allow"),
     )  # fmt: skip
     ledger_retention: int = _setting(
-        "LEDGER_RETENTION", "400", "days for which the ledger keeps each call; its sums by day are "
-        "kept for ever; 0 keeps all", _integer(0, 36_500),
+        "LEDGER_RETENTION", "400", "days to keep each call in the ledger; daily totals are kept "
+        "forever; 0 keeps all calls", _integer(0, 36_500),
     )  # fmt: skip
     model_path: Path | None = _setting(
         "MODEL_PATH", "", "an ONNX file, or a folder of `name/version.onnx`, for `/predict`",
-        _existing_path, shown="the model that ships",
+        _existing_path, shown="the bundled model",
     )  # fmt: skip
     log_prompts: bool = _setting(
-        "LOG_PROMPTS", "false", "log prompts and answers, and keep them with each request; they "
-        "may hold what nobody else should read", _flag,
+        "LOG_PROMPTS", "false", "log prompts and answers, and store them in the request log; "
+        "they may contain confidential data", _flag,
     )  # fmt: skip
     request_log_retention: int = _setting(
-        "REQUEST_LOG_RETENTION", "30", "days for which the dashboard lists each request; 0 lists "
-        "none", _integer(0, 36_500),
+        "REQUEST_LOG_RETENTION", "30", "days to keep requests in the request log; 0 turns it "
+        "off", _integer(0, 36_500),
     )  # fmt: skip
     alert_webhook_url: str = _setting(
-        "ALERT_WEBHOOK_URL", "", "where to tell that a budget is 50, 80 or 100 % spent (Standard "
-        "Webhooks)", _url("http", "https"), secret=True, shown="none",
+        "ALERT_WEBHOOK_URL", "", "webhook that is called when a budget is 50, 80 or 100 % spent "
+        "(Standard Webhooks)", _url("http", "https"), secret=True, shown="none",
     )  # fmt: skip
     alert_webhook_secret: bytes = _setting(
-        "ALERT_WEBHOOK_SECRET", "", "signs these alerts: `whsec_` and the base64 of at least 16 "
+        "ALERT_WEBHOOK_SECRET", "", "signs these calls: `whsec_` and the base64 of at least 16 "
         "random bytes", _webhook_secret, secret=True, shown="none",
     )  # fmt: skip
     cache_ttl: int = _setting(
-        "CACHE_TTL", "3600", "how long an answer is kept; 0 turns the cache off",
+        "CACHE_TTL", "3600", "how long an answer is cached; 0 turns the cache off",
         _integer(0, 31_536_000),
     )  # fmt: skip
     cache_stale_if_error: int = _setting(
-        "CACHE_STALE_IF_ERROR", "86400", "how old an answer may be that is served where every "
-        "provider fails; 0 turns this off", _integer(0, 31_536_000),
+        "CACHE_STALE_IF_ERROR", "86400", "maximum age of an expired answer that is served when "
+        "all providers fail; 0 turns this off", _integer(0, 31_536_000),
     )  # fmt: skip
     cache_scope: str = _setting(
-        "CACHE_SCOPE", "shared", "`shared`: all keys share answers; `key`: each key has its own",
+        "CACHE_SCOPE", "shared",
+        "`shared`: all keys share cached answers; `key`: each key has a private cache",
         _one_of("shared", "key"),
     )  # fmt: skip
     trusted_proxies: int = _setting(
-        "TRUSTED_PROXIES", "", "how many proxies in front add X-Forwarded-For",
+        "TRUSTED_PROXIES", "", "number of proxies in front that add X-Forwarded-For",
         lambda text: _integer(0, 16)(text) if text else -1, shown="1 on a detected PaaS, else 0",
     )  # fmt: skip
     prompt_denylist: tuple[re.Pattern[str], ...] = _setting(
-        "PROMPT_DENYLIST", DEFAULT_DENYLIST, "case-insensitive regular expressions, one a line, "
-        "refused in native prompts; empty turns it off", _patterns,
+        "PROMPT_DENYLIST", DEFAULT_DENYLIST, "case-insensitive regular expressions, one per line; "
+        "native prompts that match are refused; empty turns it off", _patterns,
         shown="`<script\\b`, `javascript:`, `data:[\\w/+.-]+[;,]`",
     )  # fmt: skip
     stats_access: str = _setting(
-        "STATS_ACCESS", "public", "who may read `/stats`: `public`, `key` or `admin`",
+        "STATS_ACCESS", "public", "who can read `/stats`: `public`, `key` or `admin`",
         _one_of("public", "key", "admin"),
     )  # fmt: skip
     metrics_token: str = _setting(
-        "METRICS_TOKEN", "", "in production, what Prometheus sends as bearer to read `/metrics`; "
-        "at least 16 characters", secret=True, shown="none: nobody may read them",
+        "METRICS_TOKEN", "", "bearer token for `/metrics` in production; at least 16 characters",
+        secret=True, shown="none: `/metrics` is closed",
     )  # fmt: skip
     otlp_endpoint: str = _setting(
-        "OTEL_EXPORTER_OTLP_ENDPOINT", "", "where traces go (OTLP over HTTP), such as "
+        "OTEL_EXPORTER_OTLP_ENDPOINT", "", "collector for traces (OTLP over HTTP), such as "
         "`http://localhost:4318`; OpenTelemetry's other variables (`OTEL_SERVICE_NAME`, "
-        "`OTEL_TRACES_SAMPLER`, `OTEL_EXPORTER_OTLP_HEADERS`, …) hold too",
+        "`OTEL_TRACES_SAMPLER`, `OTEL_EXPORTER_OTLP_HEADERS`, …) apply as well",
         _url("http", "https"), shown="none: no tracing",
     )  # fmt: skip
     allowed_origins: tuple[str, ...] = _setting(
@@ -457,14 +460,17 @@ class Settings:
         shown="`*` in development, none in production",
     )  # fmt: skip
     max_body_bytes: int = _setting(
-        "MAX_BODY_BYTES", str(20 * 1024 * 1024), "no body may be larger", _integer(1024, 2**31)
+        "MAX_BODY_BYTES",
+        str(20 * 1024 * 1024),
+        "maximum size of a request body",
+        _integer(1024, 2**31),
     )
     stream_headers_after: float = _setting(
-        "STREAM_HEADERS_AFTER", "10", "a stream's headers wait this long for its first piece",
+        "STREAM_HEADERS_AFTER", "10", "how long the headers of a stream wait for its first chunk",
         _number(0, 60),
     )  # fmt: skip
     shutdown_grace: float = _setting(
-        "SHUTDOWN_GRACE", "25", "after SIGTERM, how long running requests may take to finish",
+        "SHUTDOWN_GRACE", "25", "how long running requests can take to finish after SIGTERM",
         _number(1, 3600),
     )  # fmt: skip
     log_level: str = _setting(
@@ -472,12 +478,12 @@ class Settings:
         _one_of("debug", "info", "warning", "error"),
     )  # fmt: skip
     log_sample: float = _setting(
-        "LOG_SAMPLE", "1", "the share of the requests that went well, from 0 to 1, whose line is "
-        "logged; of those that failed all are", _number(0, 1),
+        "LOG_SAMPLE", "1", "share of successful requests to log, from 0 to 1; failed requests "
+        "are always logged", _number(0, 1),
     )  # fmt: skip
     log_redact: tuple[re.Pattern[str], ...] = _setting(
-        "LOG_REDACT", "", "case-insensitive regular expressions, one a line: what they match "
-        "becomes `[redacted]`, in the log and in prompts and answers that are kept", _patterns,
+        "LOG_REDACT", "", "case-insensitive regular expressions, one per line: matches are "
+        "replaced with `[redacted]` in the log and in stored prompts and answers", _patterns,
         shown="none",
     )  # fmt: skip
 
@@ -502,7 +508,7 @@ class Settings:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Every value that no log line may hold."""
+        """Every value that must not appear in a log line."""
         urls = (self.database_url, self.redis_url, self.alert_webhook_url)
         passwords = [urlsplit(url).password or "" for url in urls]
         theirs = [provider.api_key for provider in self.providers]
@@ -512,7 +518,7 @@ class Settings:
 
 
 def environment() -> Mapping[str, str]:
-    """All variables, for whoever looks for misspelt ones."""
+    """All environment variables, to look for misspelt ones."""
     return os.environ
 
 
@@ -596,7 +602,7 @@ def _named_providers(values: Mapping[str, Any]) -> Iterator[ConfiguredProvider]:
 def _further_providers(
     environment: Mapping[str, str],
 ) -> tuple[list[ConfiguredProvider], list[str]]:
-    """The providers of PROVIDER_<NAME>_…, sorted by name, and what is wrong with them."""
+    """The providers of PROVIDER_<NAME>_…, sorted by name, and the problems found."""
     found: dict[str, dict[str, str]] = {}
     problems: list[str] = []
     for variable, value in sorted(environment.items()):
@@ -609,7 +615,7 @@ def _further_providers(
         providers.append(provider)
         prefix = f"PROVIDER_{name.upper()}"
         if name in NAMED_PROVIDERS:
-            problems.append(f"{prefix}_…: {name} has settings of its own; choose another name")
+            problems.append(f"{prefix}_…: {name} is a built-in name; choose another name")
         if not PROVIDER_TYPE.fullmatch(provider.type):
             problems.append(
                 f"{prefix}_TYPE must be openai, azure, anthropic or langchain:<provider>"
@@ -624,7 +630,7 @@ def _further_providers(
 def _tier_overrides(
     environment: Mapping[str, str], tiers: Mapping[str, Allowance]
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """What TIER_<NAME> says of each tier, and what is wrong with it."""
+    """The limits of TIER_<NAME> for each tier, and the problems found."""
     overrides: dict[str, dict[str, Any]] = {}
     problems: list[str] = []
     names = {re.sub(r"\W", "_", name).upper(): name for name in tiers}
@@ -643,7 +649,7 @@ def _tier_overrides(
 
 
 def _kept_secret(data_dir: Path) -> str:
-    """The development secret, made at the first start. Racing starts agree on one."""
+    """The development secret, created at the first start. Concurrent starts agree on one."""
     path = data_dir / "secret_key"
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
@@ -663,7 +669,7 @@ def _kept_secret(data_dir: Path) -> str:
 
 
 def _weaknesses(settings: Settings) -> list[str]:
-    """What must not go into service, each with what to do."""
+    """The problems that prevent the start, each with a fix."""
     problems = [
         f"API_KEYS: {key.name} has the unknown tier {key.tier} (TIERS has "
         f"{', '.join(settings.tiers)})"
@@ -705,7 +711,7 @@ def _weaknesses(settings: Settings) -> list[str]:
         problems.append("DEBUG must not be set in production")
     for key in settings.api_keys:
         if key.secret in DEMO_SECRETS:
-            problems.append(f"API_KEYS: {key.name} is a demo key; give it a key of your own")
+            problems.append(f"API_KEYS: {key.name} is a demo key; choose a key of your own")
         elif not re.fullmatch(r"[A-Za-z0-9_-]{16,}", key.secret):
             problems.append(
                 f"API_KEYS: the key of {key.name} must be at least 16 characters of [A-Za-z0-9_-]"
@@ -713,8 +719,8 @@ def _weaknesses(settings: Settings) -> list[str]:
     ephemeral = settings.platform and settings.database_url.startswith("sqlite")
     if ephemeral and not settings.allow_ephemeral_sqlite:
         problems.append(
-            "DATABASE_URL must name a PostgreSQL database (SQLite is erased by every deploy here; "
-            "ALLOW_EPHEMERAL_SQLITE=true accepts that)"
+            "DATABASE_URL must name a PostgreSQL database (each deploy erases SQLite here; "
+            "ALLOW_EPHEMERAL_SQLITE=true allows that)"
         )
     return problems
 

@@ -104,7 +104,7 @@ def count_failed_attempt(address: str | None) -> None:
     """Count a wrong credential against its address; too many become 429."""
     decision = _strategy().acquire(f"failed-{_network(address)}", FAILED_CREDENTIAL_LIMIT)
     if not decision.allowed:
-        raise exceeded(decision, "failed credentials of this address")
+        raise exceeded(decision, "invalid credentials from this IP address")
 
 
 def count_sign_in(username: str, address: str | None) -> None:
@@ -116,7 +116,7 @@ def count_sign_in(username: str, address: str | None) -> None:
     ):
         decision = _strategy().acquire(bucket, items)
         if not decision.allowed:
-            raise exceeded(decision, "attempts to log in")
+            raise exceeded(decision, "sign-in attempts")
 
 
 def _strategy() -> SlidingWindowStrategy:
@@ -127,8 +127,8 @@ def exceeded(decision: Decision, whose: str) -> RateLimitExceeded:
     state = decision.exhausted
     seconds = decision.retry_after
     return RateLimitExceeded(
-        f"The limit of {state.limit.name} ({whose}) is used up: {state.used} of "
-        f"{state.limit.amount}. Try again in {seconds} s.",
+        f"Rate limit exceeded: {state.limit.name} ({whose}), {state.used} of "
+        f"{state.limit.amount} used. Try again in {seconds} s.",
         details=details_of(state),
         retry_after=seconds,
     )

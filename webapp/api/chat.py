@@ -14,7 +14,7 @@ from webapp.llm.messages import FinalAnswer, ModelRequest
 from webapp.llm.tasks.chat import chat_request
 from webapp.observability.request_context import RequestContext
 
-blueprint = guard(Blueprint("chat", __name__, description="Talk with a model"))
+blueprint = guard(Blueprint("chat", __name__, description="Chat with a model"))
 blueprint.before_request(lambda: limit_body(MEBIBYTE))
 idempotent(blueprint)
 
@@ -39,7 +39,7 @@ def to_model_request(body: dict[str, Any]) -> ModelRequest:
 @blueprint.arguments(ChatBody(), example=EXAMPLE)
 @blueprint.response(200, ChatAnswer)
 def chat(body: dict[str, Any]) -> Any:
-    """Answer a message, with what was said before it"""
+    """Answer a message, given the conversation so far"""
     return answers.native(to_model_request(body), describe)
 
 

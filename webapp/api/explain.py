@@ -35,7 +35,7 @@ from webapp.llm.tokens import estimate_input_tokens
 from webapp.services import services
 
 blueprint = openai_endpoint(
-    guard_without_counting(Blueprint("explain", __name__, description="What a request would do"))
+    guard_without_counting(Blueprint("explain", __name__, description="Explain a request"))
 )
 blueprint.before_request(lambda: limit_body(20 * MEBIBYTE))
 
@@ -53,7 +53,7 @@ ENDPOINT = {
     "in": "query",
     "required": False,
     "schema": {"type": "string", "enum": list(ENDPOINTS), "default": DEFAULT},
-    "description": "The endpoint that the body is meant for.",
+    "description": "The endpoint that the body is for.",
 }
 
 BODY = {
@@ -72,11 +72,11 @@ BODY = {
 @openai_errors_of(400, 401, 404, 413, 415, 429, 503)
 @blueprint.response(200)
 def explain() -> dict[str, Any]:
-    """Where a request would go, and whether the cache would answer; consumes nothing"""
+    """Dry run: route, cache result, limits and cost ceiling of a request; consumes nothing"""
     endpoint = request.args.get("endpoint", DEFAULT)
     if endpoint not in ENDPOINTS:
         known = {"endpoint": [f"Must be one of {', '.join(ENDPOINTS)}."]}
-        raise ValidationError("There is no such endpoint to explain.", details=known)
+        raise ValidationError("This endpoint cannot be explained.", details=known)
     schema, to_model_request = ENDPOINTS[endpoint]
     body = validated(schema, read_json())
     if endpoint == "/summarize":

@@ -37,7 +37,7 @@ def to_model_request(body: dict[str, Any]) -> ModelRequest:
 @blueprint.arguments(GenerateBody(), example=EXAMPLE)
 @blueprint.response(200, GenerateAnswer)
 def generate(body: dict[str, Any]) -> Any:
-    """Continue a prompt"""
+    """Generate text from a prompt"""
     return answers.native(to_model_request(body), _body)
 
 

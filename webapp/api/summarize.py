@@ -41,7 +41,7 @@ def to_model_request(body: dict[str, Any]) -> ModelRequest:
 @blueprint.arguments(SummarizeBody(), example=EXAMPLE)
 @blueprint.response(200, SummarizeAnswer)
 def summarize_text(body: dict[str, Any]) -> Any:
-    """Summarize a text; long ones are split, summarized in pieces and merged"""
+    """Summarize a text; long texts are split into chunks, whose summaries are merged"""
     text = body["text"]
     check_length(text)
 

@@ -9,16 +9,14 @@ from webapp.errors import StoreUnavailable
 from webapp.services import services
 from webapp.storage import migrations
 
-group = AppGroup("db", help="The database.")
+group = AppGroup("db", help="Manage the database schema.")
 
 
 @group.command("upgrade")
 def upgrade() -> None:
-    """Bring the database to the newest schema. Safe to run from several places at once."""
+    """Migrate the database to the newest schema. Safe to run several times in parallel."""
     try:
         changed = migrations.upgrade(services().database)
     except StoreUnavailable:
-        raise click.ClickException(
-            "The database cannot be reached. Is DATABASE_URL right?"
-        ) from None
+        raise click.ClickException("The database is unreachable. Check DATABASE_URL.") from None
     click.echo(f"{'Migrated to' if changed else 'Already at'} {migrations.head()}.")

@@ -1,4 +1,4 @@
-"""`flask settings`: the table of all settings, as the README shows it."""
+"""`flask settings table`: all settings, as the documentation shows them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from flask.cli import AppGroup
 
 from webapp import settings
 
-group = AppGroup("settings", help="Settings.")
+group = AppGroup("settings", help="Show the settings.")
 
 
 @group.command("table")
