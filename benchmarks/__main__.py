@@ -69,7 +69,7 @@ def main() -> None:
             tell(f"Measuring: {name}")
             figures += MEASURES[name](run)
         calls = get_json(upstream.port, "/calls")
-    ending = f"{machine()} The upstream was asked {calls:,} times."
+    ending = f"{machine()} The upstream received {calls:,} requests."
     print("\n\n".join([*run.tables, markdown(figures), ending]))
 
 

@@ -46,7 +46,7 @@ def test_every_line_is_json_and_no_secret_is_in_it(
     weir.post("/chat", key=KEY, json={"message": "secret-prompt, failing"})
     fresh_valkey.stop()
     weir.post("/chat", key=KEY, json=body)
-    wait_until(lambda: "Redis is away" in weir.raw_logs())
+    wait_until(lambda: "Redis is unavailable" in weir.raw_logs())
     assert weir.terminate() == 0
 
     lines = weir.raw_logs().splitlines()

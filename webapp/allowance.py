@@ -111,14 +111,14 @@ def _listed(value: Any) -> list[str]:
         raise ValueError("must be a list of names")
     named = [entry.strip() for entry in entries if entry.strip()]
     if not named or len(named) > 100:
-        raise ValueError("must name 1 to 100")
+        raise ValueError("must have 1 to 100 names")
     return named
 
 
 def _models(value: Any) -> list[str]:
     models = _listed(value)
     if wrong := [model for model in models if not MODEL_PATTERN.fullmatch(model)]:
-        raise ValueError(f"must be names of models ({wrong[0]!r} is none)")
+        raise ValueError(f"must be model names ({wrong[0]!r} is not one)")
     return models
 
 
@@ -159,7 +159,7 @@ def parse_overrides(values: Mapping[str, Any]) -> dict[str, Any]:
     parsed = {}
     for name, value in values.items():
         if name not in OVERRIDES:
-            raise ValueError(f"{name} is none of {', '.join(OVERRIDES)}")
+            raise ValueError(f"{name} must be one of {', '.join(OVERRIDES)}")
         try:
             parsed[name] = None if value is None else OVERRIDES[name](value)
         except ValueError as error:

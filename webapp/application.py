@@ -306,7 +306,7 @@ def _ensure_admin(accounts: AccountStore, settings: Settings) -> None:
     made = accounts.ensure_admin(settings.admin_username, password)
     if made and not settings.admin_password:
         log.warning(
-            "The first administrator is %s, with the password %s (told only once)",
+            "Created the first administrator %s with password %s (shown only once)",
             settings.admin_username,
             password,
         )

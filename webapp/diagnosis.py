@@ -79,25 +79,25 @@ class Doctor:
 
     def _settings_check(self) -> Iterator[Finding]:
         settings = self._settings
-        yield Finding("settings", "ok", f"valid, for {settings.app_env}")
+        yield Finding("settings", "ok", f"valid for {settings.app_env}")
         known = {field.metadata["variable"] for field in table()}
         for name in sorted(self._environment):
             if name in known or PROVIDER_VARIABLE.fullmatch(name) or TIER_VARIABLE.fullmatch(name):
                 continue
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
             if near or name.startswith(("PROVIDER_", "TIER_")):
-                meant = near[0] if near else "a setting of the README's table"
-                yield Finding("settings", "warning", f"{name} means nothing", f"Is {meant} meant?")
+                meant = near[0] if near else "another setting"
+                yield Finding("settings", "warning", f"{name} is unknown", f"Did you mean {meant}?")
         demo = any(key.secret in DEMO_SECRETS for key in settings.api_keys)
         if demo and settings.host not in {"127.0.0.1", "::1", "localhost"}:
             yield Finding(
-                "settings", "warning", "the demo keys are known to everybody",
+                "settings", "warning", "the demo keys are public knowledge",
                 "Set API_KEYS, or APP_ENV=production.",
             )  # fmt: skip
         if settings.production and self._services.database.is_sqlite:
             yield Finding(
                 "settings", "warning", "SQLite in production",
-                "One process can use it; set DATABASE_URL to PostgreSQL for more.",
+                "It supports one process. For more, set DATABASE_URL to PostgreSQL.",
             )  # fmt: skip
 
     def _database_check(self) -> Iterator[Finding]:
@@ -108,7 +108,7 @@ class Doctor:
         except StoreUnavailable:
             yield Finding(
                 "database", "problem", "cannot be reached",
-                "Is DATABASE_URL right, and does the database run?",
+                "Check DATABASE_URL, and that the database is running.",
             )  # fmt: skip
             return
         except migrations.UnknownRevision as error:
@@ -123,15 +123,19 @@ class Doctor:
             yield Finding("database", "ok", found)
         elif revision != migrations.head():
             yield Finding(
-                "database", "warning", f"at {revision or 'no schema'}, not at {migrations.head()}",
-                "flask db upgrade does it, and so does Weir when it starts.",
+                "database", "warning",
+                f"schema is {revision or 'missing'}, expected {migrations.head()}",
+                "Run flask db upgrade, or start Weir: it migrates at start.",
             )  # fmt: skip
         if database.is_sqlite:
             folder = Path(database.url.database or ".").resolve().parent
             free = shutil.disk_usage(folder).free
             if free < DISK_WARNING:
                 yield Finding(
-                    "database", "warning", f"{free // 2**20} MB are free on its disk", "Make room."
+                    "database",
+                    "warning",
+                    f"{free // 2**20} MB are free on its disk",
+                    "Free up disk space.",
                 )
             return
         most, used = database.read(
@@ -145,7 +149,7 @@ class Doctor:
         if wanted > most - 5:
             yield Finding(
                 "database", "warning",
-                f"{wanted} connections may be wanted by this replica, {most} are allowed",
+                f"this replica may open {wanted} connections, the server allows {most}",
                 "Raise max_connections, put a pooler in front, or lower WEB_CONCURRENCY.",
             )  # fmt: skip
         else:
@@ -158,16 +162,16 @@ class Doctor:
             return  # what the database lacks is said above
         if drift:
             yield Finding(
-                "ledger", "problem", f"budgets and rows differ by {money.text(drift)} USD",
-                "This is a bug of Weir's: please report it with the log.",
+                "ledger", "problem", f"budgets and ledger differ by {money.text(drift)} USD",
+                "This is a bug in Weir. Please report it with the log.",
             )  # fmt: skip
         else:
-            yield Finding("ledger", "ok", "budgets and rows agree")
+            yield Finding("ledger", "ok", "budgets and ledger agree")
 
     def _redis_check(self) -> Iterator[Finding]:
         memory = self._services.redis
         if memory is None:
-            yield Finding("redis", "ok", "none is configured: one process, with its own cache")
+            yield Finding("redis", "ok", "not configured: one process, with its own cache")
             return
         began = time.perf_counter()
         try:
@@ -176,7 +180,10 @@ class Doctor:
             told = memory.execute("INFO").decode() if not self._is_cluster() else ""
         except RedisUnavailable:
             yield Finding(
-                "redis", "problem", "cannot be reached", "Is REDIS_URL right, and does Redis run?"
+                "redis",
+                "problem",
+                "cannot be reached",
+                "Check REDIS_URL, and that Redis is running.",
             )
             return
         yield Finding("redis", "ok", f"answers in {took:.1f} ms")
@@ -184,8 +191,8 @@ class Doctor:
         policy = facts.get("maxmemory_policy", "noeviction")
         if policy.startswith("allkeys") and facts.get("maxmemory", "0") != "0":
             yield Finding(
-                "redis", "warning", f"{policy} may throw limits away when memory is full",
-                "volatile-lru throws away cached answers first: all of Weir's keys expire.",
+                "redis", "warning", f"{policy} may evict rate limits when memory is full",
+                "Use volatile-lru: it evicts the least recently used keys, mostly cached answers.",
             )  # fmt: skip
 
     def _is_cluster(self) -> bool:
@@ -211,8 +218,8 @@ class Doctor:
             # Redis and HTTP tell whole seconds.
             if skew > SKEW_WARNING:
                 status: Status = "problem" if skew > SKEW_PROBLEM else "warning"
-                found = f"{skew:.0f} s apart from {whose}"
-                yield Finding("clock", status, found, "Let NTP set both clocks.")
+                found = f"differs from {whose} by {skew:.0f} s"
+                yield Finding("clock", status, found, "Synchronize both clocks with NTP.")
             else:
                 yield Finding("clock", "ok", f"agrees with {whose}")
 
@@ -220,7 +227,7 @@ class Doctor:
         if not self._settings.has_provider:
             yield Finding(
                 "providers", "warning", "none is configured: Weir answers offline",
-                "Set OPENAI_API_KEY, or OPENAI_BASE_URL, or another provider's settings.",
+                "Set OPENAI_API_KEY or OPENAI_BASE_URL, or configure another provider.",
             )  # fmt: skip
         listed: dict[str, set[str]] = {}
         for provider in self._services.gateway.router.providers:
@@ -229,17 +236,17 @@ class Doctor:
                 yield Finding("providers", "ok", f"{provider.name} answers")
                 listed[provider.name] = {str(model["id"]) for model in provider.models()}
             except WeirError as error:
-                advice = "Is its key right, and its quota not used up?"
+                advice = "Check its API key and its quota."
                 if error.name != "ProviderRefusedWeir":
-                    advice = "Is its base URL right, and can it be reached from here?"
+                    advice = "Check its base URL, and the network from here."
                 found = f"{provider.name}: {error.name}: {error.message}"
                 yield Finding("providers", "problem", found, advice)
         for target in self._targets():
             models = listed.get(target.provider.name)
             if models and target.model not in models:
                 yield Finding(
-                    "providers", "warning", f"{target.name} is not among the models that it lists",
-                    "A typo in MODEL_ROUTES or DEFAULT_MODEL?",
+                    "providers", "warning", f"{target.name} is not in the provider's model list",
+                    "Check MODEL_ROUTES and DEFAULT_MODEL for typos.",
                 )  # fmt: skip
 
     def _prices_check(self) -> Iterator[Finding]:
@@ -249,10 +256,10 @@ class Doctor:
             if prices.of(target.provider.name, target.provider.kind, target.model) is None:
                 yield Finding(
                     "prices", "warning", f"{target.name} has no price: its calls are unpriced, and "
-                    "refused to keys with a budget", "Set MODEL_PRICES, or UNPRICED_MODELS=allow.",
+                    "refused for keys with a budget", "Set MODEL_PRICES, or UNPRICED_MODELS=allow.",
                 )  # fmt: skip
         if targets:
-            yield Finding("prices", "ok", f"{len(targets)} models were looked up")
+            yield Finding("prices", "ok", f"{len(targets)} models checked")
 
     def _targets(self) -> list[Target]:
         """The models that the settings name."""
@@ -267,7 +274,7 @@ class Doctor:
         wanted = self._settings.web_concurrency
         if wanted and wanted > count:
             advice = "Set REDIS_URL, or WEB_CONCURRENCY=1."
-            yield Finding("workers", "warning", f"{count} of {wanted} are started", advice)
+            yield Finding("workers", "warning", f"{count} of {wanted} started", advice)
         else:
             yield Finding("workers", "ok", f"{count} ({why})")
 
@@ -277,25 +284,25 @@ class Doctor:
                 status = _get(self._url + path).status_code
             except (OSError, HTTPParseError, RuntimeError, ValueError) as error:
                 found = f"{path} cannot be reached ({type(error).__name__})"
-                yield Finding("url", "problem", found, "Is the address right, and its certificate?")
+                yield Finding("url", "problem", found, "Check the address and its certificate.")
                 return
             if status != 200:
-                advice = "The log of Weir, and that of the proxy, say why."
+                advice = "See the logs of Weir and of the proxy."
                 yield Finding("url", "problem", f"{path} answers {status}", advice)
                 return
         yield Finding("url", "ok", "alive and ready")
         sent = {"X-Request-ID": "weir-doctor"}
         if _get(self._url + "/liveness", sent).get("x-request-id") != "weir-doctor":
             yield Finding(
-                "url", "warning", "X-Request-ID does not come through",
-                "Let the proxy pass headers on in both directions.",
+                "url", "warning", "X-Request-ID is not passed through",
+                "Configure the proxy to pass headers in both directions.",
             )  # fmt: skip
 
     def _streaming_check(self) -> Iterator[Finding]:
         settings = self._settings
         if not settings.admin_password:
             yield Finding(
-                "streaming", "warning", "not checked: that needs an administrator's token",
+                "streaming", "warning", "not checked: needs an administrator token",
                 "Run it where ADMIN_USERNAME and ADMIN_PASSWORD are set.",
             )  # fmt: skip
             return
@@ -304,7 +311,7 @@ class Doctor:
         if answer.status_code != 200:
             yield Finding(
                 "streaming", "warning", f"not checked: /token answers {answer.status_code}",
-                "Is the administrator's password another one by now?",
+                "Check ADMIN_PASSWORD: the password may have been changed since.",
             )  # fmt: skip
             return
         token = json.loads(answer.read())["access_token"]
@@ -316,17 +323,17 @@ class Doctor:
                 arrivals.append(time.monotonic())
         gaps = [later - earlier for earlier, later in pairwise(arrivals)]
         if gaps and min(gaps) > EVENT_INTERVAL / 4:
-            yield Finding("streaming", "ok", "events arrive as they are sent")
+            yield Finding("streaming", "ok", "events arrive unbuffered")
         else:
             yield Finding(
-                "streaming", "problem", "events arrive together: something buffers them",
-                "Turn buffering off in the proxy (nginx: proxy_buffering off).",
+                "streaming", "problem", "events arrive together: a proxy buffers them",
+                "Disable buffering in the proxy (nginx: proxy_buffering off).",
             )  # fmt: skip
 
 
 def _broken(check: str, error: Exception) -> Finding:
     found = f"cannot be checked: {type(error).__name__}: {error}"[:200]
-    return Finding(check, "problem", found, "See what the other checks found.")
+    return Finding(check, "problem", found, "See the other checks.")
 
 
 def _get(url: str, headers: Mapping[str, str] | None = None) -> Any:

@@ -2,34 +2,34 @@
 
 WeirError                       status
 ├── MalformedRequest              400  not JSON, not UTF-8, two credentials
-├── UnsupportedParameter          400  the provider asked cannot be told this
+├── UnsupportedParameter          400  not supported by the provider of this model
 ├── NotAuthenticated              401  a bad Authorization header
 ├── NotAllowed                    403  no credential, or a bad X-API-Key
-├── ModelNotAllowed               403  this key may use other models only
-├── AddressNotAllowed             403  this key works from other networks only
-├── ModelNotPriced                403  nobody knows what it costs, and there is a budget
+├── ModelNotAllowed               403  this key is not allowed to use this model
+├── AddressNotAllowed             403  this key is not allowed from this network
+├── ModelNotPriced                403  the model has no price, and the key has a budget
 ├── NotFound                      404
 │   └── ModelNotFound             404
 ├── MethodNotAllowed              405
-├── Conflict                      409  what is there already does not allow it
-├── IdempotencyInProgress         409  the first request with this key still runs
+├── Conflict                      409  conflicts with an existing object or the present state
+├── IdempotencyInProgress         409  the first request with this key is still running
 ├── PayloadTooLarge               413
 ├── UnsupportedMediaType          415
 ├── ValidationError               422  details name each field (400 at OpenAI's endpoints)
 ├── IdempotencyMismatch           422  this key was used with another body
 ├── RateLimitExceeded             429
-├── BudgetExceeded                429  the budget has not enough left for this call
-├── BudgetReserved                429  ... because other calls hold a part of it just now
-├── ClientHungUp                  499  nobody is left to be told; for the log
+├── BudgetExceeded                429  too little of the budget is left for this call
+├── BudgetReserved                429  ... because running calls have reserved a part of it
+├── ClientHungUp                  499  the client disconnected; only in the log
 ├── InternalError                 500
 ├── ProviderError
-│   ├── ProviderRefusedRequest    400  the request itself is at fault
-│   ├── ProviderFailed            502  5xx, garbage, cut, unreachable
+│   ├── ProviderRefusedRequest    400  the provider rejected the request itself
+│   ├── ProviderFailed            502  5xx, invalid answer, broken connection, unreachable
 │   │   └── ProviderRefusedWeir   502  Weir's own credentials or quota
 │   ├── ProviderBusy              503  the provider's 429
-│   ├── ProvidersUnavailable      503  all breakers are open
+│   ├── ProvidersUnavailable      503  the circuits of all targets are open
 │   └── ProviderTimedOut          504
-├── StoreUnavailable              503  the database is away and the answer needs it
+├── StoreUnavailable              503  the database is unavailable
 └── ShuttingDown                  503
 """
 
@@ -40,17 +40,17 @@ from typing import Any, Self
 
 
 class WeirError(Exception):
-    """An error with a public face: `status`, a name (the class's) and a safe message.
+    """An error that clients see: `status`, a name (the class's) and a safe message.
 
-    `details` (JSON-ready) says what the client needs to act; `retry_after` is in whole seconds;
-    `attempts` counts the calls to providers that led to it; `should_retry` tells clients that would
-    decide otherwise by the status.
+    `details` (JSON-ready) holds what the client needs to act; `retry_after` is in whole seconds;
+    `attempts` counts the calls to providers that led to it; `should_retry` overrides what
+    clients would decide by the status.
     """
 
     status = 500
     attempts = 0
     should_retry: bool | None = None
-    message = "Something went wrong in Weir. The request id finds it in the log."
+    message = "Internal error. Search the log for the request id."
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class UnsupportedParameter(WeirError):
     def __init__(self, parameter: str, message: str | None = None) -> None:
         self.parameter = parameter
         super().__init__(
-            message or f"The provider of this model cannot be told {parameter!r}.",
+            message or f"Parameter {parameter!r} is not supported by the provider of this model.",
             details={parameter: ["Not supported by the provider of this model."]},
         )
 
@@ -100,7 +100,7 @@ class ModelNotAllowed(WeirError):
 
 class AddressNotAllowed(WeirError):
     status = 403
-    message = "This key may not be used from this address."
+    message = "This API key is not allowed from this IP address."
 
 
 class ModelNotPriced(WeirError):
@@ -109,16 +109,16 @@ class ModelNotPriced(WeirError):
 
 class NotFound(WeirError):
     status = 404
-    message = "There is nothing at this address."
+    message = "Not found. See /docs for the endpoints."
 
 
 class ModelNotFound(NotFound):
-    message = "There is no such model."
+    message = "Model not found. See GET /v1/models."
 
 
 class MethodNotAllowed(WeirError):
     status = 405
-    message = "This address does not take this method."
+    message = "Method not allowed. See the Allow header."
 
 
 class Conflict(WeirError):
@@ -145,7 +145,7 @@ class ValidationError(WeirError):
 
 class IdempotencyMismatch(WeirError):
     status = 422
-    message = "This Idempotency-Key was used before with another body. Use a new one."
+    message = "This Idempotency-Key was already used with a different body. Use a new key."
 
 
 class RateLimitExceeded(WeirError):
@@ -163,7 +163,7 @@ class BudgetReserved(WeirError):
 
 class ClientHungUp(WeirError):
     status = 499
-    message = "The client hung up before the answer."
+    message = "The client disconnected before the answer."
 
 
 class InternalError(WeirError):
@@ -171,10 +171,10 @@ class InternalError(WeirError):
 
 
 class ProviderError(WeirError):
-    """The provider, not Weir, is at fault; the message never names its host.
+    """The provider failed, not Weir; the message never names the provider's host.
 
-    `try_again` says whether the same provider may do better in a moment, `try_next` whether
-    another one may; `may_be_charged` whether it may have worked, and charge for it.
+    `try_again` says whether the same target is worth a retry, `try_next` whether the next target
+    is worth a try; `may_be_charged` whether the provider may charge for the call.
     """
 
     try_again = False
@@ -182,7 +182,7 @@ class ProviderError(WeirError):
     may_be_charged = False
 
     def uncharged(self) -> Self:
-        """The same error of a call that the provider has not worked on."""
+        """The same error, for a call that the provider did not process."""
         self.may_be_charged = False
         return self
 
@@ -199,7 +199,7 @@ class ProviderFailed(ProviderError):
 
 
 class ProviderRefusedWeir(ProviderFailed):
-    message = "The provider refuses Weir's credentials or its quota."
+    message = "The provider rejected Weir's credentials, or Weir's quota there is exhausted."
     try_again = False
     may_be_charged = False
 
@@ -220,9 +220,9 @@ class ProviderTimedOut(ProviderError):
 
 class StoreUnavailable(WeirError):
     status = 503
-    message = "The database cannot be reached right now. Please try again."
+    message = "The database is unavailable. Try again."
 
 
 class ShuttingDown(WeirError):
     status = 503
-    message = "This server is shutting down. Please try again."
+    message = "The server is shutting down. Try again."

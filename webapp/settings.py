@@ -38,7 +38,7 @@ DEFAULT_DENYLIST = "<script\\b\njavascript:\ndata:[\\w/+.-]+[;,]"
 
 
 class SettingsError(Exception):
-    """One or more settings are bad; the message names each and what to set instead."""
+    """One or more settings are invalid; the message names each and what to set instead."""
 
 
 def _setting(
@@ -112,7 +112,7 @@ class Settings:
         shown="1 without Redis, else the CPUs the container may use, bounded by its memory",
     )  # fmt: skip
     openai_api_key: str = _setting(
-        "OPENAI_API_KEY", "", "OpenAI, or anything that speaks its protocol", secret=True,
+        "OPENAI_API_KEY", "", "key for OpenAI or an OpenAI-compatible server", secret=True,
         shown="none",
     )  # fmt: skip
     openai_base_url: str = _setting(
@@ -124,14 +124,14 @@ class Settings:
         parse.url("http", "https"), shown="none",
     )  # fmt: skip
     azure_openai_api_key: str = _setting(
-        "AZURE_OPENAI_API_KEY", "", "its key", secret=True, shown="none"
+        "AZURE_OPENAI_API_KEY", "", "Azure OpenAI: its key", secret=True, shown="none"
     )
     openai_api_version: str = _setting(
-        "OPENAI_API_VERSION", "", "of Azure's API, such as `2024-10-21`",
+        "OPENAI_API_VERSION", "", "Azure OpenAI: the API version, such as `2024-10-21`",
         shown="none: Azure's v1 API",
     )  # fmt: skip
     anthropic_api_key: str = _setting(
-        "ANTHROPIC_API_KEY", "", "Anthropic", secret=True, shown="none"
+        "ANTHROPIC_API_KEY", "", "key for Anthropic", secret=True, shown="none"
     )
     anthropic_base_url: str = _setting(
         "ANTHROPIC_BASE_URL", "", "another server of Anthropic's protocol",
@@ -139,7 +139,7 @@ class Settings:
     )  # fmt: skip
     providers: tuple[ConfiguredProvider, ...] = _setting(
         "PROVIDER_<NAME>_TYPE", "", "with `PROVIDER_<NAME>_BASE_URL` and `PROVIDER_<NAME>_API_KEY`:"
-        " a further provider, `<name>`; type `openai`, `azure`, `anthropic` or "
+        " an additional provider `<name>`; type `openai`, `azure`, `anthropic` or "
         "`langchain:<init_chat_model provider>`", lambda _: (), shown="`openai`",
     )  # fmt: skip
     model_routes: dict[str, tuple[RoutedModel, ...]] = _setting(
@@ -147,7 +147,7 @@ class Settings:
         "clients may use, and whom to ask in which order", parse.routes, shown="none",
     )  # fmt: skip
     default_model: str = _setting(
-        "DEFAULT_MODEL", "", "model of requests that name none",
+        "DEFAULT_MODEL", "", "model for requests without one",
         shown="the route `default`, else the first model that a custom base URL lists, else "
         "`gpt-4o-mini`",
     )  # fmt: skip
@@ -178,7 +178,7 @@ class Settings:
         "comma-separated", parse.tiers,
     )  # fmt: skip
     tier_overrides: dict[str, dict[str, Any]] = _setting(
-        "TIER_<NAME>", "", "what else a tier limits, for each of its keys: `requests_per_day`, "
+        "TIER_<NAME>", "", "further limits of each key of a tier: `requests_per_day`, "
         "`tokens_per_minute`, `parallel_requests`, `usd_per_day`, `usd_per_month`, `models=a|b`, "
         "`max_text`, `networks=10.0.0.0/8|…`, `own_cache`, comma-separated", lambda _: {},
         shown="none",
@@ -247,11 +247,11 @@ class Settings:
         parse.one_of("public", "key", "admin"),
     )  # fmt: skip
     metrics_token: str = _setting(
-        "METRICS_TOKEN", "", "in production, what Prometheus sends as bearer to read `/metrics`; "
-        "at least 16 characters", secret=True, shown="none: nobody may read them",
+        "METRICS_TOKEN", "", "bearer token for `/metrics` in production; at least 16 characters",
+        secret=True, shown="none: `/metrics` is closed",
     )  # fmt: skip
     otlp_endpoint: str = _setting(
-        "OTEL_EXPORTER_OTLP_ENDPOINT", "", "where traces go (OTLP over HTTP), such as "
+        "OTEL_EXPORTER_OTLP_ENDPOINT", "", "collector for traces (OTLP over HTTP), such as "
         "`http://localhost:4318`; OpenTelemetry's other variables (`OTEL_SERVICE_NAME`, "
         "`OTEL_TRACES_SAMPLER`, `OTEL_EXPORTER_OTLP_HEADERS`, …) hold too",
         parse.url("http", "https"), shown="none: no tracing",
@@ -307,7 +307,7 @@ class Settings:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Every value that no log line may hold."""
+        """Every value that must not appear in a log line."""
         urls = (self.database_url, self.redis_url, self.alert_webhook_url)
         passwords = [urlsplit(url).password or "" for url in urls]
         theirs = [provider.api_key for provider in self.providers]
@@ -317,7 +317,7 @@ class Settings:
 
 
 def environment() -> Mapping[str, str]:
-    """All variables, for whoever looks for misspelt ones."""
+    """All environment variables, to look for misspelt ones."""
     return os.environ
 
 
@@ -401,7 +401,7 @@ def _named_providers(values: Mapping[str, Any]) -> Iterator[ConfiguredProvider]:
 def _further_providers(
     environment: Mapping[str, str],
 ) -> tuple[list[ConfiguredProvider], list[str]]:
-    """The providers of PROVIDER_<NAME>_…, sorted by name, and what is wrong with them."""
+    """The providers of PROVIDER_<NAME>_…, sorted by name, and the problems found."""
     found: dict[str, dict[str, str]] = {}
     problems: list[str] = []
     for variable, value in sorted(environment.items()):
@@ -414,7 +414,7 @@ def _further_providers(
         providers.append(provider)
         prefix = f"PROVIDER_{name.upper()}"
         if name in NAMED_PROVIDERS:
-            problems.append(f"{prefix}_…: {name} has settings of its own; choose another name")
+            problems.append(f"{prefix}_…: {name} is a built-in name; choose another name")
         if not PROVIDER_TYPE.fullmatch(provider.type):
             problems.append(
                 f"{prefix}_TYPE must be openai, azure, anthropic or langchain:<provider>"
@@ -429,7 +429,7 @@ def _further_providers(
 def _tier_overrides(
     environment: Mapping[str, str], tiers: Mapping[str, Allowance]
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """What TIER_<NAME> says of each tier, and what is wrong with it."""
+    """The limits of TIER_<NAME> for each tier, and the problems found."""
     overrides: dict[str, dict[str, Any]] = {}
     problems: list[str] = []
     names = {re.sub(r"\W", "_", name).upper(): name for name in tiers}
@@ -448,7 +448,7 @@ def _tier_overrides(
 
 
 def _kept_secret(data_dir: Path) -> str:
-    """The development secret, made at the first start. Racing starts agree on one."""
+    """The development secret, created at the first start. Concurrent starts agree on one."""
     path = data_dir / "secret_key"
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
@@ -468,7 +468,7 @@ def _kept_secret(data_dir: Path) -> str:
 
 
 def _weaknesses(settings: Settings) -> list[str]:
-    """What must not go into service, each with what to do."""
+    """The problems that prevent the start, each with a fix."""
     problems = [
         f"API_KEYS: {key.name} has the unknown tier {key.tier} (TIERS has "
         f"{', '.join(settings.tiers)})"
@@ -510,7 +510,7 @@ def _weaknesses(settings: Settings) -> list[str]:
         problems.append("DEBUG must not be set in production")
     for key in settings.api_keys:
         if key.secret in DEMO_SECRETS:
-            problems.append(f"API_KEYS: {key.name} is a demo key; give it a key of your own")
+            problems.append(f"API_KEYS: {key.name} is a demo key; choose a key of your own")
         elif not re.fullmatch(r"[A-Za-z0-9_-]{16,}", key.secret):
             problems.append(
                 f"API_KEYS: the key of {key.name} must be at least 16 characters of [A-Za-z0-9_-]"
@@ -518,8 +518,8 @@ def _weaknesses(settings: Settings) -> list[str]:
     ephemeral = settings.platform and settings.database_url.startswith("sqlite")
     if ephemeral and not settings.allow_ephemeral_sqlite:
         problems.append(
-            "DATABASE_URL must name a PostgreSQL database (SQLite is erased by every deploy here; "
-            "ALLOW_EPHEMERAL_SQLITE=true accepts that)"
+            "DATABASE_URL must name a PostgreSQL database (each deploy erases SQLite here; "
+            "ALLOW_EPHEMERAL_SQLITE=true allows that)"
         )
     return problems
 

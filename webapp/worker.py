@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 # What Gunicorn refuses before the application sees it.
 REFUSALS: list[tuple[type[Exception], str, str]] = [
-    (LimitRequestLine, "414 URI Too Long", "The address is too long."),
+    (LimitRequestLine, "414 URI Too Long", "The request URI is too long."),
     (LimitRequestHeaders, "431 Request Header Fields Too Large", "The headers are too large."),
-    (UnsupportedTransferCoding, "501 Not Implemented", "This Transfer-Encoding is not known."),
-    (ParseException, "400 Bad Request", "This is not a well-formed HTTP request."),
+    (UnsupportedTransferCoding, "501 Not Implemented", "This Transfer-Encoding is not supported."),
+    (ParseException, "400 Bad Request", "Malformed HTTP request."),
 ]
 
 
@@ -73,7 +73,7 @@ class WeirWorker(GeventWorker):  # type: ignore[misc]
         """Answer what is not HTTP in the native envelope; log no byte of it, it may hold a key."""
         for kind, status, message in REFUSALS:
             if isinstance(exc, kind):
-                self.log.warning("Refused a request that is not HTTP: %s", type(exc).__name__)
+                self.log.warning("Refused a malformed HTTP request: %s", type(exc).__name__)
                 client.sendall(_refusal(status, message))
                 return
         super().handle_error(req, client, addr, exc)

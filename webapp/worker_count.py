@@ -19,9 +19,9 @@ def worker_count(settings: Settings) -> tuple[int, str]:
         if (settings.web_concurrency or 1) > 1:
             return 1, (
                 f"WEB_CONCURRENCY={settings.web_concurrency} needs REDIS_URL: limits and cache "
-                "would be each worker's own; one worker is started"
+                "would differ between workers; one worker is started"
             )
-        return 1, "one worker, as there is no REDIS_URL"
+        return 1, "one worker, because REDIS_URL is not set"
     if settings.web_concurrency:
         return settings.web_concurrency, "WEB_CONCURRENCY"
     processors, memory = _container_processors(), _container_memory()

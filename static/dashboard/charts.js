@@ -1,7 +1,7 @@
-// Draws each chart from the table beside it, and again when the table or the window changes.
+// Draws each chart from the table below it, and redraws when the table or the window changes.
 "use strict";
 
-// Okabe and Ito's colours, which colour blindness leaves apart; dashes tell them apart as well.
+// The Okabe-Ito palette, safe for colour blindness; dashes distinguish the lines as well.
 const STROKES = ["--series-1", "--series-2", "--series-3"];
 const DASHES = [[], [6, 3], [2, 3]];
 
@@ -14,7 +14,7 @@ function colour(name) {
   return found;
 }
 
-function figuresOf(table) {
+function dataOf(table) {
   const rows = [...table.tBodies[0].rows];
   const columns = rows.length ? rows[0].cells.length : 0;
   const times = rows.map((row) => Number(row.cells[0].dataset.at));
@@ -28,7 +28,7 @@ function figuresOf(table) {
   return [times, ...series];
 }
 
-function written(value, unit) {
+function formatted(value, unit) {
   if (value === null || value === undefined) return "–";
   if (unit === "%") return `${value.toFixed(1)} %`;
   const text = value.toLocaleString("en", { maximumSignificantDigits: unit === "$" ? 4 : 12 });
@@ -54,7 +54,7 @@ function options(figure, table, width) {
     // Weir's days are UTC.
     tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
     scales: { y: { range: (_, low, high) => [0, unit === "%" ? 100 : high > 0 ? high * 1.1 : 1] } },
-    axes: [{ ...axis, values: times }, { ...axis, size: 64, values: (_, ticks) => ticks.map((tick) => written(tick, unit)) }],
+    axes: [{ ...axis, values: times }, { ...axis, size: 64, values: (_, ticks) => ticks.map((tick) => formatted(tick, unit)) }],
     series: [
       { value: "{YYYY}-{MM}-{DD} {HH}:{mm} UTC" },
       ...names.map((label, index) => ({
@@ -63,7 +63,7 @@ function options(figure, table, width) {
         width: 2,
         dash: DASHES[index],
         points: { show: true, size: 4 },
-        value: (_, value) => written(value, unit),
+        value: (_, value) => formatted(value, unit),
       })),
     ],
   };
@@ -80,13 +80,13 @@ class Chart {
 
   draw() {
     this.plot.replaceChildren();
-    const data = figuresOf(this.table);
+    const data = dataOf(this.table);
     this.chart = new uPlot(options(this.figure, this.table, this.plot.clientWidth), data, this.plot);
     this.plot.dataset.drawn = String(data[0].length);
   }
 
   update() {
-    this.chart.setData(figuresOf(this.table));
+    this.chart.setData(dataOf(this.table));
   }
 
   resize() {

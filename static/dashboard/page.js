@@ -1,4 +1,4 @@
-// What all pages share: copy buttons, and figures that bring themselves up to date.
+// What all pages share: copy buttons and auto-refresh.
 "use strict";
 
 for (const button of document.querySelectorAll("[data-copy]")) {
@@ -10,9 +10,9 @@ for (const button of document.querySelectorAll("[data-copy]")) {
       await navigator.clipboard.writeText(text);
       button.textContent = "Copied";
     } catch {
-      // Without HTTPS there is no clipboard: select the text, so that a key press copies it.
+      // Without HTTPS there is no clipboard API: select the text, so that the user can copy it.
       getSelection().selectAllChildren(document.getElementById(button.dataset.copy));
-      button.textContent = "Selected: copy it";
+      button.textContent = "Selected, press Ctrl+C";
     }
     setTimeout(() => { button.textContent = title; }, 2000);
   });
@@ -30,11 +30,11 @@ async function refresh() {
   const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
   for (const element of document.querySelectorAll("[data-live]")) {
     const other = fresh.getElementById(element.id);
-    // Only what has changed is touched, and nothing in which somebody is reading with the keyboard.
+    // Replace only what has changed, and nothing that has the keyboard focus.
     if (other && other.innerHTML !== element.innerHTML && !element.contains(document.activeElement)) {
-      const sideways = [...element.querySelectorAll(".scroll")].map((box) => box.scrollLeft);
+      const scrolled = [...element.querySelectorAll(".scroll")].map((box) => box.scrollLeft);
       element.innerHTML = other.innerHTML;
-      element.querySelectorAll(".scroll").forEach((box, place) => { box.scrollLeft = sideways[place] || 0; });
+      element.querySelectorAll(".scroll").forEach((box, place) => { box.scrollLeft = scrolled[place] || 0; });
     }
   }
   document.dispatchEvent(new Event("weir:refreshed"));
@@ -49,7 +49,7 @@ if (polled) {
     try {
       await refresh();
     } catch {
-      // The next one may come through.
+      // The next refresh may succeed.
     } finally {
       refreshing = false;
     }

@@ -1,27 +1,27 @@
-// The playground: a chat with one of the person's keys, and the same request as code.
+// The playground: a chat with one of the user's keys, and the same request as code.
 "use strict";
 
-const room = document.querySelector(".playground");
-const part = (id) => document.getElementById(id);
-const talk = part("talk");
+const root = document.querySelector(".playground");
+const byId = (id) => document.getElementById(id);
+const talk = byId("talk");
 const history = [];
-const MOST_HISTORY = 200;
+const HISTORY_MAX = 200;
 let running = null;
 
 function body(message) {
-  const sent = { message, temperature: Number(part("temperature").value), stream: part("stream").checked };
-  if (part("model").value.trim()) sent.model = part("model").value.trim();
-  if (part("system").value.trim()) sent.system = part("system").value.trim();
-  if (part("max_tokens").value) sent.max_tokens = Number(part("max_tokens").value);
-  if (history.length) sent.history = history.slice(-MOST_HISTORY);
+  const sent = { message, temperature: Number(byId("temperature").value), stream: byId("stream").checked };
+  if (byId("model").value.trim()) sent.model = byId("model").value.trim();
+  if (byId("system").value.trim()) sent.system = byId("system").value.trim();
+  if (byId("max_tokens").value) sent.max_tokens = Number(byId("max_tokens").value);
+  if (history.length) sent.history = history.slice(-HISTORY_MAX);
   return sent;
 }
 
-function say(who, text) {
+function addMessage(role, text) {
   const item = document.createElement("li");
-  item.className = who;
+  item.className = role;
   const name = document.createElement("strong");
-  name.textContent = { user: "You", assistant: "Answer", error: "Error" }[who];
+  name.textContent = { user: "You", assistant: "Answer", error: "Error" }[role];
   const words = document.createElement("p");
   words.textContent = text;
   item.append(name, words);
@@ -33,11 +33,11 @@ function say(who, text) {
 function facts(item, answer, cache) {
   const line = document.createElement("p");
   line.className = "quiet";
-  const cost = answer.cost_usd === null ? "no price" : `$${answer.cost_usd}`;
+  const cost = answer.cost_usd === null ? "unpriced" : `$${answer.cost_usd}`;
   line.textContent = `${answer.usage.total_tokens} tokens (${answer.usage.input_tokens} in, `
     + `${answer.usage.output_tokens} out) · ${cost} · cache ${cache} · ${answer.provider} · ${answer.model} · `;
   const link = document.createElement("a");
-  link.href = `${room.dataset.url.replace(/playground$/, "requests")}/${answer.request_id}`;
+  link.href = `${root.dataset.url.replace(/playground$/, "requests")}/${answer.request_id}`;
   link.textContent = "request";
   line.append(link);
   item.append(line);
@@ -70,31 +70,31 @@ async function receive(response, words, shown) {
     words.textContent += event.content;
     shown();
   }
-  throw new Error("The stream ended before its time.");
+  throw new Error("The stream ended early.");
 }
 
 async function ask(message) {
   const sent = body(message);
-  say("user", message);
-  const { item, words } = say("assistant", "");
+  addMessage("user", message);
+  const { item, words } = addMessage("assistant", "");
   item.classList.add("running");
-  // Read out once it is whole, not piece by piece.
+  // Screen readers announce the complete answer, not each chunk.
   talk.setAttribute("aria-busy", "true");
   running = new AbortController();
-  const headers = { "Content-Type": "application/json", Accept: "text/event-stream, application/json", "X-CSRF-Token": room.dataset.token };
-  if (part("no_cache").checked) headers["Cache-Control"] = "no-cache";
+  const headers = { "Content-Type": "application/json", Accept: "text/event-stream, application/json", "X-CSRF-Token": root.dataset.token };
+  if (byId("no_cache").checked) headers["Cache-Control"] = "no-cache";
   try {
-    const response = await fetch(`${room.dataset.url}/${part("key").value}`, {
+    const response = await fetch(`${root.dataset.url}/${byId("key").value}`, {
       method: "POST", headers, body: JSON.stringify(sent), signal: running.signal,
     });
     if (!response.ok) throw new Error((await response.json()).message);
     const answer = await receive(response, words, () => item.scrollIntoView({ block: "nearest" }));
     facts(item, answer, response.headers.get("X-Cache") || "–");
-    // Another chat may have begun meanwhile.
+    // "New chat" may have been pressed meanwhile.
     if (item.isConnected) history.push({ role: "user", content: message }, { role: "assistant", content: words.textContent });
   } catch (error) {
     if (!words.textContent) item.remove();
-    say("error", error.name === "AbortError" ? "Stopped." : error.message);
+    addMessage("error", error.name === "AbortError" ? "Stopped." : error.message);
   } finally {
     item.classList.remove("running");
     talk.removeAttribute("aria-busy");
@@ -103,44 +103,44 @@ async function ask(message) {
 }
 
 function code() {
-  const sent = body(part("message").value || "What is a weir?");
-  const url = `${room.dataset.base}/chat`;
+  const sent = body(byId("message").value || "What is a weir?");
+  const url = `${root.dataset.base}/chat`;
   const json = JSON.stringify(sent, null, 2);
   const indented = json.replaceAll("\n", "\n    ");
   const python = indented.replace(/"stream": (true|false)/, (_, flag) => `"stream": ${flag === "true" ? "True" : "False"}`);
-  part("curl").textContent = `curl -N ${url} \\\n  -H "X-API-Key: $WEIR_KEY" \\\n  -H 'Content-Type: application/json' \\\n  -d '${json.replaceAll("'", "'\\''")}'`;
-  part("python").textContent = `import os, requests\n\nanswer = requests.post(\n    "${url}",\n    headers={"X-API-Key": os.environ["WEIR_KEY"]},\n    json=${python},\n    stream=${sent.stream ? "True" : "False"},\n)\nfor line in answer.iter_lines():\n    print(line.decode())`;
-  part("javascript").textContent = `const answer = await fetch("${url}", {\n  method: "POST",\n  headers: { "X-API-Key": process.env.WEIR_KEY, "Content-Type": "application/json" },\n  body: JSON.stringify(${json.replaceAll("\n", "\n  ")}),\n});\nfor await (const piece of answer.body.pipeThrough(new TextDecoderStream())) console.log(piece);`;
+  byId("curl").textContent = `curl -N ${url} \\\n  -H "X-API-Key: $WEIR_KEY" \\\n  -H 'Content-Type: application/json' \\\n  -d '${json.replaceAll("'", "'\\''")}'`;
+  byId("python").textContent = `import os, requests\n\nanswer = requests.post(\n    "${url}",\n    headers={"X-API-Key": os.environ["WEIR_KEY"]},\n    json=${python},\n    stream=${sent.stream ? "True" : "False"},\n)\nfor line in answer.iter_lines():\n    print(line.decode())`;
+  byId("javascript").textContent = `const answer = await fetch("${url}", {\n  method: "POST",\n  headers: { "X-API-Key": process.env.WEIR_KEY, "Content-Type": "application/json" },\n  body: JSON.stringify(${json.replaceAll("\n", "\n  ")}),\n});\nfor await (const chunk of answer.body.pipeThrough(new TextDecoderStream())) console.log(chunk);`;
 }
 
 async function bars() {
-  const response = await fetch(`${room.dataset.url}/${part("key").value}/bars`);
-  if (response.ok) part("bars").innerHTML = await response.text();
+  const response = await fetch(`${root.dataset.url}/${byId("key").value}/bars`);
+  if (response.ok) byId("bars").innerHTML = await response.text();
 }
 
-part("ask").addEventListener("submit", async (event) => {
+byId("ask").addEventListener("submit", async (event) => {
   event.preventDefault();
-  const message = part("message").value.trim();
+  const message = byId("message").value.trim();
   if (!message || running) return;
-  part("message").value = "";
-  part("send").disabled = true;
-  part("stop").hidden = false;
+  byId("message").value = "";
+  byId("send").disabled = true;
+  byId("stop").hidden = false;
   await ask(message);
-  const elsewhere = ![document.body, part("stop"), part("send")].includes(document.activeElement);
-  part("send").disabled = false;
-  part("stop").hidden = true;
-  if (!elsewhere) part("message").focus();
+  const elsewhere = ![document.body, byId("stop"), byId("send")].includes(document.activeElement);
+  byId("send").disabled = false;
+  byId("stop").hidden = true;
+  if (!elsewhere) byId("message").focus();
   bars();
 });
-part("message").addEventListener("keydown", (event) => {
+byId("message").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
     event.preventDefault();
-    part("ask").requestSubmit();
+    byId("ask").requestSubmit();
   }
 });
-part("stop").addEventListener("click", () => running && running.abort());
-part("clear").addEventListener("click", () => { if (running) running.abort(); history.length = 0; talk.replaceChildren(); code(); });
-part("key").addEventListener("change", bars);
-room.addEventListener("input", code);
+byId("stop").addEventListener("click", () => running && running.abort());
+byId("clear").addEventListener("click", () => { if (running) running.abort(); history.length = 0; talk.replaceChildren(); code(); });
+byId("key").addEventListener("change", bars);
+root.addEventListener("input", code);
 code();
 bars();

@@ -238,18 +238,18 @@ def test_the_command_line_manages_accounts(weir: Weir) -> None:
     assert "disabled:        true" in flask("show", "ada")
     assert "enabled" in flask("enable", "ada")
     assert "admin" in flask("set-role", "ada", "admin")
-    assert "end within" in flask("sign-out", "ada")
-    assert "no account 'eve'" in flask("show", "eve")
+    assert "refused within" in flask("sign-out", "ada")
+    assert "Account 'eve' not found" in flask("show", "eve")
 
 
 def test_the_first_administrator_of_a_development_is_told_once(start_weir: MakeWeir) -> None:
     weir = start_weir()
-    [line] = [entry for entry in weir.logs() if "told only once" in entry.get("message", "")]
+    [line] = [entry for entry in weir.logs() if "shown only once" in entry.get("message", "")]
     password = line["message"].split("password ")[1].split(" ")[0]
     assert Administrator(weir, "admin", password).get("/admin/accounts").status_code == 200
     weir.terminate()
     weir.start()
-    assert weir.raw_logs().count("told only once") == 1
+    assert weir.raw_logs().count("shown only once") == 1
 
 
 def test_stats_may_be_kept_for_administrators(start_weir: MakeWeir) -> None:

@@ -288,10 +288,10 @@ def test_the_command_line_does_it_all(weir: Weir, admin: Administrator, tmp_path
     assert '"usd_per_day": 7.5' in flask("set-budget", number, "--per-day", "7.5")
     assert "usd_per_day" not in flask("set-budget", number, "--per-day", "none")
     assert '"usd": 3.0' in flask("set-budget", number, "--increase", "3", "--until", "2d")
-    assert "Give --per-day" in flask("set-budget", number)
+    assert "Set --per-day" in flask("set-budget", number)
     assert "budget_increase" not in flask("set-budget", number, "--increase", "0")
     assert '"max_text": 99' in flask("set-limits", number, "--set", "max_text=99")
-    assert "none of" in flask("set-limits", number, "--set", "colour=red")
+    assert "must be one of" in flask("set-limits", number, "--set", "colour=red")
     assert flask("rotate", number, "--grace", "60").startswith("weir_")
     assert len(json.loads(flask("show", number, "--json"))["secrets"]) == 2
     assert "revoked" in flask("revoke", number)
@@ -311,4 +311,4 @@ def test_the_command_line_does_it_all(weir: Weir, admin: Administrator, tmp_path
         assert statuses(weir, secret) == {200}
     assert (masks["moved"], masks["digest"]) == ("sk-f***ay-1", "***")
     file.write_text("name,key\nx,sk-from-another-gateway-2\n")
-    assert "Line 2: There is a key with this secret" in flask("import", str(file))
+    assert "Line 2: A key with this secret already exists" in flask("import", str(file))

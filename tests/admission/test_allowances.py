@@ -156,7 +156,7 @@ def test_tokens_a_minute_hold_at_their_ceilings_and_settle(
     assert statuses(answers) == {200: passed, 429: 30 - passed}
     assert 5 <= passed <= 9
     refused = next(answer for answer in answers if answer.status_code == 429)
-    assert "tokens a minute" in refused.json()["error"]["message"]
+    assert "tokens per minute" in refused.json()["error"]["message"]
     assert 1 <= int(refused.headers["Retry-After"]) <= 60
     provider.fault()
     # What was not used is free again at once.
@@ -242,7 +242,7 @@ def test_a_wrong_tier_is_named_at_the_start(new_weir: MakeWeir) -> None:
     for settings, said in (
         ({"TIER_GOLD": "usd_per_day=1"}, "TIER_GOLD names no tier"),
         ({"TIER_FREE": "usd_per_day=much"}, "TIER_FREE: usd_per_day must be an amount"),
-        ({"TIER_FREE": "colour=red"}, "TIER_FREE: colour is none of"),
+        ({"TIER_FREE": "colour=red"}, "TIER_FREE: colour must be one of"),
         ({"MODEL_PRICES": "gpt: input"}, "MODEL_PRICES must look like"),
     ):
         refused = new_weir(**settings).run_flask("settings", "table")

@@ -301,7 +301,10 @@ def test_its_models_are_listed_without_routes(start_weir: MakeWeir, provider: Pr
 
 
 def test_a_langchain_provider_that_is_not_installed_stops_the_start(new_weir: MakeWeir) -> None:
-    for kind, said in [("mistralai", "langchain-mistralai"), ("nobody", "knows no provider")]:
+    for kind, said in [
+        ("mistralai", "langchain-mistralai"),
+        ("nobody", "Unknown LangChain provider"),
+    ]:
         with pytest.raises(DidNotStart) as ended:
             new_weir(PROVIDER_X_TYPE=f"langchain:{kind}", PROVIDER_X_API_KEY="k").start()
         assert said in ended.value.output

@@ -86,7 +86,7 @@ def test_a_line_of_the_table(answers: dict[Line, requests.Response], line: Line)
     if line.outcome == "200":
         assert answer.status_code == 200
         check_good(answer, line)
-    elif line.outcome.startswith("pieces, then"):
+    elif line.outcome.startswith("chunks, then"):
         assert answer.status_code == 200
         *pieces, error, end = events(answer)
         assert (len(pieces) >= 2, end) == (True, "[DONE]")

@@ -315,7 +315,7 @@ def test_a_flight_whose_end_redis_missed_does_not_hold_up_the_next(
         fresh_valkey.pause()
         assert first.result().status_code == 200
     fresh_valkey.resume()
-    wait_until(lambda: "Redis is back" in two[0].raw_logs())
+    wait_until(lambda: "Redis is available again" in two[0].raw_logs())
     provider.fault()
     began = time.monotonic()
     assert two[asked].post(OPENAI, key=KEY, json=body, timeout=20).status_code == 200

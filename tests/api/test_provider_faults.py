@@ -103,7 +103,7 @@ def test_a_message_of_the_provider_about_the_request_is_passed_on(
 ) -> None:
     provider.fault(status=400)
     message = weir.post("/chat", key=KEY, json={"message": "refused"}).json()["message"]
-    assert message.startswith("The provider refused the request: ")
+    assert message.startswith("The provider rejected the request: ")
     assert len(message) > 40
 
 

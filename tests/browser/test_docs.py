@@ -28,7 +28,7 @@ def test_swagger_ui_authorizes_and_runs_the_example(page: Page, weir: Weir) -> N
 
 def test_redoc_shows_the_operations(page: Page, weir: Weir) -> None:
     page.goto(f"{weir.url}/redoc")
-    page.get_by_role("heading", name="Answer a message, with what was said before it").wait_for()
+    page.get_by_role("heading", name="Answer a message, given the conversation so far").wait_for()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -92,9 +92,10 @@ def test_what_may_go_wrong_is_warned_of(
     assert code == 0
     warned = json.dumps([f for fs in findings.values() for f in fs if f["status"] == "warning"])
     for said in (
-        "CACHE_TLL means nothing", "Is CACHE_TTL meant?", "PROVIDER_GROQ_APIKEY means nothing",
-        "allkeys-lru may throw limits away", "openai/no-such-model is not among the models",
-        "openai/stand-in-1 has no price", "no schema",
+        "CACHE_TLL is unknown", "Did you mean CACHE_TTL?", "PROVIDER_GROQ_APIKEY is unknown",
+        "allkeys-lru may evict rate limits",
+        "openai/no-such-model is not in the provider's model list",
+        "openai/stand-in-1 has no price", "schema is missing",
     ):  # fmt: skip
         assert said in warned, said
 
@@ -106,8 +107,8 @@ def test_a_provider_that_refuses_its_key_and_workers_without_redis_are_named(
     weir = new_weir(OPENAI_BASE_URL=provider.base_url, WEB_CONCURRENCY=3)
     code, findings = examine(weir)
     assert code == 1
-    assert "Is its key right" in findings["providers"][0]["advice"]
-    assert findings["workers"][0]["found"] == "1 of 3 are started"
+    assert "Check its API key" in findings["providers"][0]["advice"]
+    assert findings["workers"][0]["found"] == "1 of 3 started"
 
 
 def test_bad_settings_are_said_in_plain_words(new_weir: MakeWeir) -> None:

@@ -22,7 +22,7 @@ def test_keys_are_created_listed_and_revoked_before_the_first_start(new_weir: Ma
     assert weir.run_flask("keys", "revoke", "1").returncode == 0
     again = weir.run_flask("keys", "revoke", "1")
     assert again.returncode == 1
-    assert "This key is revoked" in again.stderr
+    assert "This key has been revoked" in again.stderr
     assert "revoked" in weir.run_flask("keys", "list").stdout
 
 
@@ -35,7 +35,7 @@ def test_a_mistake_is_named_and_leaves_no_traceback(new_weir: MakeWeir) -> None:
     for command in (["keys", "list"], ["keys", "create", "x"], ["db", "upgrade"]):
         result = away.run_flask(*command)
         assert result.returncode == 1
-        assert "The database cannot be reached" in result.stderr
+        assert "The database is unreachable" in result.stderr
         assert "Traceback" not in result.stderr
 
 
@@ -44,16 +44,16 @@ def test_an_import_that_is_refused_names_the_line_and_makes_no_key(
 ) -> None:
     weir, file = new_weir(), tmp_path / "keys"
     refused = {
-        b"name,colour\nx,red\n": "Line 2: there is no column 'colour'",
-        b"name\nx,y\n": "Line 2: there is no column 'values beyond the header'",
-        b"name\ndup\n\ndup\n": "Line 4: There is a key 'dup' already",
+        b"name,colour\nx,red\n": "Line 2: unknown column 'colour'",
+        b"name\nx,y\n": "Line 2: unknown column 'values beyond the header'",
+        b"name\ndup\n\ndup\n": "Line 4: A key 'dup' that is not revoked already exists",
         b'{"name": "one"}\n{"name": "two", "tier": "gold"}\n': "line 2, tier: Must be one of",
         b'{"name": "one"}\n{"name": "two", "key": "sk-too-short"}\n': "line 2, key: Must be 16",
         b'{"name": "one", "key": "looks.like.a-token-of-an-account"}': "line 1, key: ",
         b'{"name": "one", "sha256": "ABC"}': "line 1, sha256: Must be 64",
-        b'{"name": "one", "owner": 5}': "Line 1: owner must be text",
-        b'{"name": "one"}\n[1]\n': "Line 2: not an object of JSON",
-        b'{"name": "one"}\n{"name"': "Line 2: not JSON",
+        b'{"name": "one", "owner": 5}': "Line 1: owner must be a string",
+        b'{"name": "one"}\n[1]\n': "Line 2: not a JSON object",
+        b'{"name": "one"}\n{"name"': "Line 2: invalid JSON",
         b"name\n\xff\xfe\n": "is not UTF-8",
     }
 

@@ -89,7 +89,7 @@ def test_with_a_budget_for_n_calls_n_calls_reach_the_provider(
     assert len(provider.completions()) == 7
     refused = next(answer for answer in answers if answer.status_code == 429)
     assert refused.headers["Retry-After"] == "1"
-    assert f"a {period}" in refused.json()["error"]["message"]
+    assert f"per {period}" in refused.json()["error"]["message"]
     Books(weirs[0]).check(provider)
 
 

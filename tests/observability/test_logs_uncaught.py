@@ -59,7 +59,7 @@ def told_of(weir: FaultyWeir, endpoint: str) -> dict[str, Any]:
         ("pool", "A greenlet failed", None),
         ("native-thread", "Exception ignored in thread started by function", None),
         ("finalizer", "Exception ignored in function", "at-finalizer"),
-        ("tick", "A tick failed", None),
+        ("tick", "A periodic task failed", None),
     ],
 )
 def test_a_traceback_is_one_line(
@@ -92,7 +92,7 @@ def test_a_warning_is_one_line(weir: FaultyWeir) -> None:
 def test_a_line_that_cannot_be_written_is_told_of(weir: FaultyWeir) -> None:
     line = told_of(weir, "line")
     assert (line["level"], line["logger"]) == ("error", "webapp.faulty")
-    assert line["message"] == "This line cannot be written: '%d'"
+    assert line["message"] == "This log record could not be formatted: '%d'"
     assert "TypeError: %d format" in line["exc_info"]
 
 

@@ -133,7 +133,7 @@ class AccountStore:
         try:
             return self._database.write(work)
         except IntegrityError:
-            raise Conflict(f"There is an account {name!r} already.") from None
+            raise Conflict(f"Account {name!r} already exists.") from None
 
     def change(self, actor: Actor, account_id: int, changes: Mapping[str, Any]) -> Account:
         """Change `role`, `tier`, `disabled` (bool) or `limits` (allowance's overrides)."""
@@ -158,7 +158,7 @@ class AccountStore:
                 key = api_keys.update().where(api_keys.c.id == before.key.id)
                 connection.execute(key.values(of_key))
             if not _admins(connection):
-                raise Conflict("This is the last administrator.")
+                raise Conflict("The last administrator cannot be removed or disabled.")
             after = _existing(connection, account_id)
             facts = (before.to_dict(), after.to_dict())
             audit.record(connection, actor, "account.change", _target(before), *facts)
@@ -256,7 +256,7 @@ def _existing(connection: Connection, account_id: int, *, lock: bool = False) ->
         )  # fmt: skip
     account = _one(connection, _is(account_id)) if account_id <= LARGEST_ID else None
     if account is None:
-        raise NotFound(f"There is no account {account_id}.")
+        raise NotFound(f"Account {account_id} not found.")
     return account
 
 

@@ -153,7 +153,7 @@ class KeyChanges:
         def values(connection: Connection, key: ApiKey) -> dict[str, Any]:
             plain = {name: changes[name] for name in ("name", "tier") if name in changes}
             if key.origin == "settings" and plain:
-                raise Conflict("This key's name and tier stand in API_KEYS: change them there.")
+                raise Conflict("Name and tier of this key are set in API_KEYS. Change them there.")
             self._check(**plain)
             if "name" in changes and changes["name"] != key.name:
                 _check_free(connection, changes["name"])
@@ -176,7 +176,7 @@ class KeyChanges:
         except ValueError as error:
             raise _invalid("usd", str(error)) from None
         if nano and until is None:
-            raise _invalid("until", "Say until when.")
+            raise _invalid("until", "Required unless usd is 0.")
         ends = _moment("until", until) if nano else None
         values = {"increase_nano": nano or None, "increase_until": ends}
         return self._change(actor, "key.increase_budget", key_id, lambda *_: values)
@@ -189,7 +189,7 @@ class KeyChanges:
 
         def values(connection: Connection, key: ApiKey) -> dict[str, Any]:
             if key.origin == "settings":
-                raise Conflict("This key's secret stands in API_KEYS: change it there.")
+                raise Conflict("The secret of this key is set in API_KEYS. Change it there.")
             theirs = key_secrets.c.key_id == key_id
             older = key_secrets.c.expires_at.is_not(None) if grace else theirs
             connection.execute(key_secrets.delete().where(theirs, older))
@@ -214,7 +214,7 @@ class KeyChanges:
         key_digest, shown_as = _kept(made, new)
         taken = select(key_secrets.c.key_id).where(key_secrets.c.digest == key_digest)
         if connection.execute(taken).first():
-            raise Conflict("There is a key with this secret already.")
+            raise Conflict("A key with this secret already exists.")
         row = key_row(new.name, new.tier, shown_as, "operator") | {
             "owner_id": _owner_id(connection, new.owner),
             "overrides": json.dumps(_merged({}, new.limits or {})),
@@ -231,7 +231,7 @@ class KeyChanges:
         def work(connection: Connection) -> Facts:
             before = _existing(connection, key_id)
             if before.revoked_at is not None:
-                raise Conflict("This key is revoked.")
+                raise Conflict("This key has been revoked.")
             changed = values(connection, before)
             if changed:
                 connection.execute(update(api_keys).where(api_keys.c.id == key_id).values(changed))
@@ -275,11 +275,13 @@ def _kept(made: str | None, new: NewKey) -> tuple[str, str]:
     """The digest and the mask of a new key's secret."""
     if new.sha256 is not None:
         if new.secret is not None or not SHA256.fullmatch(new.sha256):
-            raise _invalid("sha256", "Must be 64 hexadecimal digits in lower case, without a key.")
+            raise _invalid(
+                "sha256", "Must be 64 lowercase hexadecimal digits, and not combined with key."
+            )
         return new.sha256, MASK_OF_UNKNOWN
     # What has two dots is read as a token.
     if new.secret is not None and (not SECRET.fullmatch(new.secret) or new.secret.count(".") == 2):
-        raise _invalid("key", "Must be 16 to 200 visible ASCII characters, and not have two dots.")
+        raise _invalid("key", "Must be 16 to 200 visible ASCII characters, without two dots.")
     secret = made or new.secret or ""
     return digest(secret), mask(secret)
 
@@ -289,14 +291,14 @@ def _check_free(connection: Connection, name: str) -> None:
     unrevoked = (api_keys.c.name == name, api_keys.c.revoked_at.is_(None))
     of_keys = api_keys.c.origin != "account"
     if connection.execute(select(api_keys.c.id).where(*unrevoked, of_keys)).first():
-        raise Conflict(f"There is a key {name!r} already that is not revoked.")
+        raise Conflict(f"A key {name!r} that is not revoked already exists.")
 
 
 def _existing(connection: Connection, key_id: int) -> ApiKey:
     query = select(api_keys).where(api_keys.c.id == key_id, api_keys.c.origin != "account")
     row = connection.execute(query).mappings().first() if 0 < key_id <= LARGEST_ID else None
     if row is None:
-        raise NotFound(f"There is no key {key_id}.")
+        raise NotFound(f"Key {key_id} not found.")
     return key_of(dict(row))
 
 
@@ -336,7 +338,7 @@ def _owner_id(connection: Connection, owner: str | None) -> int | None:
     could_be = USERNAME.fullmatch(owner.lower())
     found = connection.execute(query).scalar() if could_be else None
     if found is None:
-        raise _invalid("owner", f"There is no account {owner!r}.")
+        raise _invalid("owner", f"Account {owner!r} not found.")
     return int(found)
 
 

@@ -50,6 +50,8 @@ class Tokens:
             claims = jwt.decode(token, self._key, algorithms=[ALGORITHM], options=required)  # type: ignore[arg-type]
             return Claims(str(claims["sub"]), int(str(claims["jti"]).partition("-")[0]))
         except jwt.ExpiredSignatureError:
-            raise NotAuthenticated("This token has expired. POST /token gives another.") from None
+            raise NotAuthenticated(
+                "This token has expired. Get a new one from POST /token."
+            ) from None
         except (jwt.InvalidTokenError, ValueError):
-            raise NotAuthenticated("This token is not valid.") from None
+            raise NotAuthenticated("Invalid token.") from None

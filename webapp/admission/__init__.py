@@ -84,7 +84,7 @@ def _admit_admin() -> None:
 def check_admin(principal: Principal) -> Account:
     """The administrator who asks. Raises NotAllowed."""
     if principal.account is None or principal.account.role != ADMIN or principal.stale:
-        raise NotAllowed("This needs the token of an administrator: POST /token.")
+        raise NotAllowed("Administrator token required. Get one from POST /token.")
     return principal.account
 
 

@@ -47,7 +47,7 @@ def _refuse(whose: str) -> Callable[[RequestLimit], NoReturn]:
     "30/minute",
     scope="failed",
     key_func=_address,
-    on_breach=_refuse("failed credentials of this address"),
+    on_breach=_refuse("invalid credentials from this IP address"),
 )
 def count_failed_credential() -> None:
     """Count a wrong credential against the address of the request. Raises RateLimitExceeded."""
@@ -61,10 +61,10 @@ def authenticate(accounts: AccountStore, username: str, password: str) -> Accoun
 
 # The innermost is counted first, and a limit behind one that is used up is not counted at all.
 @limiter.shared_limit(
-    "30/minute", scope="login", key_func=_address, on_breach=_refuse("attempts to log in")
+    "30/minute", scope="login", key_func=_address, on_breach=_refuse("sign-in attempts")
 )
 @limiter.shared_limit(
-    "10/minute", scope="login", key_func=_username, on_breach=_refuse("attempts to log in")
+    "10/minute", scope="login", key_func=_username, on_breach=_refuse("sign-in attempts")
 )
 def _authenticate(accounts: AccountStore, username: str, password: str) -> Account | None:
     return accounts.authenticate(username, password)

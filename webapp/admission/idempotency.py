@@ -128,4 +128,4 @@ def _try(work: Callable[[], None]) -> None:
     try:
         work()
     except StoreUnavailable:
-        log.warning("An Idempotency-Key could not be written: the database is away")
+        log.warning("Idempotency-Key not stored: the database is unavailable")

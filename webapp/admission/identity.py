@@ -24,8 +24,8 @@ STALE_TTL = 600.0
 MAX_REMEMBERED = 10_000
 KEY_HEADERS = ("X-API-Key", "api-key")
 
-NO_CREDENTIAL = "Send an API key: X-API-Key, api-key, or Authorization: Bearer."
-BAD_KEY = "This API key is not valid."
+NO_CREDENTIAL = "API key required. Send it as X-API-Key, api-key or Authorization: Bearer."
+BAD_KEY = "Invalid API key."
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +90,13 @@ def read_credential(headers: Mapping[str, str]) -> Credential:
         if not keys:
             raise NotAllowed(NO_CREDENTIAL)
         if len(keys) > 1:
-            raise MalformedRequest("Two different credentials were sent. Send one.")
+            raise MalformedRequest("Two different credentials were sent. Send only one.")
         return Credential(keys.pop(), bearer=False)
     scheme, _, token = authorization.partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
         raise NotAuthenticated("Authorization must be: Bearer <API key>.")
     if keys - {token.strip()}:
-        raise MalformedRequest("Two different credentials were sent. Send one.")
+        raise MalformedRequest("Two different credentials were sent. Send only one.")
     return Credential(token.strip(), bearer=True)
 
 
@@ -149,9 +149,9 @@ class Identities:
             del self._remembered[name]  # what is known is older than the token
         principal = self._remembered_or(name, lambda: self._of_account(claims.username))
         if principal is None or principal.account is None:
-            raise NotAuthenticated("This account cannot be used any more.")
+            raise NotAuthenticated("This account no longer exists or is disabled.")
         if principal.account.generation != claims.generation:
-            raise NotAuthenticated("This token has been ended. POST /token gives another.")
+            raise NotAuthenticated("This token has been revoked. Get a new one from POST /token.")
         return principal
 
     def _remembered_or(self, name: str, find: Callable[[], Principal | None]) -> Principal | None:

@@ -116,8 +116,8 @@ def exceeded(decision: Decision, whose: str) -> RateLimitExceeded:
     state = decision.exhausted
     seconds = decision.retry_after
     return RateLimitExceeded(
-        f"The limit of {state.limit.name} ({whose}) is used up: {state.used} of "
-        f"{state.limit.amount}. Try again in {seconds} s.",
+        f"Rate limit exceeded: {state.limit.name} ({whose}), {state.used} of "
+        f"{state.limit.amount} used. Try again in {seconds} s.",
         details=details_of(state),
         retry_after=seconds,
     )

@@ -86,8 +86,8 @@ class TokenRateLimits:
         """
         if tokens > limit and named:
             error = RateLimitExceeded(
-                f"This request may use {tokens} tokens; the limit is {limit} tokens a minute. "
-                "Name a smaller max_tokens.",
+                f"This request may use {tokens} tokens; the limit is {limit} tokens per minute. "
+                "Set a smaller max_tokens.",
                 details={"limit": "tokens_per_minute", "size": limit, "used": 0, "reset": None},
             )
             error.should_retry = False
@@ -97,7 +97,7 @@ class TokenRateLimits:
         if not taken:
             seconds = max(1, math.ceil(wait))
             raise RateLimitExceeded(
-                f"The limit of {limit} tokens a minute has {max(0, limit - used)} left; this "
+                f"The limit of {limit} tokens per minute has {max(0, limit - used)} left; this "
                 f"request may use {tokens}. Try again in {seconds} s.",
                 details={
                     "limit": "tokens_per_minute",

@@ -72,9 +72,9 @@ def read_json(*, exact: bool = True) -> Any:
     longest = request.max_content_length
     # What comes in chunks has no length to refuse by; Werkzeug stops reading at the limit.
     if request.content_length is None and longest is not None and len(body) >= longest:
-        raise errors.PayloadTooLarge("The body is larger than this address takes.")
+        raise errors.PayloadTooLarge("The body is too large for this endpoint.")
     if request.content_length is not None and len(body) < request.content_length:
-        raise errors.MalformedRequest("The body ended before its Content-Length.")
+        raise errors.MalformedRequest("The body is shorter than its Content-Length.")
     try:
         return _decoded(body, exact=exact)
     except UnicodeDecodeError:
@@ -171,10 +171,10 @@ class Text(fields.String):
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise ValidationError("Not valid Unicode: it has half of a surrogate pair.") from None
+            raise ValidationError("Not valid Unicode: unpaired surrogate.") from None
         for pattern in services().settings.prompt_denylist:
             if pattern.search(text):
-                raise ValidationError(f"Refused: it matches {pattern.pattern!r}.")
+                raise ValidationError(f"Refused: matches the denylist pattern {pattern.pattern!r}.")
         return text
 
 
@@ -264,7 +264,7 @@ class ModelName(fields.String):
     """A model's name, with or without its provider."""
 
     def __init__(self, **kwargs: Any) -> None:
-        pattern = validate.Regexp(re.compile(f"^{MODEL}\\Z"), error="Not a model's name.")
+        pattern = validate.Regexp(re.compile(f"^{MODEL}\\Z"), error="Not a valid model name.")
         super().__init__(
             validate=[pattern], metadata={"pattern": f"^{MODEL}$", "example": "gpt-4o-mini"},
             **kwargs,

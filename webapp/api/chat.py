@@ -31,7 +31,7 @@ def to_model_request(body: dict[str, Any]) -> ModelRequest:
 blueprint = AnsweringBlueprint(
     "chat",
     __name__,
-    description="Talk with a model",
+    description="Chat with a model",
     max_body=MEBIBYTE,
     model_endpoint=ModelEndpoint("/chat", ChatBody(), to_model_request),
 )
@@ -42,7 +42,7 @@ blueprint = AnsweringBlueprint(
 @blueprint.arguments(ChatBody(), example=EXAMPLE)
 @blueprint.response(200, ChatAnswer)
 def chat(body: dict[str, Any]) -> Any:
-    """Answer a message, with what was said before it"""
+    """Answer a message, given the conversation so far"""
     return answers.native(to_model_request(body), describe)
 
 

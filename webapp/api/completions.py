@@ -37,5 +37,5 @@ blueprint = openai_endpoint(
 @blueprint.arguments(CompletionBody(), example=EXAMPLE)
 @blueprint.response(200)
 def complete(body: dict[str, Any]) -> Response:
-    """Chat completion, as OpenAI's; any further field reaches the provider as it is"""
+    """Create a chat completion, as OpenAI's API; other fields are passed to the provider"""
     return answers.openai(to_model_request(body))

@@ -36,5 +36,5 @@ blueprint = openai_endpoint(
 @blueprint.arguments(EmbeddingsBody(), example=EXAMPLE)
 @blueprint.response(200)
 def embed(body: dict[str, Any]) -> Response:
-    """Embeddings, as OpenAI's; any further field reaches the provider as it is"""
+    """Create embeddings, as OpenAI's API; other fields are passed to the provider"""
     return answers.openai(to_model_request(body))

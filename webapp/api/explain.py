@@ -30,9 +30,7 @@ from webapp.services import services
 def make_blueprint(endpoints: Sequence[ModelEndpoint], example: dict[str, Any]) -> Blueprint:
     """The blueprint that explains requests to these endpoints; the first one is the default."""
     blueprint = openai_endpoint(
-        guard_without_counting(
-            Blueprint("explain", __name__, description="What a request would do")
-        )
+        guard_without_counting(Blueprint("explain", __name__, description="Explain a request"))
     )
     blueprint.before_request(lambda: limit_body(20 * MEBIBYTE))
     by_path = {endpoint.path: endpoint for endpoint in endpoints}
@@ -42,7 +40,7 @@ def make_blueprint(endpoints: Sequence[ModelEndpoint], example: dict[str, Any]) 
         "in": "query",
         "required": False,
         "schema": {"type": "string", "enum": list(by_path), "default": default.path},
-        "description": "The endpoint that the body is meant for.",
+        "description": "The endpoint that the body is for.",
     }
     content = {"application/json": {"schema": default.schema, "example": example}}
 
@@ -55,11 +53,11 @@ def make_blueprint(endpoints: Sequence[ModelEndpoint], example: dict[str, Any]) 
     @openai_errors_of(400, 401, 404, 413, 415, 429, 503)
     @blueprint.response(200)
     def explain() -> dict[str, Any]:
-        """Where a request would go, and whether the cache would answer; consumes nothing"""
+        """Dry run: route, cache result, limits and cost ceiling of a request; consumes nothing"""
         endpoint = by_path.get(request.args.get("endpoint", default.path))
         if endpoint is None:
             known = {"endpoint": [f"Must be one of {', '.join(by_path)}."]}
-            raise ValidationError("There is no such endpoint to explain.", details=known)
+            raise ValidationError("This endpoint cannot be explained.", details=known)
         return _explanation(endpoint)
 
     return blueprint

@@ -40,7 +40,7 @@ blueprint = AnsweringBlueprint(
 @blueprint.arguments(GenerateBody(), example=EXAMPLE)
 @blueprint.response(200, GenerateAnswer)
 def generate(body: dict[str, Any]) -> Any:
-    """Continue a prompt"""
+    """Generate text from a prompt"""
     return answers.native(to_model_request(body), _body)
 
 

@@ -23,7 +23,7 @@ blueprint = public(Blueprint("health", __name__, description="Health"))
 
 @blueprint.get("/health")
 @blueprint.response(200, HealthSchema)
-@blueprint.alt_response(503, schema=HealthSchema, description="It cannot serve")
+@blueprint.alt_response(503, schema=HealthSchema, description="Weir cannot serve requests")
 def health() -> Any:
     """Overall health; 503 when Weir cannot serve"""
     checks = services().health.checks()
@@ -40,9 +40,9 @@ def health() -> Any:
 
 @blueprint.get("/health/detailed")
 @blueprint.response(200)
-@blueprint.alt_response(503, description="It cannot serve")
+@blueprint.alt_response(503, description="Weir cannot serve requests")
 def detailed() -> Any:
-    """Every dependency; with a credential, or in development, also providers and build"""
+    """Health of each dependency; with a credential, or in development, also providers and build"""
     checks = services().health.checks()
     status, score = overall(checks)
     shown: dict[str, Any] = {
@@ -69,9 +69,9 @@ def detailed() -> Any:
 
 @blueprint.get("/health/ready")
 @blueprint.response(200)
-@blueprint.alt_response(503, description="It cannot take requests now")
+@blueprint.alt_response(503, description="Not ready for requests")
 def ready() -> Any:
-    """Whether it can take requests, and what of it holds"""
+    """Readiness, with each condition"""
     conditions = services().health.conditions()
     is_ready = all(conditions.values())
     status = "ready" if is_ready else "not_ready"
@@ -80,9 +80,9 @@ def ready() -> Any:
 
 @blueprint.get("/readiness")
 @blueprint.response(200)
-@blueprint.alt_response(503, description="It cannot take requests now")
+@blueprint.alt_response(503, description="Not ready for requests")
 def readiness() -> Any:
-    """Whether it can take requests, for a scheduler"""
+    """Readiness, for a load balancer"""
     reason = services().health.not_ready_because()
     return ({"ready": False, "reason": reason}, 503) if reason else ({"ready": True}, 200)
 
@@ -90,5 +90,5 @@ def readiness() -> Any:
 @blueprint.get("/liveness")
 @blueprint.response(200)
 def liveness() -> Any:
-    """Whether the process answers; touches no dependency"""
+    """Liveness; checks no dependency"""
     return {"alive": True}

@@ -17,7 +17,7 @@ from webapp.api.openapi import ONE_OF_THEM, openai_errors_of
 from webapp.services import services
 
 blueprint = openai_endpoint(
-    guard_without_counting(Blueprint("key", __name__, description="What a key may do"))
+    guard_without_counting(Blueprint("key", __name__, description="The API key"))
 )
 
 
@@ -26,7 +26,7 @@ blueprint = openai_endpoint(
 @openai_errors_of(400, 401, 429, 503)
 @blueprint.response(200)
 def key() -> dict[str, Any]:
-    """Tier, limits and what is left in each window; consumes nothing"""
+    """Tier, limits, budgets and what is left of them; consumes nothing"""
     principal: Principal = g.principal
     return {
         "object": "key",

@@ -22,7 +22,7 @@ blueprint = public(Blueprint("metrics", __name__, description="Metrics"))
 @errors_of(401, 403, 429)
 @blueprint.response(200, content_type="text/plain")
 def metrics() -> Response:
-    """Metrics of all workers, for Prometheus; in production with METRICS_TOKEN as bearer"""
+    """Metrics of all workers, for Prometheus; in production METRICS_TOKEN is the bearer token"""
     if services().settings.production:
         _check_token()
     return Response(exposition(services().gauges), content_type=CONTENT_TYPE)
@@ -33,9 +33,9 @@ def _check_token() -> None:
     expected = services().settings.metrics_token
     sent = request.headers.get("Authorization", "")
     if not sent:
-        raise NotAllowed("Send METRICS_TOKEN as Authorization: Bearer.")
+        raise NotAllowed("Metrics token required. Send METRICS_TOKEN as Authorization: Bearer.")
     scheme, _, token = sent.partition(" ")
     is_right = hmac.compare_digest(token.strip().encode(), expected.encode())
     if not expected or scheme.lower() != "bearer" or not is_right:
         count_failed_credential()
-        raise NotAuthenticated("This is not METRICS_TOKEN.")
+        raise NotAuthenticated("Invalid metrics token.")

@@ -23,7 +23,7 @@ blueprint = openai_endpoint(
 @openai_errors_of(400, 401, 429, 503)
 @blueprint.response(200)
 def models() -> dict[str, Any]:
-    """The models that this key may use"""
+    """List the models that this key can use"""
     return {"object": "list", "data": _listed()}
 
 
@@ -32,10 +32,10 @@ def models() -> dict[str, Any]:
 @openai_errors_of(400, 401, 404, 429, 503)
 @blueprint.response(200)
 def model(model_id: str) -> dict[str, Any]:
-    """One of these models; its id may contain slashes"""
+    """Get one model; its id may contain slashes"""
     found = next((one for one in _listed() if one["id"] == model_id), None)
     if found is None:
-        raise ModelNotFound(f"There is no model {model_id!r} here. GET /v1/models lists those.")
+        raise ModelNotFound(f"Model {model_id!r} not found. See GET /v1/models.")
     return found
 
 

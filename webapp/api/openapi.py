@@ -26,7 +26,7 @@ SECURITY_SCHEMES = {
 ADMIN: list[dict[str, list[str]]] = [{"Bearer": []}]
 ONE_OF_THEM: list[dict[str, list[str]]] = [{name: []} for name in SECURITY_SCHEMES]
 DESCRIPTION = (
-    "Weir stands between applications and LLM providers: keys with tiers, exact limits, a cache. "
+    "A self-hosted LLM API: API keys with tiers, rate limits, budgets and a response cache. "
     "Press Authorize and enter a key (`prod_key_456` works in development, from this machine)."
 )
 PAGE_POLICY = (
@@ -45,7 +45,7 @@ REDOC_HASHES = (
 QUERY_TYPES: dict[type, str] = {fields.Integer: "integer", fields.Boolean: "boolean"}
 EVENT = {
     "type": "object",
-    "description": "One server-sent event; its data is JSON, of the last one `[DONE]`.",
+    "description": "A server-sent event; its data is JSON, or `[DONE]` at the end.",
     "properties": {"data": {"type": "string"}},
     "required": ["data"],
 }
@@ -62,19 +62,19 @@ HEADERS = [
         "in": "header",
         "required": False,
         "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
-        "description": "A repeated request with this key gets the first one's answer, for 24 h.",
+        "description": "A retry with the same key within 24 h gets the first answer.",
     },
 ]
 
 
 class Api(flask_smorest.Api):
-    """smorest's API with the errors of the house; HTTP errors are rendered by api/errors.py."""
+    """smorest's API with Weir's error schema; HTTP errors are rendered by api/errors.py."""
 
     ERROR_SCHEMA = ErrorSchema
     DEFAULT_ERROR_RESPONSE_NAME = None
 
     def _register_error_handlers(self) -> None:
-        """None of smorest's: they know another envelope."""
+        """Register none of smorest's: their error format differs."""
 
 
 def configure(app: Flask) -> Api:
@@ -92,7 +92,7 @@ def configure(app: Flask) -> Api:
 
 
 def errors_of(*statuses: int, schema: type[Schema] = ErrorSchema) -> Callable[[View], View]:
-    """Document these error statuses, all of one shape."""
+    """Document these error statuses, all with one schema."""
     responses = {
         status: {"description": HTTPStatus(status).phrase, "schema": schema} for status in statuses
     }
@@ -101,7 +101,7 @@ def errors_of(*statuses: int, schema: type[Schema] = ErrorSchema) -> Callable[[V
 
 
 def query_of(schema: type[Schema]) -> list[dict[str, Any]]:
-    """The parameters in the address that a schema reads."""
+    """The query parameters of a schema."""
     return [
         {
             "name": name,
@@ -115,7 +115,7 @@ def query_of(schema: type[Schema]) -> list[dict[str, Any]]:
 
 
 def answers_and_errors(view: View) -> View:
-    """Document what all answering endpoints share: credentials, the stream, the errors."""
+    """Document what all native endpoints share: credentials, streaming, errors."""
     stream = {"text/event-stream": {"schema": EVENT}}
     documented: View = Blueprint.doc(
         security=ONE_OF_THEM, responses={200: {"content": stream}}, parameters=HEADERS
@@ -129,7 +129,7 @@ def openai_errors_of(*statuses: int) -> Callable[[View], View]:
 
 
 def openai_answers_and_errors(*, streamed: bool) -> Callable[[View], View]:
-    """Document what OpenAI's answering endpoints share; their answers are the provider's own."""
+    """Document what OpenAI's endpoints share; their answers are the provider's own."""
     content: dict[str, Any] = {
         "application/json": {"schema": {"type": "object", "additionalProperties": True}}
     }

@@ -33,7 +33,7 @@ BATCH_EXAMPLE = {"requests": [EXAMPLE, {"features": [1, 2, 3], "model": "forecas
 @blueprint.arguments(PredictBody(), example=EXAMPLE)
 @blueprint.response(200, PredictionAnswer)
 def predict(body: dict[str, Any]) -> Any:
-    """What a model says of some numbers"""
+    """Predict from one row of features"""
     [one] = _predicted([body])
     latency = round(request_context.current().milliseconds, 2)
     request_id = {"request_id": request_context.current().request_id}
@@ -46,7 +46,7 @@ def predict(body: dict[str, Any]) -> Any:
 @blueprint.arguments(BatchBody(), example=BATCH_EXAMPLE)
 @blueprint.response(200, BatchPrediction)
 def batch_predict(body: dict[str, Any]) -> Any:
-    """As many at once; rows of one length go into one call of their model"""
+    """Predict from many rows; rows of equal length run as one batch of their model"""
     try:
         answers = _predicted(body["requests"])
     except ValidationError as error:
@@ -69,7 +69,7 @@ def batch_predict(body: dict[str, Any]) -> Any:
 @errors_of(400, 401, 403, 429, 503)
 @listing.response(200, ModelList)
 def models() -> dict[str, Any]:
-    """The models and their versions, the newest first"""
+    """List the models and their versions, newest first"""
     principal: Principal = g.principal
     listed = services().predictions.registry.listed()
     allowed = principal.allowance.allows_model
@@ -86,7 +86,7 @@ def _predicted(bodies: list[dict[str, Any]]) -> list[Predicted]:
     for row in rows:
         name = registry.find(row.model, row.version).name
         if not principal.allowance.allows_model(name):
-            raise ModelNotAllowed(f"This key may not use the model {name!r}.")
+            raise ModelNotAllowed(f"This API key is not allowed to use model {name!r}.")
     use = cache_use()
     answers = services().predictions.predict(rows, use)
     context = request_context.current()

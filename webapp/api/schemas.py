@@ -20,7 +20,7 @@ MAX_TEXT_LENGTH = {"free": 5_000, "premium": 50_000, "enterprise": 500_000}
 
 TEMPERATURE = validate.Range(0, 2)
 MAX_TOKENS = validate.Range(1, 4_000)
-STREAM = {"description": "Server-sent events instead of one JSON answer."}
+STREAM = {"description": "Stream the answer as server-sent events."}
 
 
 class HistoryEntry(Schema):
@@ -102,7 +102,8 @@ class Tail(Schema):
     provider = fields.String()
     usage = fields.Nested(UsageSchema)
     cost_usd = fields.Float(
-        allow_none=True, metadata={"description": "0 if cached, null without a known price."}
+        allow_none=True,
+        metadata={"description": "0 for a cache hit, null if the model has no price."},
     )
     request_id = fields.String()
 
@@ -197,7 +198,7 @@ class TokenAnswer(Schema):
 
 
 class PredictBody(Schema):
-    features = Numbers(metadata={"description": "As many numbers as the model takes."})
+    features = Numbers(metadata={"description": "As many numbers as the model has inputs."})
     model = fields.String(load_default=None, validate=validate.Length(1, 200))
     model_version = fields.String(load_default=None, validate=validate.Length(1, 200))
 
@@ -207,8 +208,10 @@ class BatchBody(Schema):
 
 
 class PredictionAnswer(Schema):
-    prediction = fields.Raw(metadata={"description": "A number, or the label of a class."})
-    confidence = fields.Float(allow_none=True, metadata={"description": "0 to 1, of a class."})
+    prediction = fields.Raw(metadata={"description": "A number, or a class label."})
+    confidence = fields.Float(
+        allow_none=True, metadata={"description": "Probability of the class, 0 to 1."}
+    )
     latency_ms = fields.Float()
     cached = fields.Boolean()
     model = fields.String()

@@ -12,14 +12,14 @@ from webapp.api.schemas import StatsSchema
 from webapp.errors import NotAllowed
 from webapp.services import services
 
-blueprint = public(Blueprint("stats", __name__, description="Figures"))
+blueprint = public(Blueprint("stats", __name__, description="Statistics"))
 
 
 @blueprint.get("/stats")
 @errors_of(400, 401, 403, 429, 503)
 @blueprint.response(200, StatsSchema)
 def stats() -> dict[str, Any]:
-    """Figures of all workers since the first start; more of them with a credential"""
+    """Statistics of all workers since the first start; more with a credential"""
     access = services().settings.stats_access
     if not credential_sent():
         if access != "public":

@@ -55,7 +55,7 @@ blueprint = AnsweringBlueprint(
 @blueprint.arguments(SummarizeBody(), example=EXAMPLE)
 @blueprint.response(200, SummarizeAnswer)
 def summarize_text(body: dict[str, Any]) -> Any:
-    """Summarize a text; long ones are split, summarized in pieces and merged"""
+    """Summarize a text; long texts are split into chunks, whose summaries are merged"""
     text = body["text"]
     check(body)
 

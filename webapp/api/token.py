@@ -15,7 +15,7 @@ from webapp.api.schemas import TokenAnswer, TokenBody
 from webapp.errors import NotAuthenticated
 from webapp.services import services
 
-blueprint = public(Blueprint("token", __name__, description="Accounts of people"))
+blueprint = public(Blueprint("token", __name__, description="Accounts"))
 blueprint.before_request(lambda: limit_body(MEBIBYTE))
 
 FORM = "application/x-www-form-urlencoded"
@@ -34,7 +34,7 @@ BODY = {
 @errors_of(400, 401, 413, 415, 422, 429, 503)
 @blueprint.response(200, TokenAnswer)
 def token() -> Response:
-    """A token of an account, for half an hour; JSON or a form"""
+    """Get an access token for an account, valid for 30 minutes; JSON or form"""
     sent: dict[str, Any] = read_json() if request.mimetype != FORM else request.form.to_dict()
     if request.mimetype == FORM:
         # OAuth 2's forms have fields that mean nothing here (RFC 6749, 4.3.2).
@@ -42,7 +42,7 @@ def token() -> Response:
     body = validated(TokenBody(), sent)
     account = authenticate(services().accounts, body["username"], body["password"])
     if account is None:
-        raise NotAuthenticated("The username or the password is wrong.")
+        raise NotAuthenticated("Wrong username or password.")
     issued = services().tokens.issue(account)
     response = jsonify(access_token=issued, token_type="bearer", expires_in=TOKEN_TTL)  # noqa: S106
     response.headers["Cache-Control"] = "no-store"

@@ -1,4 +1,4 @@
-"""The endpoints for operators: `flask keys …`, `flask accounts …`, `flask db …`, …."""
+"""The command line for operators: `flask keys …`, `flask accounts …`, `flask db …`, …."""
 
 from __future__ import annotations
 

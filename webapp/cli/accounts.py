@@ -10,16 +10,16 @@ from webapp.cli.ready import ACTOR, ready, show
 from webapp.errors import NotFound
 from webapp.services import services
 
-group = AppGroup("accounts", help="Accounts of people.")
+group = AppGroup("accounts", help="Manage accounts.")
 
-# From a prompt or WEIR_PASSWORD: an argument would stand in the system's list of processes.
+# From a prompt or WEIR_PASSWORD: an argument would be visible in the process list.
 password_option = click.password_option("--password", envvar="WEIR_PASSWORD")
 
 
 @group.command("create")
 @click.argument("username")
 @click.option("--role", default=MEMBER, show_default=True, type=click.Choice(ROLES))
-@click.option("--tier", default="free", show_default=True, help="One of the tiers of TIERS.")
+@click.option("--tier", default="free", show_default=True, help="A tier of TIERS.")
 @password_option
 @ready
 def create(username: str, role: str, tier: str, password: str) -> None:
@@ -52,9 +52,9 @@ def show_one(username: str) -> None:
 @password_option
 @ready
 def set_password(username: str, password: str) -> None:
-    """Give an account another password. All of its tokens end."""
+    """Set the password of an account. Revokes all of its tokens."""
     services().accounts.set_password(ACTOR, _named(username).id, password)
-    click.echo(f"{username} has another password. Its tokens have ended.")
+    click.echo(f"Password of {username} changed. All of its tokens are revoked.")
 
 
 @group.command("set-role")
@@ -62,7 +62,7 @@ def set_password(username: str, password: str) -> None:
 @click.argument("role", type=click.Choice(ROLES))
 @ready
 def set_role(username: str, role: str) -> None:
-    """Make an account an administrator, or a member."""
+    """Set the role of an account: admin or member."""
     show(services().accounts.change(ACTOR, _named(username).id, {"role": role}).to_dict())
 
 
@@ -70,31 +70,31 @@ def set_role(username: str, role: str) -> None:
 @click.argument("username")
 @ready
 def disable(username: str) -> None:
-    """Let an account in no more."""
+    """Disable an account: it cannot sign in, and its tokens are refused."""
     services().accounts.change(ACTOR, _named(username).id, {"disabled": True})
-    click.echo(f"{username} is disabled. Its tokens end within 5 seconds.")
+    click.echo(f"Account {username} disabled. Its tokens are refused within 5 seconds.")
 
 
 @group.command("enable")
 @click.argument("username")
 @ready
 def enable(username: str) -> None:
-    """Let a disabled account in again."""
+    """Enable a disabled account."""
     services().accounts.change(ACTOR, _named(username).id, {"disabled": False})
-    click.echo(f"{username} is enabled.")
+    click.echo(f"Account {username} enabled.")
 
 
 @group.command("sign-out")
 @click.argument("username")
 @ready
 def sign_out(username: str) -> None:
-    """End all tokens of an account."""
+    """Revoke all tokens of an account."""
     services().accounts.sign_out(ACTOR, _named(username).id)
-    click.echo(f"All tokens of {username} end within 5 seconds.")
+    click.echo(f"All tokens of {username} are refused within 5 seconds.")
 
 
 def _named(username: str) -> Account:
     account = services().accounts.find(username)
     if account is None:
-        raise NotFound(f"There is no account {username!r}.")
+        raise NotFound(f"Account {username!r} not found.")
     return account

@@ -9,12 +9,12 @@ from webapp.errors import StoreUnavailable
 from webapp.services import services
 from webapp.storage import migrations
 
-group = AppGroup("db", help="The database.")
+group = AppGroup("db", help="Manage the database schema.")
 
 
 @group.command("upgrade")
 def upgrade() -> None:
-    """Bring the database to the newest schema. Safe to run from several places at once."""
+    """Migrate the database to the newest schema. Safe to run several times in parallel."""
     database = services().database
     try:
         changed = migrations.upgrade(database)
@@ -22,9 +22,7 @@ def upgrade() -> None:
     except migrations.UnknownRevision as error:
         raise click.ClickException(str(error)) from None
     except StoreUnavailable:
-        raise click.ClickException(
-            "The database cannot be reached. Is DATABASE_URL right?"
-        ) from None
+        raise click.ClickException("The database is unreachable. Check DATABASE_URL.") from None
     if migrations.is_later(revision):
         newest = migrations.head()
         click.echo(f"At {revision}, newer than this version's {newest}: nothing to do.")

@@ -1,4 +1,4 @@
-"""`flask doctor`: what is wrong with this installation, and what to do."""
+"""`flask doctor`: checks this installation and suggests fixes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from webapp.settings import environment
 
 
 @click.command("doctor")
-@click.option("--url", default="", help="The public address of this Weir, to be checked too.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--url", default="", help="Also check this public URL of Weir.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(url: str, as_json: bool) -> None:
     """Check settings, database, Redis, clock, providers, prices and workers.
 
-    Spends no money. Ends with 1 if there is a problem.
+    Costs nothing. Exits with 1 if there is a problem.
     """
     findings = []
     for finding in Doctor(services(), environment(), url).findings():

@@ -1,4 +1,4 @@
-"""`flask keys create|list|show|rotate|revoke|set-tier|set-budget|import`: API keys by hand."""
+"""`flask keys create|list|show|rotate|revoke|set-tier|set-limits|set-budget|import`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from webapp.accounts.key_changes import DEFAULT_GRACE, ORIGINS, STATES, NewKey
 from webapp.cli.ready import ACTOR, ready, show
 from webapp.services import services
 
-group = AppGroup("keys", help="API keys.")
+group = AppGroup("keys", help="Manage API keys.")
 
 DURATION = re.compile(r"(\d{1,5})([smhd])")
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -26,7 +26,7 @@ IMPORTED = ("name", "tier", "owner", "limits", "expires_at", "key", "sha256")
 
 
 class Moment(click.ParamType[datetime]):
-    """A date, a moment in ISO 8601, or a time from now such as 30d."""
+    """A date, an ISO 8601 date and time, or a duration from now such as 30d."""
 
     name = "moment"
 
@@ -36,14 +36,14 @@ class Moment(click.ParamType[datetime]):
         try:
             moment = datetime.fromisoformat(str(value))
         except ValueError:
-            self.fail(f"{value!r} is neither a date nor a time such as 30d.", param, ctx)
+            self.fail(f"{value!r} is neither a date nor a duration such as 30d.", param, ctx)
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _limits(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
     given = dict(value.partition("=")[::2] for value in values)
     try:
-        # An empty value takes the limit away.
+        # An empty value removes the limit.
         allowance.parse_overrides({name: value or None for name, value in given.items()})
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
@@ -52,31 +52,37 @@ def _limits(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
 
 limits_option = click.option(
     "--set", "limits", multiple=True, callback=_limits, metavar="LIMIT=VALUE",
-    help=f"Instead of the tier's: any of {', '.join(allowance.OVERRIDES)}; empty takes it away.",
+    help=f"Override a tier limit: {', '.join(allowance.OVERRIDES)}. Empty removes it.",
 )  # fmt: skip
 
 
 @group.command("create")
 @click.argument("name")
-@click.option("--tier", default="free", show_default=True, help="One of the tiers of TIERS.")
-@click.option("--owner", help="The account that it belongs to.")
+@click.option("--tier", default="free", show_default=True, help="A tier of TIERS.")
+@click.option("--owner", help="The account that owns the key.")
 @click.option("--expires", type=Moment(), help="2027-01-31, or 30d.")
 @limits_option
 @ready
 def create(
     name: str, tier: str, owner: str | None, expires: datetime | None, limits: dict[str, Any]
 ) -> None:
-    """Create a key called NAME and print it. It is not kept and cannot be shown again."""
+    """Create a key called NAME and print its secret, which cannot be shown again."""
     key, secret = services().key_changes.create(ACTOR, NewKey(name, tier, owner, limits, expires))
-    click.echo(f"Key {key['id']} ({name}, {tier}). Keep it, it is shown only now:", err=True)
+    click.echo(
+        f"Created key {key['id']} ({name}, {tier}). The secret is shown only once:", err=True
+    )
     click.echo(secret)
 
 
 @group.command("list")
-@click.option("--owner", help="Only the keys of this account.")
-@click.option("--origin", type=click.Choice(ORIGINS), help="Only those of API_KEYS, or the others.")
-@click.option("--state", type=click.Choice(STATES), help="Only the keys in this state.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--owner", help="Only keys of this account.")
+@click.option(
+    "--origin",
+    type=click.Choice(ORIGINS),
+    help="Only keys set in API_KEYS (settings), or the others (operator).",
+)
+@click.option("--state", type=click.Choice(STATES), help="Only keys in this state.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @ready
 def list_all(owner: str | None, origin: str | None, state: str | None, as_json: bool) -> None:
     """List all keys, without their secrets."""
@@ -97,7 +103,7 @@ def list_all(owner: str | None, origin: str | None, state: str | None, as_json: 
 
 @group.command("show")
 @click.argument("key_id", type=int)
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @ready
 def show_one(key_id: int, as_json: bool) -> None:
     """Show the key with this id."""
@@ -110,12 +116,17 @@ def show_one(key_id: int, as_json: bool) -> None:
 
 @group.command("rotate")
 @click.argument("key_id", type=int)
-@click.option("--grace", default=DEFAULT_GRACE, show_default=True, help="Seconds for the old one.")
+@click.option(
+    "--grace",
+    default=DEFAULT_GRACE,
+    show_default=True,
+    help="Seconds during which the old secret stays valid.",
+)
 @ready
 def rotate(key_id: int, grace: int) -> None:
-    """Print a new secret for a key. The one before works for the grace period too."""
+    """Rotate a key and print its new secret. The old one is valid for the grace period."""
     _, secret = services().key_changes.rotate(ACTOR, key_id, grace)
-    click.echo(f"Key {key_id} has a new secret. It is shown only now:", err=True)
+    click.echo(f"Rotated key {key_id}. The new secret is shown only once:", err=True)
     click.echo(secret)
 
 
@@ -123,9 +134,9 @@ def rotate(key_id: int, grace: int) -> None:
 @click.argument("key_id", type=int)
 @ready
 def revoke(key_id: int) -> None:
-    """Revoke the key with this id (see `flask keys list`). It stops everywhere within 5 s."""
+    """Revoke a key by id (see `flask keys list`). It is refused everywhere within 5 seconds."""
     services().key_changes.revoke(ACTOR, key_id)
-    click.echo(f"Key {key_id} is revoked. It stops working everywhere within 5 seconds.")
+    click.echo(f"Key {key_id} revoked. It is refused everywhere within 5 seconds.")
 
 
 @group.command("set-tier")
@@ -133,7 +144,7 @@ def revoke(key_id: int) -> None:
 @click.argument("tier")
 @ready
 def set_tier(key_id: int, tier: str) -> None:
-    """Move a key to another TIER."""
+    """Set the tier of a key."""
     show(services().key_changes.change(ACTOR, key_id, {"tier": tier}))
 
 
@@ -142,15 +153,21 @@ def set_tier(key_id: int, tier: str) -> None:
 @limits_option
 @ready
 def set_limits(key_id: int, limits: dict[str, Any]) -> None:
-    """Give a key limits of its own."""
+    """Override limits of a key's tier."""
     show(services().key_changes.change(ACTOR, key_id, {"limits": limits}))
 
 
 @group.command("set-budget")
 @click.argument("key_id", type=int)
-@click.option("--per-day", "usd_per_day", metavar="USD", help="A UTC day; `none` takes it away.")
-@click.option("--per-month", "usd_per_month", metavar="USD", help="A UTC month.")
-@click.option("--increase", metavar="USD", help="More of each until --until; 0 ends it.")
+@click.option(
+    "--per-day", "usd_per_day", metavar="USD", help="Budget per UTC day; `none` removes it."
+)
+@click.option(
+    "--per-month", "usd_per_month", metavar="USD", help="Budget per UTC month; `none` removes it."
+)
+@click.option(
+    "--increase", metavar="USD", help="Increase each budget until --until; 0 ends the increase."
+)
 @click.option("--until", type=Moment(), help="2027-01-31, or 2d.")
 @ready
 def set_budget(
@@ -160,14 +177,14 @@ def set_budget(
     increase: str | None,
     until: datetime | None,
 ) -> None:
-    """Give a key a budget of its own, or raise what it has for a while."""
+    """Set the budgets of a key, or increase them temporarily."""
     if until is not None and increase is None:
-        raise click.UsageError("--until goes with --increase.")
+        raise click.UsageError("--until requires --increase.")
     changes = services().key_changes
     budgets = {"usd_per_day": usd_per_day, "usd_per_month": usd_per_month}
     given = {name: None if usd == "none" else usd for name, usd in budgets.items() if usd}
     if not given and increase is None:
-        raise click.UsageError("Give --per-day, --per-month or --increase.")
+        raise click.UsageError("Set --per-day, --per-month or --increase.")
     if given:
         show(changes.change(ACTOR, key_id, {"limits": given}))
     if increase is not None:
@@ -178,20 +195,20 @@ def set_budget(
 @click.argument("file", type=click.File(encoding="utf-8-sig"))
 @ready
 def import_all(file: TextIO) -> None:
-    """Create the keys of FILE: CSV with a header, or an object of JSON a line.
+    """Create the keys of FILE: CSV with a header, or one JSON object per line.
 
     Columns: name, and any of tier, owner, limits (usd_per_month=20,models=a|b), expires_at, key,
-    sha256. With `key`, or `sha256` of it, clients keep the secret that they have; else one is made
-    and printed. All or none.
+    sha256. With `key`, or its `sha256`, clients keep their present secret; otherwise a new one is
+    created and printed. Creates all keys or none.
     """
     keys = [_imported(line, row) for line, row in _rows(file)]
     for facts, secret in services().key_changes.create_all(ACTOR, keys):
         click.echo(f"{facts['id']}\t{facts['name']}\t{secret or facts['key']}")
-    click.echo(f"{len(keys)} keys were created.", err=True)
+    click.echo(f"{len(keys)} keys created.", err=True)
 
 
 def _rows(file: TextIO) -> Iterator[tuple[int, Any]]:
-    """Each row with the number of its line."""
+    """Each row with its line number."""
     try:
         text = file.read()
     except UnicodeDecodeError:
@@ -209,21 +226,21 @@ def _rows(file: TextIO) -> Iterator[tuple[int, Any]]:
             try:
                 yield line, json.loads(entry)
             except ValueError:
-                raise click.ClickException(f"Line {line}: not JSON.") from None
+                raise click.ClickException(f"Line {line}: invalid JSON.") from None
 
 
 def _imported(line: int, row: Any) -> NewKey:
     if not isinstance(row, dict):
-        raise click.ClickException(f"Line {line}: not an object of JSON.")
+        raise click.ClickException(f"Line {line}: not a JSON object.")
     given = {name: value for name, value in row.items() if value not in (None, "")}
     unknown = given.keys() - set(IMPORTED)
     if unknown or "name" not in given:
-        wrong = f"there is no column {min(unknown)!r}" if unknown else "it has no name"
+        wrong = f"unknown column {min(unknown)!r}" if unknown else "name is missing"
         raise click.ClickException(f"Line {line}: {wrong}. Columns: {', '.join(IMPORTED)}.")
     limits = given.pop("limits", {})
     for name, value in given.items():
         if not isinstance(value, str):
-            raise click.ClickException(f"Line {line}: {name} must be text.")
+            raise click.ClickException(f"Line {line}: {name} must be a string.")
     try:
         if isinstance(limits, str):
             limits = allowance.shown(allowance.parse_text(limits))

@@ -1,4 +1,4 @@
-"""What commands have in common: the database made ready, errors in plain words."""
+"""What commands share: migrating the database first, printing errors and objects."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def ready(command: Command) -> Command:
-    """Let a command find its tables: it may well come before the first start."""
+    """Migrate the database before a command, which may run before the first start."""
 
     @wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -28,9 +28,7 @@ def ready(command: Command) -> Command:
             migrations.upgrade(services().database)
             return command(*args, **kwargs)
         except StoreUnavailable:
-            raise click.ClickException(
-                "The database cannot be reached. Is DATABASE_URL right?"
-            ) from None
+            raise click.ClickException("The database is unreachable. Check DATABASE_URL.") from None
         except migrations.UnknownRevision as error:
             raise click.ClickException(str(error)) from None
         except WeirError as error:
@@ -45,7 +43,7 @@ def _in_words(error: WeirError) -> str:
     return "; ".join(f"{name}: {' '.join(said)}" for name, said in error.details.items())
 
 
-def show(facts: dict[str, Any]) -> None:
-    """Print facts, a line each."""
-    for name, value in facts.items():
+def show(fields: dict[str, Any]) -> None:
+    """Print an object, one line per field."""
+    for name, value in fields.items():
         click.echo(f"{name + ':':<17}{value if isinstance(value, str) else json.dumps(value)}")

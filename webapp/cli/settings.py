@@ -14,7 +14,7 @@ Environment variables. A bad value stops the start with a message that names it.
 This page is printed by `flask settings table`.
 """
 
-group = AppGroup("settings", help="Settings.")
+group = AppGroup("settings", help="Show the settings.")
 
 
 @group.command("table")

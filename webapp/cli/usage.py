@@ -1,4 +1,4 @@
-"""`flask usage export`: what was used and what it cost, as CSV."""
+"""`flask usage export`: usage and costs as CSV."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ from webapp.metering.csv import lines
 from webapp.metering.usage import DIMENSIONS, Selection
 from webapp.services import services
 
-group = AppGroup("usage", help="Usage and costs.")
+group = AppGroup("usage", help="Export usage and costs.")
 
 
 @group.command("export")
-@click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="Default: 29 days before.")
+@click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="Default: 29 days before --until.")
 @click.option("--until", type=click.DateTime(["%Y-%m-%d"]), help="Default: today (UTC).")
-@click.option("--by", default="day", show_default=True, help=f"Some of {','.join(DIMENSIONS)}.")
-@click.option("--rows", is_flag=True, help="Every call of the ledger instead.")
+@click.option(
+    "--by", default="day", show_default=True, help=f"Group by any of {','.join(DIMENSIONS)}."
+)
+@click.option("--rows", is_flag=True, help="Print every call of the ledger instead.")
 @ready
 def export(since: datetime | None, until: datetime | None, by: str, rows: bool) -> None:
-    """Print usage as CSV: sums by --by, or call by call."""
+    """Print usage as CSV: totals grouped by --by, or call by call."""
     last = (until or datetime.now(UTC)).date()
     first = since.date() if since else last - timedelta(days=29)
     names = by.split(",")
     if unknown := [name for name in names if name not in DIMENSIONS]:
-        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(DIMENSIONS)}.")
+        raise click.BadParameter(f"{unknown[0]!r} is not one of {', '.join(DIMENSIONS)}.")
     selection = Selection(first, last)
     found: Any = services().usage.report(selection, names)
     if rows:

@@ -1,4 +1,4 @@
-"""The dashboard: pages for people, one blueprint a file, listed here."""
+"""The dashboard's pages, one blueprint per file, listed here."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ PAGES = (
 
 
 def register(app: Flask, services: Services) -> None:
-    """Open all pages of the dashboard."""
+    """Register all pages of the dashboard."""
     app.secret_key = secret_of(services.settings.secret_key)
     app.session_interface = DashboardSessions()
     app.permanent_session_lifetime = SESSION_TTL
-    # A page that was asked for before signing out must not bring the session back.
+    # A response that is still on its way at sign-out must not restore the session.
     app.config["SESSION_REFRESH_EACH_REQUEST"] = False
     app.config["WTF_CSRF_TIME_LIMIT"] = None  # as long as the session
     formatting.register(app)

@@ -1,4 +1,4 @@
-"""Accounts of people, for administrators: the list, a new one, role, tier, password, disabling."""
+"""Accounts, for administrators: list, create, change role or tier, reset password, disable."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ blueprint = admins(Blueprint("accounts", __name__))
 
 @blueprint.get("/accounts")
 def all_accounts() -> Any:
-    """Everybody, and the form of a new one"""
+    """All accounts, and the form to create one"""
     return _list()
 
 
 @blueprint.post("/accounts")
 def create() -> Any:
-    """A new account"""
+    """Create an account"""
     form = request.form
     try:
         services().accounts.create(
@@ -46,7 +46,7 @@ def one(account_id: int) -> Any:
 
 @blueprint.post("/accounts/<int:account_id>")
 def change(account_id: int) -> Any:
-    """Another role or tier, or disabled"""
+    """Change role or tier, enable or disable"""
     form = request.form
     disabled = "disabled" in form
     account = services().accounts.get(account_id)
@@ -62,7 +62,7 @@ def change(account_id: int) -> Any:
 
 @blueprint.post("/accounts/<int:account_id>/password")
 def set_password(account_id: int) -> Any:
-    """Another password; the account's sessions and tokens end"""
+    """Reset the password; ends the account's sessions and tokens"""
     try:
         services().accounts.set_password(actor(), account_id, request.form.get("password", ""))
     except ValidationError as error:

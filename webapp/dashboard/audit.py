@@ -1,4 +1,4 @@
-"""Audit: who changed what, when, from where."""
+"""The audit log: who changed what, when, from which address."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHOWN = 50
 
 @blueprint.get("/audit")
 def audit() -> Any:
-    """The newest changes first"""
+    """Events, newest first"""
     target = request.args.get("target", "").replace("\0", "") or None
     before_id = number_of(request.args.get("before"), LARGEST_BIG_ID)
     events = services().audit.latest(target=target, before_id=before_id, count=SHOWN + 1)
@@ -32,7 +32,7 @@ def audit() -> Any:
 def _differences(
     before: dict[str, Any] | None, after: dict[str, Any] | None
 ) -> list[tuple[str, Any, Any]]:
-    """(name, before, after) of what changed; of something new, of all that it has."""
+    """(name, before, after) of each changed field; of a new object, of all its fields."""
     old, new = before or {}, after or {}
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     return [(name, old.get(name), new.get(name)) for name in names]

@@ -1,4 +1,4 @@
-"""How figures, money and moments are written on the pages: Jinja filters."""
+"""Jinja filters that format numbers, money, times and states on the pages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UNITS = ((86_400, "day"), (3_600, "hour"), (60, "minute"))
 
 def register(app: Flask) -> None:
     """Make the filters known to the templates."""
-    filters = (number, compact, usd, nano, percent, duration, moment, ago, change)
+    filters = (number, compact, usd, nano, percent, duration, moment, ago, change, key_state)
     app.jinja_env.filters.update({one.__name__: one for one in filters})
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
 
@@ -37,7 +37,7 @@ def compact(value: int | None) -> str:
 
 
 def usd(value: float | None) -> str:
-    """Cents, or as many digits as a smaller sum needs: `$12.34`, `$0.0042`."""
+    """Cents, or as many digits as a smaller amount needs: `$12.34`, `$0.0042`."""
     if value is None:
         return NOTHING
     if value == 0 or abs(value) >= 1:
@@ -46,7 +46,7 @@ def usd(value: float | None) -> str:
 
 
 def nano(value: int | None) -> str:
-    """As usd(), of nano-USD."""
+    """As usd(), from nano-USD."""
     return usd(money.to_usd(value))
 
 
@@ -65,7 +65,7 @@ def duration(milliseconds: float | None) -> str:
 
 
 def moment(value: float | datetime | str | None) -> Markup | str:
-    """A moment (Unix seconds, datetime or ISO 8601) in UTC, as a <time>."""
+    """A time (Unix seconds, datetime or ISO 8601) in UTC, as a <time>."""
     at = _datetime(value)
     if at is None:
         return NOTHING
@@ -73,7 +73,7 @@ def moment(value: float | datetime | str | None) -> Markup | str:
 
 
 def ago(value: float | datetime | str | None) -> Markup | str:
-    """How long ago a moment was, or how long it is until then, as a <time>."""
+    """How long ago a time was, or how long it is until then, as a <time>."""
     at = _datetime(value)
     if at is None:
         return NOTHING
@@ -81,17 +81,22 @@ def ago(value: float | datetime | str | None) -> Markup | str:
     for size, unit in UNITS:
         if abs(seconds) >= size:
             count = int(abs(seconds) // size)
-            told = f"{count} {unit}{'s' if count > 1 else ''}"
-            return _time(at, f"{told} ago" if seconds > 0 else f"in {told}")
+            amount = f"{count} {unit}{'s' if count > 1 else ''}"
+            return _time(at, f"{amount} ago" if seconds > 0 else f"in {amount}")
     return _time(at, "just now" if seconds >= 0 else "in a moment")
 
 
 def change(now: float | None, before: float | None) -> str:
-    """By how much a figure has changed against the range before: `+12 %`."""
+    """The change of a figure against the previous period: `+12 %`."""
     if now is None or not before:
         return ""
     share = (now - before) / before * 100
-    return "as before" if abs(share) < 0.5 else f"{share:+,.0f} %".replace("-", "−")
+    return "unchanged" if abs(share) < 0.5 else f"{share:+,.0f} %".replace("-", "−")
+
+
+def key_state(state: str) -> str:
+    """The state of a key, as the pages show it."""
+    return "Active" if state == "works" else state.capitalize()
 
 
 def _datetime(value: float | datetime | str | None) -> datetime | None:

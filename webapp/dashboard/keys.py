@@ -1,4 +1,4 @@
-"""Keys: the list, one key's page, and its life from creation to revocation."""
+"""Keys: list, details, create, edit, rotate, revoke."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ USED_DAYS = 30
 RECENT = 20
 LISTED = 50
 RAISED_DAYS = ("1", "7", "30")
-GRACES = {0: "none: the old secret stops now", 3_600: "1 hour", 86_400: "1 day", 604_800: "1 week"}
-# How the fields of the form are called, what they hold, and an example.
+GRACES = {0: "None", 3_600: "1 hour", 86_400: "1 day", 604_800: "1 week"}
+# Label and example value of each field in the form.
 LIMITS = {
-    "requests_per_minute": ("Requests a minute", "20"),
-    "requests_per_day": ("Requests a day", "1000"),
-    "tokens_per_minute": ("Tokens a minute", "100000"),
+    "requests_per_minute": ("Requests per minute", "20"),
+    "requests_per_day": ("Requests per day", "1000"),
+    "tokens_per_minute": ("Tokens per minute", "100000"),
     "parallel_requests": ("Parallel requests", "5"),
-    "usd_per_day": ("USD a day", "5"),
-    "usd_per_month": ("USD a month", "50"),
+    "usd_per_day": ("USD per day", "5"),
+    "usd_per_month": ("USD per month", "50"),
     "models": ("Allowed models", "gpt-4o-mini|anthropic/*"),
-    "max_text": ("Longest text (characters)", "50000"),
-    "networks": ("Client networks", "10.0.0.0/8|192.0.2.7"),
-    "own_cache": ("Cache of its own", "true"),
+    "max_text": ("Max input characters", "50000"),
+    "networks": ("Allowed networks", "10.0.0.0/8|192.0.2.7"),
+    "own_cache": ("Private cache", "true"),
 }
 assert LIMITS.keys() == OVERRIDES.keys()
 
 
 @blueprint.get("/keys")
 def all_keys() -> Any:
-    """Keys by id, with their limits and their use"""
+    """All keys by id, with limits and usage"""
     state, after = request.args.get("state"), request.args.get("after", "")
     keys = visible_keys(
         state=state if state in STATES else None,
@@ -67,14 +67,14 @@ def all_keys() -> Any:
 
 @blueprint.get("/keys/new")
 def new() -> Any:
-    """The form of a new key"""
+    """The form to create a key"""
     _admins_only()
     return _form(None)
 
 
 @blueprint.post("/keys/new")
 def create() -> Any:
-    """A new key; its secret is shown once"""
+    """Create a key; its secret is shown once"""
     _admins_only()
     form = request.form
     try:
@@ -95,7 +95,7 @@ def create() -> Any:
 
 @blueprint.get("/keys/<int:key_id>")
 def one(key_id: int) -> Any:
-    """One key: its limits, its use, its latest requests"""
+    """One key: limits, usage, recent requests"""
     key = visible_key(key_id)
     services().traffic.flush()
     today = datetime.now(UTC).date()
@@ -119,14 +119,14 @@ def one(key_id: int) -> Any:
 
 @blueprint.get("/keys/<int:key_id>/edit")
 def edit(key_id: int) -> Any:
-    """The form of a key"""
+    """The form to edit a key"""
     _admins_only()
     return _form(visible_key(key_id))
 
 
 @blueprint.post("/keys/<int:key_id>/edit")
 def change(key_id: int) -> Any:
-    """Another name, tier, owner or expiry, other limits"""
+    """Change name, tier, owner, expiry or limits"""
     _admins_only()
     key, form = visible_key(key_id), request.form
     try:
@@ -146,7 +146,7 @@ def change(key_id: int) -> Any:
 
 @blueprint.post("/keys/<int:key_id>/budget")
 def raise_budgets(key_id: int) -> Any:
-    """More of each of its budgets for some days; 0 ends it"""
+    """Increase each budget for some days; 0 ends the increase"""
     _admins_only()
     visible_key(key_id)
     days = request.form.get("days", "")
@@ -157,7 +157,7 @@ def raise_budgets(key_id: int) -> Any:
 
 @blueprint.post("/keys/<int:key_id>/rotate")
 def rotate(key_id: int) -> Any:
-    """A new secret, shown once; the old one works for a while too"""
+    """Create a new secret, shown once; the old one is valid for the grace period"""
     visible_key(key_id)
     grace = request.form.get("grace")
     seconds = next((one for one in GRACES if str(one) == grace), DEFAULT_GRACE)
@@ -166,13 +166,13 @@ def rotate(key_id: int) -> Any:
 
 @blueprint.get("/keys/<int:key_id>/revoke")
 def ask_to_revoke(key_id: int) -> Any:
-    """Whether it is meant"""
+    """Confirm the revocation"""
     return page("revoke.html", key=visible_key(key_id))
 
 
 @blueprint.post("/keys/<int:key_id>/revoke")
 def revoke(key_id: int) -> Any:
-    """It stops working everywhere within 5 seconds"""
+    """Revoke a key; it is refused everywhere within 5 seconds"""
     visible_key(key_id)
     services().key_changes.revoke(actor(), key_id)
     return redirect(url_for("keys.one", key_id=key_id))
@@ -180,7 +180,7 @@ def revoke(key_id: int) -> Any:
 
 def _admins_only() -> None:
     if not is_admin():
-        raise NotAllowed("Only administrators make and change keys. Ask one of them.")
+        raise NotAllowed("Only administrators can create and change keys.")
 
 
 def _form(key: dict[str, Any] | None, error: WeirError | None = None) -> Any:
@@ -198,7 +198,7 @@ def _form(key: dict[str, Any] | None, error: WeirError | None = None) -> Any:
 
 
 def _entered(key: dict[str, Any] | None) -> dict[str, str]:
-    """What the form of a key holds at first."""
+    """The initial values of the form."""
     if key is None:
         return {}
     entered = {name: str(key[name] or "") for name in ("name", "tier", "owner")}
@@ -210,7 +210,7 @@ def _entered(key: dict[str, Any] | None) -> dict[str, str]:
 
 
 def _limits(key: dict[str, Any] | None) -> dict[str, Any]:
-    """The limits of the form; of a key that has others, those that were emptied are None."""
+    """The limits in the form; None for those of the key that were cleared."""
     sent = {name: request.form.get(f"limits.{name}", "").strip() for name in LIMITS}
     before = key["limits"] if key else {}
     return {name: text or None for name, text in sent.items() if text or name in before}
@@ -223,8 +223,8 @@ def _expiry() -> datetime | None:
     try:
         return datetime.fromisoformat(sent).replace(tzinfo=UTC)
     except ValueError:
-        said = {"expires_at": ["Must be a day and a time."]}
-        raise ValidationError("The request is not valid: expires_at.", details=said) from None
+        details = {"expires_at": ["Must be a date and a time."]}
+        raise ValidationError("The request is not valid: expires_at.", details=details) from None
 
 
 def _secret(facts: dict[str, Any], secret: str | None) -> Any:

@@ -1,4 +1,4 @@
-"""My account: what it may do, another password, the end of all sessions."""
+"""My account: limits, change password, sign out everywhere."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ blueprint = members(Blueprint("me", __name__))
 
 @blueprint.get("/me")
 def me() -> Any:
-    """The account of who is signed in"""
+    """The signed-in account"""
     return _show()
 
 
 @blueprint.post("/me/password")
 def change_password() -> Any:
-    """Another password; all other sessions and all tokens end"""
+    """Change the password; ends all other sessions and all tokens"""
     form, account = request.form, user()
     try:
         known = authenticate(services().accounts, account.username, form.get("current", ""))
@@ -33,7 +33,7 @@ def change_password() -> Any:
     if known is None:
         return _show("The current password is wrong.", 403)
     if form.get("new") != form.get("again"):
-        return _show("The two new passwords differ.", 422)
+        return _show("The new passwords do not match.", 422)
     try:
         services().accounts.set_password(actor(), account.id, form.get("new", ""))
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""The overview: is it healthy, what does it cost, who uses it, what failed?"""
+"""The overview: health, cost, top keys, errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEFAULT = "24h"
 
 @blueprint.get("/")
 def overview() -> Any:
-    """Figures of a range, compared with the one before"""
+    """Figures of a period, compared with the previous one"""
     asked = RANGES.get(request.args.get("range", DEFAULT)) or RANGES[DEFAULT]
     key_ids = visible_ids()
     services().traffic.flush()
@@ -32,7 +32,7 @@ def overview() -> Any:
             services().request_log.latencies(key_ids, first, first + asked.length)
             for first in (asked.first, asked.first - asked.length)
         )
-    # A provider that hangs must not hold the page up.
+    # A provider that does not respond must not delay the page.
     checks = services().health.checks(ask_providers=False)
     return page(
         "overview.html",

@@ -1,4 +1,4 @@
-"""What all pages share: how they are rendered, their policy, how they show an error."""
+"""What all pages share: rendering, Content-Security-Policy, error pages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ POLICY = "; ".join(
 
 
 class Blueprint(flask.Blueprint):
-    """Pages whose errors are pages too."""
+    """A blueprint whose errors are rendered as pages."""
 
     def __init__(self, name: str, import_name: str) -> None:
         super().__init__(name, import_name)
@@ -42,7 +42,7 @@ class Blueprint(flask.Blueprint):
 
 
 def page(template: str, **context: Any) -> Response:
-    """The response of a template of templates/dashboard."""
+    """Render a template of templates/dashboard."""
     theme = request.cookies.get("weir_theme")
     body = render_template(
         f"dashboard/{template}",
@@ -61,14 +61,14 @@ def page(template: str, **context: Any) -> Response:
 
 
 def number_of(sent: str | None, largest: int) -> int | None:
-    """A number of a query or a form; None where it is none, or larger than a database takes."""
+    """A number from a query or a form; None if it is not a number or above `largest`."""
     if not sent or not sent.isdecimal() or len(sent) > 18:
         return None
     return int(sent) if int(sent) <= largest else None
 
 
 def error_page(error: WeirError) -> Response:
-    """What went wrong, and where to go on."""
+    """An error as a page, or as JSON if the client accepts only that."""
     context = request_context.current()
     context.error, context.failed = error.name, error.status >= 500
     if request.accept_mimetypes.best_match(["text/html", "application/json"]) != "text/html":

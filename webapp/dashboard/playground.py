@@ -1,4 +1,4 @@
-"""The playground: a chat that acts as one of the person's own keys, without its secret."""
+"""The playground: a chat with one of the user's own keys, without its secret."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def playground() -> Any:
 
 @blueprint.post("/playground/<int:key_id>")
 def chat(key_id: int) -> Any:
-    """POST /chat as this key, with its limits and its budget; answers as that does"""
+    """POST /chat with this key, its limits and its budget"""
     limit_body(MEBIBYTE)
     principal = services().identities.of_key_id(key_id) if key_id in own_ids() else None
     if principal is None:
-        raise NotFound("This key is not one of yours, or does not work any more.")
+        raise NotFound("This key does not belong to you, or is no longer active.")
     if not principal.allowance.allows_address(request.remote_addr):
         raise AddressNotAllowed
     g.principal = principal
@@ -54,13 +54,13 @@ def chat(key_id: int) -> Any:
 
 @blueprint.get("/playground/<int:key_id>/bars")
 def bars(key_id: int) -> Any:
-    """What is left to this key"""
+    """The usage bars of this key"""
     principal = services().identities.of_key_id(key_id) if key_id in own_ids() else None
     return page("bars.html", bars=usage_bars(principal) if principal else [])
 
 
 def _usable() -> list[Facts]:
-    """The keys to act as; first the account's own."""
+    """The keys to choose from; the account's own comes first."""
     account = user()
     own = {"id": account.key.id, "name": f"account {account.username}", "tier": account.key.tier}
     return [own, *(key for key in own_keys() if key["state"] == "works")]

@@ -1,4 +1,4 @@
-"""Providers: routes and targets, health, breakers, what calls came to, price coverage."""
+"""Providers: health, circuit breakers, routes, usage by model, missing prices."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ORDER = ["open", "half-open", "closed"]
 
 @blueprint.get("/providers")
 def providers() -> Any:
-    """Who answers, and how well"""
+    """Providers, routes and models"""
     today = datetime.now(UTC).date()
     week = Selection(today - timedelta(days=SHOWN_DAYS - 1), today)
     took = services().calls.mean_milliseconds()
@@ -41,9 +41,9 @@ def _target(row: dict[str, Any]) -> tuple[str, str]:
 
 
 def states(*, ask: bool) -> list[dict[str, Any]]:
-    """Each provider: name, kind, the error of its latest call, and its worst breaker.
+    """Each provider: name, kind, the error of its last call, its worst circuit breaker.
 
-    With `ask` those that were not called for a while are called, for free.
+    With `ask`, providers without a recent call are probed, free of charge.
     """
     health = services().health.provider_errors(ask=ask)
     breakers = services().breakers.states()

@@ -1,4 +1,4 @@
-"""Requests: the latest ones with filters, and one with every call that it led to."""
+"""Requests: the request log with filters, and one request with its provider calls."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OUTCOMES = {"ok": False, "failed": True}
 
 @blueprint.get("/requests")
 def latest() -> Any:
-    """The latest requests, of a key, with a status, at an endpoint, of a model …"""
+    """Recent requests, filtered by key, status, endpoint, model, …"""
     visible = visible_ids()
     asked = {name: value for name, value in request.args.items() if value and "\0" not in value}
     wanted = Wanted(
@@ -62,7 +62,7 @@ def latest() -> Any:
 
 @blueprint.get("/requests/<request_id>")
 def one(request_id: str) -> Any:
-    """One request: what became of it, every call to a provider, what each cost"""
+    """One request: outcome, provider calls, cost"""
     if not REQUEST_ID.fullmatch(request_id):
         raise NotFound
     visible = visible_ids()
@@ -73,7 +73,7 @@ def one(request_id: str) -> Any:
         if visible is None or call["key_id"] in visible
     ]  # fmt: skip
     if not rows and not calls:
-        raise NotFound("There is no such request in the log.")
+        raise NotFound("Request not found in the request log.")
     return page(
         "request.html",
         request_id=request_id,
@@ -99,7 +99,7 @@ def _key_ids(sent: str, visible: set[int] | None) -> set[int] | None:
 
 
 def _moment(sent: str | None) -> float | None:
-    """Unix seconds of a day and a time (UTC), as a form sends it."""
+    """Unix seconds of a date and time (UTC) from a form."""
     try:
         return datetime.fromisoformat(sent).replace(tzinfo=UTC).timestamp() if sent else None
     except (ValueError, OverflowError):

@@ -1,7 +1,7 @@
-"""Signing in and out, and who is signed in.
+"""Sign in, sign out, and the signed-in account.
 
-A session is a signed cookie that names an account and the generation of its tokens; whether it
-still holds is read from the database with each page, so signing out everywhere ends it.
+A session is a signed cookie with the account's name and the generation of its tokens. Each page
+compares the generation with the database, so "sign out everywhere" ends all sessions.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ COOKIE_PATH = "/dashboard"
 SESSION_TTL = timedelta(hours=12)
 THEMES = ("light", "dark", "system")
 SAFE = {"GET", "HEAD", "OPTIONS"}
-FORM_IS_OLD = "This form is not of your session any more. Go back, reload the page, try again."
+FORM_EXPIRED = "This form has expired. Go back, reload the page and try again."
 
 
 def secret_of(secret_key: str) -> bytes:
-    """What signs sessions: another key than that of the JWTs, so neither stands for the other."""
+    """The key that signs sessions. It differs from the JWT key, so neither can forge the other."""
     return hmac.digest(secret_key.encode(), b"weir session", hashlib.sha256)
 
 
 class DashboardSessions(SecureCookieSessionInterface):
-    """Sessions in signed cookies, at the dashboard only: API requests pay nothing for them."""
+    """Signed cookie sessions for the dashboard only, so that API requests do not pay for them."""
 
     digest_method = staticmethod(hashlib.sha256)
 
@@ -63,20 +63,20 @@ blueprint = Blueprint("session", __name__)
 
 
 def members(pages: Blueprint) -> Blueprint:
-    """Let only who is signed in into these pages, and only forms of their own session."""
+    """Require a signed-in account, and a valid CSRF token for forms."""
     pages.before_request(_admit)
     return pages
 
 
 def admins(pages: Blueprint) -> Blueprint:
-    """As members(), for administrators only."""
+    """As members(), but only for administrators."""
     members(pages)
     pages.before_request(_admit_admin)
     return pages
 
 
 def user() -> Account:
-    """Who is signed in."""
+    """The signed-in account."""
     account: Account = g.user
     return account
 
@@ -86,12 +86,12 @@ def is_admin() -> bool:
 
 
 def actor() -> Actor:
-    """Who changes something by this request, for the audit log."""
+    """The actor of this request, for the audit log."""
     return Actor(user().username, request.remote_addr)
 
 
 def check_form() -> None:
-    """Refuse what does not come from a form of this session, or is too large for one.
+    """Refuse a request without a valid CSRF token, or with a body over 1 MiB.
 
     Raises NotAllowed and PayloadTooLarge.
     """
@@ -101,7 +101,7 @@ def check_form() -> None:
     try:
         validate_csrf(request.headers.get("X-CSRF-Token") or request.form.get("csrf_token"))
     except BadToken:
-        raise NotAllowed(FORM_IS_OLD) from None
+        raise NotAllowed(FORM_EXPIRED) from None
 
 
 def _admit() -> AnyResponse | None:
@@ -131,7 +131,7 @@ def _signed_in() -> Account | None:
 
 @blueprint.get("/sign-in")
 def sign_in() -> Any:
-    """The form; who is signed in already goes on."""
+    """The sign-in form; redirects if already signed in."""
     if _signed_in():
         return redirect(_next())
     return page("sign_in.html", next=request.args.get("next", ""))
@@ -139,15 +139,15 @@ def sign_in() -> Any:
 
 @blueprint.post("/sign-in")
 def enter() -> Any:
-    """A session for a username and a password."""
+    """Start a session with a username and a password."""
     check_form()
     username, password = request.form.get("username", ""), request.form.get("password", "")
     try:
         account = authenticate(services().accounts, username, password)
-        error, status = "The username or the password is wrong.", 401
+        error, status = "Wrong username or password.", 401
     except RateLimitExceeded as exceeded:
         account, status = None, 429
-        error = f"Too many attempts to sign in. Try again in {exceeded.retry_after} s."
+        error = f"Too many sign-in attempts. Try again in {exceeded.retry_after} s."
     if account is None:
         form = page("sign_in.html", next=_next(), error=error, username=username)
         form.status_code = status
@@ -157,7 +157,7 @@ def enter() -> Any:
 
 
 def start_session(account: Account) -> None:
-    """Another session than any before: what was known of that one is worth nothing."""
+    """Start a fresh session, against session fixation."""
     session.clear()
     session.permanent = True
     session.update(username=account.username, generation=account.generation)
@@ -167,7 +167,7 @@ def start_session(account: Account) -> None:
 def leave() -> AnyResponse:
     """End this session; with `everywhere` also all other sessions and tokens of the account."""
     check_form()
-    # Who only leaves here needs no database for it.
+    # Ending only this session needs no database.
     account = _signed_in() if "everywhere" in request.form else None
     if account:
         services().accounts.sign_out(Actor(account.username, request.remote_addr), account.id)
@@ -177,7 +177,7 @@ def leave() -> AnyResponse:
 
 @blueprint.post("/theme")
 def choose_theme() -> AnyResponse:
-    """Light, dark, or as the system has it; kept in a cookie for a year."""
+    """Choose the light, dark or system theme; kept in a cookie for a year."""
     check_form()
     response = redirect(_next())
     chosen = request.form.get("theme")
@@ -195,7 +195,7 @@ def nowhere(anything: str) -> Response:
 
 
 def _next() -> str:
-    """Where to go on: a page of the dashboard, never another site."""
+    """Where to redirect: a page of the dashboard, never another site."""
     wanted = request.values.get("next", "")
     try:
         parts = urlsplit(wanted)

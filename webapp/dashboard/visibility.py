@@ -1,7 +1,8 @@
-"""Which keys a person may see and act as: administrators see all, members their own."""
+"""Which keys a user can see and use: administrators see all, members their own."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,12 +19,12 @@ Facts = dict[str, Any]
 
 
 def visible_ids() -> set[int] | None:
-    """The ids of the keys whose traffic this person may see; None means all."""
+    """The ids of the keys whose traffic this user can see; None means all."""
     return None if is_admin() else own_ids()
 
 
 def own_ids() -> set[int]:
-    """The person's keys, revoked ones too, and the key as which the account's tokens act."""
+    """The user's keys, revoked ones too, and the key of the account's own tokens."""
     return {user().key.id} | {key["id"] for key in own_keys()}
 
 
@@ -34,21 +35,21 @@ def own_keys() -> list[Facts]:
 def visible_keys(
     *, state: str | None = None, after_id: int = 0, count: int | None = None
 ) -> list[Facts]:
-    """The facts of the keys that this person may see, by id: in a state, so many after an id."""
+    """The keys that this user can see, by id; `after_id` and `count` select a page."""
     owner = None if is_admin() else user().username
     return services().key_changes.all(owner=owner, state=state, after_id=after_id, count=count)
 
 
 def visible_key(key_id: int) -> Facts:
-    """The facts of a key. Raises NotFound also where it is somebody else's."""
+    """A key as a dict. Raises NotFound also for a key of another user."""
     facts = services().key_changes.show(key_id)
     if not is_admin() and facts["owner"] != user().username:
-        raise NotFound(f"There is no key {key_id}.")
+        raise NotFound(f"Key {key_id} not found.")
     return facts
 
 
 def names_of_keys() -> dict[int, str]:
-    """How each visible key is called; the one of the account itself by the account's name."""
+    """The name of each visible key; an account's own key has the account's name."""
     names = {key["id"]: key["name"] for key in visible_keys()}
     accounts = services().accounts.all() if is_admin() else [user()]
     return names | {one.key.id: f"account {one.username}" for one in accounts}
@@ -60,7 +61,7 @@ def usage_bars(principal: Principal) -> list[Facts]:
 
 
 def usage_bars_by_key(principals: Sequence[Principal]) -> dict[int, list[Facts]]:
-    """As bars_of(), by key id."""
+    """As usage_bars(), by key id."""
     budgets = services().ledger.budgets_of_all([one.billing_context() for one in principals])
     return {
         one.key_id: [*_limits(one), *map(_budget, budgets.get(one.key_id, []))]
@@ -70,13 +71,21 @@ def usage_bars_by_key(principals: Sequence[Principal]) -> dict[int, list[Facts]]
 
 def _limits(principal: Principal) -> list[Facts]:
     decision = services().rate_limits.peek(principal.bucket, limits_of(principal.allowance))
-    told = map(details_of, decision.states)
-    return [_bar(one["limit"], one["used"], one["size"], one["reset"]) for one in told]
+    states = map(details_of, decision.states)
+    return [_bar(_title(one["limit"]), one["used"], one["size"], one["reset"]) for one in states]
+
+
+def _title(limit: str) -> str:
+    """`Requests per day` of `requests_per_day`, `Requests per minute` of `5 per 1 minute`."""
+    if found := re.fullmatch(r"\d+ per (\d+) (\w+)", limit):
+        count, unit = found.groups()
+        return f"Requests per {unit}" if count == "1" else f"Requests per {count} {unit}s"
+    return limit.replace("_", " ").capitalize()
 
 
 def _budget(budget: Budget) -> Facts:
     used, size = (budget.spent + budget.reserved) / money.NANO, budget.limit / money.NANO
-    return _bar(f"USD a {budget.period}", used, size, budget.reset) | {"money": True}
+    return _bar(f"USD per {budget.period}", used, size, budget.reset) | {"money": True}
 
 
 def _bar(title: str, used: float, size: float, reset: int) -> Facts:

@@ -61,13 +61,15 @@ class Model:
                 path, _options(), providers=["CPUExecutionProvider"]
             )
             if _digest(path) != self.digest:
-                raise NotUsable("It was written while it was read.")
+                raise NotUsable("The file changed while it was read.")
             inputs = self._session.get_inputs()
         except Exception as error:
             raise NotUsable(str(error).strip().splitlines()[0]) from error
         if len(inputs) != 1 or inputs[0].type not in INPUT_TYPES or len(inputs[0].shape) != 2:
             told = ", ".join(f"{one.type} {one.shape}" for one in inputs)
-            raise NotUsable(f"It must have one input, rows of numbers, and has: {told}.")
+            raise NotUsable(
+                f"The model must have one input, a batch of rows of numbers, but has: {told}."
+            )
         self._input = inputs[0].name
         self._type = INPUT_TYPES[inputs[0].type]
         self._whole = numpy.issubdtype(self._type, numpy.integer)
@@ -83,7 +85,7 @@ class Model:
         """Raises ValidationError where the row has too many numbers, too few, or others than the
         model takes."""
         if self.features is not None and len(row) != self.features:
-            raise wrong(f"The model {self.name} takes {self.features} numbers, not {len(row)}.")
+            raise wrong(f"Model {self.name} expects {self.features} numbers, not {len(row)}.")
         least, most = self._limits
         if self._whole:
             if min(row) < least or max(row) >= most or any(value != int(value) for value in row):

@@ -115,7 +115,7 @@ def _is_finite(value: object) -> bool:
 
 
 def _no_answer(model: str, row: int) -> ValidationError:
-    said = {"features": [f"The answer of the model {model} to these is no finite number."]}
+    said = {"features": [f"Model {model} gives no finite result for these features."]}
     error = ValidationError("The request is not valid: features.", details=said)
     error.row = row  # type: ignore[attr-defined]
     return error

@@ -60,14 +60,14 @@ class Registry:
         files = self._list()
         wanted = name or (DEFAULT if DEFAULT in files else next(iter(files), ""))
         if wanted not in files:
-            raise ModelNotFound(f"There is no model {wanted!r}. GET /predict/models lists them.")
+            raise ModelNotFound(f"Model {wanted!r} not found. See GET /predict/models.")
         versions = [one for one in files[wanted] if version in {None, one.version}]
         for file in versions:
             model = self._load(file)
             if model is not None:
                 return model
-        which = f"version {version!r} of " if version else "usable version of "
-        raise ModelNotFound(f"There is no {which}the model {wanted!r}.")
+        which = f" has no version {version!r}" if version else " has no usable version"
+        raise ModelNotFound(f"Model {wanted!r}{which}. See GET /predict/models.")
 
     def predict(self, model: Model, rows: Sequence[Sequence[float]]) -> list[Prediction]:
         """Ask a model, in the background. Raises ProviderFailed where it cannot answer."""
@@ -75,8 +75,8 @@ class Registry:
             try:
                 return model.predict(rows, self._background.run)
             except Exception as error:
-                log.exception("The model %s %s failed", model.name, model.version)
-                raise ProviderFailed(f"The model {model.name} failed: {error}") from error
+                log.exception("Model %s %s failed", model.name, model.version)
+                raise ProviderFailed(f"Model {model.name} failed: {error}") from error
 
     def listed(self) -> list[dict[str, object]]:
         """Every version, the newest of each model first: name, version, and of one that was tried
@@ -115,7 +115,7 @@ class Registry:
         try:
             model = self._background.run(lambda: _loaded(file))
         except Exception as error:  # noqa: BLE001 whatever it is, the file cannot be used
-            log.error("The model %s %s cannot be used: %s", file.name, file.version, error)
+            log.error("Model %s %s cannot be loaded: %s", file.name, file.version, error)
             self._broken[place] = (file.stamp, str(error))
             self._loaded.pop(place, None)
             return

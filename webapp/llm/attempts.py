@@ -95,7 +95,9 @@ class Attempts:
                     if not route.named:
                         raise
                     # Not the client's mistake: it named a route, and that exists.
-                    failure = ProviderFailed("A provider of this route has no such model.")
+                    failure = ProviderFailed(
+                        "A target of this route does not exist at its provider."
+                    )
                     failure.attempts = made
                     break
                 except ProviderError as error:
@@ -173,7 +175,7 @@ class Attempts:
     def _unavailable(self, route: Route) -> ProvidersUnavailable:
         seconds = min(self._breakers.opens_in(target.name) for target in route.targets)
         return ProvidersUnavailable(
-            "No provider of this model is available: all have failed repeatedly just now.",
+            "No provider of this model is available: all have failed repeatedly.",
             retry_after=max(1, math.ceil(seconds)),
         )
 

@@ -87,7 +87,7 @@ class Flight:
         """A piece has come. Waits while all listeners lag behind."""
         self._length += len(chunk.data) + len(chunk.text)
         if self._length > MAX_STREAM_LENGTH:
-            raise ProviderFailed("The provider's answer is longer than Weir takes.")
+            raise ProviderFailed("The provider's answer is too large.")
         self.chunks.append(chunk)
         self._wake()
         self.publish()

@@ -106,7 +106,7 @@ class Gateway:
     def _resolve(self, request: ModelRequest, options: CallOptions) -> Route:
         route = self.router.resolve(request.model)
         if not options.allows_model(*route.names):
-            raise ModelNotAllowed(f"This key may not use {route.name}.")
+            raise ModelNotAllowed(f"This API key is not allowed to use model {route.name!r}.")
         return route
 
     def _costs(self, request: ModelRequest, route: Route, options: CallOptions) -> CostTracker:

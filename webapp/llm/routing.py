@@ -90,7 +90,7 @@ class Router:
         if name in self._routes:
             return self._routes[name]
         if model and self._routes:
-            raise ModelNotFound(f"There is no model {model!r} here. GET /v1/models lists those.")
+            raise ModelNotFound(f"Model {model!r} not found. See GET /v1/models.")
         prefix, slash, rest = name.partition("/")
         if slash and rest and prefix in self._providers:
             return self._single(Target(self._providers[prefix], rest))

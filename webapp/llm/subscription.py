@@ -75,7 +75,7 @@ class FlightSubscription:
                     return event
                 now = time.monotonic()
                 if not self._sent and now >= self._options.deadline:
-                    raise ProviderTimedOut("There was no answer before the deadline.")
+                    raise ProviderTimedOut("No answer before the deadline.")
             except FlightLost:
                 self._listener.leave()
                 self._listener = self._join()
@@ -134,7 +134,9 @@ class FlightSubscription:
         if not isinstance(end, FlightLost) and self._listener.leads:
             return end
         if self._sent:
-            return ProviderFailed("The stream broke off: the server that led it is gone.")
+            return ProviderFailed(
+                "The stream was interrupted: the worker that received it has died."
+            )
         return FlightLost()
 
     def _fall_back(self, error: ProviderError) -> None:

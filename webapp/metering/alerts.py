@@ -134,7 +134,9 @@ class Alerts:
         if 200 <= status < 300:
             done["delivered_at"] = time.time()
         elif status == 410 or row.attempts >= len(RETRY_DELAYS):
-            log.error("The alert %s is given up: the webhook answers %s", row.id, status or "not")
+            log.error(
+                "Alert %s was not delivered, giving up: webhook status %s", row.id, status or "not"
+            )
         else:
             pause = RETRY_DELAYS[row.attempts] * random.uniform(0.9, 1.1)  # noqa: S311
             done["next_attempt_at"] = time.time() + pause
@@ -142,7 +144,7 @@ class Alerts:
         try:
             self._database.write(lambda connection: connection.execute(update))
         except StoreUnavailable:
-            log.warning("The alert %s will be sent again: the database is away", row.id)
+            log.warning("Alert %s will be sent again: the database is unavailable", row.id)
 
     def send(self, event_id: str, event: dict[str, Any]) -> int:
         """Send an event now; the status that came back, 0 where none came."""

@@ -63,7 +63,7 @@ class Budget:
         if self.spent + nano > self.limit:
             seconds = max(1, math.ceil(self.reset - now))
             return BudgetExceeded(
-                f"The budget of {money.text(self.limit)} USD a {self.period} has "
+                f"The budget of {money.text(self.limit)} USD per {self.period} has "
                 f"{money.text(max(0, self.limit - self.spent))} USD left; this request may cost "
                 f"{money.text(nano)} USD.",
                 details=self._details(nano),
@@ -71,8 +71,8 @@ class Budget:
             )
         if not alone and self.spent + self.reserved + nano > self.limit:
             return BudgetReserved(
-                f"The budget of {money.text(self.limit)} USD a {self.period} is held by requests "
-                "that are running. Try again in 1 s.",
+                f"The budget of {money.text(self.limit)} USD per {self.period} is reserved by "
+                "running requests. Try again in 1 s.",
                 details=self._details(nano),
                 retry_after=1,
             )

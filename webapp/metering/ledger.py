@@ -143,7 +143,7 @@ class Ledger:
             self._wake()
         for worker in self._heartbeats.beat():
             if self._database.write(partial(self._heartbeats.forget, worker)):
-                log.warning("Worker %d is gone without a last word", worker)
+                log.warning("Worker %d ended without a shutdown", worker)
         while self._database.read(_left_behind) and self._database.write(self._sweep):
             pass
 
@@ -154,7 +154,10 @@ class Ledger:
             self._wake()
             gevent.sleep(0.02)
         if self._settling:
-            log.error("%d calls are left to be settled at their ceilings", len(self._settling))
+            log.error(
+                "%d calls could not be settled and will be settled at their cost ceilings",
+                len(self._settling),
+            )
         else:
             self._heartbeats.leave()
 
@@ -202,7 +205,7 @@ class Ledger:
     def _check_price(self, nano: int | None, unpriced: str | None) -> None:
         if nano is None and not self._allow_unpriced:
             raise ModelNotPriced(
-                f"Weir knows no price of {unpriced}, and this key has a budget. Set MODEL_PRICES, "
+                f"Model {unpriced} has no price, and this API key has a budget. Set MODEL_PRICES "
                 "or UNPRICED_MODELS=allow."
             )
 
@@ -248,7 +251,7 @@ class Ledger:
                     [self._write([one], []) for one in settling]
                     + [self._write([], [one]) for one in reserving]
                 )
-            log.exception("The ledger cannot write %s", settling or reserving)
+            log.exception("The ledger could not write %s", settling or reserving)
             for reservation in reserving:
                 reservation.outcome.set_exception(error)
             return True

@@ -150,7 +150,7 @@ class RequestLog:
                 raise
             except Exception:
                 # Whatever is wrong with one of them would be wrong again.
-                log.exception("%d requests are missing in the request log", len(rows))
+                log.exception("%d requests could not be written to the request log", len(rows))
 
     def page(self, wanted: Wanted, *, before: int | None = None, count: int = 50) -> Page:
         """The newest requests, or those before a row's id."""

@@ -55,14 +55,14 @@ class Gauges(Collector):
 
     def collect(self) -> Iterator[Metric]:
         build = {"version": VERSION, "python": platform.python_version()}
-        yield InfoMetricFamily("weir_build", "What runs here", build)
+        yield InfoMetricFamily("weir_build", "Version of Weir and Python", build)
         yield self._stores()
         yield self._breaker_states()
         yield from self._money()
         yield from self._disk()
 
     def _stores(self) -> Metric:
-        up = GaugeMetricFamily("weir_store_up", "Whether a store answers", labels=["store"])
+        up = GaugeMetricFamily("weir_store_up", "1 if a store responds, else 0", labels=["store"])
         up.add_metric(["database"], not self._database.unavailable)
         if self._redis is not None:
             up.add_metric(["redis"], not self._redis.unavailable)
@@ -77,7 +77,7 @@ class Gauges(Collector):
             worst[labels] = max(worst.get(labels, 0), BREAKER_STATES.index(shown["state"]))
         states = GaugeMetricFamily(
             "weir_breaker_state",
-            "1 of the state that a breaker is in",
+            "1 for the present state of a circuit breaker, 0 for the others",
             labels=["provider", "model", "state"],
         )
         for labels, place in worst.items():
@@ -90,12 +90,12 @@ class Gauges(Collector):
             drift = money.to_usd(self._drift()) or 0.0
             yield GaugeMetricFamily(
                 "weir_ledger_drift_usd",
-                "How much this month's budgets differ from the ledger; all but 0 is a fault",
+                "Difference between this month's budgets and the ledger; anything but 0 is a bug",
                 drift,
             )
             ratios = GaugeMetricFamily(
                 "weir_budget_spent_ratio",
-                "How much of a budget is spent (1: all), of the fullest ones",
+                "Spent share of a budget (1: all), for the most used budgets",
                 labels=["key", "period"],
             )
             for use in self._budgets():
@@ -109,6 +109,6 @@ class Gauges(Collector):
         folder = self._data_dir.resolve()
         there = next(one for one in (folder, *folder.parents) if one.exists())
         usage = shutil.disk_usage(there)
-        of = "the disk that DATA_DIR is on"
+        of = "the disk of DATA_DIR"
         yield GaugeMetricFamily("weir_disk_size_bytes", f"Size of {of}", usage.total)
-        yield GaugeMetricFamily("weir_disk_free_bytes", f"What is free of {of}", usage.free)
+        yield GaugeMetricFamily("weir_disk_free_bytes", f"Free space on {of}", usage.free)

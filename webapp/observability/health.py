@@ -89,8 +89,8 @@ class Health:
         """Why Weir cannot take requests now, or None."""
         reasons = {
             "not_draining": "shutting down",
-            "migrated": "the database is not migrated yet",
-            "database": "the database cannot be reached",
+            "migrated": "the database schema is not migrated yet",
+            "database": "the database is unreachable",
         }
         conditions = self.conditions()
         return next((reason for name, reason in reasons.items() if not conditions[name]), None)
@@ -134,13 +134,13 @@ class Health:
         try:
             self._redis.execute("PING")
         except RedisUnavailable:
-            return DEGRADED, "Redis cannot be reached; limits are counted by each process"
+            return DEGRADED, "Redis is unreachable; each process counts limits by itself"
         return HEALTHY, None
 
     def _storage(self) -> tuple[str, str | None]:
         if not self._lifecycle.prepared:
-            return UNHEALTHY, "not migrated yet"
-        return (HEALTHY, None) if self._database.ping() else (UNHEALTHY, "cannot be reached")
+            return UNHEALTHY, "schema not migrated yet"
+        return (HEALTHY, None) if self._database.ping() else (UNHEALTHY, "unreachable")
 
 
 def overall(checks: Mapping[str, Check]) -> tuple[str, int]:

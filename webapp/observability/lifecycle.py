@@ -75,8 +75,8 @@ class Lifecycle:
             self.prepared = True
         except StoreUnavailable as error:
             log.warning(
-                "The database cannot be reached yet; trying again every second: %s",
-                error.__cause__ or "it was away a moment ago",
+                "The database is unreachable; retrying every second: %s",
+                error.__cause__ or "connection failed a moment ago",
             )
 
     def _tick_forever(self) -> None:
@@ -97,6 +97,6 @@ class Lifecycle:
         try:
             tick()
         except StoreUnavailable:
-            log.warning("The database is away; counters wait for it")
+            log.warning("The database is unavailable; counters are kept in memory")
         except Exception:
-            log.exception("A tick failed")
+            log.exception("A periodic task failed")

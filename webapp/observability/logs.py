@@ -80,7 +80,7 @@ class RedactingHandler(logging.Handler):
         except Exception:  # noqa: BLE001 such as a message that does not fit its arguments
             failed = logging.LogRecord(
                 record.name, logging.ERROR, record.pathname, record.lineno,
-                "This line cannot be written: %r", (record.msg,), sys.exc_info(),
+                "This log record could not be formatted: %r", (record.msg,), sys.exc_info(),
             )  # fmt: skip
             line = self.format(failed)
         self.write(line.encode())

@@ -61,84 +61,87 @@ ROWS = (1, 2, 5, 10, 25, 50, 100)
 
 REQUESTS = Counter(
     "weir_requests",
-    "Requests that are over, by rule, status and tier",
+    "Finished requests, by endpoint, status and tier",
     ("endpoint", "status", "tier"),
 )
 REQUEST_SECONDS = Histogram(
-    "weir_request_duration_seconds", "From the first byte to the last, streams too", ("endpoint",),
+    "weir_request_duration_seconds", "Duration of requests, until the last byte", ("endpoint",),
     buckets=LONG_BUCKETS,
 )  # fmt: skip
 OVERHEAD_SECONDS = Histogram(
     "weir_overhead_seconds",
-    "Weir's own part: the whole less the wait for providers; of streams, until their first piece",
+    "Time spent in Weir: the duration without provider calls; for streams, until the first chunk",
     ("cache",), buckets=SHORT_BUCKETS,
 )  # fmt: skip
-CACHE = Counter("weir_cache_answers", "Answers, by the part that the cache took", ("result",))
-SAVED_USD = Counter("weir_saved_usd", "What answers would have cost that another one's served")
-ERRORS = Counter("weir_errors", "Requests that ended with an error, by its name", ("error",))
+CACHE = Counter("weir_cache_answers", "Answers, by cache result", ("result",))
+SAVED_USD = Counter("weir_saved_usd", "Cost avoided by cached and coalesced answers")
+ERRORS = Counter("weir_errors", "Requests that ended with an error, by error name", ("error",))
 REFUSALS = Counter(
-    "weir_refusals", "Requests refused by a limit, a budget or the guard of keys", ("limit", "tier")
+    "weir_refusals",
+    "Requests refused by a limit, a budget or too many invalid credentials",
+    ("limit", "tier"),
 )
-STREAMS = Gauge("weir_streams_open", "Streams being answered", multiprocess_mode="livesum")
+STREAMS = Gauge("weir_streams_open", "Open streams", multiprocess_mode="livesum")
 
 # -- providers --
 
-ATTEMPTS = Counter("weir_provider_attempts", "Calls to providers", ("provider", "model"))
+ATTEMPTS = Counter("weir_provider_attempts", "Provider calls", ("provider", "model"))
 PROVIDER_ERRORS = Counter(
-    "weir_provider_errors", "Calls that failed, by the name of the error",
+    "weir_provider_errors", "Failed provider calls, by error name",
     ("provider", "model", "error"),
 )  # fmt: skip
 PROVIDER_SECONDS = Histogram(
-    "weir_provider_duration_seconds", "Calls to providers, until their last byte",
+    "weir_provider_duration_seconds", "Duration of provider calls, until the last byte",
     ("provider", "model"), buckets=LONG_BUCKETS,
 )  # fmt: skip
 FIRST_TOKEN_SECONDS = Histogram(
-    "weir_time_to_first_token_seconds", "Of streamed calls, until their first chunk",
+    "weir_time_to_first_token_seconds", "Streamed provider calls: time until the first chunk",
     ("provider", "model"), buckets=LONG_BUCKETS,
 )  # fmt: skip
 BETWEEN_TOKENS_SECONDS = BulkHistogram(
-    "weir_time_between_tokens_seconds", "Of streamed calls, between two chunks",
+    "weir_time_between_tokens_seconds", "Streamed provider calls: time between two chunks",
     ("provider", "model"), buckets=(0.001, 0.0025, *LONG_BUCKETS[:12]),
 )  # fmt: skip
 TOKENS = Counter(
-    "weir_tokens", "Tokens used of providers; cached_input is a part of input",
+    "weir_tokens", "Tokens of provider calls; cached_input is a part of input",
     ("provider", "model", "type"),
 )  # fmt: skip
-COST_USD = Counter("weir_cost_usd", "What calls to providers cost", ("provider", "model"))
-UNPRICED = Counter(
-    "weir_unpriced_calls", "Calls to models whose price is not known", ("provider", "model")
-)
+COST_USD = Counter("weir_cost_usd", "Cost of provider calls", ("provider", "model"))
+UNPRICED = Counter("weir_unpriced_calls", "Calls of models without a price", ("provider", "model"))
 
 # -- stores --
 
 DATABASE_SECONDS = Histogram(
     "weir_database_duration_seconds",
-    "Transactions, with the wait for a connection; `reserve` is the wait of a call for its row",
+    "Transactions, with the wait for a connection; `reserve`: until a call's ledger row is written",
     ("operation",), buckets=SHORT_BUCKETS,
 )  # fmt: skip
 REDIS_SECONDS = Histogram(
-    "weir_redis_duration_seconds", "Round trips, each with all commands that had gathered",
+    "weir_redis_duration_seconds", "Duration of Redis round trips, each with a batch of commands",
     buckets=SHORT_BUCKETS,
 )  # fmt: skip
-STORE_ERRORS = Counter("weir_store_errors", "Failed transactions and round trips", ("store",))
+STORE_ERRORS = Counter("weir_store_errors", "Failed transactions and Redis round trips", ("store",))
 CONNECTIONS = Gauge(
-    "weir_database_connections", "Connections of the pools", ("state",), multiprocess_mode="livesum"
+    "weir_database_connections",
+    "Connections of the database pools",
+    ("state",),
+    multiprocess_mode="livesum",
 )
 
 # -- inference --
 
 PREDICTION_SECONDS = Histogram(
-    "weir_prediction_duration_seconds", "Calls of a model, with the wait for their turn",
+    "weir_prediction_duration_seconds", "Duration of model calls, with the wait in the queue",
     ("model",), buckets=SHORT_BUCKETS,
 )  # fmt: skip
 PREDICTION_ROWS = Histogram(
-    "weir_prediction_batch_size", "Rows of a call of a model", ("model",), buckets=ROWS
+    "weir_prediction_batch_size", "Rows per model call", ("model",), buckets=ROWS
 )
 
 # -- workers --
 
-WORKERS = Gauge("weir_workers", "Workers that run", multiprocess_mode="livesum")
-STARTS = Counter("weir_worker_starts", "Workers that were started")
+WORKERS = Gauge("weir_workers", "Running workers", multiprocess_mode="livesum")
+STARTS = Counter("weir_worker_starts", "Started workers")
 MEMORY = Gauge("weir_resident_memory_bytes", "Memory of all workers", multiprocess_mode="livesum")
 
 # What can refuse a request of a known key: one of its windows, or a limit by its own name.

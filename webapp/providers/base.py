@@ -23,8 +23,8 @@ from webapp.llm.stream_usage import StreamUsage
 from webapp.providers.counting import count
 from webapp.providers.gap_timeout import with_gap_timeout
 
-CUT = "The provider's stream was cut before its end."
-SLOW = "The provider did not answer in time."
+CUT = "The provider's stream ended early."
+SLOW = "The provider timed out."
 LISTING_TIMEOUT = 5.0
 LISTING_TTL = 300.0
 LISTING_RETRY_DELAY = 5.0
@@ -262,7 +262,7 @@ class _MalformedAsProviderFailed:
         self, kind: type[BaseException] | None, error: BaseException | None, _: object
     ) -> None:
         if isinstance(error, MALFORMED_ERRORS):
-            raise ProviderFailed("The provider's answer is not of OpenAI's shape.") from None
+            raise ProviderFailed("The provider's answer does not match OpenAI's schema.") from None
 
 
 # One for all, as it is entered with every chunk.

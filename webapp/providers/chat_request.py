@@ -186,7 +186,7 @@ def _image(value: Any, path: str) -> dict[str, str]:
     _only(image, {"url"}, path, {"detail": "auto"})
     url = _text(image.get("url"), f"{path}.url")
     if not (url.startswith("https://") or _is_data_url(url)):
-        raise _wrong(f"{path}.url", "an https: URL, or a data: URL of an image in base64")
+        raise _wrong(f"{path}.url", "an https: URL, or a data: URL with a base64 image")
     return {"url": url}
 
 
@@ -238,7 +238,9 @@ def _tool_choice(value: Any, tools: list[dict[str, Any]]) -> str | None:
         function = _object(named.get("function"), "tool_choice.function")
         choice = _text(function.get("name"), "tool_choice.function.name", empty=False)
     if not tools and choice not in ("auto", "none"):
-        raise UnsupportedParameter("tool_choice", "tool_choice asks for a tool, but none is given.")
+        raise UnsupportedParameter(
+            "tool_choice", "tool_choice requires a tool, but tools is empty."
+        )
     return choice
 
 

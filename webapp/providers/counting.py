@@ -61,4 +61,8 @@ def _load(name: str) -> None:
     try:
         _encodings[name] = run_in_thread(lambda: tiktoken.get_encoding(name))
     except Exception as error:  # noqa: BLE001 whatever the network has to say
-        log.warning("tiktoken has no %s (%s); tokens are estimated", name, type(error).__name__)
+        log.warning(
+            "tiktoken encoding %s is unavailable (%s); tokens are estimated",
+            name,
+            type(error).__name__,
+        )

@@ -130,7 +130,7 @@ class LangChainProvider(BaseProvider):
 
     def _parsed(self, request: ModelRequest) -> ParsedChatRequest:
         if request.operation != "chat/completions":
-            raise ProviderRefusedRequest("The provider of this model has no embeddings.")
+            raise ProviderRefusedRequest("The provider of this model does not support embeddings.")
         parsed = read_request(request.body)
         if request.output_cap is not None:
             return replace(parsed, max_tokens=request.output_cap)
@@ -230,11 +230,11 @@ def check_installed(model_provider: str) -> str | None:
 
     if model_provider not in _BUILTIN_PROVIDERS:
         known = ", ".join(sorted(_BUILTIN_PROVIDERS))
-        return f"LangChain knows no provider {model_provider!r}. It knows: {known}."
+        return f"Unknown LangChain provider {model_provider!r}. Known: {known}."
     package = _BUILTIN_PROVIDERS[model_provider][0].partition(".")[0]
     if find_spec(package) is None:
         package = package.replace("_", "-")
-        return f"Models of {model_provider!r} need a package: pip install {package}"
+        return f"Provider {model_provider!r} needs a package: pip install {package}"
     return None
 
 
@@ -261,7 +261,7 @@ def _lacks(chat_model: BaseChatModel, parameter: str, value: float, native: bool
     if parameter not in SAMPLING or profile.get("temperature") is not False:
         return False
     if value != 1 and not native:
-        raise UnsupportedParameter(parameter, f"This model has no {parameter}.")
+        raise UnsupportedParameter(parameter, f"This model does not support {parameter}.")
     return True
 
 
@@ -289,7 +289,7 @@ def _setting_up() -> Iterator[None]:
     try:
         yield
     except (ImportError, ValueError, TypeError) as error:
-        raise ProviderFailed("LangChain cannot set this provider up.") from error
+        raise ProviderFailed("LangChain cannot initialize this provider.") from error
 
 
 @contextmanager
@@ -298,7 +298,7 @@ def _langchain() -> Iterator[None]:
     try:
         yield
     except UnicodeEncodeError:
-        raise ProviderRefusedRequest("The request holds text that is no Unicode.") from None
+        raise ProviderRefusedRequest("The request contains invalid Unicode.") from None
     except ValueError as error:
         raise _of_value_error(error) from error
     except (AttributeError, LookupError, TypeError, RecursionError) as error:
@@ -311,7 +311,7 @@ def _of_value_error(error: ValueError) -> WeirError:
         return ProviderFailed(UNREADABLE)
     if str(error).startswith("No generation chunks"):
         return ProviderFailed(CUT)
-    return ProviderRefusedRequest(f"The provider cannot be asked this: {error}"[:1000])
+    return ProviderRefusedRequest(f"The provider does not support this request: {error}"[:1000])
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -372,10 +372,10 @@ def _of_kind(error: BaseException) -> WeirError | None:
         if isinstance(error, kind):
             return translate_status(status, str(error), None)
     if isinstance(error, httpx.TimeoutException | httpx2.TimeoutException | TimeoutError):
-        return ProviderTimedOut("The provider did not answer in time.")
+        return ProviderTimedOut("The provider timed out.")
     broken = (kinds.ModelConnectionError, httpx.HTTPError, httpx2.HTTPError, *BROKEN)
     if isinstance(error, broken):
-        return ProviderFailed("The provider's answer broke off, or it cannot be reached.")
+        return ProviderFailed("The provider is unreachable, or the connection broke.")
     if isinstance(error, kinds.ModelError):
         return ProviderFailed("The provider failed.")
     return None

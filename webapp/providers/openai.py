@@ -87,15 +87,15 @@ class OpenAIProvider(BaseProvider):
         if isinstance(error, RefusedByStatus):
             return translate_status(error.status, error.body.get("error"), error.retry_after)
         if isinstance(error, NotReached):
-            return ProviderFailed("The provider cannot be reached.").uncharged()
+            return ProviderFailed("The provider is unreachable.").uncharged()
         if isinstance(error, TimeoutError):
-            return ProviderTimedOut("The provider did not answer in time.")
+            return ProviderTimedOut("The provider timed out.")
         if isinstance(error, AnswerTooLong):
-            return ProviderFailed("The provider's answer is longer than Weir takes.")
+            return ProviderFailed("The provider's answer is too large.")
         if isinstance(error, BROKEN):
-            return ProviderFailed("The provider's answer broke off.")
+            return ProviderFailed("The connection broke during the provider's answer.")
         if isinstance(error, ValueError):
-            return ProviderFailed("The provider's answer is not of OpenAI's shape.")
+            return ProviderFailed("The provider's answer does not match OpenAI's schema.")
         return None
 
 
@@ -144,18 +144,18 @@ def translate_status(status: int, said: Any, retry_after: str | None) -> WeirErr
         return ModelNotFound(words or None)
     if status in REFUSALS:
         return ProviderRefusedRequest(
-            f"The provider refused the request: {words or f'status {status}'}",
+            f"The provider rejected the request: {words or f'status {status}'}",
             details={name: details[name] for name in ("param", "code") if details.get(name)}
             or None,
         )
     if status == 429 and code != "insufficient_quota":
         return ProviderBusy(
-            "The provider has too many requests just now.", retry_after=_seconds(retry_after)
+            "The provider's rate limit is exceeded.", retry_after=_seconds(retry_after)
         )
     if status in {401, 402, 403, 429}:
         return ProviderRefusedWeir()
     if status in {408, 504}:
-        return ProviderTimedOut("The provider did not answer in time.").uncharged()
+        return ProviderTimedOut("The provider timed out.").uncharged()
     return ProviderFailed(
         f"The provider failed (status {status}).", retry_after=_seconds(retry_after)
     ).uncharged()
@@ -165,7 +165,7 @@ def _listed(body: Any) -> list[dict[str, Any]]:
     """The models of a listing. Raises ValueError where it is none."""
     listed = body.get("data") if isinstance(body, dict) else None
     if not isinstance(listed, list):
-        raise ValueError("no listing of models")
+        raise ValueError("no list of models")
     return [
         model for model in listed if isinstance(model, dict) and isinstance(model.get("id"), str)
     ]

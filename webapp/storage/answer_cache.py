@@ -35,7 +35,7 @@ class JSONSerializer:
         try:
             return json_codec.loads(stored)
         except ValueError:
-            log.warning("A cache entry is not JSON and is ignored")
+            log.warning("Ignored a cache entry that is not JSON")
             return None
 
 

@@ -175,7 +175,7 @@ class RedisClient:
 
     def _fail(self, batch: list[QueuedCommand], error: Exception) -> None:
         self.unavailable = True
-        log.warning("Redis is away: %s", type(error).__name__)
+        log.warning("Redis is unavailable: %s", type(error).__name__)
         for _, reply in [*batch, *self._waiting]:
             reply.set_exception(RedisUnavailable())
         self._waiting.clear()
@@ -189,7 +189,7 @@ class RedisClient:
             except (RedisError, RedisClusterException, OSError):
                 continue
             self.unavailable = False
-            log.warning("Redis is back")
+            log.warning("Redis is available again")
 
 
 def _read(connection: Any) -> Any:
@@ -206,7 +206,7 @@ def _reply(waiting: AsyncResult) -> Any:
     except NoScriptError:
         raise
     except RedisError as error:
-        log.error("Redis refuses a command: %s", error)
+        log.error("Redis rejected a command: %s", error)
         raise RedisUnavailable from error
 
 

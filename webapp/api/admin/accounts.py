@@ -16,7 +16,7 @@ from webapp.api.blueprint import Blueprint
 from webapp.api.openapi import ADMIN, errors_of
 from webapp.services import services
 
-blueprint = admins_only(Blueprint("admin_accounts", __name__, description="Accounts of people"))
+blueprint = admins_only(Blueprint("admin_accounts", __name__, description="Accounts"))
 
 EXAMPLE = {"username": "ada", "password": "a long pass phrase", "role": "member", "tier": "premium"}
 
@@ -26,7 +26,7 @@ EXAMPLE = {"username": "ada", "password": "a long pass phrase", "role": "member"
 @errors_of(401, 403, 503)
 @blueprint.response(200, AccountList)
 def list_all() -> dict[str, Any]:
-    """All accounts"""
+    """List all accounts"""
     return {"accounts": [account.to_dict() for account in services().accounts.all()]}
 
 
@@ -36,7 +36,7 @@ def list_all() -> dict[str, Any]:
 @blueprint.arguments(NewAccountBody(), example=EXAMPLE)
 @blueprint.response(201, AccountAnswer)
 def create(body: dict[str, Any]) -> dict[str, Any]:
-    """A new account"""
+    """Create an account"""
     return services().accounts.create(actor(), **body).to_dict()
 
 
@@ -45,7 +45,7 @@ def create(body: dict[str, Any]) -> dict[str, Any]:
 @errors_of(401, 403, 404, 503)
 @blueprint.response(200, AccountAnswer)
 def show(account_id: int) -> dict[str, Any]:
-    """One account"""
+    """Get an account"""
     return services().accounts.get(account_id).to_dict()
 
 
@@ -55,7 +55,7 @@ def show(account_id: int) -> dict[str, Any]:
 @blueprint.arguments(AccountChangesBody(), example={"tier": "enterprise"})
 @blueprint.response(200, AccountAnswer)
 def change(body: dict[str, Any], account_id: int) -> dict[str, Any]:
-    """Another role, tier or other limits; disable or enable it"""
+    """Change role, tier or limits; disable or enable an account"""
     return services().accounts.change(actor(), account_id, body).to_dict()
 
 
@@ -65,7 +65,7 @@ def change(body: dict[str, Any], account_id: int) -> dict[str, Any]:
 @blueprint.arguments(PasswordBody(), example={"password": "another long pass phrase"})
 @blueprint.response(204)
 def set_password(body: dict[str, Any], account_id: int) -> None:
-    """Another password; all tokens of the account end"""
+    """Set the password; revokes all tokens of the account"""
     services().accounts.set_password(actor(), account_id, body["password"])
 
 
@@ -74,5 +74,5 @@ def set_password(body: dict[str, Any], account_id: int) -> None:
 @errors_of(401, 403, 404, 503)
 @blueprint.response(204)
 def sign_out(account_id: int) -> None:
-    """End all tokens of the account"""
+    """Revoke all tokens of an account"""
     services().accounts.sign_out(actor(), account_id)

@@ -21,7 +21,7 @@ blueprint = admins_only(Blueprint("admin_audit", __name__, description="The audi
 @errors_of(401, 403, 422, 503)
 @blueprint.response(200, AuditAnswer)
 def audit() -> dict[str, Any]:
-    """Changes, the newest first"""
+    """List audit events, newest first"""
     query = validated(AuditQuery(), request.args.to_dict())
     events = services().audit.latest(
         target=query["target"], before_id=query["before"], count=query["limit"]

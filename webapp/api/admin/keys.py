@@ -22,7 +22,7 @@ from webapp.api.blueprint import Blueprint, validated
 from webapp.api.openapi import ADMIN, errors_of, query_of
 from webapp.services import services
 
-blueprint = admins_only(Blueprint("admin_keys", __name__, description="The life of API keys"))
+blueprint = admins_only(Blueprint("admin_keys", __name__, description="API keys"))
 
 EXAMPLE = {"name": "shop", "tier": "premium", "limits": {"usd_per_month": 20}}
 # An answer that shows a secret.
@@ -34,7 +34,7 @@ NO_STORE = {"Cache-Control": "no-store"}
 @errors_of(401, 403, 422, 503)
 @blueprint.response(200, KeyList)
 def list_all() -> dict[str, Any]:
-    """Keys by id, without their secrets"""
+    """List keys by id, without their secrets"""
     query = validated(KeyQuery(), request.args.to_dict())
     found = services().key_changes.all(
         owner=query["owner"],
@@ -52,7 +52,7 @@ def list_all() -> dict[str, Any]:
 @blueprint.arguments(NewKeyBody(), example=EXAMPLE)
 @blueprint.response(201, NewKeyAnswer)
 def create(body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """A new key; its secret is shown here, and never again"""
+    """Create a key; its secret is returned only here"""
     facts, secret = services().key_changes.create(actor(), NewKey(**body))
     return facts | {"secret": secret}, NO_STORE
 
@@ -62,7 +62,7 @@ def create(body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
 @errors_of(401, 403, 404, 503)
 @blueprint.response(200, KeyAnswer)
 def show(key_id: int) -> dict[str, Any]:
-    """One key, with the masks of its secrets"""
+    """Get a key, with its masked secrets"""
     return services().key_changes.show(key_id)
 
 
@@ -72,7 +72,7 @@ def show(key_id: int) -> dict[str, Any]:
 @blueprint.arguments(KeyChangesBody(), example={"limits": {"requests_per_day": 1000}})
 @blueprint.response(200, KeyAnswer)
 def change(body: dict[str, Any], key_id: int) -> dict[str, Any]:
-    """Another name, tier, owner or expiry, other limits"""
+    """Change name, tier, owner, expiry or limits"""
     return services().key_changes.change(actor(), key_id, body)
 
 
@@ -82,7 +82,7 @@ def change(body: dict[str, Any], key_id: int) -> dict[str, Any]:
 @blueprint.arguments(RotateBody(), example={"grace": 3600})
 @blueprint.response(200, NewKeyAnswer)
 def rotate(body: dict[str, Any], key_id: int) -> tuple[dict[str, Any], dict[str, str]]:
-    """A new secret; the one before works for the grace period (seconds) too"""
+    """Rotate the secret; the old one stays valid for the grace period (seconds)"""
     facts, secret = services().key_changes.rotate(actor(), key_id, body["grace"])
     return facts | {"secret": secret}, NO_STORE
 
@@ -93,7 +93,7 @@ def rotate(body: dict[str, Any], key_id: int) -> tuple[dict[str, Any], dict[str,
 @blueprint.arguments(IncreaseBody(), example={"usd": 5, "until": "2099-01-31T00:00:00Z"})
 @blueprint.response(200, KeyAnswer)
 def increase_budget(body: dict[str, Any], key_id: int) -> dict[str, Any]:
-    """More of each of its budgets for a while; 0 ends it"""
+    """Increase each budget temporarily; 0 ends the increase"""
     return services().key_changes.increase_budget(actor(), key_id, body["usd"], body["until"])
 
 
@@ -102,5 +102,5 @@ def increase_budget(body: dict[str, Any], key_id: int) -> dict[str, Any]:
 @errors_of(401, 403, 404, 409, 503)
 @blueprint.response(200, KeyAnswer)
 def revoke(key_id: int) -> dict[str, Any]:
-    """It stops working everywhere within 5 seconds, for good"""
+    """Revoke a key permanently; it is refused everywhere within 5 seconds"""
     return services().key_changes.revoke(actor(), key_id)

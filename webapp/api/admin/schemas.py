@@ -21,10 +21,10 @@ NO_NUL = validate.Regexp(r"^[^\x00]*\Z", error="Must not contain NUL.")
 
 
 class Limits(fields.Dict):
-    """What differs from the tier, by the names of webapp.allowance; null takes one away."""
+    """What differs from the tier, by the names of webapp.allowance; null removes one."""
 
     def __init__(self, **kwargs: Any) -> None:
-        described = {"description": f"Any of {', '.join(OVERRIDES)}; null takes one away."}
+        described = {"description": f"Any of {', '.join(OVERRIDES)}; null removes one."}
         super().__init__(keys=fields.String(), metadata=described, **kwargs)
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class AuditQuery(Schema):
     before = fields.Integer(
         load_default=None,
         validate=ID,
-        metadata={"description": "Only events older than the one of this id."},
+        metadata={"description": "Only events older than the one with this id."},
     )
     limit = fields.Integer(load_default=100, validate=validate.Range(1, 1000))
 
@@ -128,7 +128,7 @@ class IncreaseBody(Schema):
     usd = fields.Raw(required=True, metadata={"type": "number"})
     until = fields.AwareDateTime(
         load_default=None, allow_none=True, default_timezone=UTC,
-        metadata={"description": "Needed unless `usd` is 0."},
+        metadata={"description": "Required unless `usd` is 0."},
     )  # fmt: skip
 
 
@@ -144,7 +144,7 @@ class KeyQuery(Schema):
     )  # fmt: skip
     after = fields.Integer(
         load_default=0, validate=validate.Range(0, LARGEST_ID),
-        metadata={"description": "Only keys of a higher id: for the next page."},
+        metadata={"description": "Only keys with a higher id, for the next page."},
     )  # fmt: skip
     limit = fields.Integer(load_default=1000, validate=validate.Range(1, 1000))
 
@@ -152,7 +152,7 @@ class KeyQuery(Schema):
 class KeyAnswer(Schema):
     id = fields.Integer()
     name = fields.String()
-    key = fields.String(metadata={"description": "The mask of its newest secret."})
+    key = fields.String(metadata={"description": "The newest secret, masked."})
     tier = fields.String()
     origin = fields.String(validate=validate.OneOf(ORIGINS))
     state = fields.String(validate=validate.OneOf(STATES))
@@ -199,7 +199,8 @@ class LedgerQuery(Schema):
         load_default=None, validate=ID, metadata={"description": "The id of a key."}
     )
     before = fields.Float(
-        load_default=None, metadata={"description": "Unix seconds: only calls reserved before."}
+        load_default=None,
+        metadata={"description": "Unix seconds: only calls reserved before this time."},
     )
     limit = fields.Integer(load_default=100, validate=validate.Range(1, 1000))
     format = fields.String(load_default=None, validate=validate.OneOf(["json", "csv"]))

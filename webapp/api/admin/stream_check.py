@@ -11,7 +11,9 @@ from webapp.admission import admins_only
 from webapp.api.blueprint import Blueprint
 from webapp.api.openapi import ADMIN, EVENT, errors_of
 
-blueprint = admins_only(Blueprint("admin_stream_check", __name__, description="For flask doctor"))
+blueprint = admins_only(
+    Blueprint("admin_stream_check", __name__, description="Streaming check of flask doctor")
+)
 
 EVENTS, APART = 5, 0.2
 

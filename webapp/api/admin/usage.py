@@ -54,7 +54,7 @@ def usage() -> Any:
 @errors_of(401, 403, 422, 503)
 @blueprint.response(200, LedgerAnswer)
 def ledger() -> Any:
-    """Calls to providers, one by one, the newest first"""
+    """List provider calls, newest first"""
     query = validated(LedgerQuery(), request.args.to_dict())
     rows = services().calls.latest(
         request_id=query["request_id"],
