@@ -20,6 +20,7 @@ from webapp.admission.identity import Principal
 from webapp.admission.rate_limits import Decision, Limit, LimitState, limits_of, window_limits
 from webapp.errors import RateLimitExceeded
 from webapp.extensions import limiter
+from webapp.library_internals import bind_without_hooks
 from webapp.services import services
 
 STRATEGY = "weir-sliding-window"
@@ -57,13 +58,9 @@ STRATEGIES[STRATEGY] = SlidingWindowStrategy  # type: ignore[assignment]
 
 
 def configure(app: Flask) -> None:
-    """Bind Flask-Limiter. Its own storage stays unused: the strategy keeps the windows.
-
-    Known to the application beforehand, it leaves out its hooks around every request.
-    """
+    """Bind Flask-Limiter. Its own storage stays unused: the strategy keeps the windows."""
     app.config.update(RATELIMIT_STRATEGY=STRATEGY, RATELIMIT_STORAGE_URI="memory://")
-    app.extensions["limiter"] = {limiter}
-    limiter.init_app(app)
+    bind_without_hooks(limiter, app)
 
 
 def consume() -> None:

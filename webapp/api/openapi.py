@@ -68,13 +68,10 @@ HEADERS = [
 
 
 class Api(flask_smorest.Api):
-    """smorest's API with the errors of the house; HTTP errors are rendered by api/errors.py."""
+    """smorest's API with the errors of the house; those of HTTP are rendered by api/errors.py."""
 
     ERROR_SCHEMA = ErrorSchema
     DEFAULT_ERROR_RESPONSE_NAME = None
-
-    def _register_error_handlers(self) -> None:
-        """None of smorest's: they know another envelope."""
 
 
 def configure(app: Flask) -> Api:
