@@ -30,6 +30,7 @@ from webapp.admission.top_budget_usage import TopBudgetUsage
 from webapp.extensions import cache, cors
 from webapp.inference.predictions import Predictions
 from webapp.inference.registry import Registry
+from webapp.library_internals import take_latest_after_request
 from webapp.llm.attempts import Attempts
 from webapp.llm.flight import Flights
 from webapp.llm.gateway import Gateway
@@ -102,7 +103,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         origins = list(settings.allowed_origins)
         cors.init_app(app, origins=origins, expose_headers=EXPOSED, always_send=False)
         # Only browsers send an Origin; nobody else needs to pay for the headers.
-        answer_browsers = app.after_request_funcs[None].pop()
+        answer_browsers = take_latest_after_request(app)
         app.after_request(lambda r: answer_browsers(r) if "Origin" in request.headers else r)
     if settings.trusted_proxies:
         hops = settings.trusted_proxies

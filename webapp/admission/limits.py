@@ -18,6 +18,7 @@ from webapp.admission.identity import Principal
 from webapp.admission.rate_limits import Decision, Limit, LimitState, limits_of, window_limits
 from webapp.errors import RateLimitExceeded
 from webapp.extensions import limiter
+from webapp.library_internals import bind_without_hooks
 from webapp.services import services
 
 STRATEGY = "weir-sliding-window"
@@ -70,8 +71,7 @@ def configure(app: Flask) -> None:
     limits on views, deduct_when and headers, and Weir limits functions that views call.
     """
     app.config.update(RATELIMIT_STRATEGY=STRATEGY, RATELIMIT_STORAGE_URI="memory://")
-    app.extensions["limiter"] = {limiter}
-    limiter.init_app(app)
+    bind_without_hooks(limiter, app)
 
 
 def consume() -> None:

@@ -66,8 +66,8 @@ OPENAI_ENDPOINTS = (
 def register(app: Flask, services: Services) -> None:
     """Open all endpoints of the application."""
     hooks.register(app, services)
-    errors.register(app)
     api = openapi.configure(app)
+    errors.register(app)  # in place of smorest's, which know another envelope
     app.extensions["weir.api"] = api
     for endpoint in ENDPOINTS:
         api.register_blueprint(endpoint)

@@ -184,10 +184,10 @@ class Number(fields.Float):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_nan=False, **kwargs)
 
-    def _validated(self, value: Any) -> float:
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> float:
         if isinstance(value, str | bool):
             raise self.make_error("invalid", input=value)
-        return super()._validated(value)
+        return super()._deserialize(value, *args, **kwargs)
 
 
 class BoundedList(fields.List[Any]):
@@ -228,10 +228,10 @@ class StrictInteger(fields.Integer):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(strict=True, **kwargs)
 
-    def _validated(self, value: Any) -> int:
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> int:
         if not isinstance(value, int) or isinstance(value, bool):
             raise self.make_error("invalid", input=value)
-        return super()._validated(value)
+        return super()._deserialize(value, *args, **kwargs)
 
 
 class StrictBoolean(fields.Boolean):

@@ -73,9 +73,6 @@ class Api(flask_smorest.Api):
     ERROR_SCHEMA = ErrorSchema
     DEFAULT_ERROR_RESPONSE_NAME = None
 
-    def _register_error_handlers(self) -> None:
-        """Register none of smorest's: their error format differs."""
-
 
 def configure(app: Flask) -> Api:
     """The OpenAPI document of the application."""

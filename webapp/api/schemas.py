@@ -112,7 +112,7 @@ class ChatAnswer(Tail):
     response = fields.String()
 
     class Meta:
-        fields = ("response", *Tail._declared_fields)
+        fields = ("response", *Tail().fields)
 
 
 class SummarizeAnswer(Tail):
@@ -121,7 +121,7 @@ class SummarizeAnswer(Tail):
     summary_length = fields.Integer(metadata={"description": "Characters."})
 
     class Meta:
-        fields = ("summary", "original_length", "summary_length", *Tail._declared_fields)
+        fields = ("summary", "original_length", "summary_length", *Tail().fields)
 
 
 class GenerateAnswer(Schema):

@@ -9,8 +9,6 @@ are configured ones, and of models see ModelLabels.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections import Counter as Tally
 from collections.abc import Collection, Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -20,19 +18,7 @@ from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
 from webapp import errors
 
-
-class BulkHistogram(Histogram):
-    """A histogram that takes many values at once: each by itself was nearly a tenth of a chunk's
-    way through Weir."""
-
-    def observe_all(self, amounts: Collection[float]) -> None:
-        self._sum.inc(sum(amounts))
-        places = Tally(bisect_left(self._upper_bounds, amount) for amount in amounts)
-        for place, times in places.items():
-            self._buckets[place].inc(times)
-
-
-Labelled = TypeVar("Labelled", Counter, Histogram, BulkHistogram)
+Labelled = TypeVar("Labelled", Counter, Histogram)
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -98,7 +84,7 @@ FIRST_TOKEN_SECONDS = Histogram(
     "weir_time_to_first_token_seconds", "Streamed provider calls: time until the first chunk",
     ("provider", "model"), buckets=LONG_BUCKETS,
 )  # fmt: skip
-BETWEEN_TOKENS_SECONDS = BulkHistogram(
+BETWEEN_TOKENS_SECONDS = Histogram(
     "weir_time_between_tokens_seconds", "Streamed provider calls: time between two chunks",
     ("provider", "model"), buckets=(0.001, 0.0025, *LONG_BUCKETS[:12]),
 )  # fmt: skip

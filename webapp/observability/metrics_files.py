@@ -11,11 +11,11 @@ import fcntl
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+from webapp.library_internals import add_metrics_file, metrics_file
 
 GONE = 0  # stands for all workers that are gone: no process has this id
 KINDS = ("counter", "histogram")
@@ -40,19 +40,15 @@ def add_up(folder: Path, pid: int) -> None:
     while time.monotonic() < until:
         with contextlib.suppress(BlockingIOError), _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
             for kind in KINDS:
-                _add(folder / f"{kind}_{pid}.db", folder / f"{kind}_{GONE}.db")
+                _add(metrics_file(folder, kind, pid), metrics_file(folder, kind, GONE))
             return
         time.sleep(0.01)
 
 
 def _add(file: Path, total: Path) -> None:
-    if not file.exists():
-        return
-    sums: Any = MmapedDict(str(total))  # type: ignore[no-untyped-call]
-    for key, value, _, _ in MmapedDict.read_all_values_from_file(str(file)):  # type: ignore[no-untyped-call]
-        sums.write_value(key, sums.read_value(key)[0] + value, 0.0)
-    sums.close()
-    file.unlink()
+    if file.exists():
+        add_metrics_file(file, total)
+        file.unlink()
 
 
 @contextlib.contextmanager

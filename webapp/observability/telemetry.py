@@ -14,6 +14,7 @@ from prometheus_client import Histogram
 
 from webapp import money
 from webapp.errors import BudgetReserved, StoreUnavailable, WeirError
+from webapp.library_internals import observe_all
 from webapp.llm.calls import CallState, ProviderCall, Settlement
 from webapp.observability import metrics, tracing
 from webapp.observability.metrics import ModelLabels
@@ -81,7 +82,7 @@ class CallTelemetry:
             self._tell_gaps()
 
     def _tell_gaps(self) -> None:
-        metrics.child(metrics.BETWEEN_TOKENS_SECONDS, *self._labels).observe_all(self._gaps)
+        observe_all(metrics.child(metrics.BETWEEN_TOKENS_SECONDS, *self._labels), self._gaps)
         self._gaps.clear()
 
     def finished(self, settlement: Settlement, model: str | None) -> None:

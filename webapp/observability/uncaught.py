@@ -8,7 +8,7 @@ import threading
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from gevent.hub import Hub
+from webapp.library_internals import on_uncaught_in_greenlet
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
@@ -21,8 +21,7 @@ def log_the_uncaught() -> None:
     sys.excepthook = _in_the_main_thread
     sys.unraisablehook = _where_none_can_be_raised
     threading.excepthook = _in_a_thread
-    # For the hubs of all threads. What gevent makes of an error besides is left as it is.
-    Hub.print_exception = _in_a_greenlet
+    on_uncaught_in_greenlet(_in_a_greenlet)
 
 
 def _log(

@@ -15,6 +15,7 @@ from geventhttpclient import HTTPClient
 from geventhttpclient.response import HTTPParseError, HTTPSocketPoolResponse
 
 from webapp import json_codec
+from webapp.library_internals import wrap_connecting
 from webapp.observability import tracing
 
 CONNECT_TIMEOUT = 10.0
@@ -62,9 +63,7 @@ class Endpoint:
             network_timeout=None,  # BaseProvider bounds every wait
             **_forward_proxy(parts.scheme, parts.hostname or ""),
         )
-        pool = self._client._connection_pool
-        # The library does not tell a connection that failed from one that broke.
-        pool._create_socket = _telling(pool._create_socket)  # type: ignore[method-assign]
+        wrap_connecting(self._client, _telling)
 
     def get(self, path: str) -> Any:
         """The JSON of a GET. Raises ValueError too."""

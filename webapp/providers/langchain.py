@@ -23,6 +23,7 @@ from webapp.errors import (
     UnsupportedParameter,
     WeirError,
 )
+from webapp.library_internals import langchain_packages, make_http_client
 from webapp.llm.tokens import estimate_input_tokens
 from webapp.providers.base import CUT, BaseProvider
 from webapp.providers.chat_answer import write_answer, write_chunks
@@ -170,8 +171,7 @@ class LangChainProvider(BaseProvider):
             )
             if "stream_usage" in type(made).model_fields:
                 made = made.model_copy(update={"stream_usage": True})
-            # Copies share an HTTP client that is there already, and make their own otherwise.
-            getattr(made, "_client", None)
+            make_http_client(made)
             return made
 
     def _address(self) -> dict[str, str]:
@@ -226,12 +226,11 @@ class LangChainProvider(BaseProvider):
 
 def check_installed(model_provider: str) -> str | None:
     """What is missing to ask models of this LangChain provider; None where nothing is."""
-    from langchain.chat_models.base import _BUILTIN_PROVIDERS
-
-    if model_provider not in _BUILTIN_PROVIDERS:
-        known = ", ".join(sorted(_BUILTIN_PROVIDERS))
+    packages = langchain_packages()
+    if model_provider not in packages:
+        known = ", ".join(sorted(packages))
         return f"Unknown LangChain provider {model_provider!r}. Known: {known}."
-    package = _BUILTIN_PROVIDERS[model_provider][0].partition(".")[0]
+    package = packages[model_provider]
     if find_spec(package) is None:
         package = package.replace("_", "-")
         return f"Provider {model_provider!r} needs a package: pip install {package}"

@@ -60,7 +60,7 @@ class RedisBackend(BaseCache):
             return None
 
     def set(self, key: str, value: Any, timeout: int | None = None) -> bool:
-        seconds = self._normalize_timeout(timeout)
+        seconds = self.default_timeout if timeout is None else timeout
         stored = self.serializer.dumps(value)
         if len(stored) > MAX_ENTRY_BYTES:
             return False
@@ -80,7 +80,7 @@ class RedisBackend(BaseCache):
 
     def set_many(self, mapping: dict[str, Any], timeout: int | None = None) -> list[str]:
         """In one trip; gives the keys that were set."""
-        seconds = self._normalize_timeout(timeout)
+        seconds = self.default_timeout if timeout is None else timeout
         stored = {key: self.serializer.dumps(value) for key, value in mapping.items()}
         short = [key for key, value in stored.items() if len(value) <= MAX_ENTRY_BYTES]
         try:
@@ -123,7 +123,8 @@ class MemoryBackend(BaseCache):
         self._drop(key)
         if len(stored) > min(MAX_ENTRY_BYTES, self._capacity // 8):
             return False
-        self._entries[key] = (time.monotonic() + self._normalize_timeout(timeout), stored)
+        seconds = self.default_timeout if timeout is None else timeout
+        self._entries[key] = (time.monotonic() + seconds, stored)
         self._size += _weight(key, stored)
         while self._size > self._capacity:
             self._drop(next(iter(self._entries)))

@@ -18,7 +18,7 @@ from sqlalchemy.pool import QueuePool, SingletonThreadPool
 
 from webapp.errors import StoreUnavailable
 from webapp.storage.instrumentation import InstrumentationHook
-from webapp.threads import run_in_thread
+from webapp.threads import NativeThreads
 
 metadata = MetaData()
 
@@ -29,14 +29,17 @@ ANSWER_TIMEOUT = 5.0
 RETRY_INTERVAL = 0.5
 FROZEN_TIMEOUT = 10
 SQLITE_BUSY_TIMEOUT = 4
+# Native threads for SQLite, which lets one write at a time: a second one prepares its statements
+# meanwhile; more would only stand at the lock. Long reports leave threads for look-ups of keys.
+SQLITE_WRITERS, SQLITE_READERS = 2, 8
 FRESH_TTL = 30.0
 
 
 class Database:
     """Runs units of work, each in a transaction of its own.
 
-    PostgreSQL is spoken to cooperatively. SQLite's calls block, so under gevent they run in one
-    native thread beside the loop: no commit stalls a stream. `watch` sees each transaction.
+    PostgreSQL is spoken to cooperatively. SQLite's calls block, so under gevent they run in native
+    threads beside the loop: no commit stalls a stream. `watch` sees each transaction.
     """
 
     def __init__(self, url: str, instrument: InstrumentationHook = nullcontext) -> None:
@@ -45,6 +48,10 @@ class Database:
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.engine = self._sqlite_engine() if self.is_sqlite else self._postgres_engine()
         self._reading = self.engine.execution_options(reading=True)
+        self._threads = {
+            self.engine: NativeThreads(SQLITE_WRITERS),
+            self._reading: NativeThreads(SQLITE_READERS),
+        }
         self.last_seen: float | None = None
         self._unavailable = False
         self._retry_at = 0.0
@@ -95,17 +102,23 @@ class Database:
     def _attempt(
         self, engine: Engine, work: Callable[[Connection], Result], timeout: float | None
     ) -> Result:
+        given_up = False
+
         def transact() -> Result:
             with engine.begin() as connection:
-                return work(connection)
+                result = work(connection)
+                if given_up:
+                    raise StoreUnavailable  # as its caller was told: roll back
+                return result
 
         patience = gevent.Timeout(timeout)
         try:
             with patience:
-                return run_in_thread(transact) if self.is_sqlite else transact()
+                return self._threads[engine].run(transact) if self.is_sqlite else transact()
         except gevent.Timeout as expired:
             if expired is not patience:
                 raise
+            given_up = True
             raise StoreUnavailable from expired
         except DBAPIError as error:
             if error.connection_invalidated or isinstance(error, OperationalError):
@@ -137,12 +150,13 @@ class Database:
 
     def _sqlite_engine(self) -> Engine:
         # A connection for each native thread: whoever closed the last one would write all of the
-        # WAL back, and that takes longer than a transaction.
+        # WAL back, and that takes longer than a transaction. With more threads than that, the pool
+        # would close some that are in use.
         engine = create_engine(
             self.url,
             hide_parameters=True,  # they would reach the log with an error
             poolclass=SingletonThreadPool,
-            pool_size=20,
+            pool_size=SQLITE_WRITERS + SQLITE_READERS,
             connect_args={"timeout": SQLITE_BUSY_TIMEOUT},
         )
 
