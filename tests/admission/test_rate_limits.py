@@ -16,10 +16,12 @@ from webapp.admission.rate_limits import (
     RateLimits,
     window_limits,
 )
+from webapp.admission.token_limits import TokenRateLimits
 from webapp.storage.redis_client import RedisClient
 
 DAY = Limit("day", "requests_per_day", 3, 86_400)
 PARALLEL = Limit("parallel", "parallel_requests", 2, LEASE_TTL)
+AWAY = f"redis://127.0.0.1:{free_port()}/0"
 TOKENS = Limit("tokens", "tokens_per_minute", 100, 60)
 
 
@@ -33,13 +35,20 @@ def counted_today(bucket: str) -> int:
 
 
 @pytest.fixture(params=["redis", "process", "redis away"])
-def limits(request: pytest.FixtureRequest) -> RateLimits:
-    redis = None
+def redis(request: pytest.FixtureRequest) -> RedisClient | None:
     if request.param == "redis":
-        redis = RedisClient(request.getfixturevalue("fresh_valkey").url)
-    elif request.param == "redis away":
-        redis = RedisClient(f"redis://127.0.0.1:{free_port()}/0")
-    return RateLimits(redis, 1, counted_today)
+        return RedisClient(request.getfixturevalue("fresh_valkey").url)
+    return RedisClient(AWAY) if request.param == "redis away" else None
+
+
+@pytest.fixture
+def token_limits(redis: RedisClient | None) -> TokenRateLimits:
+    return TokenRateLimits(redis, 1)
+
+
+@pytest.fixture
+def limits(redis: RedisClient | None, token_limits: TokenRateLimits) -> RateLimits:
+    return RateLimits(redis, 1, counted_today, token_limits.used_here)
 
 
 def used(limits: RateLimits, bucket: str, *each: Limit) -> list[int]:
@@ -117,11 +126,16 @@ def test_a_place_among_the_parallel_requests_comes_free_with_the_end_of_one(
     assert not limits.acquire("parallel", [PARALLEL], "four").allowed
 
 
-def test_tokens_are_shown_and_refuse_no_request(limits: RateLimits) -> None:
-    decision = limits.acquire("tokens", (*parsed("5/minute"), TOKENS))
-    assert decision.allowed
-    assert decision.tokens
-    assert (decision.tokens.limit, decision.tokens.remaining) == (TOKENS, 100)
+def test_tokens_are_shown_and_refuse_no_request(
+    limits: RateLimits, token_limits: TokenRateLimits
+) -> None:
+    each = (*parsed("5/minute"), TOKENS)
+    for reserved, remaining in [(40, 60), (60, 0)]:
+        token_limits.reserve("tokens", TOKENS.amount, reserved, named=True)
+        decision = limits.acquire("tokens", each)
+        assert decision.allowed
+        assert decision.tokens
+        assert (decision.tokens.limit, decision.tokens.remaining) == (TOKENS, remaining)
 
 
 # Where the two must differ: what one process knows of the others.
@@ -163,7 +177,7 @@ def test_the_lease_of_a_parallel_request_is_renewed_by_its_process_only(
 
 @pytest.mark.parametrize(("workers", "share"), [(4, 2), (100, 1)])
 def test_while_redis_is_away_each_worker_has_its_share(workers: int, share: int) -> None:
-    alone = RateLimits(RedisClient(f"redis://127.0.0.1:{free_port()}/0"), workers)
+    alone = RateLimits(RedisClient(AWAY), workers)
     decisions = [alone.acquire("x", parsed("10/minute")) for _ in range(share + 1)]
     assert [one.allowed for one in decisions] == [True] * share + [False]
     assert decisions[-1].tightest.remaining == 0

@@ -120,9 +120,9 @@ class MemoryBackend(BaseCache):
 
     def set(self, key: str, value: Any, timeout: int | None = None) -> bool:
         stored = self.serializer.dumps(value)
-        self._drop(key)
         if len(stored) > min(MAX_ENTRY_BYTES, self._capacity // 8):
             return False
+        self._drop(key)
         self._entries[key] = (time.monotonic() + self._normalize_timeout(timeout), stored)
         self._size += _weight(key, stored)
         while self._size > self._capacity:
