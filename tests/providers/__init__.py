@@ -1,0 +1,1 @@
+"""What every provider promises, and what a provider does beyond it."""
