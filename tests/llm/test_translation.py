@@ -727,11 +727,6 @@ def test_what_nobody_foresaw_stays_as_it_is(claude: LangChainProvider) -> None:
     assert claude._translate(ZeroDivisionError()) is None
 
 
-def test_embeddings_are_refused(claude: LangChainProvider) -> None:
-    with pytest.raises(ProviderRefusedRequest, match="embeddings"):
-        claude.answer(ModelRequest({"input": "Hello"}, operation="embeddings"), "m")
-
-
 @pytest.mark.parametrize("parameter", ["temperature", "top_p", "max_tokens"])
 def test_a_model_without_a_parameter_cannot_be_told_it(
     other: LangChainProvider, parameter: str

@@ -11,7 +11,6 @@ import pytest
 import redis
 
 from tests.support.servers import REPOSITORY, Valkey, wait_until
-from webapp.storage.answer_cache import MemoryBackend
 from webapp.storage.redis_client import RedisClient, RedisUnavailable
 
 MANY = """
@@ -100,15 +99,3 @@ def test_a_cluster_and_a_sentinel_are_reached_by_their_urls(fresh_valkey: Valkey
         assert memory.execute("GET", "b") == b"2"
     with redis.Redis.from_url(fresh_valkey.url) as client:
         assert client.get("b") == b"2"
-
-
-def test_the_cache_in_the_process_is_bounded_in_bytes() -> None:
-    cache = MemoryBackend(default_timeout=60, capacity=10_000)
-    for number in range(100):
-        assert cache.set(f"key{number}", {"content": "x" * 500})
-    kept = [number for number in range(100) if cache.get(f"key{number}")]
-    assert 5 < len(kept) < 20
-    assert kept[-1] == 99
-    assert not cache.set("large", {"content": "x" * 9_000})
-    cache.set("short", "x", timeout=-1)
-    assert cache.get("short") is None

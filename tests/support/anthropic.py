@@ -83,6 +83,8 @@ def _what_is_wrong_with(body: Any) -> str | None:
 
 def error(status: int, message: str, code: str | None = None) -> dict[str, Any]:
     """Anthropic's envelope."""
+    if code == "model_not_found":  # which is said in words there
+        code, message = None, "model: no such one"
     kind = code or TYPES.get(status, "api_error")
     return {"type": "error", "error": {"type": kind, "message": message}, "request_id": "req_1"}
 
@@ -139,8 +141,8 @@ class Reply:
         if self._fault.no_finish:
             return
         stop = {"stop_reason": self._stop_reason, "stop_sequence": self._stop_sequence}
-        usage = {"output_tokens": self.usage["output_tokens"]}
-        yield {"type": "message_delta", "delta": stop, "usage": usage}
+        # All of it once more: LangChain reads no other.
+        yield {"type": "message_delta", "delta": stop, "usage": self.usage}
         yield {"type": "message_stop"}
 
     def _deltas(self, block: dict[str, Any]) -> Iterator[dict[str, Any]]:

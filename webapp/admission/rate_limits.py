@@ -225,10 +225,6 @@ class RateLimits:
         self._counted_today = counted_today
         self._running: dict[str, set[str]] = {}
 
-    @property
-    def degraded(self) -> bool:
-        return bool(self._redis and self._redis.unavailable)
-
     def acquire(self, bucket: str, limits: Sequence[Limit], request: str = "-") -> Decision:
         """Take one request from every limit of the bucket, or from none.
 
@@ -310,12 +306,6 @@ class LocalRateLimits:
         self._logs: dict[tuple[str, int], deque[float]] = {}
         self._days: dict[str, tuple[int, int]] = {}
         self._running: dict[str, set[str]] = {}
-
-    def acquire(self, bucket: str, limits: Sequence[Limit]) -> Decision:
-        return self.decision(bucket, limits, "-")
-
-    def peek(self, bucket: str, limits: Sequence[Limit]) -> Decision:
-        return self.decision(bucket, limits, "")
 
     def release(self, bucket: str, request: str) -> None:
         running = self._running.get(bucket, set())

@@ -79,7 +79,6 @@ class Model:
         self._rows = rows if isinstance(rows, int) and rows > 0 else None
         self.features = columns if isinstance(columns, int) and columns > 0 else None
         """How many numbers a row must have; None for any."""
-        self._outputs = [(one.name, one.type) for one in self._session.get_outputs()]
 
     def check(self, row: Sequence[float]) -> None:
         """Raises ValidationError where the row has too many numbers, too few, or others than the

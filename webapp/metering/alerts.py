@@ -170,11 +170,6 @@ class Alerts:
             client.close()
 
 
-def example() -> dict[str, Any]:
-    """An event that says of itself that it is a test."""
-    return {"type": "budget.test", "timestamp": datetime.now(UTC).isoformat(), "data": {}}
-
-
 def _event(row: Any) -> dict[str, Any]:
     return {
         "type": "budget.threshold_reached",

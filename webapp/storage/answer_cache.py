@@ -120,9 +120,9 @@ class MemoryBackend(BaseCache):
 
     def set(self, key: str, value: Any, timeout: int | None = None) -> bool:
         stored = self.serializer.dumps(value)
-        self._drop(key)
         if len(stored) > min(MAX_ENTRY_BYTES, self._capacity // 8):
             return False
+        self._drop(key)
         seconds = self.default_timeout if timeout is None else timeout
         self._entries[key] = (time.monotonic() + seconds, stored)
         self._size += _weight(key, stored)

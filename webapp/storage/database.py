@@ -121,6 +121,12 @@ class Database:
             given_up = True
             raise StoreUnavailable from expired
         except DBAPIError as error:
+            # A wait for the pool's ping that was ended: tidying up fails, and hides what ended it.
+            ended_by = error.orig.__context__ if error.orig else None
+            if ended_by is patience:
+                raise StoreUnavailable from error
+            if ended_by and not isinstance(ended_by, Exception):
+                raise ended_by from error
             if error.connection_invalidated or isinstance(error, OperationalError):
                 raise StoreUnavailable from error
             raise

@@ -1,0 +1,502 @@
+"""One suite for every provider: what `Provider` in webapp/llm/ports.py promises, on real servers.
+
+Each test says of whom it asks something: of every provider, of those that ask a server (only there
+a connection can fail), or of those whose server speaks OpenAI's protocol.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tests.support import asking
+from tests.support.gevent_process import GeventProcess
+from tests.support.servers import Provider, free_port, wait_until
+from webapp.errors import (
+    ModelNotFound,
+    ProviderBusy,
+    ProviderFailed,
+    ProviderRefusedRequest,
+    ProviderRefusedWeir,
+    ProviderTimedOut,
+    UnsupportedParameter,
+    WeirError,
+)
+from webapp.llm.messages import Answer, ModelRequest
+
+TIMEOUT = 0.4  # seconds
+MODEL = "stand-in-1"
+
+Address = Callable[[Provider], str]
+HERE: dict[str, Address] = {
+    "openai": lambda server: server.base_url,
+    "azure": lambda server: server.azure_url,
+    "anthropic": lambda server: server.anthropic_url,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A provider and the settings that make it; `protocol` is its server's, "" if it has none."""
+
+    name: str
+    made_by: str
+    protocol: str
+    settings: dict[str, str]
+    address: str = ""
+    """The setting with the server's URL."""
+
+    def __str__(self) -> str:
+        return self.name
+
+    def environment(self, server: Provider) -> dict[str, str]:
+        if not self.protocol:
+            return {"LLM_TIMEOUT": str(TIMEOUT)}
+        return self.at(HERE[self.protocol](server))
+
+    def at(self, url: str) -> dict[str, str]:
+        return {"LLM_TIMEOUT": str(TIMEOUT), self.address: url, **self.settings}
+
+
+AZURE = {"AZURE_OPENAI_API_KEY": "azure-key", "DEFAULT_MODEL": f"azure/{MODEL}"}
+KINDS = [
+    Kind("openai", "OpenAIProvider", "openai", {"OPENAI_API_KEY": "sk-key"}, "OPENAI_BASE_URL"),
+    Kind(
+        "azure", "AzureProvider", "azure",
+        {**AZURE, "OPENAI_API_VERSION": ""}, "AZURE_OPENAI_ENDPOINT",
+    ),
+    Kind(
+        "azure by version", "AzureProvider", "azure",
+        {**AZURE, "OPENAI_API_VERSION": "2024-10-21"}, "AZURE_OPENAI_ENDPOINT",
+    ),
+    Kind(
+        "anthropic by LangChain", "LangChainProvider", "anthropic",
+        {"ANTHROPIC_API_KEY": "sk-ant-key"}, "ANTHROPIC_BASE_URL",
+    ),
+    Kind("offline", "OfflineProvider", "", {}),
+]  # fmt: skip
+
+of_every_provider = pytest.mark.parametrize("kind", KINDS, ids=str)
+of_those_with_a_server = pytest.mark.parametrize(
+    "kind", [kind for kind in KINDS if kind.protocol], ids=str
+)
+of_those_of_openai_s_protocol = pytest.mark.parametrize(
+    "kind", [kind for kind in KINDS if kind.protocol in {"openai", "azure"}], ids=str
+)
+each_way = pytest.mark.parametrize("streamed", [False, True], ids=["answer", "stream"])
+
+
+def named(value: object) -> str:
+    return value.__name__ if isinstance(value, type) else str(value)
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[GeventProcess]:
+    with GeventProcess() as running:
+        yield running
+
+
+@pytest.fixture
+def environment(kind: Kind, provider: Provider) -> dict[str, str]:
+    return kind.environment(provider)
+
+
+def saying(text: str, *, native: bool = False, **fields: Any) -> ModelRequest:
+    body = {"messages": [{"role": "user", "content": text}], "max_tokens": 500, **fields}
+    return ModelRequest(body, native=native)
+
+
+def paid_calls(server: Provider) -> list[dict[str, Any]]:
+    return [call for call in server.calls() if call["method"] == "POST"]
+
+
+def failure(
+    process: GeventProcess, environment: dict[str, str], request: ModelRequest, streamed: bool
+) -> Exception:
+    """What asking this way raises; the error of a stream that has not begun."""
+    if streamed:
+        reading = process.run(asking.read, environment, request, MODEL)
+        assert not reading.text
+        assert not reading.answers
+        assert reading.error, "nothing was raised"
+        return reading.error
+    came, _ = process.run(asking.timed_answer, environment, request, MODEL)
+    assert isinstance(came, Exception), "nothing was raised"
+    return came
+
+
+def test_every_provider_is_in_this_suite(process: GeventProcess) -> None:
+    assert {kind.made_by for kind in KINDS} == process.run(asking.kinds)
+
+
+@of_every_provider
+def test_it_says_what_it_is(
+    process: GeventProcess, environment: dict[str, str], kind: Kind
+) -> None:
+    assert process.run(asking.class_of, environment) == kind.made_by
+    traits = process.run(asking.traits, environment)
+    assert traits.name
+    assert traits.kind
+    assert traits.max_input_tokens is None or traits.max_input_tokens > 0
+    if kind.protocol:
+        elsewhere = process.run(asking.traits, kind.at("http://127.0.0.1:9/elsewhere"))
+        assert traits.identity != elsewhere.identity, "the cache would mix their answers"
+
+
+def test_no_two_providers_have_one_identity(process: GeventProcess, provider: Provider) -> None:
+    identities = {process.run(asking.traits, kind.environment(provider)).identity for kind in KINDS}
+    assert len(identities) == len(KINDS)
+
+
+# Answers.
+
+
+@of_every_provider
+@pytest.mark.parametrize("native", [False, True], ids=["openai's endpoint", "native endpoint"])
+def test_an_answer_is_whole_and_of_openai_s_shape(
+    process: GeventProcess, environment: dict[str, str], kind: Kind, native: bool
+) -> None:
+    request = saying("one two three", native=native)
+    answer = process.run(asking.answer, environment, request, MODEL)
+    assert answer.provider == process.run(asking.traits, environment).name
+    if kind.protocol:
+        assert (answer.content, answer.model) == ("echo: one two three", MODEL)
+    else:
+        assert "No LLM provider is configured" in answer.content
+    body = json.loads(answer.body)
+    assert body["object"] == "chat.completion"
+    assert body["choices"][0]["message"]["content"] == answer.content
+    assert answer.usage.input_tokens > 0
+    assert answer.usage.output_tokens > 0
+
+
+@of_every_provider
+@pytest.mark.parametrize("native", [False, True], ids=["openai's endpoint", "native endpoint"])
+def test_a_stream_is_pieces_and_at_last_the_whole_answer(
+    process: GeventProcess, environment: dict[str, str], kind: Kind, native: bool
+) -> None:
+    request = saying("one two three", native=native)
+    whole = process.run(asking.answer, environment, request, MODEL)
+    reading = process.run(asking.read, environment, request, MODEL)
+    assert reading.error is None
+    [answer] = reading.answers
+    assert reading.answer_was_last
+    assert len(reading.chunks) > 1
+    assert reading.text == answer.content == whole.content
+    assert (answer.model, answer.provider) == (whole.model, whole.provider)
+    assert answer.usage == whole.usage
+    if native:
+        assert all(chunk.text and not chunk.data for chunk in reading.chunks)
+        return
+    bodies = [json.loads(chunk.data) for chunk in reading.chunks]
+    assert {body["object"] for body in bodies} == {"chat.completion.chunk"}
+    texts = [body["choices"][0]["delta"].get("content") or "" for body in bodies]
+    assert texts == [chunk.text for chunk in reading.chunks]
+    assert bodies[-1]["choices"][0]["finish_reason"] == "stop"
+    assert all("usage" not in body for body in bodies), "nobody asked for it"
+    # Until the first one that holds more than who speaks, another provider may answer instead.
+    begins = [chunk.begins for chunk in reading.chunks]
+    assert begins == sorted(begins)
+    assert not begins[0]
+
+
+@of_every_provider
+def test_the_stream_s_usage_is_a_chunk_where_the_client_asked_for_it(
+    process: GeventProcess, environment: dict[str, str]
+) -> None:
+    request = saying("one two three", stream_options={"include_usage": True})
+    reading = process.run(asking.read, environment, request, MODEL)
+    last = json.loads(reading.chunks[-1].data)
+    assert last["choices"] == []
+    [answer] = reading.answers
+    counted = last["usage"]["prompt_tokens"], last["usage"]["completion_tokens"]
+    assert counted == (answer.usage.input_tokens, answer.usage.output_tokens)
+
+
+@of_every_provider
+def test_the_usage_of_a_stream_is_told_with_each_chunk(
+    process: GeventProcess, environment: dict[str, str]
+) -> None:
+    reading = process.run(asking.read, environment, saying("one two three"), MODEL)
+    [answer] = reading.answers
+    assert reading.told == sum(bool(chunk.text) for chunk in reading.chunks)
+    assert reading.tokens >= len(answer.content), "no tokenizer makes more tokens than bytes"
+    assert reading.usage == answer.usage
+
+
+@of_those_with_a_server
+@each_way
+def test_the_usage_is_the_provider_s_where_it_tells_one(
+    process: GeventProcess, environment: dict[str, str], provider: Provider, streamed: bool
+) -> None:
+    request = saying("one two three")
+    if streamed:
+        [answer] = process.run(asking.read, environment, request, MODEL).answers
+    else:
+        answer = process.run(asking.answer, environment, request, MODEL)
+    [call] = paid_calls(provider)
+    uncached = answer.usage.input_tokens - answer.usage.cached_input_tokens
+    assert [uncached, answer.usage.output_tokens] == call["served"]
+    assert not answer.usage.estimated
+
+
+@of_those_of_openai_s_protocol
+@each_way
+def test_the_usage_is_estimated_where_the_provider_tells_none(
+    process: GeventProcess, environment: dict[str, str], provider: Provider, streamed: bool
+) -> None:
+    provider.fault(no_usage=True)
+    request = saying("one two three")
+    if streamed:
+        reading = process.run(asking.read, environment, request, MODEL)
+        [answer] = reading.answers
+        assert reading.usage is None
+    else:
+        answer = process.run(asking.answer, environment, request, MODEL)
+    assert answer.usage.estimated
+    assert answer.usage.input_tokens > 0
+    assert answer.usage.output_tokens > 0
+
+
+@of_every_provider
+def test_embeddings_are_given_or_refused(
+    process: GeventProcess, environment: dict[str, str], kind: Kind, provider: Provider
+) -> None:
+    request = ModelRequest({"input": "one two"}, operation="embeddings", native=False)
+    if kind.protocol in {"openai", "azure"}:
+        answer = process.run(asking.answer, environment, request, MODEL)
+        assert json.loads(answer.body)["data"][0]["embedding"]
+        assert (answer.content, answer.usage.input_tokens, answer.usage.output_tokens) == ("", 2, 0)
+        return
+    with pytest.raises(ProviderRefusedRequest):
+        process.run(asking.answer, environment, request, MODEL)
+    assert not paid_calls(provider)
+
+
+@of_every_provider
+def test_two_requests_are_answered_at_once(
+    process: GeventProcess, environment: dict[str, str], kind: Kind, provider: Provider
+) -> None:
+    requests = [saying("first words"), saying("second words")]
+    # The first call of a process may import for seconds.
+    process.run(asking.answer, environment, requests[0], MODEL)
+    provider.fault(slow=0.2)
+    answers, lasted = process.run(asking.answer_both, environment, requests, MODEL)
+    assert lasted < 0.4
+    readings = process.run(asking.read_both, environment, requests, MODEL)
+    assert max(reading.lasted for reading in readings) < 0.4
+    streamed = [reading.answers[0].content for reading in readings]
+    assert streamed == [answer.content for answer in answers]
+    if kind.protocol:
+        assert streamed == ["echo: first words", "echo: second words"]
+
+
+# Errors.
+
+
+@of_every_provider
+@each_way
+def test_what_it_cannot_be_told_is_refused_by_its_name(
+    process: GeventProcess, environment: dict[str, str], provider: Provider, streamed: bool
+) -> None:
+    request = saying("hello", logprobs=True)
+    if process.run(asking.traits, environment).openai_family:
+        reading = process.run(asking.read, environment, request, MODEL)
+        assert reading.answers, "OpenAI's protocol is passed on as it is"
+        return
+    refused = failure(process, environment, request, streamed)
+    assert isinstance(refused, UnsupportedParameter)
+    assert refused.parameter == "logprobs"
+    assert not paid_calls(provider)
+
+
+ERRORS: list[tuple[dict[str, Any], type[WeirError], bool]] = [
+    ({"status": 400}, ProviderRefusedRequest, False),
+    ({"status": 401}, ProviderRefusedWeir, False),
+    ({"status": 404, "code": "model_not_found"}, ModelNotFound, False),
+    ({"status": 429, "retry_after": "7"}, ProviderBusy, False),
+    ({"status": 500}, ProviderFailed, False),
+    ({"status": 529}, ProviderFailed, False),
+    ({"garbage": True}, ProviderFailed, True),
+    ({"wrong_json": True}, ProviderFailed, True),
+    ({"cut_before": True}, ProviderFailed, True),
+    ({"hang": True}, ProviderTimedOut, True),
+]
+
+
+@of_those_with_a_server
+@each_way
+@pytest.mark.parametrize(("fault", "error", "may_be_charged"), ERRORS, ids=named)
+def test_a_fault_is_told_in_weir_s_words(
+    process: GeventProcess,
+    environment: dict[str, str],
+    provider: Provider,
+    fault: dict[str, Any],
+    error: type[WeirError],
+    may_be_charged: bool,
+    streamed: bool,
+) -> None:
+    provider.fault(**fault)
+    raised = failure(process, environment, saying("hello"), streamed)
+    assert type(raised) is error, raised
+    assert getattr(raised, "may_be_charged", False) is may_be_charged
+    assert str(raised.retry_after) == fault.get("retry_after", "None")
+    assert "127.0.0.1" not in raised.message
+
+
+@of_those_with_a_server
+@each_way
+def test_a_server_that_is_away_was_asked_nothing(
+    process: GeventProcess, kind: Kind, streamed: bool
+) -> None:
+    nowhere = kind.at(f"http://127.0.0.1:{free_port()}")
+    raised = failure(process, nowhere, saying("hello"), streamed)
+    assert type(raised) is ProviderFailed
+    assert not raised.may_be_charged
+    with pytest.raises(ProviderFailed):
+        process.run(asking.check, nowhere, TIMEOUT)
+    assert process.run(asking.models, nowhere) == []
+    assert process.run(asking.default_model, nowhere) is None
+
+
+@of_those_with_a_server
+@pytest.mark.parametrize(
+    "fault", [{"cut": True}, {"error_event": True}, {"no_finish": True}], ids=str
+)
+def test_a_stream_that_breaks_off_is_an_error_after_its_pieces(
+    process: GeventProcess,
+    environment: dict[str, str],
+    provider: Provider,
+    fault: dict[str, Any],
+) -> None:
+    provider.fault(**fault, pieces=5)
+    reading = process.run(asking.read, environment, saying("hello"), MODEL)
+    assert isinstance(reading.error, ProviderFailed)
+    assert not reading.answers
+    assert reading.text
+    assert reading.told > 0
+    assert reading.tokens >= len(reading.text)
+    [call] = paid_calls(provider)
+    assert reading.tokens >= call["served"][1], "what came is what is paid for"
+
+
+@of_those_with_a_server
+def test_a_plain_answer_that_breaks_off_is_an_error(
+    process: GeventProcess, environment: dict[str, str], provider: Provider
+) -> None:
+    provider.fault(cut=True)
+    assert type(failure(process, environment, saying("hello"), False)) is ProviderFailed
+
+
+# Time.
+
+
+@of_those_with_a_server
+def test_the_timeout_bounds_a_plain_answer(
+    process: GeventProcess, environment: dict[str, str], provider: Provider
+) -> None:
+    provider.fault(slow=5)
+    came, lasted = process.run(asking.timed_answer, environment, saying("hello"), MODEL)
+    assert isinstance(came, ProviderTimedOut)
+    assert TIMEOUT * 0.9 < lasted < 2
+    # And the next call is not harmed by what is left of this one.
+    provider.fault()
+    again, _ = process.run(asking.timed_answer, environment, saying("hello"), MODEL)
+    assert isinstance(again, Answer)
+
+
+@of_those_with_a_server
+def test_the_timeout_bounds_each_gap_of_a_stream_not_the_whole(
+    process: GeventProcess, environment: dict[str, str], provider: Provider
+) -> None:
+    provider.fault(gap=TIMEOUT / 3, pieces=6)
+    reading = process.run(asking.read, environment, saying("hello"), MODEL)
+    assert reading.error is None
+    assert reading.lasted > TIMEOUT
+    assert reading.longest_gap < TIMEOUT
+    provider.fault(gap=5, pieces=6)
+    reading = process.run(asking.read, environment, saying("hello"), MODEL)
+    assert isinstance(reading.error, ProviderTimedOut)
+    assert reading.text
+    assert TIMEOUT * 0.9 < reading.lasted < 2
+
+
+@of_those_with_a_server
+def test_who_closes_a_stream_early_ends_the_connection(
+    process: GeventProcess, environment: dict[str, str], provider: Provider
+) -> None:
+    provider.fault(gap=0.05, pieces=1_000)
+    reading = process.run(asking.read, environment, saying("hello"), MODEL, chunks=3)
+    assert reading.error is None
+    assert (len(reading.chunks), reading.answers) == (3, [])
+    wait_until(lambda: paid_calls(provider)[0]["hung_up"], 2, "the end of the connection")
+    provider.fault()
+    assert process.run(asking.answer, environment, saying("hello"), MODEL).content
+
+
+@of_every_provider
+def test_a_stream_that_is_closed_early_has_no_answer(
+    process: GeventProcess, environment: dict[str, str]
+) -> None:
+    reading = process.run(asking.read, environment, saying("one two three"), MODEL, chunks=2)
+    assert reading.error is None
+    assert (len(reading.chunks), reading.answers) == (2, [])
+
+
+# What costs nothing.
+
+
+@of_every_provider
+def test_the_check_and_the_models_are_free(
+    process: GeventProcess, environment: dict[str, str], provider: Provider
+) -> None:
+    process.run(asking.check, environment, TIMEOUT)
+    listed = process.run(asking.models, environment)
+    assert listed
+    assert all(isinstance(model["id"], str) and model["object"] == "model" for model in listed)
+    assert not paid_calls(provider)
+
+
+@of_every_provider
+def test_the_models_are_listed_once_for_some_minutes(
+    process: GeventProcess, environment: dict[str, str], provider: Provider
+) -> None:
+    listed = process.run(asking.models, environment)
+    provider.reset()
+    assert process.run(asking.models, environment) == listed
+    assert provider.calls() == []
+
+
+@of_every_provider
+def test_the_default_is_a_model_that_it_lists_or_none(
+    process: GeventProcess, environment: dict[str, str]
+) -> None:
+    default = process.run(asking.default_model, environment)
+    assert default in {None, *(model["id"] for model in process.run(asking.models, environment))}
+
+
+@of_those_with_a_server
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        ({"status": 401}, ProviderRefusedWeir),
+        ({"status": 500}, ProviderFailed),
+        ({"garbage": True}, ProviderFailed),
+        ({"hang": True}, ProviderTimedOut),
+    ],
+    ids=named,
+)
+def test_the_check_raises_what_is_wrong_in_time(
+    process: GeventProcess,
+    environment: dict[str, str],
+    provider: Provider,
+    fault: dict[str, Any],
+    error: type[WeirError],
+) -> None:
+    provider.fault(**fault)
+    with pytest.raises(error):
+        process.run(asking.check, environment, 0.2)

@@ -1,0 +1,153 @@
+"""One suite for the circuit breakers: counted in Redis, and by a process for itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.servers import Valkey, free_port, wait_until
+from webapp.storage.breakers import WINDOW, CircuitBreakers
+from webapp.storage.redis_client import RedisClient
+
+THRESHOLD = 3
+PAUSE = 0.4  # seconds
+TARGET = "openai/gpt"
+
+
+@pytest.fixture(params=["redis", "process", "redis away"])
+def breakers(request: pytest.FixtureRequest) -> CircuitBreakers:
+    redis = None
+    if request.param == "redis":
+        redis = RedisClient(request.getfixturevalue("fresh_valkey").url)
+    elif request.param == "redis away":
+        redis = RedisClient(f"redis://127.0.0.1:{free_port()}/0")
+    return CircuitBreakers(redis, THRESHOLD, PAUSE)
+
+
+def fail(breakers: CircuitBreakers, times: int = THRESHOLD, retry_after: int | None = None) -> None:
+    for _ in range(times):
+        breakers.failed(TARGET, retry_after)
+
+
+def wait_for_the_probe(breakers: CircuitBreakers) -> None:
+    wait_until(lambda: breakers.allows(TARGET), 3, "the probe")
+
+
+def test_a_target_that_nobody_called_is_allowed(breakers: CircuitBreakers) -> None:
+    assert breakers.allows(TARGET)
+    assert breakers.opens_in(TARGET) == 0
+    assert breakers.states() == {TARGET: {"state": "closed"}}
+
+
+def test_so_many_failures_open_the_breaker_of_their_target_alone(
+    breakers: CircuitBreakers,
+) -> None:
+    fail(breakers, THRESHOLD - 1)
+    assert breakers.allows(TARGET)
+    fail(breakers, 1)
+    assert not breakers.allows(TARGET)
+    assert breakers.allows("openai/another")
+    assert 0 < breakers.opens_in(TARGET) <= PAUSE
+    state = breakers.states()[TARGET]
+    assert state["state"] == "open"
+    assert 0 <= state["probe_in_s"] <= PAUSE
+
+
+def test_a_success_in_between_begins_the_count_anew(breakers: CircuitBreakers) -> None:
+    for _ in range(2):
+        fail(breakers, THRESHOLD - 1)
+        breakers.succeeded(TARGET)
+    assert breakers.allows(TARGET)
+
+
+def test_after_the_pause_one_probe_is_let_through(breakers: CircuitBreakers) -> None:
+    fail(breakers)
+    wait_for_the_probe(breakers)
+    assert not breakers.allows(TARGET)
+    assert breakers.states()[TARGET]["state"] == "half-open"
+
+
+def test_a_probe_that_succeeds_closes_it(breakers: CircuitBreakers) -> None:
+    fail(breakers)
+    wait_for_the_probe(breakers)
+    breakers.succeeded(TARGET)
+    assert [breakers.allows(TARGET) for _ in range(3)] == [True] * 3
+    assert breakers.states() == {TARGET: {"state": "closed"}}
+    fail(breakers, THRESHOLD - 1)
+    assert breakers.allows(TARGET)
+
+
+def test_a_probe_that_fails_opens_it_again_at_once(breakers: CircuitBreakers) -> None:
+    fail(breakers)
+    wait_for_the_probe(breakers)
+    fail(breakers, 1)
+    assert not breakers.allows(TARGET)
+    assert 0 < breakers.opens_in(TARGET) <= PAUSE
+    wait_for_the_probe(breakers)
+
+
+def test_a_probe_that_tells_nothing_leaves_its_place_to_the_next(
+    breakers: CircuitBreakers,
+) -> None:
+    fail(breakers)
+    wait_for_the_probe(breakers)
+    assert not breakers.allows(TARGET)
+    breakers.abandoned(TARGET)
+    wait_for_the_probe(breakers)
+    assert not breakers.allows(TARGET)
+
+
+def test_a_provider_that_says_when_to_come_back_is_left_alone_until_then(
+    breakers: CircuitBreakers,
+) -> None:
+    fail(breakers, retry_after=30)
+    assert 29 < breakers.opens_in(TARGET) <= 30
+    fail(breakers, 1, retry_after=86_400)
+    assert breakers.opens_in(TARGET) <= WINDOW
+
+
+# What takes two processes.
+
+
+@pytest.fixture
+def two_processes(fresh_valkey: Valkey) -> tuple[CircuitBreakers, CircuitBreakers]:
+    first, second = (
+        CircuitBreakers(RedisClient(fresh_valkey.url), THRESHOLD, PAUSE) for _ in range(2)
+    )
+    return first, second
+
+
+def test_processes_count_together_and_learn_of_each_other(
+    two_processes: tuple[CircuitBreakers, CircuitBreakers],
+) -> None:
+    first, second = two_processes
+    assert second.allows(TARGET)
+    fail(first, THRESHOLD - 1, retry_after=5)
+    fail(second, 1, retry_after=5)
+    assert not second.allows(TARGET)
+    wait_until(lambda: not first.allows(TARGET), 2, "the news")
+    assert first.states()[TARGET]["state"] == "open"
+
+
+def test_of_all_processes_one_makes_the_probe_and_all_learn_how_it_went(
+    two_processes: tuple[CircuitBreakers, CircuitBreakers],
+) -> None:
+    first, second = two_processes
+    fail(first)
+    wait_for_the_probe(first)
+    assert second.states()[TARGET]["state"] == "half-open"
+    assert not second.allows(TARGET)
+    first.succeeded(TARGET)
+    wait_for_the_probe(second)
+    wait_until(lambda: second.states() == {TARGET: {"state": "closed"}}, 2, "the news")
+    assert [second.allows(TARGET) for _ in range(3)] == [True] * 3
+
+
+def test_a_success_here_ends_the_count_of_all(
+    two_processes: tuple[CircuitBreakers, CircuitBreakers],
+) -> None:
+    first, second = two_processes
+    fail(first, THRESHOLD - 1)
+    assert second.allows(TARGET)
+    second.succeeded(TARGET)
+    fail(first, THRESHOLD - 1)
+    assert first.allows(TARGET)

@@ -1,0 +1,255 @@
+"""One suite for both databases: SQLite and PostgreSQL, asked as a worker asks them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+from sqlalchemy import Column, Connection, Integer, MetaData, String, Table, insert, select
+from sqlalchemy.exc import IntegrityError
+
+from tests.support.gevent_process import GeventProcess
+from tests.support.servers import Postgres, wait_until
+from webapp.errors import StoreUnavailable
+from webapp.storage.database import Database, increment
+
+notes = Table(
+    "notes",
+    MetaData(),
+    Column("name", String(40), primary_key=True),
+    Column("count", Integer, nullable=False),
+    Column("total", Integer, nullable=False),
+)
+SLOW = 0.5  # seconds that a slow transaction lasts
+
+
+# What runs in the process; each URL has one database there.
+
+_databases: dict[str, Database] = {}
+
+
+def database(url: str) -> Database:
+    if url not in _databases:
+        _databases[url] = Database(url)
+    return _databases[url]
+
+
+def put(url: str, name: str, *, then: float = 0, timeout: float = 5, error: bool = False) -> str:
+    """Write a note, wait so many seconds within its transaction, and fail if that is wanted."""
+
+    def work(connection: Connection) -> str:
+        connection.execute(insert(notes).values(name=name, count=1, total=1))
+        time.sleep(then)
+        if error:
+            raise ZeroDivisionError(name)
+        return f"put {name}"
+
+    return database(url).write(work, timeout=timeout)
+
+
+def names(url: str) -> list[str]:
+    return database(url).read(
+        lambda c: [*c.execute(select(notes.c.name).order_by("name")).scalars()]
+    )
+
+
+def read_beside_a_writer(url: str) -> tuple[list[str], float, list[str]]:
+    """What a read finds while a note is written, how long that took, and what one finds after."""
+    writer = gevent.spawn(put, url, "written", then=SLOW)
+    gevent.sleep(SLOW / 5)
+    began = time.monotonic()
+    found = names(url)
+    took = time.monotonic() - began
+    writer.get()
+    return found, took, names(url)
+
+
+def count_at_once(url: str, times: int) -> list[Any]:
+    row = {"name": "counted", "count": 1, "total": 10}
+    statement = increment_of(url)
+    jobs = [
+        gevent.spawn(database(url).write, lambda c: c.execute(statement, [row]) and None)
+        for _ in range(times)
+    ]
+    gevent.joinall(jobs, raise_error=True)
+    return database(url).read(lambda c: [tuple(row) for row in c.execute(select(notes))])
+
+
+def increment_of(url: str) -> Any:
+    return database(url).read(lambda c: increment(c, notes, ["count", "total"]))
+
+
+def put_within(url: str, seconds: float) -> str:
+    """What a slow write raises where its caller gives up before the database does."""
+    try:
+        with gevent.Timeout(seconds):
+            return put(url, "given up", then=SLOW)
+    except gevent.Timeout:
+        return "the caller's timeout"
+
+
+def ping(url: str) -> bool:
+    return database(url).ping()
+
+
+def state(url: str) -> dict[str, Any]:
+    one = database(url)
+    return {
+        "unavailable": one.unavailable,
+        "seen": one.last_seen is not None and one.seen_lately(),
+        "connections": one.connections(),
+    }
+
+
+def failing(url: str) -> tuple[str, float]:
+    """What a write raises, and after how many seconds."""
+    began = time.monotonic()
+    try:
+        database(url).write(lambda c: c.execute(select(1)).scalar(), timeout=SLOW)
+    except StoreUnavailable as error:
+        return error.name, time.monotonic() - began
+    return "", time.monotonic() - began
+
+
+def create(url: str) -> None:
+    database(url).write(lambda connection: notes.create(connection))
+
+
+# The tests.
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A database with the table, and how it goes away and comes back."""
+
+    url: str
+    away_url: str
+    leave: Callable[[], object]
+    come_back: Callable[[], object]
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[GeventProcess]:
+    with GeventProcess() as running:
+        yield running
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest, process: GeventProcess, tmp_path: Path) -> Store:
+    if request.param == "postgresql":
+        server = request.getfixturevalue("postgres")
+        url = request.getfixturevalue("fresh_database").replace("://", "+psycopg://")
+        made = Store(url, url, server.stop, server.start)
+    else:
+        # An open file does not go away: only one that is not there yet.
+        folder = tmp_path / "later"
+        url, away_url = f"sqlite:///{tmp_path}/weir.db", f"sqlite:///{folder}/weir.db"
+        made = Store(url, away_url, lambda: None, folder.mkdir)
+    process.run(create, made.url)
+    return made
+
+
+def test_what_is_written_can_be_read(process: GeventProcess, store: Store) -> None:
+    assert process.run(names, store.url) == []
+    assert process.run(put, store.url, "ü 😀") == "put ü 😀"
+    assert process.run(names, store.url) == ["ü 😀"]
+    assert process.run(state, store.url)["seen"]
+
+
+def test_a_transaction_is_all_or_nothing_and_its_error_is_the_caller_s(
+    process: GeventProcess, store: Store
+) -> None:
+    with pytest.raises(ZeroDivisionError, match="half"):
+        process.run(put, store.url, "half", error=True)
+    assert process.run(names, store.url) == []
+    assert not process.run(state, store.url)["unavailable"]
+    assert process.run(put, store.url, "half")
+
+
+def test_what_the_database_refuses_does_not_make_it_away(
+    process: GeventProcess, store: Store
+) -> None:
+    process.run(put, store.url, "once")
+    with pytest.raises(IntegrityError):
+        process.run(put, store.url, "once")
+    assert not process.run(state, store.url)["unavailable"]
+    assert process.run(names, store.url) == ["once"]
+
+
+def test_many_at_once_count_exactly(process: GeventProcess, store: Store) -> None:
+    assert process.run(count_at_once, store.url, 30) == [("counted", 30, 300)]
+
+
+def test_a_reader_waits_for_no_writer_and_sees_only_what_is_committed(
+    process: GeventProcess, store: Store
+) -> None:
+    process.run(put, store.url, "before")
+    during, took, after = process.run(read_beside_a_writer, store.url)
+    assert during == ["before"]
+    assert took < SLOW / 2
+    assert after == ["before", "written"]
+
+
+def test_what_does_not_answer_in_time_is_away_for_a_moment(
+    process: GeventProcess, store: Store
+) -> None:
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailable):
+        process.run(put, store.url, "late", then=SLOW, timeout=SLOW / 5)
+    assert time.monotonic() - began < SLOW
+    assert process.run(state, store.url)["unavailable"]
+    wait_until(lambda: process.run(ping, store.url), 5, "the way back")
+    assert process.run(put, store.url, "next")
+
+
+def test_who_gives_up_himself_says_nothing_of_the_database(
+    process: GeventProcess, store: Store
+) -> None:
+    assert process.run(put_within, store.url, SLOW / 5) == "the caller's timeout"
+    assert not process.run(state, store.url)["unavailable"]
+    assert process.run(put, store.url, "next")
+
+
+def test_away_is_told_quickly_and_it_is_found_again(process: GeventProcess, store: Store) -> None:
+    assert process.run(put, store.url, "before")
+    store.leave()
+    error, took = process.run(failing, store.away_url)
+    assert (error, took < 2) == ("StoreUnavailable", True)
+    assert process.run(state, store.away_url)["unavailable"]
+    # The others need not wait for what that one found out.
+    error, took = process.run(failing, store.away_url)
+    assert (error, took < 0.05) == ("StoreUnavailable", True)
+    assert not process.run(ping, store.away_url)
+    store.come_back()
+    wait_until(lambda: process.run(ping, store.away_url), 5, "the way back")
+    assert not process.run(state, store.away_url)["unavailable"]
+    assert process.run(names, store.url) == ["before"]
+
+
+def test_no_connection_stays_in_use(process: GeventProcess, store: Store) -> None:
+    process.run(count_at_once, store.url, 5)
+    connections = process.run(state, store.url)["connections"]
+    assert connections.get("in_use", 0) == 0
+    # SQLite has no pool: a connection for each native thread.
+    assert bool(connections) == store.url.startswith("postgresql")
+
+
+def test_a_postgresql_that_is_frozen_is_away_in_time(
+    process: GeventProcess, postgres: Postgres, fresh_database: str
+) -> None:
+    url = fresh_database.replace("://", "+psycopg://")
+    process.run(create, url)
+    postgres.pause()
+    assert process.run(put_within, url, SLOW / 5) == "the caller's timeout"
+    postgres.resume()
+    wait_until(lambda: process.run(ping, url), 5, "the way back")
+    postgres.pause()
+    error, took = process.run(failing, url)
+    assert (error, SLOW * 0.9 < took < SLOW * 2) == ("StoreUnavailable", True)
+    postgres.resume()
+    wait_until(lambda: process.run(ping, url), 5, "the way back")

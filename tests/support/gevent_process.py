@@ -1,0 +1,86 @@
+"""A process that gevent has patched, as Weir's workers are, to run functions of the tests in.
+
+Pytest's own is not patched: there a blocking call stops all greenlets, and no timeout ends it.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, ParamSpec, Self, TypeVar
+
+from tests.support.servers import REPOSITORY
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+BEGIN = (
+    "from gevent import monkey; monkey.patch_all(); "
+    "from tests.support.gevent_process import serve; serve()"
+)
+
+
+class GeventProcess:
+    """Runs one function after the other. What they hold in modules is there for the next one."""
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", BEGIN],
+            cwd=REPOSITORY,
+            env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._process.communicate()
+
+    def run(
+        self,
+        function: Callable[Arguments, Result],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Result:
+        """What the function returns there, or raises. All of it has to be picklable."""
+        assert self._process.stdin
+        assert self._process.stdout
+        pickle.dump((function, args, kwargs), self._process.stdin)
+        self._process.stdin.flush()
+        result, error = pickle.load(self._process.stdout)
+        if error is not None:
+            raise error
+        return result  # type: ignore[no-any-return]
+
+
+def serve() -> None:
+    """Do what comes on stdin until it ends."""
+    from gevent.fileobject import FileObjectThread
+
+    # Greenlets go on while nothing is asked, and what is printed is no answer.
+    tasks = FileObjectThread(os.dup(0), "rb")
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    while True:
+        try:
+            function, args, kwargs = pickle.load(tasks)
+        except EOFError:
+            os._exit(0)  # nothing here is worth waiting for
+        answer: tuple[Any, Exception | None] = (None, None)
+        try:
+            answer = (function(*args, **kwargs), None)
+        except Exception as error:
+            error.add_note(traceback.format_exc())
+            answer = (None, error)
+        pickle.dump(answer, answers)
+        answers.flush()
