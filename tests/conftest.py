@@ -14,6 +14,8 @@ from tests.support.servers import REPOSITORY, Postgres, Provider, Valkey, Weir
 # Takes settings by their names, and `data_dir`, `until` and `root` of Weir.
 MakeWeir = Callable[..., Weir]
 
+pytest_plugins = ["tests.support.parallel"]
+
 SHARED_SERVERS = ("valkey", "postgres", "provider")
 database_numbers = count(1)
 

@@ -39,20 +39,30 @@ TAIL_LINES = 60
 # Below the range that systems take ports of outgoing connections from: a stopped server finds its
 # port free again, and a client that tries to connect meanwhile cannot end up connected to itself.
 PORTS = range(20_000, 32_000)
+_given_ports: set[int] = set()
 
 Result = TypeVar("Result")
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
+    """A port of 127.0.0.1 that nobody listens on, and that is given to nobody else.
+
+    Each process of pytest-xdist gives out ports of its own: between the look and the server's
+    start, another process could find the same one free.
+    """
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    own = PORTS[number :: int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))]
     while True:
-        port = secrets.choice(PORTS)
+        port = secrets.choice(own)
+        if port in _given_ports:
+            continue
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
+        _given_ports.add(port)
         return port
 
 
