@@ -45,7 +45,7 @@ def test_one_message_names_every_bad_setting_and_no_traceback(new_weir: MakeWeir
     for name in ("LLM_TIMEOUT", "TIERS", "CACHE_SCOPE", "PROMPT_DENYLIST"):
         assert f"- {name} must" in refused.value.output
     assert "Traceback" not in refused.value.output
-    command = weir.run_flask("keys", "list")
+    command = weir.run_flask_process("keys", "list")
     assert command.returncode != 0
     assert "LLM_TIMEOUT must" in command.stderr
     assert "Traceback" not in command.stderr

@@ -518,7 +518,7 @@ def test_the_logs_of_a_weir_are_read_as_json(shared_weir: Weir) -> None:
 
 def test_the_flask_command_runs_where_a_weir_would(new_weir: MakeWeir) -> None:
     weir = new_weir()
-    listed = weir.run_flask("--help")
+    listed = weir.run_flask_process("--help")
     assert listed.returncode == 0, listed.stderr
     assert not weir.is_running
 

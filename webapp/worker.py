@@ -66,6 +66,15 @@ class WeirWorker(GeventWorker):  # type: ignore[misc]
             self.log.exception("Exception in worker process")
             sys.exit(-1 if self.booted else Arbiter.WORKER_BOOT_ERROR)
 
+    def load_wsgi(self) -> None:
+        try:
+            super().load_wsgi()
+        except SystemExit as error:
+            # wsgi.py says what is wrong with the settings. For any other code than this one,
+            # Gunicorn would start workers for ever that end in the same way.
+            print(error, file=sys.stderr, flush=True)
+            sys.exit(Arbiter.APP_LOAD_ERROR)
+
     def timeout_ctx(self) -> IdleTimeout:
         return IdleTimeout(self._idle, self.cfg.keepalive)
 

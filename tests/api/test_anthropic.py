@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import requests
+from gunicorn.arbiter import Arbiter
 
 from tests.conftest import MakeWeir
 from tests.support.servers import DidNotStart, Provider, Weir, wait_until
@@ -307,5 +308,6 @@ def test_a_langchain_provider_that_is_not_installed_stops_the_start(new_weir: Ma
     ]:
         with pytest.raises(DidNotStart) as ended:
             new_weir(PROVIDER_X_TYPE=f"langchain:{kind}", PROVIDER_X_API_KEY="k").start()
-        assert said in ended.value.output
+        assert ended.value.exit_code == Arbiter.APP_LOAD_ERROR
+        assert ended.value.output.count(said) == 1
         assert "Traceback" not in ended.value.output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from tests.conftest import MakeWeir
 from tests.support.books import OUTPUT, PRICES, Books
 from tests.support.servers import Provider, Valkey, Weir, wait_until
 from tests.support.webhook import SECRET, Receiver
+from webapp.settings import SettingsError, load
 
 KEY = "test_key_0123456789"
 
@@ -111,9 +113,9 @@ def test_a_webhook_that_is_gone_is_left_alone(
     wait_until(given_up, 15)
 
 
-def test_a_url_without_a_good_secret_is_refused_at_the_start(new_weir: MakeWeir) -> None:
-    settings = {"ALERT_WEBHOOK_URL": "https://example.com/hook"}
-    refused = new_weir(**settings).run_flask("settings", "table")
-    assert "ALERT_WEBHOOK_SECRET must be set" in refused.stdout + refused.stderr
-    refused = new_weir(**settings, ALERT_WEBHOOK_SECRET="whsec_x").run_flask("settings", "table")
-    assert "ALERT_WEBHOOK_SECRET must be whsec_" in refused.stdout + refused.stderr
+def test_a_url_without_a_good_secret_is_refused_at_the_start(tmp_path: Path) -> None:
+    settings = {"DATA_DIR": str(tmp_path), "ALERT_WEBHOOK_URL": "https://example.com/hook"}
+    with pytest.raises(SettingsError, match="ALERT_WEBHOOK_SECRET must be set"):
+        load(settings)
+    with pytest.raises(SettingsError, match="ALERT_WEBHOOK_SECRET must be whsec_"):
+        load(settings | {"ALERT_WEBHOOK_SECRET": "whsec_x"})

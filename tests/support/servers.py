@@ -30,6 +30,8 @@ import redis
 import requests
 from psycopg import sql
 
+from tests.support import commands
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 START_TIMEOUT = 30.0
 STOP_TIMEOUT = 10.0
@@ -77,16 +79,16 @@ def wait_until(condition: Callable[[], Result], timeout: float = 10.0, what: str
 
 
 class DidNotStart(Exception):
-    """A server ended, or was not ready in time; `output` is the end of what it printed.
+    """A server ended before it was ready; `output` is the end of what it printed."""
 
-    `exit_code` is None where it was still running.
-    """
-
-    def __init__(self, command: list[str], exit_code: int | None, output: str) -> None:
-        ended = "was not ready in time" if exit_code is None else f"ended with {exit_code}"
-        super().__init__(f"{' '.join(command)} {ended}:\n{output}")
+    def __init__(self, command: list[str], exit_code: int, output: str) -> None:
+        super().__init__(f"{' '.join(command)} ended with {exit_code}:\n{output}")
         self.exit_code = exit_code
         self.output = output
+
+
+class NotReadyInTime(Exception):
+    """A server still runs, but is not ready: a start that must fail has not failed."""
 
 
 class Server(ABC):
@@ -117,7 +119,10 @@ class Server(ABC):
         return self.process is not None and self.process.poll() is None
 
     def start(self) -> Self:
-        """Start it unless it runs, resume it if it is paused. Raises DidNotStart."""
+        """Start it unless it runs, resume it if it is paused.
+
+        Raises DidNotStart and NotReadyInTime.
+        """
         self.resume()
         if not self.is_running:
             self._spawn()
@@ -187,6 +192,8 @@ class Server(ABC):
             if exit_code is not None or time.monotonic() > give_up_at:
                 self.kill()
                 tail = "\n".join(self.output().splitlines()[-TAIL_LINES:])
+                if exit_code is None:
+                    raise NotReadyInTime(f"{' '.join(self._command())}:\n{tail}")
                 raise DidNotStart(self._command(), exit_code, tail)
             time.sleep(0.01)
 
@@ -249,11 +256,18 @@ class Postgres(Server):
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
 
-    def create_database(self, name: str) -> str:
-        """A new, empty database, in place of one that has the name; returns its URL."""
+    def create_database(self, name: str, template: str = "template1") -> str:
+        """A new database, empty or as its template is, in place of one that has the name.
+
+        Returns its URL.
+        """
         with self._connect() as connection:
-            for command in ("DROP DATABASE IF EXISTS {} WITH (FORCE)", "CREATE DATABASE {}"):
-                connection.execute(sql.SQL(command).format(sql.Identifier(name)))
+            for command in (
+                "DROP DATABASE IF EXISTS {name} WITH (FORCE)",
+                "CREATE DATABASE {name} TEMPLATE {template}",
+            ):
+                names = {"name": sql.Identifier(name), "template": sql.Identifier(template)}
+                connection.execute(sql.SQL(command).format(**names))
         return self.url(name)
 
     def _connect(self) -> psycopg.Connection[Any]:
@@ -459,13 +473,15 @@ class Weir(Server):
 
     # Beside it.
 
-    def run_flask(self, *args: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
-        """Run the flask command where and as the server runs."""
+    def run_flask(self, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run a flask command in this process, with the settings that the server has."""
+        return commands.run_flask(self.env | env, *args)
+
+    def run_flask_process(self, *args: str) -> subprocess.CompletedProcess[str]:
+        """Run the flask command as an operator does: where and as the server runs."""
         return subprocess.run(
             [sys.executable, "-m", "flask", *args],
-            **{"capture_output": True, "text": True, "timeout": 60}
-            | self._process_options()
-            | kwargs,
+            **{"capture_output": True, "text": True, "timeout": 60} | self._process_options(),
         )
 
     def _command(self) -> list[str]:

@@ -1,0 +1,28 @@
+"""Runs the flask commands in this process: the same application, without the start of Python."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from unittest.mock import patch
+
+from click.testing import CliRunner
+from flask.cli import FlaskGroup
+
+from webapp.application import create_app
+
+
+def run_flask(env: Mapping[str, str], *args: str) -> subprocess.CompletedProcess[str]:
+    """What `flask …` does and says in this environment; an error that it does not name is raised.
+
+    One at a time: the environment is that of the whole process.
+    """
+    with patch.dict(os.environ, env, clear=True):
+        app = create_app()
+        command = FlaskGroup(create_app=lambda: app, load_dotenv=False)
+        try:
+            done = CliRunner(catch_exceptions=False).invoke(command, args)
+        finally:
+            app.extensions["weir"].database.engine.dispose()
+    return subprocess.CompletedProcess(["flask", *args], done.exit_code, done.stdout, done.stderr)
