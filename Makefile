@@ -16,7 +16,7 @@ run: $(VENV)/runtime ## set everything up and serve on port 8000
 	$(BIN)/gunicorn --config gunicorn.conf.py
 
 test: $(VENV)/development ## set everything up and run every test
-	$(BIN)/python -m pytest --numprocesses 4 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 4
 
 lint: $(VENV)/development ## lint, types, import rules
 	$(BIN)/ruff check .

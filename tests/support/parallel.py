@@ -1,34 +1,64 @@
 """How the tests are shared out over the processes of pytest-xdist (a plugin of pytest).
 
-Tests that share a fixture of their module stay together, in one process and in their order; any
-other goes where there is room. What takes longest begins first. A test marked `serial` measures
-wall-clock time: it runs while no other test does.
+The tests of a module that shares a fixture stay together, by database; any other test goes where
+there is room. What takes longest begins first. A test marked `serial` measures wall-clock time: it
+runs while no other test does.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import re
 from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
-# The modules that take longest, by their groups' longest; the others come after them.
-LONGEST_FIRST = ()
+TESTS = Path(__file__).resolve().parents[1]
+# The values of module-scoped fixtures: each has servers of its own.
+VALUES = re.compile(r"\[(sqlite|postgres|postgresql|memory|redis|one process|two workers[^-\]]*)\b")
+# The modules that take longest, and all others after them.
+LONGEST_FIRST: tuple[str, ...] = ()
+
+
+class ByModule(LoadScopeScheduling):
+    """Hands out groups of tests. (xdist's own `loadgroup` groups nothing with pytest 9.2.)"""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group(nodeid)
+
+
+def group(nodeid: str) -> str:
+    """The name of the tests that this one must stay together with."""
+    module = nodeid.split("::")[0]
+    if not _shares_a_fixture(module):
+        return nodeid
+    value = VALUES.search(nodeid)
+    return f"{module} {value[1]}" if value else module
+
+
+@cache
+def _shares_a_fixture(module: str) -> bool:
+    return 'scope="module"' in (TESTS.parent / module).read_text()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "serial: runs while no other test does")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByModule:
+    config.option.loadscopereorder = False
+    return ByModule(config, log)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=_order)
-    for item in items:
-        group = _group(item)
-        if group:
-            item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -37,29 +67,21 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return (yield)
     # Beside the temporary folder of this process are those of the others.
-    with (Path(item.config.option.basetemp).parent / "serial.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX if _is_serial(item) else fcntl.LOCK_SH)
+    folder = Path(item.config.option.basetemp).parent
+    mode = fcntl.LOCK_EX if _is_serial(item) else fcntl.LOCK_SH
+    with ExitStack() as locks:
+        running = locks.enter_context((folder / "running.lock").open("w"))
+        # Who waits to be alone holds the others back here, else it would never be.
+        with (folder / "next.lock").open("w") as first:
+            fcntl.flock(first, mode)
+            fcntl.flock(running, mode)
         return (yield)
 
 
 def _order(item: pytest.Item) -> tuple[bool, int]:
-    """Serial tests come last: they wait until the other processes have nothing left to do."""
     module = item.nodeid.split("::")[0].removeprefix("tests/")
     place = LONGEST_FIRST.index(module) if module in LONGEST_FIRST else len(LONGEST_FIRST)
     return _is_serial(item), place
-
-
-def _group(item: pytest.Item) -> str | None:
-    """The tests that must stay together: of one module, with the same values of its fixtures."""
-    if not isinstance(item, pytest.Function):
-        return None
-    known = item._fixtureinfo.name2fixturedefs
-    shared = [name for name, definitions in known.items() if definitions[-1].scope == "module"]
-    if not shared:
-        return None
-    values = getattr(item, "callspec", None)
-    chosen = [str(values.params[name]) for name in shared if values and name in values.params]
-    return " ".join([item.nodeid.split("::")[0], *chosen, *["serial"][: _is_serial(item)]])
 
 
 def _is_serial(item: pytest.Item) -> bool:
