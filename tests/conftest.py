@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
@@ -10,9 +11,13 @@ from pathlib import Path
 import pytest
 
 from tests.support.servers import REPOSITORY, Postgres, Provider, Valkey, Weir
+from webapp.storage import migrations
+from webapp.storage.database import Database
 
 # Takes settings by their names, and `data_dir`, `until` and `root` of Weir.
 MakeWeir = Callable[..., Weir]
+# A database that is migrated, for others to begin as.
+MIGRATED = "weir_migrated"
 
 pytest_plugins = ["tests.support.parallel"]
 
@@ -37,6 +42,28 @@ def provider() -> Iterator[Provider]:
     """The stand-in; each test finds it without a fault and without earlier calls."""
     with Provider() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite database, to be copied: to migrate takes a quarter of a Weir's start."""
+    file = tmp_path_factory.mktemp("migrated") / "weir.db"
+    _migrate(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture(scope="session")
+def migrated_template(postgres: Postgres) -> str:
+    """The name of a migrated database on PostgreSQL, to be copied."""
+    url = postgres.start().create_database(MIGRATED)
+    _migrate(url.replace("postgresql://", "postgresql+psycopg://"))
+    return MIGRATED
+
+
+def _migrate(url: str) -> None:
+    database = Database(url)
+    migrations.upgrade(database)
+    database.engine.dispose()
 
 
 @pytest.fixture(autouse=True)
@@ -64,21 +91,30 @@ def fresh_shared_valkey(valkey: Valkey) -> Valkey:
 
 
 @pytest.fixture
-def fresh_database(postgres: Postgres) -> str:
-    """The URL of an empty database on PostgreSQL."""
-    return postgres.start().create_database(f"weir_{next(database_numbers)}")
-
-
-@pytest.fixture(scope="module")
-def fresh_shared_database(postgres: Postgres) -> str:
-    """As fresh_database, for start_shared_weir."""
+def empty_database(postgres: Postgres) -> str:
+    """The URL of a database on PostgreSQL without a table, for tests of the migrations."""
     return postgres.start().create_database(f"weir_{next(database_numbers)}")
 
 
 @pytest.fixture
-def new_weir() -> Iterator[MakeWeir]:
-    """`new_weir(NAME=value, …)` is a Weir with these settings, not started yet."""
-    with _weirs() as make:
+def fresh_database(postgres: Postgres, migrated_template: str) -> str:
+    """The URL of a database on PostgreSQL that is migrated, and empty."""
+    return postgres.start().create_database(f"weir_{next(database_numbers)}", migrated_template)
+
+
+@pytest.fixture(scope="module")
+def fresh_shared_database(postgres: Postgres, migrated_template: str) -> str:
+    """As fresh_database, for start_shared_weir."""
+    return postgres.start().create_database(f"weir_{next(database_numbers)}", migrated_template)
+
+
+@pytest.fixture
+def new_weir(migrated_file: Path) -> Iterator[MakeWeir]:
+    """`new_weir(NAME=value, …)` is a Weir with these settings, not started yet.
+
+    Its SQLite database is migrated, unless it is given a `data_dir`.
+    """
+    with _weirs(migrated_file) as make:
         yield make
 
 
@@ -89,14 +125,14 @@ def start_weir(new_weir: MakeWeir) -> MakeWeir:
 
 
 @pytest.fixture(scope="module")
-def start_shared_weir() -> Iterator[MakeWeir]:
+def start_shared_weir(migrated_file: Path) -> Iterator[MakeWeir]:
     """As start_weir, until the module ends: for a module-scoped fixture of the tests' own."""
-    with _weirs() as make:
+    with _weirs(migrated_file) as make:
         yield _starting(make)
 
 
 @contextmanager
-def _weirs() -> Iterator[MakeWeir]:
+def _weirs(migrated_file: Path) -> Iterator[MakeWeir]:
     with ExitStack() as made:
 
         def make(
@@ -108,6 +144,9 @@ def _weirs() -> Iterator[MakeWeir]:
         ) -> Weir:
             weir = Weir(env, data_dir=data_dir, until=until, root=root)
             made.callback(_close, weir)
+            if data_dir is None:
+                weir.data_dir.mkdir()
+                shutil.copy(migrated_file, weir.data_dir)
             return weir
 
         yield make

@@ -107,11 +107,11 @@ def test_one_worker_without_redis_and_the_log_says_why(start_weir: MakeWeir) -> 
 
 @pytest.mark.parametrize("store", ["sqlite", "postgresql"])
 def test_replicas_may_start_at_once_on_an_empty_database(
-    new_weir: MakeWeir, fresh_valkey: Valkey, fresh_database: str, tmp_path: Path, store: str
+    new_weir: MakeWeir, fresh_valkey: Valkey, empty_database: str, tmp_path: Path, store: str
 ) -> None:
     settings: dict[str, object] = {"REDIS_URL": fresh_valkey.url, "WEB_CONCURRENCY": 4}
     if store == "postgresql":
-        settings["DATABASE_URL"] = fresh_database.replace("postgresql://", "postgres://")
+        settings["DATABASE_URL"] = empty_database.replace("postgresql://", "postgres://")
     else:
         settings["data_dir"] = tmp_path
     weirs = [new_weir(**settings) for _ in range(3)]
@@ -140,11 +140,11 @@ def test_many_may_be_the_first_to_open_a_file(tmp_path: Path) -> None:
 
 
 def test_the_migrations_make_the_tables_that_the_code_has(
-    fresh_database: str, tmp_path: Path
+    empty_database: str, tmp_path: Path
 ) -> None:
     assert ScriptDirectory(str(migrations.FOLDER)).get_current_head() == migrations.head()
     urls = (
-        fresh_database.replace("postgresql://", "postgresql+psycopg://"),
+        empty_database.replace("postgresql://", "postgresql+psycopg://"),
         f"sqlite:///{tmp_path}/w.db",
     )
     for url in urls:
@@ -165,10 +165,10 @@ def test_the_migrations_make_the_tables_that_the_code_has(
 
 
 def test_a_database_that_comes_late_is_awaited(
-    new_weir: MakeWeir, postgres: Postgres, fresh_database: str
+    new_weir: MakeWeir, postgres: Postgres, empty_database: str
 ) -> None:
     postgres.stop()
-    weir = new_weir(DATABASE_URL=fresh_database, until="/liveness").start()
+    weir = new_weir(DATABASE_URL=empty_database, until="/liveness").start()
     readiness = weir.get("/readiness")
     assert readiness.status_code == 503
     assert readiness.json()["reason"] == "the database schema is not migrated yet"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import threading
 import urllib.request
-import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,12 +24,10 @@ SECRETS = {"SECRET_KEY": "a-secret-of-the-doctor-tests", "OPENAI_API_KEY": "sk-a
 
 def examine(weir: Weir, *args: str) -> tuple[int, dict[str, list[dict[str, Any]]]]:
     """The exit code, and the findings by their checks."""
-    with warnings.catch_warnings():
-        # The connections of a command end with its process, and this one goes on.
-        warnings.simplefilter("ignore", ResourceWarning)
-        done = weir.run_flask("doctor", "--json", *args)
-        plain = weir.run_flask("doctor", *args)
-        gc.collect()
+    # In processes of their own: the doctor's connections last as long as its process.
+    with ThreadPoolExecutor(2) as pool:
+        commands = (["doctor", "--json", *args], ["doctor", *args])
+        done, plain = pool.map(lambda command: weir.run_flask_process(*command), commands)
     assert done.stdout.startswith("["), done.stdout + done.stderr
     said = done.stdout + done.stderr + plain.stdout
     for secret in (*SECRETS.values(), SETTINGS["ADMIN_PASSWORD"]):
@@ -80,7 +78,7 @@ def test_what_is_away_is_named(
 
 
 def test_what_may_go_wrong_is_warned_of(
-    new_weir: MakeWeir, provider: Provider, fresh_valkey: Valkey
+    new_weir: MakeWeir, provider: Provider, fresh_valkey: Valkey, tmp_path: Path
 ) -> None:
     with fresh_valkey.client() as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
@@ -88,7 +86,7 @@ def test_what_may_go_wrong_is_warned_of(
     try:
         weir = new_weir(
             OPENAI_BASE_URL=provider.base_url, REDIS_URL=fresh_valkey.url, CACHE_TLL="5",
-            PROVIDER_GROQ_APIKEY="x",
+            PROVIDER_GROQ_APIKEY="x", data_dir=tmp_path,
             MODEL_ROUTES="fast=openai/stand-in-1;slow=openai/no-such-model",
         )  # fmt: skip
         code, findings = examine(weir)

@@ -9,8 +9,10 @@ from tests.conftest import MakeWeir
 from tests.support.servers import free_port
 
 
-def test_keys_are_created_listed_and_revoked_before_the_first_start(new_weir: MakeWeir) -> None:
-    weir = new_weir()
+def test_keys_are_created_listed_and_revoked_before_the_first_start(
+    new_weir: MakeWeir, tmp_path: Path
+) -> None:
+    weir = new_weir(data_dir=tmp_path)
     created = weir.run_flask("keys", "create", "Web shop", "--tier", "premium")
     assert created.returncode == 0, created.stderr
     assert created.stdout.startswith("weir_")
