@@ -38,6 +38,14 @@ class Books:
         wait_until(done, timeout, f"the settling of {calls} calls")
         return self.rows()
 
+    def forget(self) -> None:
+        """Empty them, once nothing is reserved: what came before is of another test."""
+        self.settled(0)
+        with self.engine.begin() as connection:
+            for table in ("ledger", "budgets", "usage"):
+                connection.execute(text(f"DELETE FROM {table}"))
+        self.engine.dispose()
+
     def check(self, provider: Provider, timeout: float = 30.0) -> list[dict[str, Any]]:
         """Assert that every call has its row, that each is right, and that all sums agree.
 
