@@ -21,46 +21,64 @@ from webapp.errors import RateLimitExceeded
 from webapp.settings import SettingsError, load
 from webapp.storage.redis_client import RedisClient
 
-KEY = "test_key_0123456789"
 OPENAI = "/v1/chat/completions"
+UNCACHED = {"Cache-Control": "no-store"}
+# A tier, and a key, for each test.
+TIERS = {
+    "day": "requests_per_day=9",
+    "restart": "requests_per_day=5",
+    "plain": "parallel_requests=4",
+    "streamed": "parallel_requests=4",
+    "killed": "parallel_requests=2",
+    "tokens": "tokens_per_minute=1000",
+    "models": "models=stand-in-1|x/*",
+    "short": "max_text=100",
+    "own": "own_cache=true",
+    "inside": "networks=10.1.0.0/16|2001:db8::/32",
+}
+SETTINGS = {
+    "TIERS": ";".join(f"{tier}=99999/minute" for tier in TIERS),
+    **{f"TIER_{tier.upper()}": allowed for tier, allowed in TIERS.items()},
+    "MODEL_PRICES": PRICES,
+    "LLM_MAX_RETRIES": 0,
+    "TRUSTED_PROXIES": 1,
+}
 
 
-@pytest.fixture(params=["alone", "two replicas"])
-def make_weirs(
+def key_of(tier: str, which: str = "a") -> str:
+    return f"{tier}_key_0123456789{which}"
+
+
+SETTINGS["API_KEYS"] = ",".join(
+    f"{tier}{which}:{tier}:{key_of(tier, which)}" for tier in TIERS for which in "ab"
+)
+
+
+@pytest.fixture(scope="module", params=["alone", "two replicas"])
+def weirs(
     request: pytest.FixtureRequest,
-    start_weir: MakeWeir,
+    start_shared_weir: MakeWeir,
     provider: Provider,
-    fresh_valkey: Valkey,
-    fresh_database: str,
-) -> Any:
-    """Makes one Weir without Redis, or two with two workers each that share it."""
-
-    def make(tier: str, **settings: object) -> list[Weir]:
-        given: dict[str, object] = {
-            "API_KEYS": f"test:enterprise:{KEY}",
-            "TIERS": "enterprise=99999/minute",
-            "TIER_ENTERPRISE": tier,
-            "OPENAI_BASE_URL": provider.base_url,
-            "MODEL_PRICES": PRICES,
-            "LLM_MAX_RETRIES": 0,
-            **settings,
-        }
-        if request.param == "alone":
-            return [start_weir(**given)]
-        given |= {"REDIS_URL": fresh_valkey.url, "DATABASE_URL": fresh_database}
-        return [start_weir(**given, WEB_CONCURRENCY=2) for _ in range(2)]
-
-    return make
+    fresh_shared_valkey: Valkey,
+    fresh_shared_database: str,
+) -> list[Weir]:
+    """One Weir without Redis, or two with two workers each that share it."""
+    given = SETTINGS | {"OPENAI_BASE_URL": provider.base_url}
+    if request.param == "alone":
+        return [start_shared_weir(**given)]
+    given |= {"REDIS_URL": fresh_shared_valkey.url, "DATABASE_URL": fresh_shared_database}
+    return [start_shared_weir(**given, WEB_CONCURRENCY=2) for _ in range(2)]
 
 
 def body(said: str, **fields: Any) -> dict[str, Any]:
     return {"model": "stand-in-1", "messages": [{"role": "user", "content": said}], **fields}
 
 
-def at_once(weirs: list[Weir], count: int, **fields: Any) -> list[requests.Response]:
+def at_once(weirs: list[Weir], count: int, tier: str, **fields: Any) -> list[requests.Response]:
     def ask(number: int) -> requests.Response:
+        said = body(f"call {number:03d}", **fields)
         weir = weirs[number % len(weirs)]
-        return weir.post(OPENAI, key=KEY, json=body(f"call {number:03d}", **fields))
+        return weir.post(OPENAI, key=key_of(tier), json=said, headers=UNCACHED)
 
     with ThreadPoolExecutor(count) as pool:
         return list(pool.map(ask, range(count)))
@@ -70,9 +88,8 @@ def statuses(answers: list[requests.Response]) -> Counter[int]:
     return Counter(answer.status_code for answer in answers)
 
 
-def test_of_a_day_s_requests_no_more_pass_than_the_limit(make_weirs: Any) -> None:
-    weirs = make_weirs("requests_per_day=9")
-    answers = at_once(weirs, 40)
+def test_of_a_day_s_requests_no_more_pass_than_the_limit(weirs: list[Weir]) -> None:
+    answers = at_once(weirs, 40, "day")
     assert statuses(answers) == {200: 9, 429: 31}
     refused = next(answer for answer in answers if answer.status_code == 429)
     assert "requests_per_day" in refused.json()["error"]["message"]
@@ -80,30 +97,31 @@ def test_of_a_day_s_requests_no_more_pass_than_the_limit(make_weirs: Any) -> Non
     assert abs(int(refused.headers["Retry-After"]) - midnight) < 5
     assert int(refused.headers["X-RateLimit-Limit"]) == 9
     # A Weir that starts anew, or a Redis that does, knows what the day has had.
-    told = weirs[0].get("/v1/key", key=KEY).json()["limits"]
+    told = weirs[0].get("/v1/key", key=key_of("day")).json()["limits"]
     [day] = [limit for limit in told if limit["limit"] == "requests_per_day"]
     assert (day["used"], day["remaining"], day["reset"] % 86_400) == (9, 0, 0)
 
 
-def test_a_restart_does_not_hand_out_the_day_again(make_weirs: Any, fresh_valkey: Valkey) -> None:
-    weirs = make_weirs("requests_per_day=5")
-    assert statuses(at_once(weirs, 3)) == {200: 3}
-    wait_until(lambda: weirs[0].get("/stats").json()["total_requests"] == 3, 5)
+def test_a_restart_does_not_hand_out_the_day_again(weirs: list[Weir], valkey: Valkey) -> None:
+    key = key_of("restart")
+    assert statuses(at_once(weirs, 3, "restart")) == {200: 3}
+    wait_until(lambda: weirs[0].get("/stats", key=key).json()["you"]["requests"] == 3, 5)
     for weir in weirs:
         assert weir.terminate() == 0
-    fresh_valkey.flush()
+    valkey.flush()
     for weir in weirs:
         weir.start()
-    assert statuses(at_once(weirs, 10)) == {200: 2, 429: 8}
+    assert statuses(at_once(weirs, 10, "restart")) == {200: 2, 429: 8}
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
 def test_no_more_requests_run_at_the_same_time_than_allowed(
-    make_weirs: Any, provider: Provider, streamed: bool
+    weirs: list[Weir], provider: Provider, streamed: bool
 ) -> None:
-    weirs = make_weirs("parallel_requests=4")
+    tier = "streamed" if streamed else "plain"
+    key = key_of(tier)
     provider.fault(slow=1.5)
-    answers = at_once(weirs, 30, stream=streamed)
+    answers = at_once(weirs, 30, tier, stream=streamed)
     assert statuses(answers) == {200: 4, 429: 26}
     refused = next(answer for answer in answers if answer.status_code == 429)
     assert refused.headers["Retry-After"] == "1"
@@ -111,28 +129,27 @@ def test_no_more_requests_run_at_the_same_time_than_allowed(
     provider.fault()
     # Whatever becomes of a request, its place is free afterwards.
     for _ in range(6):
-        assert weirs[0].post(OPENAI, key=KEY, json={"messages": 1}).status_code == 400
-    with weirs[-1].stream(OPENAI, body("left", stream=True), KEY) as stream:
+        assert weirs[0].post(OPENAI, key=key, json={"messages": 1}).status_code == 400
+    with weirs[-1].stream(OPENAI, body("left", stream=True), key) as stream:
         next(stream)
-    assert statuses(at_once(weirs, 4)) == {200: 4}
+    assert statuses(at_once(weirs, 4, tier)) == {200: 4}
 
 
 def test_the_places_of_a_killed_worker_come_free(
     start_weir: MakeWeir, provider: Provider, fresh_valkey: Valkey
 ) -> None:
     weir = start_weir(
-        API_KEYS=f"test:enterprise:{KEY}", TIERS="enterprise=99999/minute",
-        TIER_ENTERPRISE="parallel_requests=2", OPENAI_BASE_URL=provider.base_url,
-        REDIS_URL=fresh_valkey.url, WEB_CONCURRENCY=1,
-    )  # fmt: skip
+        **SETTINGS, OPENAI_BASE_URL=provider.base_url, REDIS_URL=fresh_valkey.url, WEB_CONCURRENCY=1
+    )
+    key = key_of("killed")
     provider.fault(slow=30)
     with ThreadPoolExecutor(2) as pool:
-        running = [pool.submit(weir.post, OPENAI, key=KEY, json=body(f"x{n}")) for n in range(2)]
+        running = [pool.submit(weir.post, OPENAI, key=key, json=body(f"x{n}")) for n in range(2)]
         wait_until(lambda: len(provider.completions()) == 2)
         # They run for longer than a lease, which is renewed.
         give_up = time.monotonic() + 11
         while time.monotonic() < give_up:
-            assert weir.post(OPENAI, key=KEY, json=body("y")).status_code == 429
+            assert weir.post(OPENAI, key=key, json=body("y")).status_code == 429
         os.kill(weir.pids()[0], signal.SIGKILL)
         for one in running:
             assert isinstance(one.exception(), requests.RequestException)
@@ -142,18 +159,17 @@ def test_the_places_of_a_killed_worker_come_free(
 
 def _status(weir: Weir) -> int:
     try:
-        return weir.post(OPENAI, key=KEY, json=body("z")).status_code
+        return weir.post(OPENAI, key=key_of("killed"), json=body("z")).status_code
     except requests.ConnectionError:
         return 0
 
 
 def test_tokens_a_minute_hold_at_their_ceilings_and_settle(
-    make_weirs: Any, provider: Provider
+    weirs: list[Weir], provider: Provider
 ) -> None:
-    weirs = make_weirs("tokens_per_minute=1000", CACHE_TTL=0)
     provider.fault(slow=1.5)
     # Each may use 100 tokens, and what its input may have.
-    answers = at_once(weirs, 30, max_tokens=100)
+    answers = at_once(weirs, 30, "tokens", max_tokens=100)
     passed = statuses(answers)[200]
     assert statuses(answers) == {200: passed, 429: 30 - passed}
     assert 5 <= passed <= 9
@@ -162,12 +178,12 @@ def test_tokens_a_minute_hold_at_their_ceilings_and_settle(
     assert 1 <= int(refused.headers["Retry-After"]) <= 60
     provider.fault()
     # What was not used is free again at once.
-    again = at_once(weirs[:1], 1, max_tokens=100)[0]
+    again = at_once(weirs[:1], 1, "tokens", max_tokens=100)[0]
     assert again.status_code == 200
     remaining = int(again.headers["x-ratelimit-remaining-tokens"])
     assert again.headers["x-ratelimit-limit-tokens"] == "1000"
     assert 800 < remaining < 1000
-    too_large = at_once(weirs[:1], 1, max_tokens=5000)[0]
+    too_large = at_once(weirs[:1], 1, "tokens", max_tokens=5000)[0]
     assert (too_large.status_code, too_large.headers["x-should-retry"]) == (429, "false")
 
 
@@ -192,44 +208,40 @@ def test_a_window_of_tokens_never_has_more_than_its_limit(
     windows.reserve("key-3", 100, 5000, named=False)
 
 
-def test_a_key_may_use_the_models_that_it_is_allowed(make_weirs: Any, provider: Provider) -> None:
-    weir = make_weirs("models=stand-in-1|x/*")[0]
-    assert weir.post(OPENAI, key=KEY, json=body("hi")).status_code == 200
-    assert weir.post("/chat", key=KEY, json={"message": "hi", "model": "x/y"}).status_code == 200
+def test_a_key_may_use_the_models_that_it_is_allowed(weirs: list[Weir], provider: Provider) -> None:
+    weir, key = weirs[0], key_of("models")
+    assert weir.post(OPENAI, key=key, json=body("models")).status_code == 200
+    assert weir.post("/chat", key=key, json={"message": "hi", "model": "x/y"}).status_code == 200
     for path, asked in ((OPENAI, body("hi")), ("/v1/explain", body("hi"))):
-        refused = weir.post(path, key=KEY, json=asked | {"model": "stand-in-2"})
+        refused = weir.post(path, key=key, json=asked | {"model": "stand-in-2"})
         assert (refused.status_code, refused.json()["error"]["code"]) == (403, "model_not_allowed")
         assert refused.json()["error"]["type"] == "permission_error"
     native = {"text": "A text that is long enough.", "model": "stand-in-2"}
-    refused = weir.post("/summarize", key=KEY, json=native)
+    refused = weir.post("/summarize", key=key, json=native)
     assert (refused.status_code, refused.json()["error"]) == (403, "ModelNotAllowed")
-    listed = [model["id"] for model in weir.get("/v1/models", key=KEY).json()["data"]]
+    listed = [model["id"] for model in weir.get("/v1/models", key=key).json()["data"]]
     assert listed == ["stand-in-1"]
-    assert weir.get("/v1/models/stand-in-2", key=KEY).status_code == 404
+    assert weir.get("/v1/models/stand-in-2", key=key).status_code == 404
     assert len(provider.completions()) == 2
 
 
 def test_a_tier_has_its_longest_text_and_a_cache_of_its_own(
-    make_weirs: Any, provider: Provider
+    weirs: list[Weir], provider: Provider
 ) -> None:
-    weir = make_weirs(
-        "max_text=100", API_KEYS=f"test:enterprise:{KEY},a:own:{KEY}a,b:own:{KEY}b",
-        TIERS="enterprise=9999/minute;own=9999/minute", TIER_OWN="own_cache=true",
-    )[0]  # fmt: skip
-    assert weir.post("/summarize", key=KEY, json={"text": "x " * 51}).status_code == 422
-    assert weir.post("/summarize", key=f"{KEY}a", json={"text": "x " * 51}).status_code == 200
+    weir, short, own, another = weirs[0], key_of("short"), key_of("own"), key_of("own", "b")
+    assert weir.post("/summarize", key=short, json={"text": "x " * 51}).status_code == 422
+    assert weir.post("/summarize", key=own, json={"text": "x " * 51}).status_code == 200
     states = [
         weir.post(OPENAI, key=key, json=body("mine")).headers["X-Cache"]
-        for key in (KEY, f"{KEY}a", f"{KEY}a", f"{KEY}b")
+        for key in (short, own, own, another)
     ]
     assert states == ["MISS", "MISS", "HIT", "MISS"]
 
 
-def test_a_key_works_from_its_networks_only(make_weirs: Any) -> None:
-    weir = make_weirs("networks=10.1.0.0/16|2001:db8::/32", TRUSTED_PROXIES=1)[0]
-
+def test_a_key_works_from_its_networks_only(weirs: list[Weir]) -> None:
     def ask(address: str) -> requests.Response:
-        return weir.post(OPENAI, key=KEY, json=body("hi"), headers={"X-Forwarded-For": address})
+        headers = {"X-Forwarded-For": address}
+        return weirs[0].post(OPENAI, key=key_of("inside"), json=body("hi"), headers=headers)
 
     assert ask("10.1.2.3").status_code == ask("2001:db8::1").status_code == 200
     for _ in range(35):  # it is no wrong credential
