@@ -24,6 +24,7 @@ from webapp.accounts.tokens import Tokens
 from webapp.admission import idempotency_store, limits
 from webapp.admission.idempotency_store import IdempotencyStore
 from webapp.admission.identity import Identities
+from webapp.admission.parts import AdmissionParts, bind
 from webapp.admission.rate_limits import RateLimits
 from webapp.admission.token_limits import TokenRateLimits
 from webapp.admission.top_budget_usage import TopBudgetUsage
@@ -98,6 +99,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.json = PlainJSON(app)
     services = app.extensions["weir"] = assemble(app, settings)
 
+    admission = AdmissionParts(services.identities, services.rate_limits, services.idempotency)
+    bind(app, admission)
     limits.configure(app)
     if settings.allowed_origins:
         origins = list(settings.allowed_origins)

@@ -11,9 +11,9 @@ from webapp.accounts.audit import Actor
 from webapp.admission.credential_limits import count_failed_credential
 from webapp.admission.identity import KEY_HEADERS, Principal, read_credential
 from webapp.admission.limits import consume, peek
+from webapp.admission.parts import parts
 from webapp.errors import AddressNotAllowed, NotAllowed, NotAuthenticated
 from webapp.observability import tracing
-from webapp.services import services
 
 PUBLIC = "weir_public"
 
@@ -53,7 +53,7 @@ def identify() -> Principal:
     """The principal of this request, counting wrong credentials against its address."""
     credential = read_credential(cast(Any, request.headers))
     try:
-        g.principal = services().identities.identify(credential, request.remote_addr)
+        g.principal = parts().identities.identify(credential, request.remote_addr)
     except (NotAllowed, NotAuthenticated):
         count_failed_credential()
         raise

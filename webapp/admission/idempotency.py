@@ -13,9 +13,9 @@ from flask import Blueprint, Response, g, request
 
 from webapp.admission.idempotency_store import IdempotencyLease, StoredResponse
 from webapp.admission.identity import Principal
+from webapp.admission.parts import parts
 from webapp.errors import MalformedRequest, StoreUnavailable
 from webapp.observability import request_context
-from webapp.services import services
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def _enter() -> Response | None:
         return None  # the endpoint itself says what is wrong with the body
     principal: Principal = g.principal
     scope = json.dumps([principal.bucket, request.path, key])
-    found = services().idempotency.acquire(hashlib.sha256(scope.encode()).hexdigest(), fingerprint)
+    found = parts().idempotency.acquire(hashlib.sha256(scope.encode()).hexdigest(), fingerprint)
     if isinstance(found, StoredResponse):
         headers = {**found.headers, "Idempotency-Replayed": "true"}
         return Response(found.body, headers=headers)
@@ -78,7 +78,7 @@ def _leave(response: Response) -> Response:
     if lease is None:
         return response
     if not 200 <= response.status_code < 300:
-        _try(lambda: services().idempotency.release(lease))
+        _try(lambda: parts().idempotency.release(lease))
         return response
     headers = {name: response.headers[name] for name in STORED_HEADERS if name in response.headers}
     if response.mimetype == "text/event-stream":
@@ -87,7 +87,7 @@ def _leave(response: Response) -> Response:
         response.call_on_close(recording.close)
     else:
         body = response.get_data()
-        _try(lambda: services().idempotency.finish(lease, headers, body))
+        _try(lambda: parts().idempotency.finish(lease, headers, body))
     return response
 
 
@@ -101,7 +101,7 @@ class _Recording:
         self._headers = headers
         self._events = events
         self._context = request_context.current()
-        self._store = services().idempotency
+        self._store = parts().idempotency
 
     def __iter__(self) -> Iterator[bytes]:
         sent: list[bytes] = []

@@ -15,11 +15,11 @@ from limits.strategies import STRATEGIES, RateLimiter
 from limits.util import WindowStats
 
 from webapp.admission.identity import Principal
+from webapp.admission.parts import parts
 from webapp.admission.rate_limits import Decision, Limit, LimitState, limits_of, window_limits
 from webapp.errors import RateLimitExceeded
 from webapp.extensions import limiter
 from webapp.library_internals import bind_without_hooks
-from webapp.services import services
 
 STRATEGY = "weir-sliding-window"
 
@@ -37,7 +37,7 @@ class SlidingWindowStrategy(RateLimiter):
 
     def acquire(self, bucket: str, limits: Sequence[Limit], request: str = "-") -> Decision:
         """Take a request from every limit of a bucket, or from none."""
-        return services().rate_limits.acquire(bucket, limits, request)
+        return parts().rate_limits.acquire(bucket, limits, request)
 
     def hit(self, item: RateLimitItem, *identifiers: str, cost: int = 1) -> bool:
         """Take `cost` requests; the last decision is left in g.attempt, for whoever refuses."""
@@ -51,7 +51,7 @@ class SlidingWindowStrategy(RateLimiter):
         return self.get_window_stats(item, *identifiers).remaining >= cost
 
     def get_window_stats(self, item: RateLimitItem, *identifiers: str) -> WindowStats:
-        decision = services().rate_limits.peek(_bucket(identifiers), window_limits((item,)))
+        decision = parts().rate_limits.peek(_bucket(identifiers), window_limits((item,)))
         [state] = decision.states
         return WindowStats(state.reset, state.remaining)
 
@@ -93,7 +93,7 @@ def over() -> Callable[[], None] | None:
     running = g.pop("running", None)
     if running is None:
         return None
-    return partial(services().rate_limits.release, g.principal.bucket, running)
+    return partial(parts().rate_limits.release, g.principal.bucket, running)
 
 
 def check_left() -> None:
@@ -105,7 +105,7 @@ def check_left() -> None:
 def peek() -> None:
     """Note what is left, for the headers, and take nothing."""
     principal: Principal = g.principal
-    g.decision = services().rate_limits.peek(principal.bucket, limits_of(principal.allowance))
+    g.decision = parts().rate_limits.peek(principal.bucket, limits_of(principal.allowance))
 
 
 def _strategy() -> SlidingWindowStrategy:

@@ -1,0 +1,33 @@
+"""What admission works with, bound to the application once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+from flask import Flask, current_app
+
+from webapp.admission.idempotency_store import IdempotencyStore
+from webapp.admission.identity import Identities
+from webapp.admission.rate_limits import RateLimits
+
+EXTENSION = "weir.admission"
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionParts:
+    """One of each, for the life of a process."""
+
+    identities: Identities
+    rate_limits: RateLimits
+    idempotency: IdempotencyStore
+
+
+def bind(app: Flask, parts: AdmissionParts) -> None:
+    """Let the requests of this application be admitted by these parts."""
+    app.extensions[EXTENSION] = parts
+
+
+def parts() -> AdmissionParts:
+    """The parts of the application that handles the current request."""
+    return cast(AdmissionParts, current_app.extensions[EXTENSION])
