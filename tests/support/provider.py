@@ -333,7 +333,8 @@ class Connection(asyncio.Protocol):
 
     async def _stream(self, completion: Completion, fault: Fault) -> None:
         self._begin(True)
-        said: dict[int, str] = {}
+        words = 0
+        last: dict[int, str] = {}  # the last character of each choice
         for number, chunk in enumerate(completion.chunks()):
             # The first chunk holds only the role: it and the first piece go out together.
             if number > 1 and fault.gap:
@@ -341,10 +342,12 @@ class Connection(asyncio.Protocol):
             if number > PIECES_BEFORE_A_CUT and (fault.cut or fault.error_event):
                 break
             for choice in chunk["choices"]:
-                said.setdefault(choice["index"], "")
-                said[choice["index"]] += choice["delta"].get("content") or ""
+                piece = choice["delta"].get("content") or ""
+                # What has been said is not counted again with each piece: it may be 10 MB.
+                before = last.get(choice["index"], "")
+                words += len((before + piece).split()) - len(before.split())
+                last[choice["index"]] = (before + piece)[-1:]
             prompt = completion.usage["prompt_tokens"]
-            words = sum(len(text.split()) for text in said.values())
             usage = {"prompt_tokens": prompt, "completion_tokens": words}
             self._serve_usage(chunk.get("usage") or usage, told=bool(chunk.get("usage")))
             self._write_event(json.dumps(chunk))
