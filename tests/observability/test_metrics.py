@@ -115,7 +115,7 @@ def test_each_answer_counts_with_the_part_of_the_cache(weir: Weir, provider: Pro
 def test_a_slow_provider_is_not_taken_for_a_slow_weir(weir: Weir, provider: Provider) -> None:
     chat(weir, "imports what the first call needs")
     chat(weir, "and on the other worker")
-    before = scrape(weir)
+    before = counted(weir, "weir_overhead_seconds_count", 2, cache="miss")
     provider.fault(slow=0.5)
     for number in range(3):
         chat(weir, f"slow {number}")

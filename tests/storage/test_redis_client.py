@@ -10,7 +10,7 @@ import gevent
 import pytest
 import redis
 
-from tests.support.servers import REPOSITORY, Valkey, wait_until
+from tests.support.servers import REPOSITORY, Valkey, free_port, wait_until
 from webapp.storage.redis_client import RedisClient, RedisUnavailable
 
 MANY = """
@@ -28,8 +28,14 @@ print(len(memory.execute("CLIENT", "LIST").splitlines()))
 class ClusterNode(Valkey):
     """A cluster of one node that has all slots."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        # Else it is 10,000 above the other, where systems take ports of outgoing connections from.
+        self._bus_port = str(free_port())
+
     def _command(self) -> list[str]:
-        return [*super()._command(), "--cluster-enabled", "yes"]
+        options = ["--cluster-enabled", "yes", "--cluster-port", self._bus_port]
+        return [*super()._command(), *options]
 
     def take_all_slots(self) -> None:
         with self.client() as client:

@@ -22,7 +22,14 @@ TESTS = Path(__file__).resolve().parents[1]
 # The values of module-scoped fixtures: each has servers of its own.
 VALUES = re.compile(r"\[(sqlite|postgres|postgresql|memory|redis|alone|one process|two [^-\]]*)\b")
 # The modules that take longest, and all others after them.
-LONGEST_FIRST: tuple[str, ...] = ()
+LONGEST_FIRST = (
+    "browser/test_dashboard.py", "clients/test_llm.py", "clients/test_litellm.py",
+    "api/test_openapi.py", "admission/test_allowances.py", "api/test_routes.py",
+    "metering/test_budgets.py", "accounts/test_accounts.py", "accounts/test_keys.py",
+    "api/test_fault_table.py", "admission/test_identity.py", "test_observability.py",
+    "clients/test_langchain.py", "api/test_flights.py", "inference/test_predict.py",
+    "metering/test_survival.py", "cli/test_doctor.py", "metering/test_stats.py",
+)  # fmt: skip
 
 
 class ByModule(LoadScopeScheduling):
