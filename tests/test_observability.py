@@ -288,6 +288,7 @@ def watched(
     provider: Provider,
 ) -> Weir:
     """A Weir in production, with two workers."""
+    provider.reset()
     return start_shared_weir(
         APP_ENV="production",
         HOST="127.0.0.1",

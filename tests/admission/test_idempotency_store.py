@@ -15,10 +15,12 @@ from webapp.admission.idempotency_store import (
     IdempotencyLease,
     IdempotencyStore,
     StoredResponse,
+    expired,
     keys,
 )
 from webapp.errors import IdempotencyInProgress, IdempotencyMismatch, StoreUnavailable
 from webapp.storage.database import Database
+from webapp.storage.retention import Retention
 
 HEADERS = {"Content-Type": "application/json", "X-Cache": "MISS"}
 BODY = b'{"content": "\xc3\xbc"}\x00\xff'
@@ -28,7 +30,7 @@ BODY = b'{"content": "\xc3\xbc"}\x00\xff'
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     url = f"sqlite:///{tmp_path}/weir.db"
     if request.param == "postgresql":
-        url = request.getfixturevalue("fresh_database").replace("://", "+psycopg://")
+        url = request.getfixturevalue("empty_database").replace("://", "+psycopg://")
     made = Database(url)
     made.write(lambda connection: keys.create(connection))
     yield made
@@ -141,13 +143,13 @@ def test_an_answer_is_kept_for_a_day(database: Database, store: IdempotencyStore
 
 
 def test_what_is_older_than_a_day_and_runs_no_more_is_deleted(
-    database: Database, store: IdempotencyStore, elsewhere: IdempotencyStore
+    database: Database, store: IdempotencyStore
 ) -> None:
     store.finish(acquire(store), HEADERS, BODY)
     now = time.time()
     change(database, created_at=now - RESPONSE_TTL - 60, leased_until=now - 60)
     assert isinstance(store.acquire("new", "body"), IdempotencyLease)
-    elsewhere.tick()
+    Retention(database, [expired()]).tick()
     query = select(keys.c.id)
     assert database.read(lambda c: [*c.execute(query).scalars()]) == ["new"]
 
@@ -159,7 +161,6 @@ def test_without_the_database_no_key_can_be_promised(tmp_path: Path) -> None:
         lambda: store.acquire("key", "body"),
         lambda: store.finish(lease, {}, b""),
         lambda: store.release(lease),
-        store.tick,
     ):
         with pytest.raises(StoreUnavailable):
             verb()

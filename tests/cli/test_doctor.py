@@ -51,7 +51,7 @@ def test_where_all_is_well_it_says_so(
         REDIS_URL=fresh_valkey.url, DEFAULT_MODEL="stand-in-1", MODEL_PRICES=PRICES,
     )  # fmt: skip
     code, findings = examine(weir, "--url", weir.url)
-    assert code == 0
+    assert code == 0, findings
     assert set(findings) == {
         "settings", "database", "ledger", "redis", "clock", "providers", "prices", "workers", "url",
         "streaming",
@@ -94,7 +94,7 @@ def test_what_may_go_wrong_is_warned_of(
         with fresh_valkey.client() as client:
             client.config_set("maxmemory-policy", "noeviction")
             client.config_set("maxmemory", 0)
-    assert code == 0
+    assert code == 0, findings
     warned = json.dumps([f for fs in findings.values() for f in fs if f["status"] == "warning"])
     for said in (
         "CACHE_TLL is unknown", "Did you mean CACHE_TTL?", "PROVIDER_GROQ_APIKEY is unknown",

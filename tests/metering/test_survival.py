@@ -248,11 +248,11 @@ def test_sqlite_takes_32_callers_at_once(start_weir: MakeWeir, provider: Provide
 
 
 def test_two_replicas_start_at_once_on_an_empty_database_and_share_a_budget(
-    new_weir: MakeWeir, provider: Provider, fresh_valkey: Valkey, fresh_database: str
+    new_weir: MakeWeir, provider: Provider, fresh_valkey: Valkey, empty_database: str
 ) -> None:
     settings = SETTINGS | {
         "OPENAI_BASE_URL": provider.base_url,
-        "DATABASE_URL": fresh_database,
+        "DATABASE_URL": empty_database,
         "REDIS_URL": fresh_valkey.url,
         "WEB_CONCURRENCY": 2,
     }

@@ -140,7 +140,7 @@ def test_drift_is_nothing_while_calls_are_written(
 
     with ThreadPoolExecutor(4) as pool:
         callers = [pool.submit(ask, caller) for caller in range(4)]
-        drifts = {Calls(database, 0).drift() for _ in range(300)}
+        drifts = {Calls(database).drift() for _ in range(300)}
         stopped.set()
         for caller in callers:
             caller.result()

@@ -143,7 +143,7 @@ def process() -> Iterator[GeventProcess]:
 def store(request: pytest.FixtureRequest, process: GeventProcess, tmp_path: Path) -> Store:
     if request.param == "postgresql":
         server = request.getfixturevalue("postgres")
-        url = request.getfixturevalue("fresh_database").replace("://", "+psycopg://")
+        url = request.getfixturevalue("empty_database").replace("://", "+psycopg://")
         made = Store(url, url, server.stop, server.start)
     else:
         # An open file does not go away: only one that is not there yet.

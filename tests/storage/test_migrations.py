@@ -33,7 +33,7 @@ def stamp(database: Database, *revisions: str) -> None:
 def url(request: pytest.FixtureRequest) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{request.getfixturevalue('tmp_path')}/weir.db"
-    fresh: str = request.getfixturevalue("fresh_database")
+    fresh: str = request.getfixturevalue("empty_database")
     return fresh.replace("postgresql://", "postgresql+psycopg://")
 
 

@@ -53,7 +53,7 @@ ASKED: dict[str, tuple[Callable[[Weir], requests.Response], int, str]] = {
     "a password": (
         lambda weir: weir.post("/token", json={"username": "nobody", "password": "unknown-12"}),
         401,
-        "The username or the password is wrong.",
+        "Wrong username or password.",
     ),
     "the metrics": (lambda weir: weir.get("/metrics"), 200, "weir_budget_spent_ratio"),
 }

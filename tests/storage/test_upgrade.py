@@ -59,7 +59,7 @@ def installation(
     if request.param == "sqlite":
         url = f"sqlite:///{tmp_path}/weir.db"
     else:
-        url = request.getfixturevalue("fresh_database")
+        url = request.getfixturevalue("empty_database")
     secrets = load(url, KEPT)
     settings = SETTINGS | {
         "SECRET_KEY": "a-secret-of-both-versions",

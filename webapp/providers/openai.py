@@ -149,9 +149,7 @@ def translate_status(status: int, said: Any, retry_after: str | None) -> WeirErr
             or None,
         )
     if status == 429 and code != "insufficient_quota":
-        return ProviderBusy(
-            "The provider's rate limit is exceeded.", retry_after=_seconds(retry_after)
-        )
+        return ProviderBusy("The provider is busy just now.", retry_after=_seconds(retry_after))
     if status in {401, 402, 403, 429}:
         return ProviderRefusedWeir()
     if status in {408, 504}:
