@@ -98,10 +98,10 @@ def check_ledger(weir: Weir, calls: int) -> None:
 def check_present_version_on_the_next_schema(weir: Weir) -> None:
     """A new start of the present version finds all well."""
     assert any(REVISION in line.get("message", "") for line in weir.logs())
-    released = weir.run_flask("db", "upgrade")
+    released = weir.run_flask_process("db", "upgrade")
     assert (released.returncode, released.stderr) == (0, "")
     assert released.stdout.startswith(f"At {REVISION}, newer than")
-    doctor = weir.run_flask("doctor", "--json")
+    doctor = weir.run_flask_process("doctor", "--json")
     assert doctor.returncode == 0, doctor.stdout
     for finding in json.loads(doctor.stdout):
         if finding["check"] in {"database", "ledger"}:
