@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from tests.support.servers import Valkey, free_port
-from webapp.llm.ports import FlightCoordinator, Seen
+from webapp.llm.calls import FlightProgress
+from webapp.llm.ports import FlightCoordinator
 from webapp.storage.flight_coordinator import (
     ALIVE,
     MAX_ENTRIES_LENGTH,
@@ -58,7 +59,7 @@ def test_what_was_relinquished_may_be_led_again(coordinator: FlightCoordinator) 
 
 
 def test_of_a_flight_that_nobody_leads_nothing_comes(coordinator: FlightCoordinator) -> None:
-    assert coordinator.poll("key", "elsewhere.1", 0) == Seen([], led=False)
+    assert coordinator.poll("key", "elsewhere.1", 0) == FlightProgress([], led=False)
     coordinator.finish("key", "never claimed", nobody_asks)
     coordinator.relinquish("never claimed")
     coordinator.close()
@@ -96,7 +97,7 @@ def test_who_comes_second_learns_who_leads(
     assert follower.is_led("key")
     flight = led_by(follower)
     assert flight.endswith(".1")
-    assert follower.poll("key", flight, 0) == Seen([], led=True)
+    assert follower.poll("key", flight, 0) == FlightProgress([], led=True)
     assert follower.claim("another key", "3") is None
 
 
@@ -117,15 +118,17 @@ def test_a_follower_reads_on_from_where_it_is_until_the_end(
 ) -> None:
     flight = led_by(follower)
     leader.publish("key", "1", ENTRIES)
-    assert follower.poll("key", flight, 0) == Seen(ENTRIES, led=True)
-    assert follower.poll("key", flight, 2) == Seen([], led=True)
+    assert follower.poll("key", flight, 0) == FlightProgress(ENTRIES, led=True)
+    assert follower.poll("key", flight, 2) == FlightProgress([], led=True)
     leader.publish("key", "1", [["chunk", "third"]])
-    assert follower.poll("key", flight, 2) == Seen([["chunk", "third"]], led=True)
+    assert follower.poll("key", flight, 2) == FlightProgress([["chunk", "third"]], led=True)
     leader.finish("key", "1", lambda: [["end"]])
-    assert follower.poll("key", flight, 1) == Seen([ENTRIES[1], ["chunk", "third"], ["end"]], False)
+    assert follower.poll("key", flight, 1) == FlightProgress(
+        [ENTRIES[1], ["chunk", "third"], ["end"]], False
+    )
     # It is over, so the next one leads; what is left is not taken for its own.
     assert follower.claim("key", "2") is None
-    assert leader.poll("key", led_by(leader), 0) == Seen([], led=True)
+    assert leader.poll("key", led_by(leader), 0) == FlightProgress([], led=True)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +139,7 @@ def test_a_flight_without_an_end_that_can_be_told_leaves_its_followers_to_lead(
 ) -> None:
     flight = led_by(follower)
     leader.finish("key", "1", lambda: rest)
-    assert follower.poll("key", flight, 0) == Seen([], led=False)
+    assert follower.poll("key", flight, 0) == FlightProgress([], led=False)
     assert follower.claim("key", "2") is None
 
 
@@ -145,7 +148,7 @@ def test_a_leader_that_shuts_down_or_is_killed_is_followed_by_the_next(
 ) -> None:
     flight = led_by(follower)
     leader.close()
-    assert follower.poll("key", flight, 0) == Seen([], led=False)
+    assert follower.poll("key", flight, 0) == FlightProgress([], led=False)
     assert follower.claim("key", "2") is None
     following = leader.claim("key", "3")
     assert following
@@ -153,7 +156,7 @@ def test_a_leader_that_shuts_down_or_is_killed_is_followed_by_the_next(
         alive = ALIVE % following.partition(".")[0]
         assert 0 < client.pttl(alive) <= 2_000, "a killed process is forgotten so soon"
         client.delete(alive)
-    assert leader.poll("key", following, 0) == Seen([], led=False)
+    assert leader.poll("key", following, 0) == FlightProgress([], led=False)
     assert leader.claim("key", "4") is None
 
 
@@ -175,7 +178,7 @@ def test_redis_away_in_the_middle_leaves_everybody_alone(
     fresh_valkey.stop()
     leader.publish("key", "1", ENTRIES)
     leader.finish("key", "1", nobody_asks)
-    assert follower.poll("key", flight, 0) == Seen([], led=False)
+    assert follower.poll("key", flight, 0) == FlightProgress([], led=False)
     assert follower.claim("key", "2") is None
     assert leader.heartbeat() == set()
     leader.close()

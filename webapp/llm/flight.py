@@ -1,5 +1,4 @@
-"""Coalesces identical concurrent requests into one provider call (singleflight), also across
-processes.
+"""Coalesces identical concurrent requests of all processes into one provider call (singleflight).
 
 A flight runs in its own greenlet and buffers all chunks. Listeners read at their own pace; the
 flight is cancelled when the last one has left. One of several processes leads. The others follow
