@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from tests.support.servers import Valkey, free_port
-from webapp.llm.ports import FlightCoordinator, FlightProgress
+from webapp.llm.calls import FlightProgress
+from webapp.llm.ports import FlightCoordinator
 from webapp.storage.flight_coordinator import (
     ALIVE,
     MAX_ENTRIES_LENGTH,

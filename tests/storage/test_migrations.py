@@ -107,7 +107,7 @@ def test_its_release_step_and_its_doctor_say_so(url: str, new_weir: MakeWeir) ->
     assert released.returncode == 0, released.stderr
     found = f"At {LATER}, newer than this version's {migrations.head()}: nothing to do.\n"
     assert released.stdout == found
-    done = weir.run_flask("doctor", "--json")
+    done = weir.run_flask_process("doctor", "--json")
     findings = [one for one in json.loads(done.stdout) if one["check"] == "database"]
     assert {one["status"] for one in findings} == {"ok"}
     assert any(LATER in one["found"] for one in findings), findings
@@ -126,7 +126,7 @@ def test_a_database_that_is_not_weir_s_stops_the_start(url: str, new_weir: MakeW
         assert done.stderr.startswith("Error: ")
         assert "'1a2b3c4d5e6f'" in done.stderr
         assert "Traceback" not in done.stderr
-    done = weir.run_flask("doctor", "--json")
+    done = weir.run_flask_process("doctor", "--json")
     assert done.returncode == 1
     problems = [one for one in json.loads(done.stdout) if one["status"] == "problem"]
     assert any("'1a2b3c4d5e6f'" in one["found"] for one in problems), problems

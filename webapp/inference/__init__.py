@@ -2,5 +2,5 @@
 
 import os
 
-# Read when onnxruntime is first imported; without it, its builds report their use to Microsoft.
+# Read when onnxruntime is first imported. Otherwise it sends telemetry to Microsoft.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -1,8 +1,8 @@
-"""One ONNX model: what its own signature says of inputs and outputs, and its answers.
+"""One ONNX model: checks inputs against its signature, and computes predictions.
 
-Inputs are rows of numbers. Outputs may be those of a regression (one number a row), or of a
-classification: labels and probabilities as scikit-learn's converter gives them (a tensor, or a map
-for each row), or a tensor of probabilities alone.
+Inputs are rows of numbers. Outputs may be those of a regression (one number per row), or of a
+classification: labels and probabilities as from scikit-learn's converter (a tensor, or a map for
+each row), or a tensor of probabilities alone.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ Outputs = list[list[Any]]
 Run = Callable[[Callable[[], Outputs]], Outputs]
 
 
-def wrong(said: str) -> ValidationError:
-    """The error of features that a model cannot take."""
-    return ValidationError("The request is not valid: features.", details={"features": [said]})
+def wrong(reason: str) -> ValidationError:
+    """The error for features that a model does not accept."""
+    return ValidationError("The request is not valid: features.", details={"features": [reason]})
 
 
 class NotUsable(Exception):
-    """Why a file cannot be used as a model."""
+    """A file cannot be used as a model; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model says of one row; `confidence` (0..1) only of a class."""
+    """The prediction for one row; `confidence` (0..1) only for a classification."""
 
     value: float | int | str
     confidence: float | None
@@ -55,8 +55,8 @@ class Model:
         self.version = version
         try:
             self.digest = _digest(path)
-            # Not from its bytes: to read those, onnxruntime would keep the interpreter's lock, and
-            # no stream would go on (300 ms for 250 MB).
+            # Loaded from its path, not from bytes: for bytes, onnxruntime holds the interpreter's
+            # lock, which stalls all streams (300 ms for 250 MB).
             self._session = onnxruntime.InferenceSession(
                 path, _options(), providers=["CPUExecutionProvider"]
             )
@@ -66,9 +66,9 @@ class Model:
         except Exception as error:
             raise NotUsable(str(error).strip().splitlines()[0]) from error
         if len(inputs) != 1 or inputs[0].type not in INPUT_TYPES or len(inputs[0].shape) != 2:
-            told = ", ".join(f"{one.type} {one.shape}" for one in inputs)
+            found = ", ".join(f"{value.type} {value.shape}" for value in inputs)
             raise NotUsable(
-                f"The model must have one input, a batch of rows of numbers, but has: {told}."
+                f"The model must have one input, a batch of rows of numbers, but has: {found}."
             )
         self._input = inputs[0].name
         self._type = INPUT_TYPES[inputs[0].type]
@@ -81,8 +81,8 @@ class Model:
         """How many numbers a row must have; None for any."""
 
     def check(self, row: Sequence[float]) -> None:
-        """Raises ValidationError where the row has too many numbers, too few, or others than the
-        model takes."""
+        """Raises ValidationError if the row has too many or too few numbers, or numbers that the
+        model does not accept."""
         if self.features is not None and len(row) != self.features:
             raise wrong(f"Model {self.name} expects {self.features} numbers, not {len(row)}.")
         least, most = self._limits
@@ -93,24 +93,24 @@ class Model:
             raise wrong(f"The model {self.name} takes no numbers that large.")
 
     def predict(self, rows: Sequence[Sequence[float]], run: Run) -> list[Prediction]:
-        """One prediction for each row, in order; rows of one length go into one call.
+        """One prediction for each row, in order; rows of the same length go into one call.
 
-        Only onnxruntime works in `run`, without the interpreter's lock: what it does comes second,
-        and nobody may have to wait for a lock that it has.
+        `run` executes only onnxruntime, which releases the interpreter's lock: its thread has a low
+        priority, so the event loop must never wait for a lock that it holds.
         """
         by_length: dict[int, list[int]] = {}
         for place, row in enumerate(rows):
             by_length.setdefault(len(row), []).append(place)
         parts = [part for places in by_length.values() for part in self._parts(places)]
         batches = [numpy.array([rows[place] for place in part], dtype=self._type) for part in parts]
-        outputs = run(lambda: [self._session.run(None, {self._input: one}) for one in batches])
+        outputs = run(lambda: [self._session.run(None, {self._input: batch}) for batch in batches])
         found: dict[int, Prediction] = {}
-        for part, told in zip(parts, outputs, strict=True):
-            found.update(zip(part, _read(told, len(part)), strict=True))
+        for part, output in zip(parts, outputs, strict=True):
+            found.update(zip(part, _read(output, len(part)), strict=True))
         return [found[place] for place in range(len(rows))]
 
     def _parts(self, places: list[int]) -> list[list[int]]:
-        """As many as a call takes; of a model for a fixed number of rows, that many."""
+        """The rows of each call: all at once, or one by one if the model takes a single row."""
         if self._rows is None:
             return [places]
         if self._rows != 1:
@@ -124,7 +124,7 @@ def _digest(path: Path) -> str:
 
 
 def _options() -> Any:
-    """One thread a call: what runs beside gevent's loop must leave it a core."""
+    """One thread per call, so that the event loop keeps a core."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
@@ -136,8 +136,8 @@ def _read(outputs: list[Any], rows: int) -> list[Prediction]:
     first = outputs[0]
     if len(outputs) > 1:
         return [
-            Prediction(_plain(label), _confidence(told))
-            for label, told in zip(numpy.ravel(first), outputs[1], strict=True)
+            Prediction(_plain(label), _confidence(probabilities))
+            for label, probabilities in zip(numpy.ravel(first), outputs[1], strict=True)
         ]
     table = numpy.asarray(first).reshape(rows, -1)
     if table.shape[1] == 1:
@@ -145,10 +145,11 @@ def _read(outputs: list[Any], rows: int) -> list[Prediction]:
     return [Prediction(int(row.argmax()), float(row.max())) for row in table]
 
 
-def _confidence(told: Any) -> float:
+def _confidence(probabilities: Any) -> float:
     """The largest of a row's probabilities."""
-    values = told.values() if isinstance(told, dict) else numpy.ravel(told)
-    return float(max(values))
+    if isinstance(probabilities, dict):
+        return float(max(probabilities.values()))
+    return float(max(numpy.ravel(probabilities)))
 
 
 def _plain(value: Any) -> float | int | str:

@@ -1,4 +1,4 @@
-"""Predictions through the cache: each row is kept by itself, under its model's content."""
+"""Predictions through the cache: each row is cached separately, under its model's digest."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Cache(Protocol):
-    """Where predictions are kept for `ttl` seconds."""
+    """Stores predictions for `ttl` seconds."""
 
     ttl: int
 
@@ -39,7 +39,7 @@ class PredictionInput:
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
-    """What came of one row; `age` (seconds) is None unless the cache answered."""
+    """The result of one row; `age` (seconds) is None unless it came from the cache."""
 
     value: float | int | str
     confidence: float | None
@@ -49,17 +49,17 @@ class Predicted:
 
 
 class Predictions:
-    """Answers rows from the cache or from models."""
+    """Predicts rows, from the cache or with models."""
 
     def __init__(self, registry: Registry, cache: Cache) -> None:
         self.registry = registry
         self._cache = cache
 
     def predict(self, rows: Sequence[PredictionInput], use: CacheUse) -> list[Predicted]:
-        """One answer for each row, in order.
+        """One result for each row, in order.
 
-        Raises ModelNotFound, ValidationError and ProviderFailed, all before or instead of any
-        answer; `row` of an error is the place of the row at fault.
+        Raises ModelNotFound, ValidationError and ProviderFailed for the whole batch; the error's
+        `row` is the index of the row at fault.
         """
         models = [self._model(place, row) for place, row in enumerate(rows)]
         keys = [
@@ -67,23 +67,24 @@ class Predictions:
             for model, row in zip(models, rows, strict=True)
         ]
         found: dict[int, Predicted] = {}
-        for place, (model, kept) in enumerate(zip(models, self._kept(keys, use), strict=True)):
-            if kept is not None:
-                age = time.time() - kept["at"]
+        for place, (model, entry) in enumerate(zip(models, self._cached(keys, use), strict=True)):
+            if entry is not None:
+                age = time.time() - entry["at"]
                 found[place] = Predicted(
-                    kept["value"], kept["confidence"], model.name, model.version, age
+                    entry["value"], entry["confidence"], model.name, model.version, age
                 )
         missing = [place for place in range(len(rows)) if place not in found]
         entries: dict[str, dict[str, Any]] = {}
         for model in dict.fromkeys(models[place] for place in missing):
             places = [place for place in missing if models[place] is model]
             answers = self.registry.predict(model, [rows[place].features for place in places])
-            for place, one in zip(places, answers, strict=True):
-                if not _is_finite(one.value) or not _is_finite(one.confidence):
+            for place, answer in zip(places, answers, strict=True):
+                value, confidence = answer.value, answer.confidence
+                if not _is_finite(value) or not _is_finite(confidence):
                     raise _no_answer(model.name, place)
-                found[place] = Predicted(one.value, one.confidence, model.name, model.version, None)
+                found[place] = Predicted(value, confidence, model.name, model.version, None)
                 entries[keys[place]] = {
-                    "value": one.value, "confidence": one.confidence, "at": time.time(),
+                    "value": value, "confidence": confidence, "at": time.time(),
                 }  # fmt: skip
         if use.write and entries:
             self._cache.put_many(entries)
@@ -98,8 +99,8 @@ class Predictions:
             raise
         return model
 
-    def _kept(self, keys: Sequence[str], use: CacheUse) -> list[dict[str, Any] | None]:
-        """What is kept under each key and young enough."""
+    def _cached(self, keys: Sequence[str], use: CacheUse) -> list[dict[str, Any] | None]:
+        """The entry of each key, if it is cached and recent enough."""
         if not use.read:
             return [None] * len(keys)
         oldest = self._cache.ttl if use.max_age is None else min(self._cache.ttl, use.max_age)
@@ -115,8 +116,8 @@ def _is_finite(value: object) -> bool:
 
 
 def _no_answer(model: str, row: int) -> ValidationError:
-    said = {"features": [f"Model {model} gives no finite result for these features."]}
-    error = ValidationError("The request is not valid: features.", details=said)
+    details = {"features": [f"Model {model} gives no finite result for these features."]}
+    error = ValidationError("The request is not valid: features.", details=details)
     error.row = row  # type: ignore[attr-defined]
     return error
 

@@ -1,7 +1,7 @@
-"""The models of MODEL_PATH: listed again every second, loaded when they are first asked.
+"""The models of MODEL_PATH: the list is refreshed every second, models are loaded on first use.
 
-A new version is the newest from then on; a file that was replaced is loaded again; one that cannot
-be loaded is reported, and the version before it answers.
+A new version is used from then on, and a replaced file is loaded again. If a file cannot be loaded,
+its error is reported and the previous version is used.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class File:
 
 
 class Registry:
-    """Finds models. One thing runs at a time, in the background: streams come first, and no more
-    than one core is taken."""
+    """Finds and runs models. Loads and predictions run one at a time, in a low-priority thread, so
+    that they take at most one core and do not slow streams down."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -55,13 +55,13 @@ class Registry:
         self._background = LowPriorityWorker()
 
     def find(self, name: str | None, version: str | None) -> Model:
-        """The model: the only one or `default` where no name is given, its newest version where no
-        version is. Raises ModelNotFound."""
+        """The model. Without a name: `default`, or else the first one; without a version: the
+        newest. Raises ModelNotFound."""
         files = self._list()
         wanted = name or (DEFAULT if DEFAULT in files else next(iter(files), ""))
         if wanted not in files:
             raise ModelNotFound(f"Model {wanted!r} not found. See GET /predict/models.")
-        versions = [one for one in files[wanted] if version in {None, one.version}]
+        versions = [file for file in files[wanted] if version in {None, file.version}]
         for file in versions:
             model = self._load(file)
             if model is not None:
@@ -70,7 +70,7 @@ class Registry:
         raise ModelNotFound(f"Model {wanted!r}{which}. See GET /predict/models.")
 
     def predict(self, model: Model, rows: Sequence[Sequence[float]]) -> list[Prediction]:
-        """Ask a model, in the background. Raises ProviderFailed where it cannot answer."""
+        """Run a model, in the background. Raises ProviderFailed if it fails."""
         with telemetry.predicting(model.name, len(rows)), self._running:
             try:
                 return model.predict(rows, self._background.run)
@@ -79,8 +79,8 @@ class Registry:
                 raise ProviderFailed(f"Model {model.name} failed: {error}") from error
 
     def listed(self) -> list[dict[str, object]]:
-        """Every version, the newest of each model first: name, version, and of one that was tried
-        and cannot be loaded the error."""
+        """All versions, the newest of each model first: name, version, and the error if it could
+        not be loaded."""
         return [
             {"model": file.name, "model_version": file.version, "error": self._error_of(file)}
             for files in self._list().values()
@@ -91,36 +91,36 @@ class Registry:
         if time.monotonic() - self._listed_at >= LISTING_TTL:
             self._listed_at = time.monotonic()
             self._files = _files(self._path)
-            there = {(one.name, one.version) for files in self._files.values() for one in files}
-            # What was taken away leaves the memory too.
-            self._loaded = {place: one for place, one in self._loaded.items() if place in there}
+            existing = {(f.name, f.version) for files in self._files.values() for f in files}
+            # Drop the models whose files were removed.
+            self._loaded = {key: value for key, value in self._loaded.items() if key in existing}
         return self._files
 
     def _load(self, file: File) -> Model | None:
-        """The model of a file; None where it cannot be loaded."""
-        place = (file.name, file.version)
-        stamp, model = self._loaded.get(place, (None, None))
+        """The model of a file; None if it cannot be loaded."""
+        key = (file.name, file.version)
+        stamp, model = self._loaded.get(key, (None, None))
         if model is not None and stamp == file.stamp:
             return model
         if self._error_of(file):
             return None
         with self._running:
-            # Others may have waited for the same.
-            if self._loaded.get(place, (None, None))[0] != file.stamp and not self._error_of(file):
+            # Another request may have loaded it meanwhile.
+            if self._loaded.get(key, (None, None))[0] != file.stamp and not self._error_of(file):
                 self._try_to_load(file)
-        return self._loaded[place][1] if place in self._loaded else None
+        return self._loaded[key][1] if key in self._loaded else None
 
     def _try_to_load(self, file: File) -> None:
-        place = (file.name, file.version)
+        key = (file.name, file.version)
         try:
             model = self._background.run(lambda: _loaded(file))
-        except Exception as error:  # noqa: BLE001 whatever it is, the file cannot be used
+        except Exception as error:  # noqa: BLE001 any error means that the file cannot be used
             log.error("Model %s %s cannot be loaded: %s", file.name, file.version, error)
-            self._broken[place] = (file.stamp, str(error))
-            self._loaded.pop(place, None)
+            self._broken[key] = (file.stamp, str(error))
+            self._loaded.pop(key, None)
             return
-        self._loaded[place] = (file.stamp, model)
-        self._broken.pop(place, None)
+        self._loaded[key] = (file.stamp, model)
+        self._broken.pop(key, None)
 
     def _error_of(self, file: File) -> str | None:
         stamp, error = self._broken.get((file.name, file.version), (None, None))
@@ -128,7 +128,7 @@ class Registry:
 
 
 def _loaded(file: File) -> Model:
-    # Imported here: what serves no model need not have it in memory.
+    # Imported here to save memory while no model is used.
     from webapp.inference.model import Model
 
     return Model(file.name, file.version, file.path)
@@ -141,10 +141,10 @@ def _files(path: Path) -> dict[str, list[File]]:
     found: dict[str, list[File]] = {}
     for file in sorted(path.glob("*/*.onnx")):
         try:
-            one = File(file.parent.name, file.stem, file, _stamp(file))
+            version = File(file.parent.name, file.stem, file, _stamp(file))
         except OSError:
-            continue  # it was taken away meanwhile
-        found.setdefault(one.name, []).append(one)
+            continue  # it was removed meanwhile
+        found.setdefault(version.name, []).append(version)
     for files in found.values():
         files.sort(key=lambda file: _order(file.version), reverse=True)
     return found

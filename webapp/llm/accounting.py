@@ -1,4 +1,4 @@
-"""What the calls of a request cost: quoted before, reserved in the ledger, settled after."""
+"""Cost tracking of a request's provider calls: a ceiling before, reserved, settled after."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from webapp.llm.routing import Route, Target
 from webapp.llm.stream_usage import StreamUsage
 from webapp.llm.tokens import input_bound
 
-# Output tokens of a model whose maximum nobody has stated.
+# Output tokens of a model whose maximum is not known.
 DEFAULT_MAX_OUTPUT_TOKENS = 16_384
 
 
 @dataclass(frozen=True, slots=True)
 class CostCeiling:
-    """The most that a call of a request can use; `nano` is what that costs at the dearest target.
+    """The most that a call of a request can use; `nano` is its cost at the most expensive target.
 
     `nano` is None where a target, `unpriced`, has no price.
     """
@@ -33,11 +33,11 @@ class CostCeiling:
     unpriced: str | None = None
     choices: int = 1
     named: bool = False
-    """Whether the client itself named the most that it wants to get."""
+    """Whether the client itself limited the output tokens."""
 
 
 def cost_ceiling(request: ModelRequest, route: Route, prices: Prices) -> CostCeiling:
-    """The ceiling of one call: all of the input, and all that may come back."""
+    """The ceiling of one call: the whole input and the longest possible output."""
     bound = input_bound(request.body)
     named = requested_max_tokens(request.body)
     choices = request.body.get("n")
@@ -63,7 +63,7 @@ def price_of(target: Target, prices: Prices) -> Price | None:
 
 
 def requested_max_tokens(body: Mapping[str, Any]) -> int | None:
-    """How many output tokens the client wants at most, if it says so."""
+    """The client's own limit on output tokens, if it set one."""
     named = body.get("max_completion_tokens") or body.get("max_tokens")
     return named if isinstance(named, int) and named > 0 else None
 
@@ -73,9 +73,9 @@ def _maximum(price: Price | None) -> int:
 
 
 class CostTracker:
-    """All calls that one request leads to, on behalf of who pays for them.
+    """Tracks the cost of all provider calls of one request.
 
-    `waited` sums up the seconds in which nothing was done but wait for providers.
+    `waited` is the total time, in seconds, spent only waiting for providers.
     """
 
     def __init__(
@@ -102,12 +102,12 @@ class CostTracker:
         return cost_ceiling(self._request, self._route, self._prices)
 
     def check(self) -> None:
-        """Raise what would stop the payer from making such a call at all."""
+        """Raise the error that would refuse such a call in any case."""
         if self.billing.has_budget:
             self._ledger.check(self.billing, self.ceiling.nano, self.ceiling.unpriced)
 
     def reserve(self, target: Target, attempt: int) -> CallAccounting:
-        """The bill of a call that may be made now.
+        """Reserve the ceiling of a call, and return the call's accounting.
 
         Raises BudgetExceeded, BudgetReserved, ModelNotPriced and StoreUnavailable.
         """
@@ -127,7 +127,7 @@ class CostTracker:
         return CallAccounting(self, self._ledger, call_id, price_of(target, self._prices), observer)
 
     def capped(self, target: Target) -> ModelRequest:
-        """The request with the model's maximum said, where the client said none and it fits."""
+        """The request with the model's maximum set, where the client set none and it fits."""
         price = price_of(target, self._prices)
         if price is None or self.ceiling.named or self._request.operation != "chat/completions":
             return self._request
@@ -137,7 +137,7 @@ class CostTracker:
         return replace(self._request, output_cap=cap)
 
     def with_cost(self, answer: Answer) -> Answer:
-        """The answer with what all calls up to it have cost."""
+        """The answer with the cost of all calls so far."""
         return replace(answer, cost_usd=money.to_usd(self._nano))
 
     def add(self, usage: Usage, nano: int | None) -> None:
@@ -146,7 +146,7 @@ class CostTracker:
 
 
 class CallAccounting:
-    """One call to a provider: reserved, and settled once, by pay() or else by fail()."""
+    """One call to a provider: reserved, and settled once, by complete() or else by fail()."""
 
     def __init__(
         self,
@@ -165,11 +165,11 @@ class CallAccounting:
         self._settled = False
 
     def complete(self, answer: Answer) -> None:
-        """The call came to its end, with this answer."""
+        """The call ended with this answer."""
         self._settle(CallState.SETTLED, answer.usage, None, answer.model)
 
     def fail(self, error: BaseException) -> None:
-        """The call came to no good end: settle what it may have cost (docs/money.md)."""
+        """The call failed: settle what it may have cost (docs/money.md)."""
         known = isinstance(error, WeirError)
         name = error.name if isinstance(error, WeirError) else None
         broken = CallState.CUT if known else CallState.CANCELLED
@@ -181,19 +181,19 @@ class CallAccounting:
             hidden_tokens = (
                 stream_usage.hidden_tokens if self._price and self._price.reasoning else 0
             )
-            self._settle(broken, self._at_most(counted + hidden_tokens), name)
+            self._settle(broken, self._capped_usage(counted + hidden_tokens), name)
         elif not known:
             self._settle(
                 broken,
-                self._at_most(self._costs.ceiling.choices * stream_usage.unseen_tokens),
+                self._capped_usage(self._costs.ceiling.choices * stream_usage.unseen_tokens),
                 name,
             )
         elif isinstance(error, ProviderError) and error.may_be_charged:
-            self._settle(broken, self._at_most(self._costs.ceiling.output_tokens), name)
+            self._settle(broken, self._capped_usage(self._costs.ceiling.output_tokens), name)
         else:
             self._settle(CallState.FAILED, Usage(0, 0), name)
 
-    def _at_most(self, output: int) -> Usage:
+    def _capped_usage(self, output: int) -> Usage:
         ceiling = self._costs.ceiling
         most = min(output, ceiling.output_tokens)
         return Usage(ceiling.input_tokens, most, estimated=True)

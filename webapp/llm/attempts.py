@@ -27,15 +27,15 @@ from webapp.llm.routing import Route, Target
 
 Result = TypeVar("Result")
 
-INITIAL_BACKOFF = 0.5  # seconds; doubled with every further attempt, as OpenAI's own clients do
+INITIAL_BACKOFF = 0.5  # seconds; doubled with every further attempt, as in OpenAI's own clients
 MAX_BACKOFF = 8.0
-# A provider that wants more patience than this is left for the next target at once.
+# Seconds. Where a provider asks for a longer pause, the next target is tried at once.
 MAX_RETRY_AFTER = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Success(Generic[Result]):
-    """What a target gave, and how many calls to providers it took."""
+    """The result of a target, and how many provider calls it took."""
 
     result: Result
     target: Target
@@ -43,15 +43,15 @@ class Success(Generic[Result]):
 
 
 class Attempts:
-    """`retries` are those beside the first attempt, for each target."""
+    """`retries` are the attempts after the first one, for each target."""
 
     def __init__(self, breakers: Breakers, retries: int) -> None:
         self._breakers = breakers
         self._retries = retries
 
     def answer(self, route: Route, costs: CostTracker, deadline: float) -> Success[Answer]:
-        """A whole answer. Raises what the last target raised, or ProvidersUnavailable; and what
-        Purchase.reserve() raises."""
+        """A whole answer. Raises the error of the last target, or ProvidersUnavailable, and what
+        CostTracker.reserve() raises."""
 
         def call(target: Target, accounting: CallAccounting) -> Answer:
             answer = target.provider.answer(costs.capped(target), target.model)
@@ -63,13 +63,13 @@ class Attempts:
     def stream(
         self, route: Route, costs: CostTracker, deadline: float
     ) -> Success[Generator[Chunk | Answer]]:
-        """A stream that has begun: its first content is there. Raises as answer().
+        """A stream whose first content has arrived. Raises as answer().
 
-        What fails later is raised by the stream itself, since no other target can go on with it.
+        Later errors are raised by the stream itself, since no other target can continue it.
         """
 
         def call(target: Target, accounting: CallAccounting) -> Generator[Chunk | Answer]:
-            return self._begun(costs, target, accounting)
+            return self._start_stream(costs, target, accounting)
 
         return self._first_success(route, costs, deadline, call)
 
@@ -80,28 +80,28 @@ class Attempts:
         deadline: float,
         call: Callable[[Target, CallAccounting], Result],
     ) -> Success[Result]:
-        made = 0
+        calls = 0
         failure: ProviderError | None = None
         for target in route.in_order():
             for retry in range(self._retries + 1):
                 if not self._breakers.allows(target.name):
                     break
-                made += 1
+                calls += 1
                 try:
-                    result = self._guarded(target, costs, made, call)
-                    return Success(result, target, made)
+                    result = self._guarded(target, costs, calls, call)
+                    return Success(result, target, calls)
                 except ModelNotFound as missing:
-                    missing.attempts = made
+                    missing.attempts = calls
                     if not route.named:
                         raise
-                    # Not the client's mistake: it named a route, and that exists.
+                    # Not the client's mistake: the route that it named exists.
                     failure = ProviderFailed(
                         "A target of this route does not exist at its provider."
                     )
-                    failure.attempts = made
+                    failure.attempts = calls
                     break
                 except ProviderError as error:
-                    error.attempts = made
+                    error.attempts = calls
                     if not error.try_next:
                         raise
                     failure = error
@@ -118,14 +118,14 @@ class Attempts:
         number: int,
         call: Callable[[Target, CallAccounting], Result],
     ) -> Result:
-        """Call a target and tell its breaker what that says about it."""
+        """Call a target and report the outcome to its breaker."""
         try:
             result = _accounted(target, costs, costs.reserve(target, number), call)
         except ProviderError as error:
             if error.try_next:
                 self._breakers.failed(target.name, error.retry_after)
             else:
-                # It refused, so it is there.
+                # A target that refuses a request is available.
                 self._breakers.succeeded(target.name)
             raise
         except (ModelNotFound, UnsupportedParameter):
@@ -137,19 +137,19 @@ class Attempts:
         self._breakers.succeeded(target.name)
         return result
 
-    def _begun(
+    def _start_stream(
         self, costs: CostTracker, target: Target, accounting: CallAccounting
     ) -> Generator[Chunk | Answer]:
-        """The stream of a target, once its first content is there."""
+        """The stream of a target, once its first content has arrived."""
         items = target.provider.stream(costs.capped(target), target.model, accounting.stream_usage)
         buffered: list[Chunk | Answer] = []
         for item in items:
             buffered.append(item)
             if isinstance(item, Answer) or item.begins:
                 break
-        return self._rest(costs, target, accounting, buffered, items)
+        return self._continue_stream(costs, target, accounting, buffered, items)
 
-    def _rest(
+    def _continue_stream(
         self,
         costs: CostTracker,
         target: Target,
@@ -198,13 +198,13 @@ def _accounted(
 
 
 def _pause(retry: int, retry_after: int | None, deadline: float, costs: CostTracker) -> bool:
-    """Wait before the next attempt; False, at once, where that would take too long."""
+    """Wait before the next attempt; False at once if that would take too long."""
     if retry_after is not None:
         seconds = float(retry_after)
         if seconds > MAX_RETRY_AFTER:
             return False
     else:
-        # Jitter: those who failed together must not come back together.
+        # Jitter: requests that failed together must not retry together.
         seconds = min(MAX_BACKOFF, INITIAL_BACKOFF * 2**retry) * random.uniform(0.5, 1.0)  # noqa: S311
     if time.monotonic() + seconds >= deadline:
         return False

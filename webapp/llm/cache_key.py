@@ -1,4 +1,4 @@
-"""The cache key: a digest over all that shapes an answer, and nothing else."""
+"""The cache key: a digest of everything that shapes an answer, and nothing else."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from webapp import json_codec
 from webapp.llm.messages import ModelRequest
 from webapp.llm.routing import Route
 
-# Raised when prompts or the shape of what is stored change, so that old entries are left behind.
+# Raised when prompts or the stored format change, so that old entries are no longer used.
 VERSION = 2
 
 
 def cache_key(request: ModelRequest, route: Route, scope: str | None) -> str:
     """SHA-256 of the canonical JSON of the request as its targets see it.
 
-    Of a native request it does not matter how the answer is delivered; the chunks of any other
-    stream are kept as they were, apart from plain answers.
+    Native requests share a key whether they are streamed or not. Of other requests, streams have
+    a key of their own, as their chunks are stored unchanged.
     """
     endpoint = "native" if request.native else f"{request.operation} {request.stream}"
     shape = [VERSION, endpoint, scope, route.identity, request.body]

@@ -1,4 +1,4 @@
-"""Answers that were kept: how they are stored, and how they are streamed again."""
+"""Cached answers: the format in which they are stored, and how they are streamed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from webapp.llm.messages import (
     Usage,
 )
 
-REPLAY_CHUNK_LENGTH = 64  # characters of each piece when a kept text is streamed
+REPLAY_CHUNK_LENGTH = 64  # characters of each chunk when a cached text is streamed
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class CachedAnswer:
 
 
 def to_entry(answer: Answer, chunks: Sequence[str], *, native: bool) -> dict[str, Any]:
-    """What is kept: of a native answer its text, of any other what the provider sent."""
+    """The entry of an answer: a native answer's text; of any other, what the provider sent."""
     entry: dict[str, Any] = {
         "stored_at": time.time(),
         "model": answer.model,

@@ -1,4 +1,4 @@
-"""The values around a call to a provider: on which options, who pays, what it came to."""
+"""The values around a call to a provider: its options, who pays for it, how it ended."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from webapp.llm.messages import CacheState, Usage
 
 
 class ClientConnection(Protocol):
-    """Whoever waits for an answer."""
+    """The connection of the client that waits for an answer."""
 
     def check(self) -> None:
-        """Raise ClientHungUp or ShuttingDown when waiting on has no sense."""
+        """Raise ClientHungUp or ShuttingDown when waiting longer is useless."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class CacheUse:
-    """How a request uses the cache: `scope` separates entries (None: shared), whether it reads,
-    whether it writes, and how old (seconds) an answer may be."""
+    """How a request uses the cache. `scope` separates entries (None: shared); `max_age` (seconds)
+    limits the age of an answer."""
 
     scope: str | None = None
     read: bool = True
@@ -39,7 +39,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class BillingContext:
-    """Who pays for the calls of a request, and what it may spend: nano-USD a UTC day, a month."""
+    """The key that pays for a request's calls, and its budgets: nano-USD per UTC day and month."""
 
     key_id: int
     request_id: str
@@ -50,7 +50,7 @@ class BillingContext:
 
     @property
     def bucket(self) -> str:
-        """Where its limits are counted."""
+        """The name under which its limits are counted."""
         return f"key-{self.key_id}"
 
     @property
@@ -74,7 +74,7 @@ class ProviderCall:
 
 
 class CallState(StrEnum):
-    """What became of a call (docs/money.md)."""
+    """The state of a call (docs/money.md)."""
 
     RESERVED = "reserved"
     SETTLED = "settled"
@@ -96,7 +96,7 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True)
 class FlightProgress:
-    """What a follower sees of a flight led elsewhere: new entries, and whether it is still led."""
+    """What a follower reads of another process's flight: new entries, and whether it still runs."""
 
     entries: list[Any]
     led: bool
@@ -106,8 +106,8 @@ class FlightProgress:
 class CallOptions:
     """The options of one request.
 
-    `deadline` is monotonic; of a stream, it ends with the first chunk. `only_cached` refuses what
-    needs a provider.
+    `deadline` is monotonic; a stream must have sent its first chunk by then. `only_cached`
+    refuses requests that need a provider.
     """
 
     client: ClientConnection
@@ -116,9 +116,9 @@ class CallOptions:
     cache: CacheUse = field(default_factory=CacheUse)
     only_cached: bool = False
     allows_model: Callable[..., bool] = lambda *_: True
-    """Whether one of the names of a model is allowed."""
+    """Whether a model is allowed, given all its names."""
 
     @property
-    def led(self) -> CacheState:
-        """What to call an answer that a provider gave to this request."""
+    def uncached_state(self) -> CacheState:
+        """The cache state of an answer that a provider gave to this request."""
         return CacheState.MISS if self.cache.read else CacheState.BYPASS

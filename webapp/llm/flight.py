@@ -1,8 +1,8 @@
-"""One provider call for all who ask the same at the same time, in this process and in others.
+"""Coalesces identical concurrent requests of all processes into one provider call (singleflight).
 
-A flight runs in a greenlet of its own and keeps all that has come; listeners read at their own
-pace, and the flight is cancelled when the last one has left. Of several processes one leads; the
-others follow what it publishes on the board, and take over when it is gone.
+A flight runs in its own greenlet and buffers all chunks. Listeners read at their own pace; the
+flight is cancelled when the last one has left. One of several processes leads. The others follow
+what it publishes through the coordinator, and take over when the leader is gone.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from webapp.llm.ports import FlightCoordinator
 
 POLL_INTERVAL = 0.025
 HEARTBEAT_INTERVAL = 0.4
-FOLLOWER_TTL = 2.0  # a follower elsewhere that was not heard of for so long has left
-MAX_CHUNKS_AHEAD = 64  # a slow client slows the provider, instead of filling the memory
+FOLLOWER_TTL = 2.0  # seconds without a sign of a follower in another process: it has left
+MAX_CHUNKS_AHEAD = 64  # a slow client slows the provider down instead of filling the memory
 MAX_STREAM_LENGTH = 64 * 1024 * 1024  # characters of one stream
 
-# Of the flights of this process; on the board their process's name stands before them.
+# Number the flights of this process. The coordinator prefixes them with the process's name.
 numbers = count(1)
 
-# A provider's verdict on a request holds for all who ask the same.
+# These errors come from the provider, so they hold for all identical requests.
 SHARED_ERRORS: dict[str, type[WeirError]] = {
     kind.__name__: kind
     for kind in (
@@ -50,11 +50,11 @@ Work = Callable[["Flight"], Answer]
 
 
 class FlightLost(Exception):
-    """Whoever led is gone, or failed for a reason of its own: the next one may lead."""
+    """The leader is gone, or failed for a reason of its own: another listener may lead."""
 
 
 class Flight:
-    """What has come of one call so far; `end` is what it came to."""
+    """The chunks of one call so far; `end` is its answer or its error."""
 
     def __init__(self, key: str | None, coordinator: FlightCoordinator) -> None:
         self.id = str(next(numbers))
@@ -75,35 +75,35 @@ class Flight:
         self._room = Event()
         self.greenlet: gevent.Greenlet | None = None
 
-    # What the work of the leader calls.
+    # Called by the leader's work.
 
     def begin(self, provider: str, attempts: int, waited: float | None = None) -> None:
-        """A provider has begun to answer, after so many seconds."""
+        """A provider has begun to answer, after `waited` seconds."""
         self.provider, self.attempts, self.begun = provider, attempts, True
         self.waited = waited
         self._wake()
 
     def add(self, chunk: Chunk) -> None:
-        """A piece has come. Waits while all listeners lag behind."""
+        """Add a chunk. Waits while all listeners lag behind."""
         self._length += len(chunk.data) + len(chunk.text)
         if self._length > MAX_STREAM_LENGTH:
             raise ProviderFailed("The provider's answer is too large.")
         self.chunks.append(chunk)
         self._wake()
         self.publish()
-        while self.listeners and all(one.lag > MAX_CHUNKS_AHEAD for one in self.listeners):
+        while self.listeners and all(reader.lag > MAX_CHUNKS_AHEAD for reader in self.listeners):
             self._room.clear()
             self._room.wait(1.0)
 
     def publish(self) -> None:
-        """Tell those who follow elsewhere what is new."""
+        """Send new entries to the followers in other processes."""
         if self.key is not None and self.followed_at is not None:
             new = self.unpublished()
             if new:
                 self._coordinator.publish(self.key, self.id, new)
 
     def unpublished(self) -> list[Any]:
-        """The entries that nobody elsewhere has been told yet; after this they are told."""
+        """The entries that were not published yet; they count as published from now on."""
         new = [_chunk_entry(chunk) for chunk in self.chunks[self._published :]]
         if new and not self._published:
             new.insert(0, ["begin", self.provider, self.attempts])
@@ -111,12 +111,12 @@ class Flight:
         return new
 
     def finish(self, end: Answer | Exception) -> None:
-        """It came to this; None of it will change."""
+        """Set the end of the flight. The first end is final."""
         if self.end is None:
             self.end = end
             self._wake()
 
-    # What listeners call.
+    # Called by listeners.
 
     def made_room(self) -> None:
         self._room.set()
@@ -131,9 +131,9 @@ class Flight:
 
 
 class Listener:
-    """One who listens to a flight, and how far it has read.
+    """A request that reads a flight, and its position in it.
 
-    `work` is what it would do if it led, `check` what says whether it may.
+    `work` makes the call if this listener leads; `check` raises if it may not lead.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class Listener:
 
     @property
     def leads(self) -> bool:
-        """Whether the provider is called on behalf of this one, which pays for it."""
+        """Whether the provider is called for this listener, which pays for the call."""
         return self.flight.leader is self
 
     @property
@@ -160,7 +160,7 @@ class Listener:
         return len(self.flight.chunks) - self._position
 
     def next_chunk(self) -> Chunk | None:
-        """The next piece, if it is there."""
+        """The next chunk, if it has arrived."""
         if not self.lag:
             return None
         self._position += 1
@@ -182,10 +182,10 @@ class Flights:
         self._heartbeat: gevent.Greenlet | None = None
 
     def join(self, key: str | None, work: Work, check: Callable[[], None]) -> Listener:
-        """Listen to the flight under this key, which begins with `work` if there is none.
+        """Join the flight of this key, or start one with `work`.
 
-        Without a key the flight is this listener's own. Who joins another one's must pass `check`,
-        and raises what that raises.
+        Without a key the flight is not shared. Joining a running flight first calls `check`, and
+        raises what that raises.
         """
         flight = self._running.get(key) if key else None
         if flight is not None:
@@ -203,11 +203,11 @@ class Flights:
         return listener
 
     def is_running(self, key: str) -> bool:
-        """Whether a request under this key would join a flight, here or elsewhere."""
+        """Whether a request with this key would join a flight, in this process or another."""
         return key in self._running or self._coordinator.is_led(key)
 
     def close(self) -> None:
-        """Cancel what still flies, so that others can take over at once."""
+        """Cancel all running flights, so that other processes can take over at once."""
         gevent.killall([flight.greenlet for flight in self._all if flight.greenlet], timeout=1)
         if self._heartbeat:
             self._heartbeat.kill()
@@ -222,7 +222,7 @@ class Flights:
             self._cancel(flight)
 
     def _cancel(self, flight: Flight) -> None:
-        """Stop the work; where that is done, the flight is about to end by itself."""
+        """Stop the work, unless it has finished."""
         if flight.end is None:
             self._forget(flight)
             self._all.discard(flight)
@@ -250,19 +250,19 @@ class Flights:
             flight.finish(error)
         except FlightLost as error:
             flight.finish(error)
-        except Exception as error:  # noqa: BLE001 raised again by the one it concerns
+        except Exception as error:  # noqa: BLE001 raised again by the listener it concerns
             flight.finish(error)
         finally:
             self._forget(flight)
             self._all.discard(flight)
             if flight.key:
-                rest = partial(_rest, flight, end)
-                self._coordinator.finish(flight.key, flight.id, rest)
+                last_entries = partial(_last_entries, flight, end)
+                self._coordinator.finish(flight.key, flight.id, last_entries)
 
     def _follow_if_led(self, flight: Flight, first: Listener) -> bool:
-        """Follow the flight that another process leads, to its end; False if none does (any more).
+        """Follow the flight that another process leads, to its end; False if none leads it.
 
-        Raises FlightLost where its leader went after something of it had come.
+        Raises FlightLost if its leader is lost after the first chunks.
         """
         if not flight.key:
             return False
@@ -280,24 +280,24 @@ class Flights:
         try:
             first.check()
         except WeirError:
-            flight.leader = first  # the error is its own, and nobody else's
+            flight.leader = first  # the error is not shared with other listeners
             raise
 
     def _follow(self, flight: Flight, key: str, leader: str) -> bool:
         position = 0
         while True:
-            seen = self._coordinator.poll(key, leader, position)
-            for entry in seen.entries:
+            progress = self._coordinator.poll(key, leader, position)
+            for entry in progress.entries:
                 position += 1
                 if self._apply(flight, entry):
                     return True
-            if not seen.led and not seen.entries:
+            if not progress.led and not progress.entries:
                 return False
             gevent.sleep(POLL_INTERVAL)
 
     @staticmethod
     def _apply(flight: Flight, entry: Any) -> bool:
-        """What a follower does with an entry; True if it was the last one."""
+        """Apply a published entry to a follower's flight; True if it was the last one."""
         kind, *values = entry
         if kind == "begin":
             flight.begin(*values)
@@ -325,7 +325,7 @@ class Flights:
             gevent.sleep(HEARTBEAT_INTERVAL)
             followed = self._coordinator.heartbeat()
             for key in followed.difference(flight.key for flight in self._all if flight.leads):
-                # What told that it has ended was lost on the way.
+                # This flight has ended, but the message that says so was lost.
                 self._coordinator.relinquish(key)
             for flight in list(self._all):
                 if flight.leads and flight.key in followed:
@@ -347,12 +347,12 @@ def _answer_entry(answer: Answer, attempts: int) -> list[Any]:
 
 
 def _error_entry(error: WeirError) -> list[Any] | None:
-    """The error for those who follow; None of one that is this process's alone."""
+    """The entry of an error; None if it is not shared with followers."""
     if type(error).__name__ not in SHARED_ERRORS:
         return None
     return ["error", error.name, error.message, error.retry_after]
 
 
-def _rest(flight: Flight, end: list[Any] | None) -> list[Any]:
-    """The last entries of a flight; none where another one shall lead."""
+def _last_entries(flight: Flight, end: list[Any] | None) -> list[Any]:
+    """The last entries of a flight; empty if another process should lead."""
     return [*flight.unpublished(), end] if end else []

@@ -1,4 +1,4 @@
-"""The whole story of an answer on one page: cache, then one flight, then providers, then store."""
+"""How a request is answered: cache lookup, then one shared flight, then providers, then store."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from webapp.llm.ports import AnswerCache, Ledger, Observer, Prices, TokenLimits
 from webapp.llm.routing import Route, Router
 from webapp.llm.subscription import FlightSubscription, Stream
 
-FOREVER = 1e9
+NO_TIMEOUT = 1e9  # seconds; the options' deadline ends the wait
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What would become of a request: where it would go, what the cache would say, and whether
-    it would join one that runs."""
+    """How a request would be handled: its route, the state of the cache, and whether it would
+    join a running flight."""
 
     route: Route
     cache: CacheState
@@ -34,7 +34,7 @@ class Forecast:
 
 
 class Gateway:
-    """Answers requests. What it raises is a WeirError."""
+    """Answers requests. Raises only WeirError."""
 
     def __init__(
         self,
@@ -60,12 +60,12 @@ class Gateway:
         """The whole answer."""
         with closing(self.open(request, options)) as stream:
             while True:
-                event = stream.next(FOREVER)
+                event = stream.next(NO_TIMEOUT)
                 if isinstance(event, FinalAnswer):
                     return event
 
     def open(self, request: ModelRequest, options: CallOptions) -> Stream:
-        """The answer as it comes: its Origin, its pieces if it is a stream, the Reply."""
+        """The answer as a stream of events: AnswerMetadata, Chunks if streamed, FinalAnswer."""
         route = self._resolve(request, options)
         key = cache_key(request, route, options.cache.scope)
         cached = self._fresh(key, options)
@@ -91,17 +91,17 @@ class Gateway:
         )
 
     def forecast(self, request: ModelRequest, options: CallOptions) -> Forecast:
-        """What open() would do, without doing it. Raises what it would raise at once."""
+        """What open() would do, without doing it. Raises the errors that open() raises."""
         route = self._resolve(request, options)
         costs = self._costs(request, route, options)
         key = cache_key(request, route, options.cache.scope)
         if self._fresh(key, options):
-            return Forecast(route, CacheState.HIT, False, costs.ceiling)
+            return Forecast(route, CacheState.HIT, would_coalesce=False, ceiling=costs.ceiling)
         if options.only_cached:
             raise StoreUnavailable
         costs.check()
         joins = options.cache.read and self._flights.is_running(key)
-        return Forecast(route, options.led, joins, costs.ceiling)
+        return Forecast(route, options.uncached_state, joins, costs.ceiling)
 
     def _resolve(self, request: ModelRequest, options: CallOptions) -> Route:
         route = self.router.resolve(request.model)
@@ -123,7 +123,7 @@ class Gateway:
         costs: CostTracker,
         flight: Flight,
     ) -> Answer:
-        """Ask the providers, on behalf of all who listen to the flight, and keep the answer."""
+        """Call the providers on behalf of all listeners of the flight, and store the answer."""
         with self._tokens_reserved(costs):
             if request.stream:
                 answer = self._fly_streamed(route, options, costs, flight)
@@ -138,7 +138,7 @@ class Gateway:
 
     @contextmanager
     def _tokens_reserved(self, costs: CostTracker) -> Iterator[None]:
-        """Around the calls of a purchase: their tokens count for the minute in which they began."""
+        """Reserve the tokens of a request's calls; they count for the minute of the start."""
         billing, ceiling = costs.billing, costs.ceiling
         if billing.tokens_per_minute is None:
             yield
@@ -164,11 +164,11 @@ class Gateway:
         raise AssertionError("A provider's stream ends with its Answer, or raises.")
 
     def _fresh(self, key: str, options: CallOptions) -> CachedAnswer | None:
-        """The cached answer, if the terms let it be read and it is young enough."""
+        """The cached answer, if the options allow reading it and it is fresh."""
         return self._cached(key, options, self._cache.ttl)
 
     def _stale(self, key: str, options: CallOptions) -> CachedAnswer | None:
-        """A cached answer that may stand in for providers that fail."""
+        """A cached answer to use when all providers fail."""
         return self._cached(key, options, max(self._cache.ttl, self._cache.stale_for))
 
     def _cached(self, key: str, options: CallOptions, oldest: float) -> CachedAnswer | None:

@@ -1,4 +1,4 @@
-"""What passes between an endpoint, the gateway and a provider: plain frozen values."""
+"""The values that endpoints, the gateway and providers exchange, all frozen."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Operation = Literal["chat/completions", "embeddings"]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The text behind a summary: a provider without a model works on it instead of the prompt."""
+    """The text to summarize: a provider without a model uses it instead of the prompt."""
 
     text: str
     length: Length
@@ -21,11 +21,11 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """What is asked of a model, in the shape of OpenAI's API.
+    """A request to a model, in the format of OpenAI's API.
 
     `body` holds every field but `model` and `stream`. `model` is what the client named; None means
-    the default. A `native` request is Weir's own wording: its answer is the text alone. Of any
-    other, the provider's JSON is the answer.
+    the default. A `native` request comes from Weir's own endpoints: its answer is the text alone.
+    Any other request is answered with the provider's JSON.
     """
 
     body: Mapping[str, Any]
@@ -35,11 +35,11 @@ class ModelRequest:
     stream: bool = False
     source: Source | None = None
     output_cap: int | None = None
-    """The most tokens to answer with where the body says none."""
+    """The limit on output tokens where the body sets none."""
 
     @property
     def usage_wanted(self) -> bool:
-        """Whether the client of a stream asked for its usage."""
+        """Whether the client of a stream requested its usage."""
         options = self.body.get("stream_options")
         return isinstance(options, dict) and options.get("include_usage") is True
 
@@ -51,9 +51,9 @@ def message(role: str, content: str) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens, as the provider counted them, or as `estimated` where it did not.
+    """Tokens as counted by the provider, or `estimated` where it did not count them.
 
-    `cached_input_tokens` are those of the input that the provider had in a cache of its own.
+    `cached_input_tokens` are the input tokens that came from the provider's own cache.
     """
 
     input_tokens: int
@@ -76,10 +76,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of a stream: the provider's chunk as JSON text, and the text of its first choice.
+    """A chunk of a stream: the provider's JSON text, and the text of its first choice.
 
-    `begins` says that there is more in it than the role of who speaks: once it has gone out, no
-    other provider can answer instead.
+    `begins` says that it holds more than the role of the speaker: once it has been sent, no other
+    provider can answer instead.
     """
 
     data: str
@@ -122,10 +122,9 @@ class CacheState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AnswerMetadata:
-    """Where an answer comes from: what the headers need to say. `age` is in seconds.
+    """Where an answer comes from, for the response headers. `age` is in seconds.
 
-    `waited` is how long (seconds) it took providers to answer or to begin a stream; None where
-    that is not known.
+    `waited` is how long (seconds) providers took to answer or to begin a stream; None if unknown.
     """
 
     cache: CacheState
@@ -138,7 +137,7 @@ class AnswerMetadata:
 
 @dataclass(frozen=True, slots=True)
 class FinalAnswer:
-    """An answer with how it came about."""
+    """A complete answer with its metadata."""
 
     answer: Answer
     metadata: AnswerMetadata
@@ -149,7 +148,7 @@ class FinalAnswer:
 
     @property
     def is_free(self) -> bool:
-        """Whether another one's answer served."""
+        """Whether no provider was called for this request."""
         return self.cached or self.metadata.cache is CacheState.COALESCED
 
     @property
@@ -158,5 +157,5 @@ class FinalAnswer:
         return 0.0 if self.is_free else self.answer.cost_usd
 
 
-# What comes of a request, in order: its Origin, the pieces of a stream, at last the Reply.
+# The events of a request, in order: AnswerMetadata, Chunks if it is a stream, FinalAnswer.
 StreamEvent = AnswerMetadata | Chunk | FinalAnswer

@@ -1,4 +1,4 @@
-"""What the core needs from outside, as Protocols."""
+"""What the core needs from other layers, as Protocols."""
 
 from __future__ import annotations
 
@@ -12,41 +12,42 @@ from webapp.llm.stream_usage import StreamUsage
 
 
 class Provider(Protocol):
-    """Something that answers.
+    """Answers model requests.
 
-    `identity` tells apart providers whose answers must not be mixed in the cache. Both verbs raise
-    ProviderError, ModelNotFound where the provider says so, and UnsupportedParameter.
+    `identity` separates providers whose answers must not be mixed in the cache. `answer` and
+    `stream` raise ProviderError, UnsupportedParameter, and ModelNotFound if the provider reports
+    that.
     """
 
     name: str
     kind: str
-    """Its type, as PROVIDER_<NAME>_TYPE has it."""
+    """Its type, as in PROVIDER_<NAME>_TYPE."""
     identity: str
     openai_family: bool
     """Whether it speaks OpenAI's protocol itself, so that nothing needs translation."""
     max_input_tokens: int | None
-    """The longest text, in tokens, that it takes in one piece; None for any length."""
+    """The longest text, in tokens, that it accepts in one request; None for any length."""
 
     def answer(self, request: ModelRequest, model: str) -> Answer: ...
 
     def stream(
         self, request: ModelRequest, model: str, stream_usage: StreamUsage
     ) -> Generator[Chunk | Answer]:
-        """The pieces as they come, at last the whole Answer; the meter is told of each chunk."""
+        """The chunks as they arrive, then the whole Answer. Counts each chunk in `stream_usage`."""
         ...
 
     def default_model(self) -> str | None:
-        """The model to use where nobody names one, if the provider has an opinion."""
+        """The model to use where none is named, if the provider has a default."""
         ...
 
     def check(self, timeout: float) -> None:
-        """A free call that shows whether it is there. Raises WeirError."""
+        """A free call that shows whether it is available. Raises WeirError."""
         ...
 
     def models(self) -> list[dict[str, Any]]:
-        """Its models as OpenAI lists them, by a free call, kept for some minutes.
+        """Its models in OpenAI's format, by a free call, cached for some minutes.
 
-        Empty where it cannot say.
+        Empty if they are not known.
         """
         ...
 
@@ -62,7 +63,7 @@ class Price(Protocol):
 
     @property
     def reasoning(self) -> bool:
-        """Whether it may think, at a price, without showing it."""
+        """Whether it may produce hidden reasoning tokens, which cost money."""
         ...
 
     def cost(self, usage: Usage) -> int:
@@ -71,81 +72,81 @@ class Price(Protocol):
 
 
 class Prices(Protocol):
-    """What the providers ask for their models."""
+    """The prices of the providers' models."""
 
     def of(self, provider: str, kind: str, model: str) -> Price | None:
-        """The price of a model; None where it is not known, which is never free."""
+        """The price of a model; None if unknown, which does not mean free."""
         ...
 
 
 class TokenLimits(Protocol):
-    """The tokens a minute that somebody may use."""
+    """Limits on tokens per minute."""
 
     def reserve(self, bucket: str, limit: int, tokens: int, *, named: bool) -> Any:
-        """Take the ceiling of a call; `named` says that the client itself named it.
+        """Reserve the ceiling of a call; `named` says that the client itself limited its output.
 
-        Raises RateLimitExceeded. Gives what settle() wants.
+        Raises RateLimitExceeded. Returns the reservation for settle().
         """
         ...
 
     def settle(self, reservation: Any, tokens: int) -> None:
-        """Replace the ceiling by what was used. Never raises."""
+        """Replace the ceiling by the tokens used. Never raises."""
         ...
 
 
 class Ledger(Protocol):
-    """Knows every call to a provider, from before it is made."""
+    """Records every provider call, starting before it is made."""
 
     def check(self, billing: BillingContext, nano: int | None, unpriced: str | None) -> None:
-        """Raise BudgetExceeded or ModelNotPriced where such a call could not be reserved even if
-        nobody else held a reservation. StoreUnavailable, too."""
+        """Raise BudgetExceeded or ModelNotPriced if such a call could not be reserved even
+        without any other reservation. Raises StoreUnavailable, too."""
         ...
 
     def reserve(self, call: ProviderCall) -> int:
-        """Write the call at its ceiling; what it is known by from now on.
+        """Record the call at its ceiling, and return its id.
 
         Raises BudgetExceeded, BudgetReserved, ModelNotPriced and StoreUnavailable.
         """
         ...
 
     def settle(self, call_id: int, settlement: Settlement) -> None:
-        """Replace the ceiling by what it came to. Never raises, and is never lost."""
+        """Replace the ceiling by the actual cost. Never raises, and is never lost."""
         ...
 
 
 class Span(Protocol):
-    """A step of a request's trace, from its making until end(). Never raises."""
+    """A step of a request's trace, from its creation until end(). Never raises."""
 
     def current(self) -> AbstractContextManager[object]:
-        """While this holds, what begins is a part of this step."""
+        """Spans started in this context are children of this one."""
         ...
 
     def end(self, error: BaseException | None = None, **attributes: str | int) -> None: ...
 
 
 class CallObserver(Protocol):
-    """Watches one call to a provider, from its making until over(). Never raises."""
+    """Observes one provider call, from its creation until finished(). Never raises."""
 
     def current(self) -> AbstractContextManager[object]:
-        """While this holds, what begins is a part of this call."""
+        """Spans started in this context are children of this call."""
         ...
 
     def chunk(self) -> None:
-        """A chunk of its stream has come."""
+        """A chunk of its stream has arrived."""
         ...
 
     def finished(self, settlement: Settlement, model: str | None) -> None:
-        """It came to this; `model` is the one that answered."""
+        """The call has ended; `model` is the one that answered."""
         ...
 
 
 class Observer(Protocol):
-    """Sees what the core does, for metrics and traces. Never raises."""
+    """Observes the core, for metrics and traces. Never raises."""
 
     def span(self, name: str) -> Span: ...
 
     def call(self, call: ProviderCall, operation: str, kind: str) -> CallObserver:
-        """A call that begins now: `operation` is ModelRequest.call, `kind` the provider's."""
+        """A call that begins now: `operation` is the request's, `kind` the provider's."""
         ...
 
 
@@ -161,7 +162,7 @@ class Breakers(Protocol):
     def failed(self, target: str, retry_after: int | None) -> None: ...
 
     def abandoned(self, target: str) -> None:
-        """The call ended without telling anything of the target."""
+        """The call ended without a result that says anything about the target."""
         ...
 
     def opens_in(self, target: str) -> float:
@@ -170,12 +171,12 @@ class Breakers(Protocol):
 
 
 class AnswerCache(Protocol):
-    """Keeps complete answers as JSON-ready dicts. Never raises: away means empty."""
+    """Stores complete answers as JSON-ready dicts. Never raises: while unavailable, it is empty."""
 
     ttl: int
     """Seconds for which an answer is fresh; 0 turns the cache off."""
     stale_for: int
-    """Seconds, from its making, for which an answer may stand in for a failing provider."""
+    """Seconds, from its creation, for which an answer may be used when providers fail."""
 
     def get(self, key: str) -> dict[str, Any] | None: ...
 
@@ -183,39 +184,39 @@ class AnswerCache(Protocol):
 
 
 class FlightCoordinator(Protocol):
-    """Where processes tell each other which calls they make. Never raises: away means alone.
+    """Shares running calls between processes. Never raises: while unavailable, nothing is shared.
 
     Entries are JSON-ready; the last one of a flight is its end.
     """
 
     def claim(self, key: str, flight: str) -> str | None:
-        """The flight that is already led under this key, or None: this one leads now."""
+        """The flight that already leads this key; None if the given flight leads now."""
         ...
 
     def is_led(self, key: str) -> bool: ...
 
     def poll(self, key: str, flight: str, position: int) -> FlightProgress:
-        """What has come of another one's flight since `position`; says that somebody follows."""
+        """The entries of another process's flight since `position`; marks it as followed."""
         ...
 
     def publish(self, key: str, flight: str, entries: list[Any]) -> None: ...
 
-    def finish(self, key: str, flight: str, rest: Callable[[], list[Any]]) -> None:
-        """End the flight if it led; `rest` gives the last entries where somebody follows.
+    def finish(self, key: str, flight: str, last_entries: Callable[[], list[Any]]) -> None:
+        """End the flight if it led; `last_entries` is called if the flight has followers.
 
-        Without any, the next one may lead.
+        If it returns none, a follower may lead.
         """
         ...
 
     def relinquish(self, key: str) -> None:
-        """This process leads no flight under this key, whatever the board says."""
+        """Give up the lead of this key: this process runs no flight for it."""
         ...
 
     def heartbeat(self) -> set[str]:
-        """Say that this process lives; the keys of its flights that others have begun to follow
-        or still follow, since the last time."""
+        """Renew this process's lease. Returns the keys of its flights that other processes have
+        followed since the last heartbeat."""
         ...
 
     def close(self) -> None:
-        """Say that this process leads no more."""
+        """Give up the lead of all flights of this process."""
         ...

@@ -1,4 +1,4 @@
-"""From the model that a client names to the targets that have it, in the order to try them."""
+"""Routing: from the model that a client names to an ordered list of targets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEFAULT_ROUTE = "default"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A provider and the model to ask it for; `weight` is its share of the first attempts."""
+    """A provider and its model; `weight` is its share of the first attempts."""
 
     provider: Provider
     model: str
@@ -30,7 +30,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Route:
-    """Targets under a name; `named` says that the name stands in MODEL_ROUTES."""
+    """An ordered list of targets; `named` says that the name is configured in MODEL_ROUTES."""
 
     name: str
     targets: tuple[Target, ...]
@@ -38,22 +38,22 @@ class Route:
 
     @cached_property
     def identity(self) -> list[list[str]]:
-        """What tells it apart from other routes in the cache."""
+        """Distinguishes its answers from those of other routes in the cache."""
         return [[target.provider.identity, target.model] for target in self.targets]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All names that mean it: without MODEL_ROUTES also that of the model alone."""
+        """All names of this route: without MODEL_ROUTES also the bare name of the model."""
         return (self.name,) if self.named else (self.name, self.targets[0].model)
 
     @property
     def max_input_tokens(self) -> int | None:
-        """The longest text, in tokens, that each of its targets takes in one piece."""
+        """The longest text, in tokens, that all its targets accept in one request."""
         known = [t.provider.max_input_tokens for t in self.targets if t.provider.max_input_tokens]
         return min(known, default=None)
 
     def in_order(self) -> list[Target]:
-        """The targets as written; where some have weights, one of these by lot comes first."""
+        """The targets as configured; if some have weights, one of these is drawn as the first."""
         weights = [target.weight for target in self.targets]
         if not any(weights):
             return list(self.targets)
@@ -62,7 +62,7 @@ class Route:
 
 
 class Router:
-    """Resolves model names. The first provider of OpenAI's family is meant where none is named."""
+    """Resolves model names. A name without a provider means the first OpenAI-compatible one."""
 
     def __init__(
         self,
@@ -80,10 +80,10 @@ class Router:
         }
 
     def resolve(self, model: str | None) -> Route:
-        """The route of a name: one of MODEL_ROUTES, or where there are none `provider/model` or a
-        bare model. Of None, the default's.
+        """The route of a name: one of MODEL_ROUTES; without these, `provider/model` or a bare
+        model. None means the default.
 
-        What stands before the first slash counts only if it is a configured provider's name.
+        The text before the first slash is a provider only if one of that name is configured.
         Raises ModelNotFound.
         """
         name = model or (DEFAULT_ROUTE if DEFAULT_ROUTE in self._routes else self._default_model)
@@ -97,7 +97,7 @@ class Router:
         return self._single(Target(self._first, name or self._default_of_first()))
 
     def names(self) -> Iterator[tuple[str, str, int]]:
-        """(name, owner, time of making in Unix seconds) of every model that may be named."""
+        """(name, owner, creation time in Unix seconds) of every model that may be named."""
         if self._routes:
             yield from ((name, "weir", 0) for name in self._routes)
             return
@@ -110,18 +110,18 @@ class Router:
 
     @property
     def routes(self) -> list[Route]:
-        """The routes of MODEL_ROUTES, as written."""
+        """The routes of MODEL_ROUTES, as configured."""
         return list(self._routes.values())
 
     @property
     def routed(self) -> list[Target]:
-        """All targets of MODEL_ROUTES, by their names."""
+        """All targets of MODEL_ROUTES, sorted by name."""
         targets = (target for route in self._routes.values() for target in route.targets)
         return [target for _, target in sorted({t.name: t for t in targets}.items())]
 
     @property
     def configured(self) -> set[tuple[str, str]]:
-        """(provider, model) of all that MODEL_ROUTES and DEFAULT_MODEL name."""
+        """(provider, model) of all targets of MODEL_ROUTES and DEFAULT_MODEL."""
         targets = list(self.routed)
         if self._default_model:
             targets += self.resolve(None).targets

@@ -1,4 +1,4 @@
-"""What has come of a stream so far, in case it does not come to its end."""
+"""The usage of a stream so far, in case it is interrupted."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 
 from webapp.llm.messages import Usage
 
-MAX_TOKENS_PER_SECOND = 4_000  # tokens a second: faster than any provider writes today
-CANCEL_LATENCY = 2.0  # seconds until a provider notices that Weir has hung up
-MIN_TOKENS_IN_FLIGHT = 64  # tokens
-MIN_DURATION = 0.05  # seconds; a rate over less says nothing
+MAX_TOKENS_PER_SECOND = 4_000  # faster than any provider generates today
+CANCEL_LATENCY = 2.0  # seconds until a provider notices that Weir has disconnected
+MIN_TOKENS_IN_FLIGHT = 64
+MIN_DURATION = 0.05  # seconds; a rate over less time means nothing
 
 
 @dataclass(slots=True)
 class StreamUsage:
-    """`tokens` is a bound: no tokenizer makes more tokens of a text than it has bytes.
+    """`tokens` is an upper bound: no tokenizer makes more tokens of a text than it has bytes.
 
-    `heard` is told of each chunk that has a text.
+    `on_chunk` is called for each chunk that has a text.
     """
 
     on_chunk: Callable[[], None]
@@ -28,7 +28,7 @@ class StreamUsage:
     _first_at: float | None = field(default=None, init=False)
 
     def count(self, text: str) -> None:
-        """A chunk has come, with this text in all its choices; some have none."""
+        """Count a chunk; `text` is the text of all its choices, and may be empty."""
         if self._first_at is None:
             self._first_at = time.monotonic()
         if text:
@@ -41,18 +41,19 @@ class StreamUsage:
 
     @property
     def hidden_tokens(self) -> int:
-        """What a model may have thought before its first chunk."""
+        """The reasoning tokens that a model may have generated before its first chunk."""
         return int(((self._first_at or time.monotonic()) - self._began_at) * MAX_TOKENS_PER_SECOND)
 
     @property
     def unseen_tokens(self) -> int:
-        """What may have been written of an answer that comes as a whole, until now."""
+        """The tokens that may have been generated so far of an answer that is not streamed."""
         return MIN_TOKENS_IN_FLIGHT + self.hidden_tokens
 
     @property
     def tokens_when_cancelled(self) -> int:
-        """With what may have been on its way when Weir hung up: as fast as it came until then."""
+        """`tokens`, and those that may have been in transit when Weir disconnected, at the
+        stream's rate until then."""
         if self._first_at is None:
             return 0
-        lasted = max(MIN_DURATION, time.monotonic() - self._first_at)
-        return self.tokens + max(MIN_TOKENS_IN_FLIGHT, int(self.tokens / lasted * CANCEL_LATENCY))
+        duration = max(MIN_DURATION, time.monotonic() - self._first_at)
+        return self.tokens + max(MIN_TOKENS_IN_FLIGHT, int(self.tokens / duration * CANCEL_LATENCY))

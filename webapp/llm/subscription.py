@@ -1,4 +1,4 @@
-"""One request's view of a flight: what it gets, when it gives up, what it gets instead."""
+"""One request's view of a flight: its events, its deadline, and its fallbacks."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from webapp.llm.flight import SHARED_ERRORS, FlightLost, Listener
 from webapp.llm.messages import Answer, AnswerMetadata, CacheState, Chunk, FinalAnswer, StreamEvent
 from webapp.llm.ports import Span
 
-CHECK_INTERVAL = 1.0
+CHECK_INTERVAL = 1.0  # seconds
 
 
 class Stream(Protocol):
-    """An answer as it comes: `next()` until it gives the Reply, then `close()`."""
+    """An answer as it arrives: `next()` until it returns the FinalAnswer, then `close()`."""
 
     def next(self, within: float) -> StreamEvent | None:
-        """The next part; None if nothing comes `within` seconds. Raises WeirError."""
+        """The next event; None if there is none `within` seconds. Raises WeirError."""
         ...
 
     def close(self) -> None:
-        """Leave; what nobody else waits for is cancelled."""
+        """Leave; a call that no other listener needs is cancelled."""
         ...
 
 
 class FlightSubscription:
-    """Listens to a flight until it ends; joins another one where its leader is lost.
+    """Listens to a flight until it ends; joins another one if its leader is lost.
 
-    `stale` gives a cached answer that may stand in where every provider fails; `span` ends with it.
+    `stale` returns a cached answer to use when every provider fails; close() ends `span`.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class FlightSubscription:
             if self._fallback:
                 return self._fallback.next(within)
             try:
-                event = self._available()
+                event = self._next_event()
                 if event is not None:
                     return event
                 now = time.monotonic()
@@ -104,8 +104,8 @@ class FlightSubscription:
         self._listener.wake.wait()
         self._listener.wake.clear()
 
-    def _available(self) -> StreamEvent | None:
-        """The next part, if it is there. Raises what the flight came to, or FlightLost."""
+    def _next_event(self) -> StreamEvent | None:
+        """The next event, if it has arrived. Raises the flight's error, or FlightLost."""
         flight = self._listener.flight
         if flight.begun and not self._opened:
             self._opened = True
@@ -122,13 +122,13 @@ class FlightSubscription:
 
     def _end(self, answer: Answer) -> StreamEvent:
         if self._streamed and not self._sent and answer.content:
-            # It joined a request that was not streamed.
+            # This stream joined a request that was not streamed.
             self._sent = True
             return Chunk("", answer.content)
         return FinalAnswer(answer, self._metadata())
 
     def _failure(self, end: Exception) -> Exception:
-        """What the end of a flight that failed means to this listener."""
+        """The error that this listener raises when its flight has failed."""
         if isinstance(end, WeirError) and end.name in SHARED_ERRORS:
             return copy.copy(end)
         if not isinstance(end, FlightLost) and self._listener.leads:
@@ -140,7 +140,7 @@ class FlightSubscription:
         return FlightLost()
 
     def _fall_back(self, error: ProviderError) -> None:
-        """Serve an expired answer where every provider fails and nothing has gone out yet."""
+        """Use an expired answer if every provider fails and nothing has been sent yet."""
         cached = None if self._opened or error.status < 500 else self._stale()
         if cached is None:
             raise error
@@ -148,6 +148,6 @@ class FlightSubscription:
 
     def _metadata(self) -> AnswerMetadata:
         flight = self._listener.flight
-        state = self._options.led if self._listener.leads else CacheState.COALESCED
+        state = self._options.uncached_state if self._listener.leads else CacheState.COALESCED
         waited = flight.waited if self._listener.leads else None
         return AnswerMetadata(state, self._route, flight.provider, flight.attempts, waited=waited)

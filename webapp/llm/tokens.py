@@ -1,4 +1,4 @@
-"""How many tokens a request may have, and how many a text has where no provider says it."""
+"""Upper bounds of a request's input tokens, and estimates where a provider counts none."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-# What a message costs beside its text: who speaks, where it begins and ends.
+# The tokens of a message in addition to its text: its role and its delimiters.
 TOKENS_PER_MESSAGE = 16
-# The dearest that any maker charges for an image of any size, and for one in low detail.
+# The most that any provider charges for an image of any size, and for one in low detail.
 TOKENS_PER_IMAGE = 50_000
 TOKENS_PER_LOW_DETAIL_IMAGE = 5_000
 WORD = re.compile(r"[A-Za-z]+|[0-9]+|\s+|.", re.DOTALL)
 
 
 def input_bound(body: Mapping[str, Any]) -> int:
-    """A bound on the input tokens of a request's body.
+    """An upper bound of the input tokens of a request's body.
 
-    No tokenizer makes more tokens of a text than it has bytes. Sound and files count by their data.
+    No tokenizer makes more tokens of a text than it has bytes. Audio and files count by their size.
     """
     inputs = body.get("input")
     if inputs is not None:
@@ -34,12 +34,12 @@ def input_bound(body: Mapping[str, Any]) -> int:
 
 
 def _bound_of_input(inputs: Any) -> int:
-    """Of embeddings: a text, tokens, or a list of either."""
+    """The bound of an embeddings input: a text, tokens, or a list of either."""
     if isinstance(inputs, str):
         return TOKENS_PER_MESSAGE + _bytes(inputs)
     if not isinstance(inputs, list):
         return TOKENS_PER_MESSAGE
-    return sum(1 if isinstance(one, int) else _bound_of_input(one) for one in inputs)
+    return sum(1 if isinstance(item, int) else _bound_of_input(item) for item in inputs)
 
 
 def _bound(value: Any) -> int:
@@ -53,7 +53,7 @@ def _bound(value: Any) -> int:
         image = value.get("image_url")
         small = isinstance(image, dict) and image.get("detail") == "low"
         return TOKENS_PER_LOW_DETAIL_IMAGE if small else TOKENS_PER_IMAGE
-    return sum(_bound(one) for one in value.values())
+    return sum(_bound(item) for item in value.values())
 
 
 def _bytes(text: str) -> int:
@@ -61,12 +61,12 @@ def _bytes(text: str) -> int:
 
 
 def estimate_tokens(text: str) -> int:
-    """A stated estimate: of each word a token for four letters or three digits, one of any other
-    sign, and of each sign of another script two."""
-    return sum(map(_of_word, WORD.findall(text)))
+    """The estimated tokens of a text: one for four letters or three digits of a word, one for a
+    punctuation mark, two for a character that is not ASCII."""
+    return sum(map(_estimate_word, WORD.findall(text)))
 
 
-def _of_word(word: str) -> int:
+def _estimate_word(word: str) -> int:
     if word[0].isspace():
         return max(0, word.count("\n") - 1)
     if not word.isascii():
@@ -75,12 +75,12 @@ def _of_word(word: str) -> int:
 
 
 def estimate_input_tokens(body: Mapping[str, Any]) -> int:
-    """The estimated tokens of all texts in the messages, or in the input of embeddings."""
+    """The estimated tokens of all texts in the messages or in an embeddings input."""
     return sum(map(estimate_tokens, texts_of(body.get("messages") or body.get("input"))))
 
 
 def texts_of(value: Any) -> list[str]:
-    """All texts in messages, or in the input of embeddings."""
+    """All texts in messages or in an embeddings input."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, dict):

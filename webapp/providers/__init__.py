@@ -1,4 +1,4 @@
-"""Whom Weir asks: one file a provider, behind one base class, made as the settings say."""
+"""The providers: one file each, behind one base class, created from the settings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from webapp.settings import Settings, SettingsError
 
 
 def make_providers(settings: Settings) -> dict[str, BaseProvider]:
-    """The configured providers by name; without any, the one that says so."""
+    """The configured providers by name; the offline provider if there are none."""
     if not settings.has_provider:
         return {"offline": OfflineProvider(settings.llm_timeout)}
     return {
@@ -37,7 +37,7 @@ def _make(provider: ConfiguredProvider, azure_version: str, timeout: float) -> B
 def _langchain(provider: ConfiguredProvider, model_provider: str, timeout: float) -> BaseProvider:
     from webapp.providers.langchain import LangChainProvider, check_installed
 
-    # Anthropic's package comes with Weir; to look for others takes LangChain, and its memory.
+    # Anthropic's package comes with Weir; the check for others imports LangChain.
     missing = None if model_provider == "anthropic" else check_installed(model_provider)
     if missing:
         raise SettingsError(

@@ -1,6 +1,6 @@
-"""What all providers share: bounds on time, the reading of answers, and what happened lately.
+"""What all providers share: timeouts, the parsing of answers, and the outcome of the last call.
 
-A provider gives texts in the shape of OpenAI's API; here they are read, once for all.
+Providers return JSON text in the format of OpenAI's API, which is parsed here.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ SLOW = "The provider timed out."
 LISTING_TIMEOUT = 5.0
 LISTING_TTL = 300.0
 LISTING_RETRY_DELAY = 5.0
-MAX_TOKEN_COUNT = 1_000_000_000  # in one call; what says more is no count
-# Of a delta, what no model has written.
+MAX_TOKEN_COUNT = 1_000_000_000  # in one call; a larger number is not a valid count
+# The fields of a delta that the model did not generate.
 NO_TOKENS = frozenset({"role", "id", "type"})
 MALFORMED_ERRORS = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
 class BaseProvider(ABC):
-    """A provider does only what is its own; times, errors and outcomes are recorded here once.
+    """Applies timeouts, translates errors and records outcomes for all providers.
 
-    `timeout` (seconds) bounds a plain call; of a stream, its first piece and each gap.
+    `timeout` (seconds) limits a plain call; of a stream, the wait for each chunk.
     """
 
     kind: str
@@ -58,21 +58,21 @@ class BaseProvider(ABC):
 
     @abstractmethod
     def _events(self, request: ModelRequest, model: str) -> Generator[str]:
-        """The chunks of a stream, each as JSON text, and `[DONE]` where the provider says so.
+        """The chunks of a stream, each as JSON text, and `[DONE]` if the provider sends it.
 
-        Usage is asked for, and comes with a chunk.
+        Usage is requested, and arrives with a chunk.
         """
 
     def _prepare(self, model: str) -> None:  # noqa: B027 most need nothing
-        """What the first call of a model needs and no timeout of a call should bound."""
+        """Set-up for the first call of a model, outside the call's timeout."""
 
     @abstractmethod
     def _list_models(self) -> list[dict[str, Any]]:
-        """The models as OpenAI lists them (`id`, …), by a call that costs nothing."""
+        """The models in OpenAI's format (`id`, …), by a call that costs nothing."""
 
     @abstractmethod
     def _translate(self, error: Exception) -> WeirError | None:
-        """The WeirError that an exception of the client below stands for; None for any other."""
+        """The WeirError for an exception of the underlying client; None for any other."""
 
     def default_model(self) -> str | None:
         """The first model that it lists."""
@@ -87,7 +87,7 @@ class BaseProvider(ABC):
             with malformed_as_provider_failed:
                 answer = self._read(text, request, model)
         except Exception as error:
-            raise self._known(error) from error
+            raise self._recorded(error) from error
         self._succeeded()
         return answer
 
@@ -112,37 +112,37 @@ class BaseProvider(ABC):
             with malformed_as_provider_failed:
                 answer = reading.answer(self, model)
         except Exception as error:
-            raise self._known(error) from error
+            raise self._recorded(error) from error
         self._succeeded()
         yield answer
 
     def models(self) -> list[dict[str, Any]]:
-        """Asked again now and then, by one; while it fails, the last known ones."""
+        """The cached list. One request at a time refreshes it; on failure the old list stays."""
         if not self._listing_is_fresh():
             with self._listing:
                 if not self._listing_is_fresh():
-                    self._listed = (self._newly_listed(), time.monotonic())
+                    self._listed = (self._refreshed_list(), time.monotonic())
         return self._listed[0]
 
     def check(self, timeout: float) -> None:
-        """A free call that shows whether the provider is there. Raises ProviderError."""
+        """A free call that shows whether the provider is available. Raises ProviderError."""
         try:
             with gevent.Timeout(timeout, ProviderTimedOut(SLOW)):
                 self._list_models()
         except Exception as error:
-            raise self._known(error) from error
+            raise self._recorded(error) from error
         self._succeeded()
 
     def _listing_is_fresh(self) -> bool:
         models, listed_at = self._listed
         return time.monotonic() - listed_at < (LISTING_TTL if models else LISTING_RETRY_DELAY)
 
-    def _newly_listed(self) -> list[dict[str, Any]]:
+    def _refreshed_list(self) -> list[dict[str, Any]]:
         try:
             with gevent.Timeout(LISTING_TIMEOUT, ProviderTimedOut(SLOW)):
                 return self._list_models()
         except Exception as error:
-            if not isinstance(self._known(error), WeirError):
+            if not isinstance(self._recorded(error), WeirError):
                 raise
             return self._listed[0]
 
@@ -154,8 +154,7 @@ class BaseProvider(ABC):
         else:
             content = _text(body["choices"][0]["message"]["content"])
         usage = _usage(body.get("usage"), request, model, content)
-        said = str(body.get("model") or model)
-        return Answer(content, said, self.name, usage, body=text)
+        return Answer(content, str(body.get("model") or model), self.name, usage, body=text)
 
     def _slow(self) -> ProviderTimedOut:
         return ProviderTimedOut(f"The provider did not answer within {self._timeout:g} s.")
@@ -163,17 +162,18 @@ class BaseProvider(ABC):
     def _succeeded(self) -> None:
         self.latest = Outcome(time.monotonic(), None)
 
-    def _known(self, error: Exception) -> Exception:
-        """The error to raise; one that nobody foresaw stays as it is, and becomes a 500."""
-        known = error if isinstance(error, WeirError) else self._translate(error)
-        # What the caller got wrong says nothing against the provider.
-        at_fault = isinstance(known, ProviderError) and known.status >= 500
-        self.latest = Outcome(time.monotonic(), known.name if known and at_fault else None)
-        return known or error
+    def _recorded(self, error: Exception) -> Exception:
+        """Record a failure, and return the error to raise; an unexpected one becomes a 500."""
+        translated = error if isinstance(error, WeirError) else self._translate(error)
+        # A client's mistake is not a failure of the provider.
+        at_fault = isinstance(translated, ProviderError) and translated.status >= 500
+        name = translated.name if translated and at_fault else None
+        self.latest = Outcome(time.monotonic(), name)
+        return translated or error
 
 
 class _StreamReading:
-    """What the chunks of a stream have said so far."""
+    """The text and usage of a stream's chunks so far."""
 
     def __init__(self, request: ModelRequest, stream_usage: StreamUsage) -> None:
         self._request = request
@@ -184,7 +184,7 @@ class _StreamReading:
         self.finished = False
 
     def read_chunk(self, data: str) -> Chunk | None:
-        """The piece in a chunk; None of one that is only there because Weir asked for usage."""
+        """Parse a chunk; None if it has nothing for the client, such as usage only Weir wanted."""
         chunk = json_codec.loads(data)
         if chunk.get("error"):
             raise ProviderFailed("The provider reported an error in its stream.")
@@ -218,23 +218,22 @@ class _StreamReading:
     def answer(self, provider: BaseProvider, model: str) -> Answer:
         content = "".join(self._texts)
         usage = _usage(self._usage, self._request, model, content)
-        said = str(self._model or model)
-        return Answer(content, said, provider.name, usage)
+        return Answer(content, str(self._model or model), provider.name, usage)
 
 
 def _without_usage(data: str) -> str:
-    # Not by json_codec, which may change a number; this is passed on.
+    # Not json_codec, which may change numbers: this is passed on to the client.
     chunk = json.loads(data)
     del chunk["usage"]
     return json.dumps(chunk)
 
 
 def _all_text(value: Any) -> str:
-    """Everything in a delta that may have cost tokens: content, reasoning, arguments of tools."""
+    """All text of a delta that may cost tokens: content, reasoning, arguments of tools."""
     if isinstance(value, str):
         return value
     if isinstance(value, dict):
-        return "".join(_all_text(one) for name, one in value.items() if name not in NO_TOKENS)
+        return "".join(_all_text(item) for name, item in value.items() if name not in NO_TOKENS)
     return "".join(map(_all_text, value)) if isinstance(value, list) else ""
 
 
@@ -246,15 +245,15 @@ def _usage(usage: Any, request: ModelRequest, model: str, content: str) -> Usage
     if isinstance(usage, dict):
         details = usage.get("prompt_tokens_details")
         cached = details.get("cached_tokens") if isinstance(details, dict) else None
-        told = [usage.get("prompt_tokens"), usage.get("completion_tokens") or 0, cached or 0]
-        counts = [one for one in told if type(one) is int and 0 <= one < MAX_TOKEN_COUNT]
-        if len(counts) == len(told):
+        reported = [usage.get("prompt_tokens"), usage.get("completion_tokens") or 0, cached or 0]
+        counts = [n for n in reported if type(n) is int and 0 <= n < MAX_TOKEN_COUNT]
+        if len(counts) == len(reported):
             return Usage(counts[0], counts[1], min(counts[2], counts[0]))
     return count(request, model, content)
 
 
 class _MalformedAsProviderFailed:
-    """Around all that reads what a provider sent: anything may be in there."""
+    """Wraps code that parses a provider's answer, which may hold anything."""
 
     def __enter__(self) -> None: ...
 
@@ -265,5 +264,5 @@ class _MalformedAsProviderFailed:
             raise ProviderFailed("The provider's answer does not match OpenAI's schema.") from None
 
 
-# One for all, as it is entered with every chunk.
+# A single instance, as it is entered for every chunk.
 malformed_as_provider_failed = _MalformedAsProviderFailed()

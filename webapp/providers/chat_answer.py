@@ -1,4 +1,4 @@
-"""The answer of a LangChain model told in OpenAI's terms, whole and in chunks."""
+"""Converts the answers of LangChain models to OpenAI's format, whole and in chunks."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ def write_answer(message: AIMessage, model: str) -> str:
 
     calls = _calls(message)
     text = str(message.text)
-    spoken: dict[str, Any] = {
+    answered: dict[str, Any] = {
         "role": "assistant",
         "content": text or (None if calls else ""),
         "refusal": None,
     }
     if reasoning := _reasoning(message):
-        spoken["reasoning_content"] = reasoning
+        answered["reasoning_content"] = reasoning
     if calls:
-        spoken["tool_calls"] = calls
+        answered["tool_calls"] = calls
     reason = _finish_reason(_reason(message), bool(calls))
-    choice = {"index": 0, "message": spoken, "logprobs": None, "finish_reason": reason}
+    choice = {"index": 0, "message": answered, "logprobs": None, "finish_reason": reason}
     body = _head("chat.completion", _model_name(message) or model) | {"choices": [choice]}
     if usage := _usage(message.usage_metadata):
         body["usage"] = usage
@@ -63,8 +63,8 @@ def write_chunks(
 ) -> Iterator[str]:
     """The JSON of each chat.completion.chunk.
 
-    `estimate` gives the tokens of the prompt where the provider counts only those of its answer.
-    Raises ProviderFailed where the messages end without a reason why.
+    `estimate` returns the tokens of the prompt, for providers that count only output tokens.
+    Raises ProviderFailed if the messages end without a finish reason.
     """
     writing = _StreamWriting(model, estimate)
     for message in messages:
@@ -73,7 +73,7 @@ def write_chunks(
 
 
 class _StreamWriting:
-    """What the parts of a streamed answer have said so far."""
+    """The state of a streamed answer between its messages."""
 
     def __init__(self, model: str, estimate: Callable[[], int]) -> None:
         from openai.types.chat import ChatCompletionChunk
@@ -125,7 +125,7 @@ class _StreamWriting:
 
 
 class _StreamedCalls:
-    """Counts the tool calls of a stream as OpenAI does: from 0, whatever else stands between."""
+    """Numbers the tool calls of a stream as OpenAI does: from 0, ignoring other content."""
 
     def __init__(self) -> None:
         self._ids: list[str] = []
@@ -147,12 +147,12 @@ class _StreamedCalls:
                 yield {"index": place, "function": {"arguments": arguments}}
 
     def end(self) -> Iterator[dict[str, Any]]:
-        """A call without arguments is streamed as nothing, which is no JSON."""
+        """Add `{}` to calls without arguments: an empty string is not valid JSON."""
         for place in sorted(self._without_arguments):
             yield {"index": place, "function": {"arguments": "{}"}}
 
     def _place(self, fragment: Mapping[str, Any]) -> int | None:
-        """Where its call stands; None where a new one begins."""
+        """The index of the fragment's call; None if it begins a new one."""
         place = self._places.get(_key(fragment))
         if fragment["name"]:
             same = place is not None and fragment["id"] in (None, "", self._ids[place])
@@ -173,10 +173,10 @@ def _key(fragment: Mapping[str, Any]) -> Any:
 
 
 def _fragments(message: AIMessage) -> list[dict[str, Any]]:
-    """The pieces of tool calls in a part of a stream; whole calls where the model cannot stream."""
-    pieces = getattr(message, "tool_call_chunks", None)
-    if pieces is not None:
-        return list(pieces)
+    """The fragments of tool calls in a message; whole calls if the model cannot stream."""
+    fragments = getattr(message, "tool_call_chunks", None)
+    if fragments is not None:
+        return list(fragments)
     return [
         {
             "index": position,
@@ -216,8 +216,8 @@ def _call_id() -> str:
 
 
 def _reasoning(message: AIMessage) -> str:
-    said = message.additional_kwargs.get("reasoning_content")
-    texts = [said] if isinstance(said, str) else []
+    reasoning = message.additional_kwargs.get("reasoning_content")
+    texts = [reasoning] if isinstance(reasoning, str) else []
     for block in message.content if isinstance(message.content, list) else []:
         if isinstance(block, dict) and block.get("type") in ("thinking", "reasoning"):
             text = block.get(block["type"])
@@ -226,8 +226,8 @@ def _reasoning(message: AIMessage) -> str:
 
 
 def _reason(message: AIMessage) -> str | None:
-    said = (message.response_metadata.get(key) for key in REASON_KEYS)
-    return next((reason for reason in said if isinstance(reason, str) and reason), None)
+    reasons = (message.response_metadata.get(key) for key in REASON_KEYS)
+    return next((reason for reason in reasons if isinstance(reason, str) and reason), None)
 
 
 def _finish_reason(reason: str | None, calls: bool) -> str:

@@ -1,4 +1,4 @@
-"""A chat completion's request told in LangChain's terms."""
+"""Converts a chat completion request for LangChain."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 
 from webapp.errors import UnsupportedParameter
 
-# What says no more than leaving the parameter out does.
-MEANS_NOTHING: dict[str, Any] = {
+# Values that mean the same as leaving the parameter out.
+NEUTRAL: dict[str, Any] = {
     "n": 1,
     "logprobs": False,
     "presence_penalty": 0,
@@ -22,7 +22,7 @@ MEANS_NOTHING: dict[str, Any] = {
     "logit_bias": {},
     "service_tier": "auto",
 }
-UNDERSTOOD = {
+SUPPORTED = {
     "messages",
     "temperature",
     "top_p",
@@ -35,8 +35,8 @@ UNDERSTOOD = {
     "parallel_tool_calls",
     "stream_options",
 }
-# What clients send back of an answer, as they got it.
-ECHOED_MEANS_NOTHING: dict[str, Any] = {"annotations": []}
+# Fields of earlier answers, which clients send back unchanged.
+ECHOED_NEUTRAL: dict[str, Any] = {"annotations": []}
 ECHOED = {"reasoning_content"}
 
 DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,", re.IGNORECASE)
@@ -46,10 +46,10 @@ WITHOUT_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
 
 @dataclass(frozen=True, slots=True)
 class ParsedChatRequest:
-    """A request in terms that every LangChain model shares; nothing in it is unchecked.
+    """A validated request, in parameters that all LangChain models share.
 
-    `messages` and `tools` are of OpenAI's shape, which LangChain's converters take. `tool_choice`
-    is "auto", "any", "none", or a tool's name.
+    `messages` and `tools` are in OpenAI's format, which LangChain's converters accept.
+    `tool_choice` is "auto", "any", "none", or a tool's name.
     """
 
     messages: list[dict[str, Any]]
@@ -64,16 +64,16 @@ class ParsedChatRequest:
 
 
 def read_request(body: Mapping[str, Any]) -> ParsedChatRequest:
-    """Raises UnsupportedParameter for what cannot be carried over, or is not well formed."""
-    _only(body, UNDERSTOOD, "", MEANS_NOTHING)
+    """Raises UnsupportedParameter for what cannot be converted or is malformed."""
+    _only(body, SUPPORTED, "", NEUTRAL)
     _stream_options(body.get("stream_options"))
     tools = _tools(body.get("tools"))
-    longest = "max_completion_tokens" if _given(body, "max_completion_tokens") else "max_tokens"
+    limit = "max_completion_tokens" if _given(body, "max_completion_tokens") else "max_tokens"
     return ParsedChatRequest(
         messages=_messages(body.get("messages")),
         temperature=_number(body.get("temperature"), "temperature"),
         top_p=_number(body.get("top_p"), "top_p"),
-        max_tokens=_integer(body.get(longest), longest),
+        max_tokens=_integer(body.get(limit), limit),
         stop=_stop(body.get("stop")),
         user=_text(body["user"], "user") if _given(body, "user") else None,
         tools=tools,
@@ -83,7 +83,7 @@ def read_request(body: Mapping[str, Any]) -> ParsedChatRequest:
 
 
 def _messages(value: Any) -> list[dict[str, Any]]:
-    """The messages, with all that the system says in one at their head."""
+    """The messages; all system messages are merged into one at the start."""
     system, others = [], []
     for position, entry in enumerate(_list(value, "messages", empty=False)):
         path = f"messages.{position}"
@@ -115,7 +115,7 @@ def _user(message: Mapping[str, Any], path: str) -> dict[str, Any]:
 
 def _assistant(message: Mapping[str, Any], path: str) -> dict[str, Any]:
     known = {"role", "content", "tool_calls"} | ECHOED
-    _only(message, known, path, ECHOED_MEANS_NOTHING)
+    _only(message, known, path, ECHOED_NEUTRAL)
     calls = _list(message.get("tool_calls") or [], f"{path}.tool_calls")
     content = message.get("content")
     if content is not None or not calls:
@@ -157,7 +157,7 @@ def _call(value: Any, path: str) -> dict[str, Any]:
 
 
 def _plain_text(content: Any, path: str) -> str:
-    """A string, or the texts of its parts: where no other kind of part may stand."""
+    """A string, or the joined texts of its parts, which must all be texts."""
     if isinstance(content, str):
         return content
     texts = []
@@ -261,8 +261,8 @@ def _only(
     value: Mapping[str, Any], known: set[str], path: str, neutral: Mapping[str, Any] | None = None
 ) -> None:
     for key, entry in value.items():
-        says_nothing = entry is None or (key in (neutral or {}) and (neutral or {})[key] == entry)
-        if key not in known and not says_nothing:
+        is_neutral = entry is None or (key in (neutral or {}) and (neutral or {})[key] == entry)
+        if key not in known and not is_neutral:
             raise UnsupportedParameter(f"{path}.{key}" if path else str(key))
 
 

@@ -1,7 +1,7 @@
-"""Counts tokens where a provider does not say them: with tiktoken where it fits, else by estimate.
+"""Counts tokens where a provider does not report them: with tiktoken if possible, else estimated.
 
-tiktoken's tables come from the internet with their first use (TIKTOKEN_CACHE_DIR keeps them). No
-request waits for that: until they are there, and where they cannot be had, the estimate serves.
+tiktoken downloads its tables on first use (TIKTOKEN_CACHE_DIR stores them). No request waits for
+that: until a table is available, tokens are estimated.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from webapp.threads import run_in_thread
 log = logging.getLogger(__name__)
 
 LOAD_RETRY_DELAY = 3600.0
-LONG = 2_000  # characters; counting more than that would stall the streams
+LONG = 2_000  # characters; counting more than that in the event loop would stall streams
 
 _encodings: dict[str, Any] = {}
 _tried_at: dict[str, float] = {}
 
 
 def count(request: ModelRequest, model: str, content: str) -> Usage:
-    """What a call has used as far as Weir can tell."""
+    """The usage of a call, counted by Weir."""
     inputs = texts_of(request.body.get("messages") or request.body.get("input"))
     encoding = _encoding(model)
     return Usage(_tokens(encoding, inputs), _tokens(encoding, [content]), estimated=True)
@@ -42,7 +42,7 @@ def _tokens(encoding: Any, texts: list[str]) -> int:
 
 
 def _encoding(model: str) -> Any:
-    """tiktoken's encoding of a model, if it is one of OpenAI's and the table is there."""
+    """tiktoken's encoding of a model, if it is one of OpenAI's and its table is available."""
     import tiktoken
 
     try:
@@ -60,7 +60,7 @@ def _load(name: str) -> None:
 
     try:
         _encodings[name] = run_in_thread(lambda: tiktoken.get_encoding(name))
-    except Exception as error:  # noqa: BLE001 whatever the network has to say
+    except Exception as error:  # noqa: BLE001 any failure of the download
         log.warning(
             "tiktoken encoding %s is unavailable (%s); tokens are estimated",
             name,

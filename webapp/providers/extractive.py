@@ -25,13 +25,13 @@ from typing import Literal, NamedTuple
 
 Length = Literal["short", "medium", "long"]
 
-# The share of the text's characters to aim for, and the most sentences to take.
+# The share of the text's characters to aim for, and the maximum of sentences.
 SIZES: dict[Length, tuple[float, int]] = {"short": (0.1, 3), "medium": (0.25, 8), "long": (0.5, 20)}
-MOST = SIZES["long"][1]
+MAX_SENTENCES = SIZES["long"][1]
 
 # Only the most central sentences are compared with each other, which keeps ranking linear.
 POOL = 120
-# Anything longer, in characters, lacks stops, and is cut at lines or into chunks of words.
+# A longer "sentence" (in characters) lacks stops; it is split at lines or into chunks of words.
 LONGEST_SENTENCE = 600
 CHUNK = 200
 
@@ -39,7 +39,7 @@ LEAD_BONUS = 0.3  # for the first sentence; half as much for the second, and so 
 PARAGRAPH_BONUS = 0.1
 FRAGMENT_FACTOR = 0.5  # headings, list items and the like: what does not end with a stop
 SHORT = 0.75  # of the median length; a sentence below it counts for less
-NOTHING_NEW = 1e-9  # what is left of a score when the sentence repeats one that was taken
+NOTHING_NEW = 1e-9  # the score of a sentence that only repeats a chosen one
 
 CJK = "\u2e80-\u2fff\u3005-\u30ff\u31f0-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 UNSPACED = CJK + "\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\uac00-\ud7af"
@@ -128,7 +128,7 @@ def summarize(text: str, length: Length) -> str:
 
 
 def central(found: list[Sentence], length: Length) -> list[int]:
-    """Where the sentences of the summary stand: the best, for as long as that nears the goal."""
+    """The indexes of the summary's sentences: the best ones, until the goal is reached."""
     share, most = SIZES[length]
     goal = share * sum(len(sentence.text) for sentence in found)
     chosen: list[int] = []
@@ -158,7 +158,7 @@ def sentences(text: str) -> list[Sentence]:
 
 
 def _blocks(text: str) -> Iterator[tuple[Span, str]]:
-    """What no sentence crosses: paragraphs, list items, headings; and the break before each."""
+    """Paragraphs, list items and headings, which no sentence crosses; and the break before each."""
     for blank, lines in groupby(_lines(text), key=lambda line: line.start == line.end):
         if blank:
             continue
@@ -190,7 +190,7 @@ def _wraps(text: str, line: Span, following: Span, width: int) -> bool:
 
 
 def _spans(text: str, block: Span, capitalizes: bool) -> Iterator[Span]:
-    """A block's sentences. What is too long to be one falls apart into lines, then chunks."""
+    """A block's sentences. One that is too long is split into lines, then chunks of words."""
     start = block.start
     for end, following in _ends(text, block, capitalizes):
         if end - start <= LONGEST_SENTENCE:
@@ -198,8 +198,8 @@ def _spans(text: str, block: Span, capitalizes: bool) -> Iterator[Span]:
         else:
             for line in LINE.finditer(text, start, end):
                 whole = line.end() - line.start() <= LONGEST_SENTENCE
-                pieces = [line] if whole else WORDS.finditer(text, *line.span())
-                yield from (Span(*piece.span()) for piece in pieces)
+                parts = [line] if whole else WORDS.finditer(text, *line.span())
+                yield from (Span(*part.span()) for part in parts)
         start = following
 
 
@@ -238,7 +238,7 @@ def _abbreviates(before: str, following: str) -> bool:
 
 
 def _separator(passage: list[Sentence], length: Length) -> str:
-    """What joins the two ends of a passage; never longer than what stood between them."""
+    """The separator between the ends of a passage; never longer than the text between them."""
     left, right = passage[0].text, passage[-1].text
     widest = max((sentence.before for sentence in passage[1:]), key=len)
     if not widest or (widest == " " and len(passage) == 2):
@@ -262,7 +262,7 @@ def _ranked(found: list[Sentence]) -> list[int]:
     vectors = {index: dict(zip(counts[index], weights[index], strict=True)) for index in pool}
     value = {index: scores[index] for index in pool}
     ranked: list[int] = []
-    while value and len(ranked) < MOST:
+    while value and len(ranked) < MAX_SENTENCES:
         best = max(value, key=value.__getitem__)
         if value.pop(best) < NOTHING_NEW and ranked:
             break
@@ -276,10 +276,10 @@ def _ranked(found: list[Sentence]) -> list[int]:
 
 
 def _scores(found: list[Sentence], centralities: Iterable[float]) -> list[float]:
-    """How much each sentence says of the text, from its centrality, its place and its form."""
+    """The score of each sentence, from its centrality, its position and its form."""
     usual = median(len(sentence.text) for sentence in found)
     scores: list[float] = []
-    whole = 0  # whole sentences so far: a heading does not take the lead from what it heads
+    whole = 0  # whole sentences so far: a heading does not take the bonus of the first sentence
     opens = True
     for sentence, centrality in zip(found, centralities, strict=True):
         score = centrality * min(1.0, len(sentence.text) / (SHORT * usual))
@@ -295,7 +295,7 @@ def _scores(found: list[Sentence], centralities: Iterable[float]) -> list[float]
 
 
 def _counts(texts: Iterable[str]) -> list[Counter[int]]:
-    """How often each sentence has which term; terms are numbered, which makes them fast keys."""
+    """The term counts of each sentence; terms are numbered, as integers are fast keys."""
     numbers: defaultdict[str, int] = defaultdict()
     numbers.default_factory = numbers.__len__
     return [Counter(map(numbers.__getitem__, _terms(text))) for text in texts]
@@ -331,15 +331,15 @@ def _cosine(left: dict[int, float], right: dict[int, float]) -> float:
 def _terms(text: str) -> list[str]:
     """The words that carry meaning, cut to six letters, which joins most inflected forms.
 
-    Scripts that do not part their words by spaces give pairs of neighbouring characters.
+    Scripts that do not separate words by spaces give pairs of neighbouring characters.
     """
     words: list[str] = TERM.findall(text)
-    telling = [term for word in words if _tells(word) for term in _stems(word)]
-    return telling or [word.casefold() for word in words]
+    terms = [term for word in words if _has_meaning(word) for term in _stems(word)]
+    return terms or [word.casefold() for word in words]
 
 
-def _tells(word: str) -> bool:
-    """Length tells function words apart where letters are small: in Latin, Greek, Cyrillic."""
+def _has_meaning(word: str) -> bool:
+    """In Latin, Greek and Cyrillic script, short words are mostly function words."""
     if word[0] > "\u052f":
         return True
     if len(word) > 3:

@@ -1,4 +1,4 @@
-"""Bounds every wait for the next piece of a stream, as a gevent.Timeout around each would."""
+"""Limits each wait for the next item of a stream, as a gevent.Timeout around each would."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Item = TypeVar("Item")
 
 
 def with_gap_timeout(items: Generator[Item], seconds: float, error: Exception) -> Generator[Item]:
-    """The items; raises the error in place of one that is not there after so many seconds."""
+    """The items; raises the error if one does not arrive within so many seconds."""
     waiting = gevent.getcurrent()
     until = time.monotonic() + seconds
 
@@ -29,7 +29,7 @@ def with_gap_timeout(items: Generator[Item], seconds: float, error: Exception) -
     timer.fire_by(until)
     try:
         for item in items:
-            until = math.inf  # nobody waits
+            until = math.inf  # no wait is running
             yield item
             waiting, until = gevent.getcurrent(), time.monotonic() + seconds
             timer.fire_by(until)

@@ -1,6 +1,6 @@
-"""HTTP to providers: geventhttpclient, whose parser is C and whose idle connections are a stack.
+"""HTTP to providers: geventhttpclient, which parses in C and reuses the latest idle connection.
 
-An SDK would only build and read again the JSON that Weir passes on as it is.
+An SDK would parse and serialize the JSON that Weir passes on unchanged.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from webapp.library_internals import wrap_connecting
 from webapp.observability import tracing
 
 CONNECT_TIMEOUT = 10.0
-MAX_CONNECTIONS = 100_000  # Weir's own limits bound the calls, not this
+MAX_CONNECTIONS = 100_000  # not a limit in practice: Weir's own limits apply to calls
 BLOCK = 64 * 1024
 MAX_ANSWER_BYTES = 64 * 1024 * 1024  # bytes of a plain answer
 
-# What goes wrong below: a connection, its name or its certificate; what is no HTTP.
+# Errors of a connection, a host name or a certificate; and invalid HTTP.
 BROKEN = (OSError, HTTPParseError)
 
 
 class AnswerTooLong(Exception):
-    """The answer is longer than anything that Weir keeps in memory."""
+    """The answer is larger than MAX_ANSWER_BYTES."""
 
 
 class NotReached(OSError):
-    """There was no connection, so nothing was asked."""
+    """The connection failed, so no request was sent."""
 
 
 class RefusedByStatus(Exception):
@@ -46,9 +46,9 @@ class RefusedByStatus(Exception):
 
 
 class Endpoint:
-    """A server under a base URL, asked with the same headers each time. Times are in seconds.
+    """A server at a base URL, with fixed headers. Times are in seconds.
 
-    All verbs raise OSError, HTTPParseError, RefusedByStatus and AnswerTooLong.
+    All methods raise OSError, HTTPParseError, RefusedByStatus and AnswerTooLong.
     """
 
     def __init__(self, base_url: str, headers: Mapping[str, str], timeout: float) -> None:
@@ -60,23 +60,23 @@ class Endpoint:
             concurrency=MAX_CONNECTIONS,
             block_size=BLOCK,
             connection_timeout=min(CONNECT_TIMEOUT, timeout),
-            network_timeout=None,  # BaseProvider bounds every wait
+            network_timeout=None,  # BaseProvider limits every wait
             **_forward_proxy(parts.scheme, parts.hostname or ""),
         )
-        wrap_connecting(self._client, _telling)
+        wrap_connecting(self._client, _raising_not_reached)
 
     def get(self, path: str) -> Any:
         """The JSON of a GET. Raises ValueError too."""
         return json.loads(_whole(self._ask("GET", path, None)))
 
     def post(self, path: str, body: Mapping[str, Any]) -> str:
-        """The whole answer as text. Raises ValueError where it is not UTF-8."""
+        """The whole answer as text. Raises ValueError if it is not UTF-8."""
         return _whole(self._ask("POST", path, body)).decode()
 
     def stream(self, path: str, body: Mapping[str, Any]) -> Generator[str]:
-        """The data of each server-sent event; comments and other fields are passed over.
+        """The data of each server-sent event; comments and other fields are ignored.
 
-        Closing the iterator hangs up.
+        Closing the iterator closes the connection.
         """
         response = self._ask("POST", path, body)
         try:
@@ -103,14 +103,14 @@ class Endpoint:
         return response
 
 
-def _telling(connect: Callable[[], Any]) -> Callable[[], Any]:
-    def telling() -> Any:
+def _raising_not_reached(connect: Callable[[], Any]) -> Callable[[], Any]:
+    def wrapped() -> Any:
         try:
             return connect()
         except (OSError, RuntimeError) as error:
             raise NotReached(str(error)) from error
 
-    return telling
+    return wrapped
 
 
 def _whole(response: HTTPSocketPoolResponse) -> bytes:
@@ -129,10 +129,10 @@ def _whole(response: HTTPSocketPoolResponse) -> bytes:
 def _refusal(response: HTTPSocketPoolResponse) -> RefusedByStatus:
     retry_after = response.get("retry-after")
     try:
-        said = json.loads(response.read(BLOCK))
+        parsed = json.loads(response.read(BLOCK))
     except (ValueError, *BROKEN):
-        said = {}
-    body = said if isinstance(said, dict) else {}
+        parsed = {}
+    body = parsed if isinstance(parsed, dict) else {}
     return RefusedByStatus(response.status_code, body, str(retry_after) if retry_after else None)
 
 

@@ -1,4 +1,4 @@
-"""Models of any maker that LangChain knows, asked and answering as OpenAI's are."""
+"""Models of all providers that LangChain supports, with OpenAI's requests and answers."""
 
 from __future__ import annotations
 
@@ -41,24 +41,24 @@ if TYPE_CHECKING:
 
 ANTHROPIC_URL = "https://api.anthropic.com"
 ANTHROPIC_VERSION = "2026-10-21"
-# The version before took temperature and top_p, for the models that have them.
+# The earlier version accepts temperature and top_p, for the models that support them.
 ANTHROPIC_SAMPLING = {"extra_headers": {"anthropic-version": "2023-06-01"}}
-NO_KEY = "none"  # an empty one makes no header
-# Said here, so that the integrations do not look for it in the environment.
-KNOWN_MAKERS: dict[str, dict[str, Any]] = {
+NO_KEY = "none"  # an empty key would omit the header
+# Set explicitly, so that the integrations do not read them from the environment.
+EXPLICIT_OPTIONS: dict[str, dict[str, Any]] = {
     "anthropic": {"base_url": ANTHROPIC_URL, "api_key": NO_KEY, "anthropic_proxy": None}
 }
 MAX_MODELS = 100
 UNREADABLE = "The provider's answer cannot be read."
 
-# What the fields of LangChain's models are called.
+# The names of each parameter in the fields of LangChain's models.
 FIELDS = {
     "temperature": ("temperature",),
     "top_p": ("top_p",),
     "max_tokens": ("max_tokens", "max_output_tokens", "max_new_tokens", "num_predict"),
 }
 SAMPLING = {"temperature", "top_p"}
-# Anthropic's names for what goes wrong: a stream that has begun has no other status than 200.
+# The status of Anthropic's error types: errors within a stream come with status 200.
 STATUS_OF_TYPE = {
     "invalid_request_error": 400,
     "authentication_error": 401,
@@ -74,7 +74,7 @@ STATUS_OF_TYPE = {
 
 
 class LangChainProvider(BaseProvider):
-    """One maker's models, by the name that LangChain's `init_chat_model` has for it."""
+    """The models of one provider, by its name in LangChain's `init_chat_model`."""
 
     def __init__(
         self, name: str, model_provider: str, *, api_key: str, base_url: str, timeout: float
@@ -90,19 +90,19 @@ class LangChainProvider(BaseProvider):
         self._chat_models: dict[str, BaseChatModel] = {}
 
     def _prepare(self, model: str) -> None:
-        """The first call of a process imports for seconds."""
+        """The first call of a process takes seconds to import its packages."""
         self._chat_model(model)
 
     def _complete(self, request: ModelRequest, model: str) -> str:
         parsed = self._parsed(request)
-        runnable, said = self._prepared(parsed, model, request.native)
+        runnable, messages = self._prepared(parsed, model, request.native)
         with _langchain():
-            return write_answer(runnable.invoke(said, stop=parsed.stop), model)
+            return write_answer(runnable.invoke(messages, stop=parsed.stop), model)
 
     def _events(self, request: ModelRequest, model: str) -> Generator[str]:
         parsed = self._parsed(request)
-        runnable, said = self._prepared(parsed, model, request.native)
-        with closing(_parts(runnable, said, parsed.stop)) as parts:
+        runnable, messages = self._prepared(parsed, model, request.native)
+        with closing(_parts(runnable, messages, parsed.stop)) as parts:
             yield from write_chunks(parts, model, lambda: estimate_input_tokens(request.body))
 
     def _list_models(self) -> list[dict[str, Any]]:
@@ -114,12 +114,12 @@ class LangChainProvider(BaseProvider):
 
     def _translate(self, error: Exception) -> WeirError | None:
         chain = list(_chain(error))
-        # What ended the wait comes wrapped in what the SDK makes of it.
-        known = next((cause for cause in chain if isinstance(cause, WeirError)), None)
-        known = known or next(filter(None, map(_known, chain)), None)
-        if isinstance(known, ProviderError) and any(map(_not_reached, chain)):
-            return known.uncharged()
-        return known
+        # The SDK wraps the timeout that ended the wait.
+        translated = next((cause for cause in chain if isinstance(cause, WeirError)), None)
+        translated = translated or next(filter(None, map(_translate_one, chain)), None)
+        if isinstance(translated, ProviderError) and any(map(_not_reached, chain)):
+            return translated.uncharged()
+        return translated
 
     @cached_property
     def _endpoint(self) -> Endpoint:
@@ -167,7 +167,7 @@ class LangChainProvider(BaseProvider):
                 model_provider=self._model_provider,
                 timeout=self._timeout,
                 max_retries=0,
-                **KNOWN_MAKERS.get(self._model_provider, {}) | self._address(),
+                **EXPLICIT_OPTIONS.get(self._model_provider, {}) | self._address(),
             )
             if "stream_usage" in type(made).model_fields:
                 made = made.model_copy(update={"stream_usage": True})
@@ -175,29 +175,29 @@ class LangChainProvider(BaseProvider):
             return made
 
     def _address(self) -> dict[str, str]:
-        said = {"api_key": self._api_key, "base_url": self._base_url}
-        return {name: value for name, value in said.items() if value}
+        options = {"api_key": self._api_key, "base_url": self._base_url}
+        return {name: value for name, value in options.items() if value}
 
     def _with_parameters(
         self, chat_model: BaseChatModel, parsed: ParsedChatRequest, native: bool
     ) -> BaseChatModel:
-        """A copy that is cheap, as it shares all but these fields."""
+        """A copy with these parameters. It is cheap, as it shares all other fields."""
         update: dict[str, Any] = {}
         for parameter, fields in FIELDS.items():
             value = getattr(parsed, parameter)
             if value is not None and not _lacks(chat_model, parameter, value, native):
                 update[_field(chat_model, parameter, fields)] = value
-        if more := self._more(parsed, "temperature" in update or "top_p" in update):
-            update["model_kwargs"] = more
+        if extra := self._extra_options(parsed, "temperature" in update or "top_p" in update):
+            update["model_kwargs"] = extra
         return chat_model.model_copy(update=update) if update else chat_model
 
-    def _more(self, parsed: ParsedChatRequest, sampling: bool) -> dict[str, Any]:
-        """What only Anthropic's own parameters can say."""
+    def _extra_options(self, parsed: ParsedChatRequest, sampling: bool) -> dict[str, Any]:
+        """Options that only Anthropic's own parameters can express."""
         anthropic = self._model_provider == "anthropic"
         if parsed.user is not None and not anthropic:
             raise UnsupportedParameter("user")
-        more = dict(ANTHROPIC_SAMPLING) if anthropic and sampling else {}
-        return more if parsed.user is None else more | {"metadata": {"user_id": parsed.user}}
+        extra = dict(ANTHROPIC_SAMPLING) if anthropic and sampling else {}
+        return extra if parsed.user is None else extra | {"metadata": {"user_id": parsed.user}}
 
     def _with_tools(
         self, chat_model: BaseChatModel, parsed: ParsedChatRequest
@@ -225,7 +225,7 @@ class LangChainProvider(BaseProvider):
 
 
 def check_installed(model_provider: str) -> str | None:
-    """What is missing to ask models of this LangChain provider; None where nothing is."""
+    """The message about a missing package of this LangChain provider; None if none is missing."""
     packages = langchain_packages()
     if model_provider not in packages:
         known = ", ".join(sorted(packages))
@@ -239,10 +239,10 @@ def check_installed(model_provider: str) -> str | None:
 
 def _parts(
     runnable: Runnable[LanguageModelInput, AIMessage],
-    said: LanguageModelInput,
+    messages: LanguageModelInput,
     stop: list[str] | None,
 ) -> Generator[AIMessage]:
-    with closing(runnable.stream(said, stop=stop)) as parts:  # type: ignore[type-var]
+    with closing(runnable.stream(messages, stop=stop)) as parts:  # type: ignore[type-var]
         while True:
             with _langchain():
                 part = next(parts, None)
@@ -252,9 +252,10 @@ def _parts(
 
 
 def _lacks(chat_model: BaseChatModel, parameter: str, value: float, native: bool) -> bool:
-    """Whether the model has no such parameter, and nobody asked for it.
+    """Whether to drop a parameter that the model does not support.
 
-    The value says nothing; or it is a native endpoint's, which has one by default.
+    It is dropped if the value is neutral, or if a native endpoint set it, possibly by default.
+    Otherwise raises UnsupportedParameter.
     """
     profile: Mapping[str, Any] = chat_model.profile or {}
     if parameter not in SAMPLING or profile.get("temperature") is not False:
@@ -273,7 +274,7 @@ def _field(chat_model: BaseChatModel, parameter: str, fields: tuple[str, ...]) -
 
 
 def _refuse_alternatives(tools: list[dict[str, Any]]) -> None:
-    """LangChain would drop such a tool with no more than a warning."""
+    """Refuse tools that LangChain would drop with only a warning."""
     for position, tool in enumerate(tools):
         if {"oneOf", "anyOf"} & tool["function"]["parameters"].keys():
             raise UnsupportedParameter(
@@ -284,7 +285,7 @@ def _refuse_alternatives(tools: list[dict[str, Any]]) -> None:
 
 @contextmanager
 def _setting_up() -> Iterator[None]:
-    """Around the making of a chat model, which fails for want of a package or of a setting."""
+    """Wraps the creation of a chat model, which fails if a package or a setting is missing."""
     try:
         yield
     except (ImportError, ValueError, TypeError) as error:
@@ -293,7 +294,7 @@ def _setting_up() -> Iterator[None]:
 
 @contextmanager
 def _langchain() -> Iterator[None]:
-    """Around LangChain's own work: where it stumbles, the request or the answer is odd."""
+    """Wraps LangChain's own work, which fails on unusual requests or answers."""
     try:
         yield
     except UnicodeEncodeError:
@@ -305,7 +306,7 @@ def _langchain() -> Iterator[None]:
 
 
 def _of_value_error(error: ValueError) -> WeirError:
-    """Plain ones are LangChain's own words about a request; others come from reading an answer."""
+    """A plain ValueError is LangChain's message about a request; a subclass, an invalid answer."""
     if type(error) is not ValueError:
         return ProviderFailed(UNREADABLE)
     if str(error).startswith("No generation chunks"):
@@ -319,7 +320,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__
 
 
-def _known(error: BaseException) -> WeirError | None:
+def _translate_one(error: BaseException) -> WeirError | None:
     if isinstance(error, RefusedByStatus):
         return _of_status(error.status, error.body, error.retry_after)
     status = getattr(error, "status_code", None)
@@ -331,27 +332,27 @@ def _known(error: BaseException) -> WeirError | None:
 
 
 def _of_status(status: int, body: Any, retry_after: str | None) -> WeirError:
-    said = body.get("error", body) if isinstance(body, Mapping) else None
-    details: Mapping[str, Any] = said if isinstance(said, Mapping) else {}
-    words = str(details.get("message") or "")
+    error = body.get("error", body) if isinstance(body, Mapping) else None
+    details: Mapping[str, Any] = error if isinstance(error, Mapping) else {}
+    message = str(details.get("message") or "")
     if status < 400:
         status = STATUS_OF_TYPE.get(str(details.get("type")), 500)
-    if status == 404 and words.startswith("model"):
-        return ModelNotFound(f"The provider has no such {words}"[:1000])
-    if "credit balance is too low" in words:
+    if status == 404 and message.startswith("model"):
+        return ModelNotFound(f"The provider has no such {message}"[:1000])
+    if "credit balance is too low" in message:
         return ProviderRefusedWeir()
     code = details.get("code")
-    said = {"message": words, "code": code if isinstance(code, str) else None}
-    return translate_status(status, said, retry_after)
+    error = {"message": message, "code": code if isinstance(code, str) else None}
+    return translate_status(status, error, retry_after)
 
 
 def _not_reached(error: BaseException) -> bool:
-    """Whether there was no connection; both of the HTTP clients below have these names for it."""
+    """Whether the connection failed; both underlying HTTP clients use these class names."""
     return type(error).__name__ in {"ConnectError", "ConnectTimeout"}
 
 
 def _of_kind(error: BaseException) -> WeirError | None:
-    """What the classes say that LangChain, the HTTP clients and Python have in common."""
+    """Translate the exception classes of LangChain, the HTTP clients and Python."""
     import httpx
     import httpx2
     from langchain_core import exceptions as kinds
@@ -381,7 +382,7 @@ def _of_kind(error: BaseException) -> WeirError | None:
 
 
 def _listed(model: Mapping[str, Any]) -> dict[str, Any]:
-    """A model of Anthropic's list as OpenAI lists them."""
-    made = model.get("created_at")
-    created = int(datetime.fromisoformat(made).timestamp()) if made else 0
+    """A model of Anthropic's list in OpenAI's format."""
+    created_at = model.get("created_at")
+    created = int(datetime.fromisoformat(created_at).timestamp()) if created_at else 0
     return {"id": model["id"], "object": "model", "created": created, "owned_by": "anthropic"}

@@ -1,4 +1,4 @@
-"""Answers where no provider is configured: real summaries, and how to configure one."""
+"""The provider used when none is configured: real summaries, otherwise a hint how to set one up."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHUNK_LENGTH = 48
 
 
 class OfflineProvider(BaseProvider):
-    """Extracts the most central sentences of a text; of anything else it says it cannot."""
+    """Summarizes by extracting sentences; answers any other request with NO_PROVIDER."""
 
     identity = "offline"
     model = "offline"

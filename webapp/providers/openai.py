@@ -1,6 +1,6 @@
-"""OpenAI, Azure OpenAI, and everything else that speaks OpenAI's protocol.
+"""OpenAI, Azure OpenAI, and all other servers of OpenAI's protocol.
 
-Requests go out and answers come back as they are: every field that either side knows.
+Requests and answers are passed on unchanged, with all their fields.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ REFUSALS = {400, 404, 413, 422}
 
 
 class OpenAIProvider(BaseProvider):
-    """One server of OpenAI's protocol; `base_url` empty means OpenAI itself."""
+    """One server of OpenAI's protocol; an empty `base_url` means OpenAI itself."""
 
     openai_family = True
     kind = "openai"
@@ -38,8 +38,8 @@ class OpenAIProvider(BaseProvider):
         self._api_key = api_key
         self._base_url = base_url or OFFICIAL_URL
         self._official = self._base_url.rstrip("/") == OFFICIAL_URL
-        # OpenAI's models take far more; of another server nothing is known, and small windows are
-        # common there and cut without a word.
+        # OpenAI's models accept far more. Other servers often have a small context window, and
+        # truncate longer inputs silently.
         self.max_input_tokens = 100_000 if self._official else 3_000
         self.identity = f"openai@{self._base_url}"
 
@@ -58,7 +58,7 @@ class OpenAIProvider(BaseProvider):
     def _events(self, request: ModelRequest, model: str) -> Generator[str]:
         options = request.body.get("stream_options") or {}
         body = self._body(request, model)
-        # Of what is no object, the provider will say so.
+        # The provider rejects a value that is not an object.
         if isinstance(options, dict):
             options = {**options, "include_usage": True}
         body |= {"stream": True, "stream_options": options}
@@ -80,7 +80,7 @@ class OpenAIProvider(BaseProvider):
 
     @property
     def _cap(self) -> str:
-        """OpenAI's newer models take only the new name; most other servers only the old one."""
+        """OpenAI's newer models accept only the new name; most other servers only the old one."""
         return "max_completion_tokens" if self._official else "max_tokens"
 
     def _translate(self, error: Exception) -> WeirError | None:
@@ -102,7 +102,7 @@ class OpenAIProvider(BaseProvider):
 class AzureProvider(OpenAIProvider):
     """Azure OpenAI: `base_url` is the resource's endpoint, a model is a deployment.
 
-    Without an API version it is asked through its v1 API
+    Without an API version, requests use its v1 API
     (learn.microsoft.com/azure/ai-foundry/openai/api-version-lifecycle).
     """
 
@@ -135,16 +135,17 @@ class AzureProvider(OpenAIProvider):
         )
 
 
-def translate_status(status: int, said: Any, retry_after: str | None) -> WeirError:
-    """The error that a provider's error status stands for; `said` is what it says of it."""
-    details: Mapping[str, Any] = said if isinstance(said, dict) else {}
+def translate_status(status: int, error: Any, retry_after: str | None) -> WeirError:
+    """The WeirError for a provider's error status; `error` is the provider's description of it."""
+    details: Mapping[str, Any] = error if isinstance(error, dict) else {}
     code = details.get("code")
-    words = str(details.get("message") or (said if isinstance(said, str) else "")).strip()[:1000]
+    text = error if isinstance(error, str) else ""
+    message = str(details.get("message") or text).strip()[:1000]
     if status == 404 and code == "model_not_found":
-        return ModelNotFound(words or None)
+        return ModelNotFound(message or None)
     if status in REFUSALS:
         return ProviderRefusedRequest(
-            f"The provider rejected the request: {words or f'status {status}'}",
+            f"The provider rejected the request: {message or f'status {status}'}",
             details={name: details[name] for name in ("param", "code") if details.get(name)}
             or None,
         )
@@ -160,7 +161,7 @@ def translate_status(status: int, said: Any, retry_after: str | None) -> WeirErr
 
 
 def _listed(body: Any) -> list[dict[str, Any]]:
-    """The models of a listing. Raises ValueError where it is none."""
+    """The models of a listing. Raises ValueError if the body is not a listing."""
     listed = body.get("data") if isinstance(body, dict) else None
     if not isinstance(listed, list):
         raise ValueError("no list of models")

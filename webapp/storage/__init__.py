@@ -1,1 +1,1 @@
-"""How Weir reaches its stores."""
+"""Access to the stores: the database, Redis, and what is built on them."""

@@ -1,4 +1,4 @@
-"""Where answers are kept: Flask-Caching backends, in Redis or in this process, always as JSON."""
+"""The answer cache: Flask-Caching backends, in Redis or in this process, always as JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 PREFIX = "weir:answer:"
 MEMORY_BYTES = 32 * 1024 * 1024
-# A larger entry would hold up everybody else's commands.
+# A larger entry would delay the commands of other requests.
 MAX_ENTRY_BYTES = 4 * 1024 * 1024
 
 
@@ -40,7 +40,7 @@ class JSONSerializer:
 
 
 class RedisBackend(BaseCache):
-    """Answers in Redis, shared by all workers and replicas. Away, it is simply empty."""
+    """Answers in Redis, shared by all workers and replicas. While unavailable, it is empty."""
 
     def __init__(self, redis: RedisClient, default_timeout: int) -> None:
         super().__init__(default_timeout)
@@ -71,15 +71,15 @@ class RedisBackend(BaseCache):
         return True
 
     def get_many(self, *keys: str) -> list[Any]:
-        """In one trip."""
+        """In one round trip."""
         try:
             stored = self._redis.execute_all(*(("GET", PREFIX + key) for key in keys))
         except RedisUnavailable:
             return [None] * len(keys)
-        return [self.serializer.loads(one) for one in stored]
+        return [self.serializer.loads(value) for value in stored]
 
     def set_many(self, mapping: dict[str, Any], timeout: int | None = None) -> list[str]:
-        """In one trip; gives the keys that were set."""
+        """In one round trip; returns the keys that were set."""
         seconds = self.default_timeout if timeout is None else timeout
         stored = {key: self.serializer.dumps(value) for key, value in mapping.items()}
         short = [key for key, value in stored.items() if len(value) <= MAX_ENTRY_BYTES]
@@ -93,7 +93,7 @@ class RedisBackend(BaseCache):
 
 
 class MemoryBackend(BaseCache):
-    """Answers in this process, the least recently used leaving first when MEMORY_BYTES are full."""
+    """Answers in this process; beyond `capacity` bytes the least recently used are dropped."""
 
     def __init__(self, default_timeout: int, capacity: int = MEMORY_BYTES) -> None:
         super().__init__(default_timeout)
@@ -137,7 +137,7 @@ class MemoryBackend(BaseCache):
 
 
 def _weight(key: str, stored: bytes) -> int:
-    """Bytes an entry takes, with what Python needs around it."""
+    """The bytes of an entry, including Python's overhead."""
     return len(key) + len(stored) + 250
 
 
@@ -157,7 +157,7 @@ class FlaskAnswerCache:
         self._backend.set(key, entry, timeout=max(self.ttl, self.stale_for))
 
     def get_many(self, keys: Sequence[str]) -> list[dict[str, Any] | None]:
-        """What is kept under each of the keys, asked for together."""
+        """The entries of all keys, in one round trip."""
         entries: list[dict[str, Any] | None] = self._backend.get_many(*keys)
         return entries
 

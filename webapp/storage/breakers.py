@@ -1,8 +1,8 @@
-"""Circuit breakers of the providers' models: counted together by all workers where Redis is there.
+"""Circuit breakers of the targets; with Redis, all workers share them.
 
-A target that fails `threshold` times within a minute, without a success in between, is left alone
-for `pause` seconds. Then one call is let through as a probe: if it succeeds all is as before, else
-the pause begins anew. Each process looks at the shared state twice a second, so a closed breaker
+A target that fails `threshold` times within a minute, without a success in between, is skipped for
+`pause` seconds. Then one call is let through as a probe: if it succeeds, the breaker closes, else
+the pause starts again. Each process reads the shared state twice a second, so a closed breaker
 costs a call nothing.
 """
 
@@ -17,9 +17,9 @@ from webapp.storage.redis_client import RedisClient, RedisUnavailable, Script
 
 WINDOW = 60.0
 REFRESH_INTERVAL = 0.5
-TRIPPED_TTL = 3_600_000  # ms for which a target is remembered to be on probation
+TRIPPED_TTL = 3_600_000  # ms for which a breaker stays half-open without calls
 MAX_REMEMBERED = 1_000
-PROBE_TTL = 30.0  # a probe that was not heard of for so long is lost
+PROBE_TTL = 30.0  # seconds after which a probe without a result is given up
 
 KEY = "weir:breaker:{%s}:%s"
 TRIPPED = "weir:breakers:tripped"  # the targets whose breakers are not closed
@@ -41,13 +41,13 @@ return tonumber(ARGV[3])
 
 @dataclass(slots=True)
 class Breaker:
-    """What this process knows of one target. Times are monotonic."""
+    """This process's view of one target. Times are monotonic."""
 
     failures: deque[float] = field(default_factory=deque)
     open_until: float = 0.0
     tripped: bool = False
     probing_until: float = 0.0
-    looked_at: float = float("-inf")
+    refreshed_at: float = float("-inf")
 
     @property
     def state(self) -> str:
@@ -57,7 +57,7 @@ class Breaker:
 
 
 class CircuitBreakers:
-    """The breakers of all targets that were ever called here."""
+    """The breakers of all targets that this process has called."""
 
     def __init__(self, redis: RedisClient | None, threshold: int, pause: float) -> None:
         self._redis = redis
@@ -66,28 +66,28 @@ class CircuitBreakers:
         self._breakers: dict[str, Breaker] = {}
 
     def allows(self, target: str) -> bool:
-        breaker = self._look(target)
+        breaker = self._refreshed(target)
         now = time.monotonic()
         if now < breaker.open_until:
             return False
         return not breaker.tripped or self._may_probe(target, breaker, now)
 
     def succeeded(self, target: str) -> None:
-        breaker = self._known(target)
+        breaker = self._breaker(target)
         if breaker.failures or breaker.tripped:
-            self._breakers[target] = Breaker(looked_at=breaker.looked_at)
+            self._breakers[target] = Breaker(refreshed_at=breaker.refreshed_at)
             self._shared(
                 "DEL", *(KEY % (target, name) for name in ("failures", "pause", "tripped", "probe"))
             )
             self._shared("SREM", TRIPPED, target)
 
     def failed(self, target: str, retry_after: int | None) -> None:
-        breaker, now = self._known(target), time.monotonic()
+        breaker, now = self._breaker(target), time.monotonic()
         breaker.failures.append(now)
         while breaker.failures[0] <= now - WINDOW:
             breaker.failures.popleft()
         pause = max(self._pause, min(float(retry_after or 0), WINDOW))
-        opened = self._fail_together(target, pause)
+        opened = self._count_shared_failure(target, pause)
         if opened is None:
             opened = breaker.tripped or len(breaker.failures) >= self._threshold
         if opened:
@@ -97,7 +97,7 @@ class CircuitBreakers:
             breaker.probing_until = 0.0
 
     def abandoned(self, target: str) -> None:
-        breaker = self._known(target)
+        breaker = self._breaker(target)
         if breaker.tripped:
             breaker.probing_until = 0.0
             self._shared("DEL", KEY % (target, "probe"))
@@ -108,11 +108,11 @@ class CircuitBreakers:
         return max(0.0, end - time.monotonic())
 
     def states(self) -> dict[str, dict[str, Any]]:
-        """{target: state, and of an open one the seconds until a probe is let through}."""
+        """The state of each target, and of an open one the seconds until a probe is let through."""
         shown: dict[str, dict[str, Any]] = {}
         elsewhere = {name.decode() for name in self._shared("SMEMBERS", TRIPPED) or ()}
         for target in sorted(elsewhere.union(self._breakers)):
-            breaker = self._look(target)
+            breaker = self._refreshed(target)
             shown[target] = {"state": breaker.state}
             if breaker.state == "closed" and target in elsewhere:
                 self._shared("SREM", TRIPPED, target)
@@ -120,17 +120,17 @@ class CircuitBreakers:
                 shown[target]["probe_in_s"] = round(self.opens_in(target), 1)
         return shown
 
-    def _look(self, target: str) -> Breaker:
-        """The breaker, as all processes together know it since half a second ago at most."""
+    def _refreshed(self, target: str) -> Breaker:
+        """The breaker; its shared state is at most REFRESH_INTERVAL old."""
         breaker = self._breakers.get(target)
         if breaker is None:
             if len(self._breakers) >= MAX_REMEMBERED:
                 self._forget_closed()
             breaker = self._breakers[target] = Breaker()
         now = time.monotonic()
-        if self._redis is None or now - breaker.looked_at < REFRESH_INTERVAL:
+        if self._redis is None or now - breaker.refreshed_at < REFRESH_INTERVAL:
             return breaker
-        breaker.looked_at = now
+        breaker.refreshed_at = now
         try:
             failures, pause, tripped = self._redis.execute_all(
                 ("GET", KEY % (target, "failures")),
@@ -139,21 +139,21 @@ class CircuitBreakers:
             )
         except RedisUnavailable:
             return breaker
-        breaker = self._known(target)
+        breaker = self._breaker(target)
         breaker.tripped = bool(tripped)
         breaker.open_until = now + pause / 1000 if pause > 0 else 0.0
         if not failures:
             breaker.failures.clear()
         elif not breaker.failures:
-            # So that a success here ends the count of all.
+            # So that a success in this process resets the shared count.
             breaker.failures.append(now)
         return breaker
 
-    def _known(self, target: str) -> Breaker:
+    def _breaker(self, target: str) -> Breaker:
         return self._breakers.setdefault(target, Breaker())
 
     def _forget_closed(self) -> None:
-        """Clients name models as they like, and most names are of no interest for long."""
+        """Drop closed breakers: clients may name any model, so targets are not limited."""
         self._breakers = {
             target: breaker
             for target, breaker in self._breakers.items()
@@ -161,7 +161,7 @@ class CircuitBreakers:
         }
 
     def _may_probe(self, target: str, breaker: Breaker, now: float) -> bool:
-        """Take the one probe, from all processes or from this one alone."""
+        """Claim the single probe, among all processes or in this one alone."""
         if self._redis is None or self._redis.unavailable:
             if now < breaker.probing_until:
                 return False
@@ -171,8 +171,8 @@ class CircuitBreakers:
         breaker.probing_until = now + PROBE_TTL
         return True
 
-    def _fail_together(self, target: str, pause: float) -> bool | None:
-        """Whether the breaker is open by what all processes count; None where each is alone."""
+    def _count_shared_failure(self, target: str, pause: float) -> bool | None:
+        """Whether all processes' failures have opened the breaker; None if nothing is shared."""
         if self._redis is None:
             return None
         keys = [KEY % (target, name) for name in ("failures", "pause", "tripped", "probe")]

@@ -1,4 +1,4 @@
-"""The database: one engine, short transactions, and what "away" means."""
+"""The database: one engine, short transactions, and fast failure while it is unavailable."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ ANSWER_TIMEOUT = 5.0
 RETRY_INTERVAL = 0.5
 FROZEN_TIMEOUT = 10
 SQLITE_BUSY_TIMEOUT = 4
-# Native threads for SQLite, which lets one write at a time: a second one prepares its statements
-# meanwhile; more would only stand at the lock. Long reports leave threads for look-ups of keys.
+# Native threads for SQLite. It allows one writer at a time; a second one prepares its statements
+# meanwhile, more would only wait for the lock. With 8 readers, long reports do not block look-ups
+# of keys.
 SQLITE_WRITERS, SQLITE_READERS = 2, 8
 FRESH_TTL = 30.0
 
@@ -38,8 +39,9 @@ FRESH_TTL = 30.0
 class Database:
     """Runs units of work, each in a transaction of its own.
 
-    PostgreSQL is spoken to cooperatively. SQLite's calls block, so under gevent they run in native
-    threads beside the loop: no commit stalls a stream. `watch` sees each transaction.
+    PostgreSQL's driver cooperates with gevent. SQLite's calls block, so under gevent they run in
+    native threads, outside the event loop: no commit stalls a stream. `instrument` wraps each
+    transaction.
     """
 
     def __init__(self, url: str, instrument: InstrumentationHook = nullcontext) -> None:
@@ -59,7 +61,7 @@ class Database:
     def write(
         self, work: Callable[[Connection], Result], *, timeout: float | None = ANSWER_TIMEOUT
     ) -> Result:
-        """Do `work` in one transaction and return what it returns.
+        """Run `work` in one transaction and return its result.
 
         Raises StoreUnavailable when the database cannot be reached or does not answer in
         `timeout` seconds.
@@ -67,7 +69,7 @@ class Database:
         return self._run("write", self.engine, work, timeout)
 
     def read(self, work: Callable[[Connection], Result]) -> Result:
-        """As write(), for work that changes nothing: on SQLite it waits for no writer."""
+        """As write(), for work that changes nothing: on SQLite it does not wait for writers."""
         return self._run("read", self._reading, work, ANSWER_TIMEOUT)
 
     @property
@@ -86,7 +88,7 @@ class Database:
         if now < self._retry_at:
             raise StoreUnavailable
         if self._unavailable:
-            # One tries; the others need not wait for what it finds out.
+            # One request tries; the others fail at once until its result is known.
             self._retry_at = now + ANSWER_TIMEOUT
         try:
             with self.instrument(operation):
@@ -108,22 +110,22 @@ class Database:
             with engine.begin() as connection:
                 result = work(connection)
                 if given_up:
-                    raise StoreUnavailable  # as its caller was told: roll back
+                    raise StoreUnavailable  # roll back: the caller has already timed out
                 return result
 
-        patience = gevent.Timeout(timeout)
+        own_timeout = gevent.Timeout(timeout)
         try:
-            with patience:
+            with own_timeout:
                 return self._threads[engine].run(transact) if self.is_sqlite else transact()
         except gevent.Timeout as expired:
-            if expired is not patience:
+            if expired is not own_timeout:
                 raise
             given_up = True
             raise StoreUnavailable from expired
         except DBAPIError as error:
-            # A wait for the pool's ping that was ended: tidying up fails, and hides what ended it.
+            # If a wait for the pool's ping is ended, the clean-up fails and hides the reason.
             ended_by = error.orig.__context__ if error.orig else None
-            if ended_by is patience:
+            if ended_by is own_timeout:
                 raise StoreUnavailable from error
             if ended_by and not isinstance(ended_by, Exception):
                 raise ended_by from error
@@ -134,8 +136,8 @@ class Database:
             raise StoreUnavailable from error
 
     def connections(self) -> dict[str, int]:
-        """How many connections of the pool are in use, and how many idle; of SQLite, which has one
-        for each native thread, nothing."""
+        """The number of connections in use and idle. Empty for SQLite, which has one for each
+        native thread."""
         pool = self.engine.pool
         if not isinstance(pool, QueuePool):
             return {}
@@ -155,12 +157,12 @@ class Database:
         return True
 
     def _sqlite_engine(self) -> Engine:
-        # A connection for each native thread: whoever closed the last one would write all of the
-        # WAL back, and that takes longer than a transaction. With more threads than that, the pool
-        # would close some that are in use.
+        # A connection for each native thread: closing the last connection would write back the
+        # whole WAL, which takes longer than a transaction. With more threads than pool_size, the
+        # pool would close connections that are in use.
         engine = create_engine(
             self.url,
-            hide_parameters=True,  # they would reach the log with an error
+            hide_parameters=True,  # otherwise errors would log them
             poolclass=SingletonThreadPool,
             pool_size=SQLITE_WRITERS + SQLITE_READERS,
             connect_args={"timeout": SQLITE_BUSY_TIMEOUT},
@@ -184,7 +186,7 @@ class Database:
     def _postgres_engine(self) -> Engine:
         engine = create_engine(
             self.url,
-            hide_parameters=True,  # they would reach the log with an error
+            hide_parameters=True,  # otherwise errors would log them
             pool_size=5,
             max_overflow=5,
             pool_timeout=CONNECT_TIMEOUT,
@@ -200,8 +202,8 @@ class Database:
 
         @event.listens_for(engine, "connect")
         def prepare(connection, _record):  # type: ignore[no-untyped-def]
-            # What a frozen worker or a lost replica has locked, others wait for no longer than
-            # this. Older servers notice only those that froze between two statements.
+            # Limits how long others wait for the locks of a frozen worker or a lost replica.
+            # Older servers only detect workers that froze between two statements.
             recent = connection.info.server_version >= 170000
             name = "transaction_timeout" if recent else "idle_in_transaction_session_timeout"
             connection.execute(f"SET {name} = '{FROZEN_TIMEOUT}s'")
@@ -211,7 +213,7 @@ class Database:
 
 
 def increment(connection: Connection, table: Table, counters: Sequence[str]) -> Any:
-    """A statement that adds to the counters of rows, which are begun where they are not there."""
+    """A statement that adds to the counters of rows, and inserts missing rows."""
     return _increment(connection.dialect.name, table, tuple(counters))
 
 

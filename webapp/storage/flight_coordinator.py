@@ -1,8 +1,8 @@
-"""The flights' board: in Redis, where processes follow each other; or none, where one is alone.
+"""Coordinates flights between processes through Redis, or not at all without Redis.
 
-Of each flight Redis holds who leads it and whether somebody follows (a hash), and what has come of
-it (a list, written only for those who follow). Each process says every now and then that it lives,
-and finds in a set of its own which of its flights have followers.
+Of each flight, Redis holds the leader and whether it is followed (a hash), and its entries (a list,
+written only if it is followed). Each process sends heartbeats, and reads from its own set which of
+its flights have followers.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ ENTRIES = "weir:flight:{%s}:%s"
 ALIVE = "weir:alive:%s"
 FOLLOWED = "weir:followed:%s"
 
-LEASE_TTL = 2_000  # ms: a process that was silent for so long has lost its flights
+LEASE_TTL = 2_000  # ms: a process without a heartbeat for so long has lost its flights
 FLIGHT_TTL = 3_600_000  # ms
 ENTRIES_TTL = 10_000  # ms: followers read the end of a flight within this
-MAX_ENTRIES_LENGTH = 4 * 1024 * 1024  # characters; a longer end is not worth blocking Redis
+MAX_ENTRIES_LENGTH = 4 * 1024 * 1024  # characters; longer last entries would block Redis
 
-# KEYS: the flight. ARGV: process, flight. Reply: who leads, or nothing if this one does now.
+# KEYS: the flight. ARGV: its name, its TTL (ms). Reply: the leader, or nil if this one leads now.
 CLAIM = Script(
     """
 local leader = redis.call('HGET', KEYS[1], 'leader')
@@ -38,8 +38,8 @@ redis.call('PEXPIRE', KEYS[1], ARGV[2])
 """,
     keys=1,
 )
-# KEYS: the flight, its entries. ARGV: who leads, how long its entries may still be read.
-# Reply: 1 if it leads and somebody follows; else it is over.
+# KEYS: the flight, its entries. ARGV: the flight's name, the TTL of its entries (ms).
+# Reply: 1 if it leads and has followers; otherwise 0, and it has ended.
 RELEASE = Script(
     """
 redis.call('PEXPIRE', KEYS[2], ARGV[2])
@@ -50,7 +50,7 @@ return 0
 """,
     keys=2,
 )
-# KEYS: the flight. ARGV: who leads no more: a flight, or a process with all its flights.
+# KEYS: the flight. ARGV: who gives up the lead: a flight, or a process with all its flights.
 DROP = Script(
     """
 local leader = redis.call('HGET', KEYS[1], 'leader')
@@ -61,7 +61,7 @@ if leader and string.sub(leader, 1, #ARGV[1]) == ARGV[1] then redis.call('DEL', 
 
 
 class LocalCoordinator:
-    """The board of a process that shares nothing: it leads all its flights."""
+    """The coordinator of a process that shares nothing: it leads all its flights."""
 
     def claim(self, key: str, flight: str) -> str | None:
         return None
@@ -73,23 +73,23 @@ class LocalCoordinator:
         return FlightProgress([], led=False)
 
     def publish(self, key: str, flight: str, entries: list[Any]) -> None:
-        """Nobody follows."""
+        """There are no followers."""
 
-    def finish(self, key: str, flight: str, rest: Callable[[], list[Any]]) -> None:
-        """Nobody follows."""
+    def finish(self, key: str, flight: str, last_entries: Callable[[], list[Any]]) -> None:
+        """There are no followers."""
 
     def relinquish(self, key: str) -> None:
-        """Nothing is held."""
+        """There is no lease."""
 
     def heartbeat(self) -> set[str]:
         return set()
 
     def close(self) -> None:
-        """Nothing is held."""
+        """There is no lease."""
 
 
 class RedisCoordinator:
-    """The board in Redis. While that is away, each process is alone."""
+    """Coordinates flights in Redis. While Redis is unavailable, nothing is shared."""
 
     def __init__(self, redis: RedisClient) -> None:
         self._redis = redis
@@ -135,13 +135,13 @@ class RedisCoordinator:
         except RedisUnavailable:
             return
 
-    def finish(self, key: str, flight: str, rest: Callable[[], list[Any]]) -> None:
+    def finish(self, key: str, flight: str, last_entries: Callable[[], list[Any]]) -> None:
         name = self._name(flight)
         log = ENTRIES % (key, name)
         try:
             if not self._redis.run(RELEASE, FLIGHT % key, log, name, ENTRIES_TTL):
                 return
-            entries = [json.dumps(entry) for entry in rest()]
+            entries = [json.dumps(entry) for entry in last_entries()]
             if entries and sum(map(len, entries)) <= MAX_ENTRIES_LENGTH:
                 self._redis.execute_all(("RPUSH", log, *entries), ("PEXPIRE", log, ENTRIES_TTL))
             self._redis.run(DROP, FLIGHT % key, name)
@@ -165,7 +165,7 @@ class RedisCoordinator:
         return {key.decode() for key in followed}
 
     def close(self) -> None:
-        """This process leads no more: followers need not wait for its lease to end."""
+        """Give up the lease, so that followers need not wait until it expires."""
         try:
             self._redis.execute("DEL", ALIVE % self._process)
         except RedisUnavailable:

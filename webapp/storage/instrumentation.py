@@ -1,7 +1,7 @@
-"""How operations of the stores are watched."""
+"""The hook that observes the operations of stores."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-# What is around an operation, named by its kind, to see how long it takes and how it ends.
+# Takes the kind of an operation; the context manager wraps it, to observe its time and outcome.
 InstrumentationHook = Callable[[str], AbstractContextManager[object]]

@@ -1,6 +1,6 @@
-"""Bringing the database to the newest schema, once, however many processes start together.
+"""Migrates the database to the newest schema, once, however many processes start at the same time.
 
-Migrations only add, so a version works on the schema of any later one: it takes that as it is.
+Migrations only add, so a version also works on the schema of any later one, and leaves it as it is.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 FOLDER = Path(__file__).resolve().parents[2] / "migrations"
 # Any number that no other program uses for its advisory locks on this database.
 LOCK_ID = 0x57656972
-# Whoever comes after a lock that is waited for waits too, and requests give up after 5 s. It is
-# also less than the second after which PostgreSQL ends one of those who wait in a circle.
+# Requests queue behind a migration that waits for a lock, and give up after 5 s. It is also less
+# than the second after which PostgreSQL looks for deadlocks.
 LOCK_TIMEOUT = "500ms"
 LOCK_RETRY_INTERVAL = 1.0  # seconds
 LOCK_NOT_AVAILABLE = "55P03"
@@ -57,7 +57,7 @@ def current(connection: Connection) -> str | None:
         return None
     query = text("SELECT version_num FROM alembic_version")
     found = connection.execute(query).scalars().all()
-    if len(found) > 1 or any(one not in known() and not is_later(one) for one in found):
+    if len(found) > 1 or any(name not in known() and not is_later(name) for name in found):
         raise UnknownRevision(*found)
     return found[0] if found else None
 
@@ -70,12 +70,12 @@ def is_later(revision: str | None) -> bool:
 def upgrade(database: Database) -> bool:
     """Migrate to the newest revision; True if there was anything to do.
 
-    Raises StoreUnavailable when the database is away, and UnknownRevision.
+    Raises StoreUnavailable if the database is unavailable, and UnknownRevision.
     """
     if database.is_sqlite and database.url.database:
         Path(database.url.database).parent.mkdir(parents=True, exist_ok=True)
     with _sqlite_lock(database):
-        # At every start but the first nothing more happens, and Alembic is not even imported.
+        # Usually the schema is current, and Alembic is not even imported.
         if _is_done(database.read(current)):
             return False
         return database.write(_upgrade, timeout=None)
@@ -94,7 +94,7 @@ def _is_done(revision: str | None) -> bool:
 
 def _upgrade(connection: Connection) -> bool:
     if connection.dialect.name == "postgresql":
-        # As long as it takes, where the server knows this setting.
+        # No time limit, if the server has this setting.
         timeout = "FROM pg_settings WHERE name = 'transaction_timeout'"
         connection.execute(text(f"SELECT set_config(name, '0', true) {timeout}"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:id)"), {"id": LOCK_ID})
@@ -103,7 +103,7 @@ def _upgrade(connection: Connection) -> bool:
     if connection.dialect.name != "postgresql":
         _migrate(connection)
         return True
-    # Other versions of Weir are at work on these tables.
+    # Other versions of Weir may be using these tables.
     connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
     while True:
         try:
@@ -129,10 +129,10 @@ def _migrate(connection: Connection) -> None:
 
 @contextlib.contextmanager
 def _sqlite_lock(database: Database) -> Iterator[None]:
-    """A file lock beside the database file: waiting on SQLite's own would time out.
+    """A file lock next to the database file: waiting for SQLite's own lock would time out.
 
-    It is held from the first connection on: of two that turn an empty file to WAL together, SQLite
-    refuses one at once.
+    It is taken before the first connection: if two processes switch an empty file to WAL at the
+    same time, SQLite refuses one of them at once.
     """
     if not database.is_sqlite or not database.url.database:
         yield

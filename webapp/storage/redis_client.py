@@ -1,8 +1,8 @@
-"""Redis, through one connection a worker that carries many commands a trip.
+"""The Redis client: one connection per worker, with many commands per round trip.
 
-Greenlets hand in commands; one greenlet sends what has gathered as a pipeline and hands out the
-replies. So a worker holds one connection however many requests are open, a burst shares its round
-trips, and a dead Redis is noticed once, not by each request.
+Greenlets enqueue commands; one greenlet sends the queue as a pipeline and distributes the replies.
+So a worker needs one connection however many requests are open, a burst shares its round trips,
+and a dead Redis is noticed once, not by each request.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class RedisUnavailable(Exception):
 
 
 class Script:
-    """A Lua script that Redis knows by its digest after its first run."""
+    """A Lua script; after its first run it is called by its digest."""
 
     def __init__(self, text: str, keys: int) -> None:
         self.text = text
@@ -52,10 +52,10 @@ class Script:
 
 
 class RedisClient:
-    """Commands to Redis: an answer within TIMEOUT, or RedisUnavailable.
+    """Runs commands: a reply within TIMEOUT, or RedisUnavailable.
 
-    After a failure it stays "away" and fails at once, until a probe beside the requests succeeds.
-    `watch` sees each round trip.
+    After a failure it is `unavailable`, and commands fail at once, until a background probe
+    succeeds. `instrument` wraps each round trip.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class RedisClient:
 
     @cached_property
     def _client(self) -> Any:
-        # Made with the first command: a cluster's client asks the cluster at once.
+        # Created with the first command: a cluster's client connects to the cluster at once.
         return _client(self._url, self._verify_certificate)
 
     @cached_property
@@ -90,12 +90,12 @@ class RedisClient:
     def execute(self, *command: Argument) -> Any:
         """The reply to one command.
 
-        Raises RedisUnavailable, also where Redis is there but refuses (full, read-only, loading).
+        Raises RedisUnavailable, also if Redis rejects the command (full, read-only, loading).
         """
         return _reply(self._enqueue(command))
 
     def execute_all(self, *commands: tuple[Argument, ...]) -> list[Any]:
-        """The replies to several commands, sent in one trip, in this order. Raises as execute()."""
+        """The replies to several commands, in order, in one round trip. Raises as execute()."""
         return [_reply(waiting) for waiting in [self._enqueue(command) for command in commands]]
 
     def run(self, script: Script, *arguments: Argument) -> Any:
@@ -106,7 +106,7 @@ class RedisClient:
             return self.execute("EVAL", script.text, script.keys, *arguments)
 
     def send_and_forget(self, *command: Argument) -> None:
-        """Send a command whose reply nobody waits for; while Redis is away it is dropped."""
+        """Send a command without waiting for its reply; dropped while Redis is unavailable."""
         with contextlib.suppress(RedisUnavailable):
             self._enqueue(command)
 
@@ -129,7 +129,7 @@ class RedisClient:
                 try:
                     with self._instrument("trip"):
                         replies = self._send([command for command, _ in batch])
-                except Exception as error:  # noqa: BLE001 whatever it is, nobody may wait for ever
+                except Exception as error:  # noqa: BLE001 no request may wait for ever
                     self._fail(batch, error)
                     break
                 for (_, waiting), reply in zip(batch, replies, strict=True):
@@ -144,16 +144,16 @@ class RedisClient:
         try:
             return send(commands)
         except RedisTimeout:
-            # Woken much later than asked for: this process was busy, Redis may well be there.
+            # The timeout fired much too late: this process was busy, Redis may be available.
             if time.monotonic() - started < TIMEOUT * 1.5:
                 raise
         except RedisConnectionError:
-            # The connection may have broken while it was idle: a new one tells.
+            # The connection may have broken while idle: try a new one.
             pass
         return send(commands)
 
     def _through_connection(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
-        """Without redis-py's pipeline, whose bookkeeping costs more than the exchange."""
+        """Without redis-py's pipeline, whose overhead is larger than the cost of the round trip."""
         connection = self._connection
         try:
             if not self._connected:
@@ -162,7 +162,7 @@ class RedisClient:
             connection.send_packed_command(connection.pack_commands(commands))
             return [_read(connection) for _ in commands]
         except BaseException:
-            # What is still to be read would be taken for the replies to the next commands.
+            # Replies not read yet would be mistaken for those of the next commands.
             self._connected = False
             connection.disconnect()
             raise
@@ -193,7 +193,7 @@ class RedisClient:
 
 
 def _read(connection: Any) -> Any:
-    """The next reply; an error that Redis replies is returned, as the others still follow."""
+    """The next reply; an error reply is returned, not raised, as more replies follow."""
     try:
         return connection.read_response()
     except ResponseError as error:
@@ -226,7 +226,7 @@ def _behind_sentinels(rest: str, *, tls: bool, options: dict[str, Any]) -> Any:
 
 
 def _client(url: str, verify_certificate: bool) -> Any:
-    """A client for a plain, sentinel or cluster URL, with short timeouts and its own retry off.
+    """A client for a plain, sentinel or cluster URL, with short timeouts.
 
     `redis+sentinel://host:26379,host:26379/service/0`, `redis+cluster://host:port`.
     """
@@ -239,7 +239,7 @@ def _client(url: str, verify_certificate: bool) -> Any:
     scheme, _, rest = url.partition("://")
     if scheme.startswith("rediss") and not verify_certificate:
         options["ssl_cert_reqs"] = "none"
-    # One repetition on a connection that broke while idle; none after a timeout.
+    # One retry on a connection that broke while idle; none after a timeout.
     retry = Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
     if scheme.endswith("+cluster"):
         return RedisCluster.from_url(f"{scheme.removesuffix('+cluster')}://{rest}", **options)

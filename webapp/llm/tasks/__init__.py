@@ -1,1 +1,1 @@
-"""What people ask for: prompts and splitting, on LangChain."""
+"""The tasks of the native endpoints: their prompts, and the splitting of long texts."""

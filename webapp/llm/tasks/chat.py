@@ -1,4 +1,4 @@
-"""Chat: one message, with what was said before it."""
+"""Chat: one message with its history."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from webapp.llm.messages import ModelRequest, message
 
 
 def chat_request(
-    said: str,
+    user_message: str,
     *,
     temperature: float,
     max_tokens: int | None,
@@ -17,15 +17,15 @@ def chat_request(
     history: Sequence[dict[str, str]],
     stream: bool,
 ) -> ModelRequest:
-    """The request of a chat: the system prompt, the history, what is said now."""
+    """The request of a chat: the system prompt, the history, and the new message."""
     opening = [message("system", system)] if system else []
     body = {
-        "messages": [*opening, *history, message("user", said)],
+        "messages": [*opening, *history, message("user", user_message)],
         "temperature": temperature,
         "max_tokens": max_tokens,
     }
-    return ModelRequest(_given(body), model, stream=stream)
+    return ModelRequest(_without_none(body), model, stream=stream)
 
 
-def _given(body: dict[str, object]) -> dict[str, object]:
+def _without_none(body: dict[str, object]) -> dict[str, object]:
     return {name: value for name, value in body.items() if value is not None}

@@ -1,4 +1,4 @@
-"""Generate: a prompt as it stands."""
+"""Generate: a single prompt, passed on unchanged."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Summarize: a prompt with a length, and long texts in pieces that are merged.
+"""Summarize: a prompt with a length; long texts are split into chunks whose summaries are merged.
 
-Every piece goes through the gateway by itself, so pieces are cached too, and a text that grew at
-its end pays only for what is new.
+Every chunk goes through the gateway separately, so chunks are cached too: when text is appended,
+only the new chunks cost money.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from webapp.threads import run_in_thread
 MAX_CONCURRENT_CHUNKS = 4
 TEMPERATURE = 0.2
 
-# What a length means to a model: the words of the prompt, and the cap on its tokens.
+# Of each length, the wording in the prompt and the maximum of output tokens.
 LENGTHS: dict[Length, tuple[str, int]] = {
     "short": ("one to three sentences", 160),
     "medium": ("four to eight sentences", 450),
@@ -52,12 +52,13 @@ def summarize(
     gateway: Gateway, text: str, length: Length, model: str | None, options: CallOptions
 ) -> FinalAnswer:
     """The summary of a text of any length."""
-    partials, rest = _reduce(gateway, text, model, options)
-    return _with_partials(gateway.answer(summary_request(rest, length, model), options), partials)
+    partials, reduced = _reduce(gateway, text, model, options)
+    final = gateway.answer(summary_request(reduced, length, model), options)
+    return _with_partials(final, partials)
 
 
 class SummaryStream:
-    """As summarize(), the last step streamed: a Stream whose first parts take their time."""
+    """As summarize(), with the last step streamed. The first event of a long text takes longer."""
 
     def __init__(
         self, gateway: Gateway, text: str, length: Length, model: str | None, options: CallOptions
@@ -77,7 +78,7 @@ class SummaryStream:
             return None
         event = self._stream.next(max(0.0, until - time.monotonic()))
         if isinstance(event, AnswerMetadata):
-            return _combined([*(one.metadata for one in self._partials), event])
+            return _combined([*(partial.metadata for partial in self._partials), event])
         return _with_partials(event, self._partials) if isinstance(event, FinalAnswer) else event
 
     def close(self) -> None:
@@ -87,8 +88,8 @@ class SummaryStream:
 
     def _begin(self, gateway: Gateway, text: str, length: Length, model: str | None) -> None:
         try:
-            self._partials, rest = _reduce(gateway, text, model, self._options)
-            request = summary_request(rest, length, model, stream=True)
+            self._partials, reduced = _reduce(gateway, text, model, self._options)
+            request = summary_request(reduced, length, model, stream=True)
             self._stream = gateway.open(request, self._options)
         except WeirError as error:
             self._failure = error
@@ -97,16 +98,19 @@ class SummaryStream:
 def _reduce(
     gateway: Gateway, text: str, model: str | None, options: CallOptions
 ) -> tuple[list[FinalAnswer], str]:
-    """Summarize a text in pieces until it fits in one: the replies on the way, and what fits."""
+    """Summarize a text chunk by chunk until it fits into one request.
+
+    Returns the answers of the chunks, and the text that fits.
+    """
     limit = gateway.router.resolve(model).max_input_tokens
     answers: list[FinalAnswer] = []
     while limit is not None and estimate_tokens(text) > limit:
         requests = [summary_request(chunk, "medium", model) for chunk in _split(text, limit)]
         merged = _answer_all(gateway, requests, options)
         answers += merged
-        shorter = "\n\n".join(one.answer.content for one in merged)
+        shorter = "\n\n".join(answer.answer.content for answer in merged)
         if len(shorter) >= len(text):
-            break  # a model that does not shorten must not keep us here
+            break  # a model that does not shorten must not cause an endless loop
         text = shorter
     return answers, text
 
@@ -114,7 +118,7 @@ def _reduce(
 def _answer_all(
     gateway: Gateway, requests: Sequence[ModelRequest], options: CallOptions
 ) -> list[FinalAnswer]:
-    """The replies in order; the first error ends all that still runs."""
+    """The answers in order; the first error cancels the requests that still run."""
 
     def outcome(request: ModelRequest) -> FinalAnswer | WeirError:
         try:
@@ -137,7 +141,7 @@ def _answer_all(
 def summary_request(
     text: str, length: Length, model: str | None, *, stream: bool = False
 ) -> ModelRequest:
-    """The request of a summary of a text that fits in one piece."""
+    """The request for a summary of a text that fits into one request."""
     sentences, max_tokens = LENGTHS[length]
     body = {
         "messages": [message("system", _instructions(sentences)), message("user", text)],
@@ -148,20 +152,20 @@ def summary_request(
 
 
 def _with_partials(final: FinalAnswer, partials: Sequence[FinalAnswer]) -> FinalAnswer:
-    """The final reply, with the tokens and the cost of the pieces, and their part in the cache."""
+    """The final answer with the usage, cost and cache state of all chunks added."""
     if not partials:
         return final
     answers = [*partials, final]
-    usage = sum((one.answer.usage for one in answers), Usage(0, 0))
-    costs = [one.cost_usd for one in answers]
+    usage = sum((part.answer.usage for part in answers), Usage(0, 0))
+    costs = [part.cost_usd for part in answers]
     known = [cost for cost in costs if cost is not None]
     cost = sum(known) if len(known) == len(costs) else None
     answer = final.answer.with_totals(usage, cost)
-    return FinalAnswer(answer, _combined([one.metadata for one in answers]))
+    return FinalAnswer(answer, _combined([part.metadata for part in answers]))
 
 
 def _combined(metadata_of_all: Sequence[AnswerMetadata]) -> AnswerMetadata:
-    """A hit only if every part was one, and then as old as the oldest."""
+    """A hit only if every part is one; its age is that of the oldest part."""
     states = {metadata.cache for metadata in metadata_of_all}
     return replace(
         metadata_of_all[-1],
@@ -172,7 +176,7 @@ def _combined(metadata_of_all: Sequence[AnswerMetadata]) -> AnswerMetadata:
     )
 
 
-# LangChain is imported with the first summary, in a native thread: it takes most of a second.
+# LangChain is imported for the first summary, in a native thread, as that takes almost a second.
 
 
 @once
