@@ -70,7 +70,7 @@ def post_worker_init(worker):
 
     tracing.start(settings.otlp_endpoint)
     metrics.begin(metrics_folder, settings.tiers)
-    logs.tell_requests(request_context.current_id)
+    logs.add_request_ids(request_context.current_id)
     worker.wsgi.extensions["weir"].lifecycle.start()
     # What was imported stays: to look through all of it took 100 ms every few seconds, in which
     # no stream went on. And look less often: requests leave hardly a cycle behind.

@@ -1,1 +1,1 @@
-"""How fast Weir is, and how much memory it takes, alone and beside its peers: `make bench`."""
+"""Measures speed and memory of Weir, alone and compared with other gateways: `make bench`."""

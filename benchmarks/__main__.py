@@ -1,9 +1,9 @@
-"""Measures the real server with all its gates on, one worker on a core of its own.
+"""Measures the real server with all its features on, one worker on its own core.
 
     python -m benchmarks [--seconds 10] [--only NAME]
 
-Prints Markdown: a table of the gateways side by side, and a table of figures. A figure that misses
-its target is said so, and changes no exit code.
+Prints Markdown: a table that compares the gateways, and a table of figures. A figure that misses
+its target is marked `miss`; the exit code stays 0.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ MEASURES: dict[str, Callable[[Run], list[Figure]]] = {
     "libraries": libraries,
     "reports": reports,
 }
-# Take minutes, and are measured only when named.
+# These take minutes, and run only with --only.
 ONLY_WHEN_NAMED = {"reports"}
 
 
 def machine() -> str:
-    beside = "the others" if OTHER_CORES.isdisjoint(CORES[:1]) else "the same one"
+    cores = "the others" if OTHER_CORES.isdisjoint(CORES[:1]) else "the same one"
     return (
         f"{len(CORES)} CPUs, Python {platform.python_version()}, {datetime.now(UTC):%Y-%m-%d}; "
-        f"one worker on one core, all else on {beside}; load by {TOOL}, {CONNECTIONS} connections."
+        f"one worker on one core, all else on {cores}; load by {TOOL}, {CONNECTIONS} connections."
     )
 
 

@@ -1,4 +1,4 @@
-"""Weir alone: its start, cache hits, uncached calls and streams, beside a bare Flask route."""
+"""Weir alone: start, cache hits, uncached calls and streams, compared with a bare Flask route."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STREAMS = (500, 1000)
 
 
 def bare(run: Run) -> list[Figure]:
-    """The bare Flask route: what the server could do at most."""
+    """The bare Flask route: the upper bound for the server."""
     with run.place.bare() as server:
         load = run.load(Request(server.port, "GET", "/"))
     run.bare_per_second = load.per_second
@@ -27,7 +27,7 @@ def bare(run: Run) -> list[Figure]:
 
 
 def start(run: Run) -> list[Figure]:
-    """How long it takes to be ready, and how much memory it has then."""
+    """The time until it is ready, and its memory then."""
     with run.weir(data="fresh") as weir:
         first = weir.ready_after
     ready, memory = [], []
@@ -55,7 +55,7 @@ def hits(run: Run) -> list[Figure]:
 
 
 def uncached(run: Run) -> list[Figure]:
-    """Calls that reach the upstream, and are stored."""
+    """Calls that reach the upstream, and whose answers are stored."""
     with run.weir() as weir:
         load = run.load(lambda: _chat(weir, QUESTION + uuid.uuid4().hex + NUMBER))
         after = weir.memory()

@@ -1,4 +1,4 @@
-"""Which answers are good: those that hold all that the upstream said, in the asked protocol."""
+"""Checks answers: a good one has the whole text of the upstream, in the right protocol."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from enum import StrEnum
 from typing import Any
 
 from benchmarks.exchange import Exchange
-from benchmarks.upstream import PIECE, PIECES
+from benchmarks.upstream import CHUNK_TEXT, CHUNKS
 
-TEXT = PIECE * PIECES
+TEXT = CHUNK_TEXT * CHUNKS
 DATA = b"data: "
 DONE = b"data: [DONE]"
 
 
 class Protocol(StrEnum):
-    """How a gateway speaks: as Weir's own endpoints do, or as OpenAI's."""
+    """The protocol of a gateway: Weir's own, or OpenAI's."""
 
     NATIVE = "native"
     OPENAI = "openai"
 
     def is_good(self, exchange: Exchange) -> bool:
-        """Whether a plain answer says all that the upstream said."""
+        """Whether a plain answer has the whole text of the upstream."""
         try:
             return exchange.status == 200 and self._text(json.loads(exchange.body)) == TEXT
         except (ValueError, LookupError):
             return False
 
     def is_good_stream(self, exchange: Exchange) -> bool:
-        """Whether it is a 200 with every piece of the upstream, and ends in `[DONE]`."""
+        """Whether it is a 200 with every chunk of the upstream, and ends in `[DONE]`."""
         try:
             lines = [line for line in exchange.body.splitlines() if line.startswith(DATA)]
-            chunks = [json.loads(line.removeprefix(DATA)) for line in lines if line != DONE]
-            pieces = [piece for piece in map(self._piece, chunks) if piece]
-            is_whole = pieces == [PIECE] * PIECES and lines[-1:] == [DONE]
+            events = [json.loads(line.removeprefix(DATA)) for line in lines if line != DONE]
+            texts = [text for text in map(self._chunk_text, events) if text]
+            is_whole = texts == [CHUNK_TEXT] * CHUNKS and lines[-1:] == [DONE]
             return exchange.status == 200 and is_whole
         except (ValueError, LookupError):
             return False
@@ -43,7 +43,7 @@ class Protocol(StrEnum):
             return answer["response"]
         return answer["choices"][0]["message"]["content"]
 
-    def _piece(self, chunk: dict[str, Any]) -> str | None:
+    def _chunk_text(self, event: dict[str, Any]) -> str | None:
         if self is Protocol.NATIVE:
-            return chunk.get("content")
-        return chunk["choices"][0]["delta"].get("content") if chunk["choices"] else None
+            return event.get("content")
+        return event["choices"][0]["delta"].get("content") if event["choices"] else None

@@ -1,4 +1,4 @@
-"""The yardstick: the smallest Flask route there is."""
+"""A minimal Flask route, to compare Weir with."""
 
 from flask import Flask
 

@@ -1,4 +1,4 @@
-"""Weir beside its peers: the same measures, on the same upstream, in the same run."""
+"""Compares Weir with other gateways: the same measures, with the same upstream, in one run."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ ROWS: dict[str, Format] = {
 
 
 def peers(run: Run) -> list[Figure]:
-    """A table of all gateways goes to the run; the ratios and their targets are given back."""
+    """Add a table of all gateways to the run, and return the ratios with their targets."""
     return Comparison(run).measure()
 
 
 class Comparison:
-    """The gateways that can be had, and what was measured of each."""
+    """The gateways that can be installed, and what was measured of each."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -73,7 +73,7 @@ class Comparison:
     def measure(self) -> list[Figure]:
         self._each("install", lambda gateway: gateway.install())
         self._direct = self._run.load(self._upstream_request(), connections=1).p50
-        # Measure by measure, so that what is compared is near in time.
+        # Measure by measure, so that the values that are compared are measured close in time.
         self._each("uncached", self._uncached)
         self._each("hits", self._hits)
         self._each("streams", self._streams)
@@ -81,7 +81,7 @@ class Comparison:
         return self._ratios()
 
     def _each(self, what: str, do: Callable[[Gateway], None]) -> None:
-        """Do it for every gateway, and go on without a peer that cannot be had."""
+        """Call `do` for every gateway. Skip a peer that cannot be installed or started."""
         for gateway in self._gateways:
             if gateway in self._skipped:
                 continue
@@ -118,8 +118,8 @@ class Comparison:
         with self._started(gateway) as server:
             warm_up(lambda: gateway.ask(server))
             streams_of(server, gateway.ask(server, stream=True), gateway.protocol, 1)
-            asked = gateway.ask(server, stream=True)
-            streams, peak = streams_of(server, asked, gateway.protocol, STREAMS)
+            request = gateway.ask(server, stream=True)
+            streams, peak = streams_of(server, request, gateway.protocol, STREAMS)
         self._note(gateway, FIRST_BYTE, streams.p50)
         self._note(gateway, f"{STREAMS} streams, first byte p99", streams.p99)
         self._note(gateway, f"{STREAMS} streams, failures", streams.failed)
@@ -161,9 +161,9 @@ class Comparison:
     def _ratio(
         self, name: str, peer: Gateway, least: float | None = None, most: float | None = None
     ) -> Figure | None:
-        """By the protocol that both speak; None where the peer gave nothing to compare with."""
-        theirs = self._measured.get((name, peer))
-        if not theirs:
+        """The ratio in the protocol that both have; None if the peer was not measured."""
+        peer_value = self._measured.get((name, peer))
+        if not peer_value:
             return None
-        share = self._measured[name, self._weir] / theirs
+        share = self._measured[name, self._weir] / peer_value
         return Figure(f"{name}, Weir / {peer.name}", share, times, least=least, most=most)

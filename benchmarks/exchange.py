@@ -1,4 +1,4 @@
-"""One request on a connection of its own, and all that was answered until the server closed it."""
+"""One request on its own connection, and the response until the server closes it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-PATIENCE = 60.0
+TIMEOUT = 60.0  # seconds
 
 
 class Exchange(asyncio.Protocol):
-    """Times are those of `time.perf_counter`; None is what did not happen."""
+    """Times are those of `time.perf_counter`; None if the event did not happen."""
 
     def __init__(self, content: bytes) -> None:
         self.first_byte_at: float | None = None
@@ -21,12 +21,12 @@ class Exchange(asyncio.Protocol):
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def run(self, port: int) -> None:
-        """Send it, and wait for the end; an error leaves what was received until then."""
+        """Send the request, and wait for the end. After an error, a part may have been received."""
         transport = None
         try:
             loop = asyncio.get_running_loop()
             transport, _ = await loop.create_connection(lambda: self, "127.0.0.1", port)
-            await asyncio.wait_for(self._over, PATIENCE)
+            await asyncio.wait_for(self._over, TIMEOUT)
         except OSError:  # TimeoutError is one of these
             if transport is not None:
                 transport.abort()
@@ -47,7 +47,7 @@ class Exchange(asyncio.Protocol):
 
     @property
     def status(self) -> int:
-        """0 where there was no answer."""
+        """The HTTP status; 0 without a response."""
         return int(self._received[9:12] or 0)
 
     @property
@@ -68,7 +68,7 @@ def _without_transfer_coding(body: bytes) -> bytes:
 
 
 async def all_at_once(port: int, exchanges: Iterable[Exchange]) -> float:
-    """Run them side by side; gives the moment when the first one was sent."""
-    began = time.perf_counter()
+    """Run the exchanges concurrently. Returns the time when the first one was sent."""
+    started = time.perf_counter()
     await asyncio.gather(*(exchange.run(port) for exchange in exchanges))
-    return began
+    return started

@@ -1,4 +1,4 @@
-"""Many who ask the same at the same time: how often the provider is called for them."""
+"""Identical concurrent requests: how often the provider is called for them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import uuid
 
 from benchmarks.answers import Protocol
-from benchmarks.exchange import PATIENCE, Exchange, all_at_once
+from benchmarks.exchange import TIMEOUT, Exchange, all_at_once
 from benchmarks.processes import Server, get_json
 from benchmarks.request import NUMBER, Request, post
 from benchmarks.run import QUESTION, Run
@@ -17,12 +17,12 @@ from benchmarks.workplace import KEY
 WORKERS = (1, 2)
 IDENTICAL = 200
 WARM_UP_REQUESTS = 64
-MOST_CALLS = 1
-MOST_SECONDS = 2.5
+MAX_CALLS = 1
+MAX_SECONDS = 2.5
 
 
 def flights(run: Run) -> list[Figure]:
-    """Identical requests, plain and streamed, of a model that takes 2 s to answer."""
+    """Identical requests, plain and streamed, to a model that takes 2 s to answer."""
     return [figure for workers in WORKERS for figure in _flights(run, workers)]
 
 
@@ -39,14 +39,14 @@ def _figures(run: Run, request: Request, workers: int, *, stream: bool) -> list[
     calls_before = get_json(run.upstream.port, "/calls")
     began, exchanges = asyncio.run(_exchanges(request, IDENTICAL))
     calls = get_json(run.upstream.port, "/calls") - calls_before
-    slowest = max(e.over_at - began if e.over_at else PATIENCE for e in exchanges)
+    slowest = max(e.over_at - began if e.over_at else TIMEOUT for e in exchanges)
     is_good = Protocol.OPENAI.is_good_stream if stream else Protocol.OPENAI.is_good
     failed = sum(not is_good(exchange) for exchange in exchanges)
     what = "streams" if stream else "requests"
     name = f"{IDENTICAL} identical {what}, {workers} {'workers' if workers > 1 else 'worker'}"
     return [
-        Figure(f"{name}, provider calls", calls, number, most=MOST_CALLS),
-        Figure(f"{name}, the slowest", slowest, seconds, most=MOST_SECONDS),
+        Figure(f"{name}, provider calls", calls, number, most=MAX_CALLS),
+        Figure(f"{name}, the slowest", slowest, seconds, most=MAX_SECONDS),
         Figure(f"{name}, failures", failed, number, most=0),
     ]
 

@@ -1,4 +1,4 @@
-"""The gateways that are compared: how each is installed, started and asked."""
+"""The gateways that are compared: how each is installed, started and called."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from benchmarks.run import QUESTION, Run
 from benchmarks.upstream import MODEL
 from benchmarks.workplace import KEY, gives
 
-PEER_PATIENCE = 180.0
+PEER_START_TIMEOUT = 180.0  # seconds
 
 
 class Gateway:
-    """Asked by OpenAI's protocol, with one key, where a subclass does not say otherwise."""
+    """A gateway. The default is OpenAI's protocol with one key."""
 
     name: str
     protocol = Protocol.OPENAI
@@ -33,7 +33,7 @@ class Gateway:
         """Raises peers.NotInstalled."""
 
     def start(self, *, cached: bool = False) -> Server:
-        """The server, to be started; `cached` where answers are to come from its cache."""
+        """The server, to be started; `cached` turns its cache on."""
         raise NotImplementedError
 
     def headers(self) -> dict[str, str]:
@@ -43,14 +43,14 @@ class Gateway:
         return {"model": MODEL, "messages": [{"role": "user", "content": question}]}
 
     def ask(self, server: Server, *, stream: bool = False, same: bool = False) -> Request:
-        """Nobody has asked this before; `same` asks it every time, else each time is unique."""
+        """A request that was not sent before. With `same`, it is the same each time it is sent."""
         question = f"{QUESTION}{uuid.uuid4().hex}{'' if same else NUMBER}"
         body = self.body(question) | ({"stream": True} if stream else {})
         return post(server.port, self.path, self.headers(), body)
 
 
 class Weir(Gateway):
-    """Its real gates are always on: key, limits, cache and log."""
+    """All features are always on: key, limits, cache and log."""
 
     name = "Weir /v1/chat/completions"
     is_peer = False
@@ -72,7 +72,7 @@ class NativeWeir(Weir):
 
 
 class LiteLLM(Gateway):
-    """As its production guide has it, with a master key; the cache is Redis."""
+    """Configured as in its production guide, with a master key and Redis as the cache."""
 
     name = "LiteLLM"
 
@@ -90,11 +90,11 @@ class LiteLLM(Gateway):
         environment = {
             "LITELLM_MODE": "PRODUCTION",
             "LITELLM_LOG": "ERROR",
-            "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # else it is downloaded at start
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # otherwise it is downloaded at start
         }
         ready = gives("/health/readiness")
         place = self._run.place
-        return place.server(command, port, ready, SERVER_CORES, environment, PEER_PATIENCE)
+        return place.server(command, port, ready, SERVER_CORES, environment, PEER_START_TIMEOUT)
 
     def _config(self, cached: bool) -> dict[str, Any]:
         target = {
@@ -111,7 +111,7 @@ class LiteLLM(Gateway):
 
 
 class Portkey(Gateway):
-    """Its open edition has neither keys nor limits nor a cache: the caller says whom to ask."""
+    """Its open edition has no keys, limits or cache: the client names the provider."""
 
     name = "Portkey"
     has_cache = False
@@ -123,7 +123,9 @@ class Portkey(Gateway):
         port = free_port()
         command = [*self._command, f"--port={port}", "--headless"]
         place = self._run.place
-        return place.server(command, port, gives("/"), SERVER_CORES, patience=PEER_PATIENCE)
+        return place.server(
+            command, port, gives("/"), SERVER_CORES, start_timeout=PEER_START_TIMEOUT
+        )
 
     def headers(self) -> dict[str, str]:
         return super().headers() | {

@@ -1,9 +1,9 @@
-"""What a library costs on a path of each request, beside what Weir does instead.
+"""The CPU time of libraries on a path of each request, compared with Weir's own code.
 
     python -m benchmarks.hot_paths --weir PORT PID --redis redis://… --upstream http://…/v1
 
-One process does both, in turns of a few milliseconds that a running Weir takes too; each is told by
-the clock of its own CPU time, so the machine may be busy with other things. Prints JSON: CPU
+One process measures both, in turns of a few milliseconds that alternate with those of a running
+Weir. CPU time is measured, so the machine may be busy with other things. Prints JSON: CPU
 microseconds by name.
 """
 
@@ -31,7 +31,7 @@ from openai import OpenAI
 from redis import Redis
 from werkzeug.test import create_environ
 
-from benchmarks.paired import AT_ONCE, Asked, cached_chat, uncached_chat
+from benchmarks.paired import AT_ONCE, MeasuredServer, cached_chat, uncached_chat
 from benchmarks.processes import cpu_of_all
 from benchmarks.run import QUESTION
 from benchmarks.upstream import MODEL
@@ -43,9 +43,9 @@ from webapp.providers.openai import OpenAIProvider
 from webapp.storage import redis_client
 from webapp.storage.redis_client import RedisClient
 
-# Others may keep Valkey's core busy: what is measured is CPU time, not patience.
+# Valkey's core may be busy: only CPU time is measured, so a slow answer is no failure.
 redis_client.TIMEOUT = 5.0  # seconds
-# The first turns are not counted; there are at least so many more.
+# The first turns are not counted. At least MIN_TURNS more are.
 WARM_UP_TURNS = 5
 MIN_TURNS = 20
 POOL = "pool"
@@ -56,7 +56,7 @@ BODY = {"messages": [message("user", QUESTION)], "temperature": 0.7, "max_tokens
 
 Action = Callable[[], Any]
 Costs = dict[str, float]
-# What is done in a turn, and the clock of the CPU time that it takes.
+# The action of a turn, and the clock of its CPU time.
 Timed = tuple[Action, Callable[[], float]]
 
 
@@ -66,20 +66,20 @@ def cpu_per_call(
     request: Timed | None = None,
     at_once: int = AT_ONCE,
 ) -> Costs:
-    """CPU microseconds of each call, the median of its turns; as REQUEST those of a whole one."""
+    """CPU microseconds of each call, as the median of its turns; REQUEST is a whole request."""
     actions: dict[str, Timed] = {
         name: (_at_once(call, at_once), time.process_time) for name, call in calls.items()
     }
     if request:
         actions[REQUEST] = request
     turns: list[Costs] = []
-    until = time.perf_counter() + seconds * len(actions)
-    while len(turns) < WARM_UP_TURNS + MIN_TURNS or time.perf_counter() < until:
+    deadline = time.perf_counter() + seconds * len(actions)
+    while len(turns) < WARM_UP_TURNS + MIN_TURNS or time.perf_counter() < deadline:
         turns.append({})
         for name, (action, clock) in actions.items():
-            began = clock()
+            started = clock()
             action()
-            turns[-1][name] = (clock() - began) / at_once * 1e6
+            turns[-1][name] = (clock() - started) / at_once * 1e6
     counted = turns[WARM_UP_TURNS:]
     return {name: statistics.median(turn[name] for turn in counted) for name in actions}
 
@@ -92,7 +92,7 @@ def _at_once(call: Action, at_once: int) -> Action:
 
 
 def limits(redis_url: str, seconds: float, request: Timed) -> dict[str, Costs]:
-    """What a tier's limits add to a request of a Flask application that does nothing else."""
+    """What a tier's limits add to a request of an otherwise empty Flask application."""
     rate_limits = RateLimits(RedisClient(redis_url), workers=1)
     figures = {}
     for name, text in LIMITS.items():
@@ -102,24 +102,24 @@ def limits(redis_url: str, seconds: float, request: Timed) -> dict[str, Costs]:
             "decorator": _app(rate_limits, text, STRATEGY, "memory://"),
             "stock decorator": _app(rate_limits, text, "moving-window", redis_url),
         }
-        costs = cpu_per_call({who: _asked(app) for who, app in apps.items()}, seconds, request)
+        costs = cpu_per_call({name: _request(app) for name, app in apps.items()}, seconds, request)
         bare = costs.pop("none")
         hit = costs.pop(REQUEST)
-        figures[name] = {who: cost - bare for who, cost in costs.items()} | {REQUEST: hit}
+        figures[name] = {app: cost - bare for app, cost in costs.items()} | {REQUEST: hit}
     return figures
 
 
 def _app(
     rate_limits: RateLimits, limit: str | Action, strategy: str = "", storage: str = ""
 ) -> Flask:
-    """An application with one route, which is limited by a call or by a decorator."""
+    """An application with one route that is limited by a call or by a decorator."""
     app = Flask(__name__)
     app.extensions["weir"] = SimpleNamespace(rate_limits=rate_limits)
     check = limit
     if not callable(limit):
         options = {"strategy": strategy, "storage_uri": storage, "headers_enabled": False}
         limiter = Limiter(lambda: "bench", app=app, **options)
-        # As a tier has to be limited: by a callable, on what is called after identification.
+        # A tier needs a callable limit, on a function that is called after authentication.
         check = limiter.shared_limit(lambda: limit, scope=strategy)(_nothing)
 
     @app.get("/")
@@ -131,7 +131,7 @@ def _app(
 
 
 def _nothing() -> None:
-    """What is limited."""
+    """The function that is limited."""
 
 
 def _strategy_itself(text: str) -> Action:
@@ -140,7 +140,7 @@ def _strategy_itself(text: str) -> Action:
     return lambda: strategy.acquire("bench", limits_of(allowance), "request")
 
 
-def _asked(app: Flask) -> Action:
+def _request(app: Flask) -> Action:
     environ = create_environ("/")
 
     def respond(status: str, *_: Any) -> None:
@@ -154,9 +154,9 @@ def _asked(app: Flask) -> Action:
 
 
 def provider_clients(upstream: str, seconds: float, request: Timed) -> Costs:
-    """An uncached call: from the fields of a request to an answer that is read, and JSON again."""
+    """An uncached call: from the fields of a request to a parsed answer that is dumped as JSON."""
     provider = OpenAIProvider("bench", api_key="key", base_url=upstream, timeout=60)
-    asked = ModelRequest(BODY, native=False)
+    model_request = ModelRequest(BODY, native=False)
     sdk = OpenAI(base_url=upstream, api_key="key", max_retries=0, timeout=60)
 
     def with_sdk() -> str:
@@ -164,7 +164,7 @@ def provider_clients(upstream: str, seconds: float, request: Timed) -> Costs:
         return completion.model_dump_json(exclude_unset=True)
 
     def with_weir() -> str:
-        return provider.answer(asked, MODEL).body
+        return provider.answer(model_request, MODEL).body
 
     if json.loads(with_sdk()) != json.loads(with_weir()):
         raise RuntimeError("the two answers differ")
@@ -175,7 +175,7 @@ def provider_clients(upstream: str, seconds: float, request: Timed) -> Costs:
 
 
 def redis_clients(url: str, seconds: float) -> Costs:
-    """A GET, by many greenlets at once; and how many connections the pool has opened for it."""
+    """A GET by many greenlets at once, and the number of connections that the pool has opened."""
     pool, shared = Redis.from_url(url, client_name=POOL), RedisClient(url)
     pool.set("bench", "x" * 1000)
     gets = {"pool": lambda: pool.get("bench"), "shared": lambda: shared.execute("GET", "bench")}
@@ -193,9 +193,9 @@ def main() -> None:
     options = parser.parse_args()
     port, pid = options.weir
     weir = SimpleNamespace(port=port, cpu_seconds=partial(cpu_of_all, pid))
-    with ExitStack() as standing:
+    with ExitStack() as stack:
         hit, call = (
-            (Asked(weir, make(weir), standing).turn, weir.cpu_seconds)
+            (MeasuredServer(weir, make(weir), stack).turn, weir.cpu_seconds)
             for make in (cached_chat, uncached_chat)
         )
         figures = {

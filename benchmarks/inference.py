@@ -1,4 +1,4 @@
-"""Do predictions stall streams? The gaps between chunks of open streams, without and with them."""
+"""Whether predictions delay streams: gaps between chunks of open streams, with and without."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from benchmarks.table import Figure, milliseconds, number, percent
 from benchmarks.workplace import KEY, Workplace, gives
 from tests.support.onnx_models import save
 
-STREAMS, GAP = 200, 0.06
-CALLERS, ROWS, COLUMNS = 4, 100, 100
+STREAMS, GAP = 200, 0.06  # seconds between the chunks of a stream
+CLIENTS, ROWS, COLUMNS = 4, 100, 100
 HIDDEN = (4_000, 2_000)
 SECONDS = 15.0
-# Before and after the streams, so that all that is measured of them is beside predictions.
+# Seconds of load before and after the streams are measured, so that it covers them.
 MARGIN = 2.0
-MOST = 100.0  # ms
+MAX_GAP = 100.0  # ms
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def inference(run: Run) -> list[Figure]:
-    """One worker on one core, which predictions would take all of by themselves."""
+    """One worker on one core, which predictions alone could keep busy."""
     models = run.place.folder / "models"
     heavy_model(models / "heavy" / "1.onnx")
     with slow_upstream(run.place) as upstream:
@@ -44,16 +44,16 @@ def inference(run: Run) -> list[Figure]:
         }
         with run.weir("inference", settings=settings) as weir:
             alone, alone_busy = measured(weir)
-            # In a process of its own: it must not hold up the clock of the streams.
+            # In its own process: it must not disturb the timing of the streams.
             with ProcessPoolExecutor(1) as pool:
-                callers = pool.submit(put_load, batch(weir.port), SECONDS + 2 * MARGIN, CALLERS)
+                clients = pool.submit(put_load, batch(weir.port), SECONDS + 2 * MARGIN, CLIENTS)
                 time.sleep(MARGIN)
-                beside, beside_busy = measured(weir)
-                load = callers.result()
+                loaded, loaded_busy = measured(weir)
+                load = clients.result()
     return [
         Figure(f"{STREAMS} streams, gap of the provider", GAP * 1000, milliseconds),
         *_figures("without predictions", alone, alone_busy),
-        *_figures("with predictions", beside, beside_busy, most=MOST),
+        *_figures("with predictions", loaded, loaded_busy, most=MAX_GAP),
         *_figures_of(load),
     ]
 
@@ -98,10 +98,10 @@ def heavy_model(path: Path) -> None:
 
 
 def slow_upstream(place: Workplace) -> Server:
-    """The static upstream, whose streams last longer than anybody reads."""
+    """The static upstream, with streams that last longer than the measurement."""
     port = free_port()
-    pieces = round(3 * SECONDS / GAP)
-    options = ["--port", str(port), "--pieces", str(pieces), "--seconds", str(pieces * GAP)]
+    chunks = round(3 * SECONDS / GAP)
+    options = ["--port", str(port), "--chunks", str(chunks), "--seconds", str(chunks * GAP)]
     command = [sys.executable, "-m", "benchmarks.upstream", *options]
     return place.server(command, port, gives("/calls"), OTHER_CORES)
 
@@ -114,21 +114,21 @@ def batch(port: int) -> Request:
 
 def measured(weir: Server) -> tuple[list[float], tuple[float, float]]:
     """Milliseconds between the chunks of all streams, sorted; and the shares of a core that the
-    worker and its loop had meanwhile."""
-    loop_before, all_before, began = *_busy(weir), time.perf_counter()
-    found = asyncio.run(gaps(weir.port))
-    took = time.perf_counter() - began
+    worker and its event loop used meanwhile."""
+    loop_before, all_before, started = *_busy(weir), time.perf_counter()
+    measured_gaps = asyncio.run(gaps(weir.port))
+    duration = time.perf_counter() - started
     loop, everything = _busy(weir)
-    return found, ((everything - all_before) / took, (loop - loop_before) / took)
+    return measured_gaps, ((everything - all_before) / duration, (loop - loop_before) / duration)
 
 
 def _busy(weir: Server) -> tuple[float, float]:
-    """Seconds of a core that the worker had so far: its main thread, all of it."""
+    """CPU seconds that the worker has used so far: its main thread, and all threads."""
     master = weir._process.pid
     worker = Path(f"/proc/{master}/task/{master}/children").read_text().split()[0]
-    told = (Path(f"/proc/{worker}", part, "stat").read_text() for part in (f"task/{worker}", ""))
-    fields = (one.rpartition(")")[2].split() for one in told)
-    loop, everything = ((int(one[11]) + int(one[12])) / TICKS for one in fields)
+    stats = (Path(f"/proc/{worker}", part, "stat").read_text() for part in (f"task/{worker}", ""))
+    fields = (stat.rpartition(")")[2].split() for stat in stats)
+    loop, everything = ((int(values[11]) + int(values[12])) / TICKS for values in fields)
     return loop, everything
 
 
@@ -147,7 +147,7 @@ async def gaps(port: int) -> list[float]:
 
 
 class _Client(asyncio.Protocol):
-    """Reads one stream, and takes the time of each arrival."""
+    """Reads one stream, and measures the gaps between its chunks."""
 
     def __init__(self, request: Request, place: int) -> None:
         self.gaps: list[float] = []

@@ -1,6 +1,6 @@
-"""Why a hot path goes round Flask-Limiter's decorators, the openai SDK and redis-py's pool.
+"""Why hot paths do not use Flask-Limiter's decorators, the openai SDK and redis-py's pool.
 
-hot_paths.py measures what each takes, in turns with whole requests of a Weir on the same core.
+hot_paths.py measures each of them, in turns with whole requests of a Weir on the same core.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Costs = dict[str, float]
 
 
 def libraries(run: Run) -> list[Figure]:
-    """CPU of what a library does, and of what Weir does instead."""
+    """CPU time of each library, and of what Weir does instead."""
     with run.weir() as weir:
         measured = _hot_paths(run, weir)
     return [
@@ -39,11 +39,11 @@ def _limits(name: str, cost: Costs) -> list[Figure]:
         Figure(f"a cache hit, CPU in turns with {name}", cost["request"], microseconds),
         Figure(f"{name}, Weir's one script", cost["script"], microseconds),
     ]
-    for kind, told in DECORATORS.items():
+    for kind, title in DECORATORS.items():
         added = (cost[kind] - cost["script"]) / cost["request"]
         figures += [
-            Figure(f"{name}, {told}", cost[kind], microseconds),
-            Figure(f"{name}, {told}: adds to a hit", added, percent),
+            Figure(f"{name}, {title}", cost[kind], microseconds),
+            Figure(f"{name}, {title}: adds to a hit", added, percent),
         ]
     return figures
 

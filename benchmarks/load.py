@@ -1,4 +1,4 @@
-"""Load: as many requests as a server answers in some seconds, by wrk or else by an own client."""
+"""Load: as many requests as a server answers in some seconds, sent by wrk or an asyncio client."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ end
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What came of it: good answers (below 400), the seconds they took, latencies in ms."""
+    """The result: successful responses (status below 400), duration, latencies in ms, failures."""
 
     answered: int
     seconds: float
@@ -57,7 +57,7 @@ class Load:
 
 
 def put_load(request: Request, seconds: float, connections: int = CONNECTIONS) -> Load:
-    """Send the request on so many connections at once, each again as soon as it is answered."""
+    """Send the request on several connections at once, each again as soon as it is answered."""
     if TOOL == "wrk":
         return _with_wrk(request, seconds, connections)
     return asyncio.run(_without(request, seconds, connections))
@@ -92,7 +92,7 @@ def _lua(request: Request) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A Lua string; those of JSON are, as long as they are ASCII without control characters."""
+    """A Lua string. JSON strings are valid in Lua if they are ASCII without control characters."""
     return json.dumps(text)
 
 
@@ -118,7 +118,7 @@ async def _without(request: Request, seconds: float, connections: int) -> Load:
 
 
 class Client(asyncio.Protocol):
-    """One connection, that sends its next request when the last one is answered."""
+    """One connection that sends its next request when the last one is answered."""
 
     def __init__(self, request: Request, numbers: itertools.count[int], until: float) -> None:
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -166,5 +166,5 @@ def _content_length(head: bytes) -> int:
 
 
 def percentile(ordered: list[float], share: float) -> float:
-    """The value that this share (0..1) of the ordered values keeps below; 0 of none."""
+    """The percentile for a share (0..1) of the ordered values; 0 if there are none."""
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0

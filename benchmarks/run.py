@@ -1,4 +1,4 @@
-"""One run: where it takes place, the servers that stand beside, and how load is put on."""
+"""One run: its folder, the servers that it needs, and how load is applied."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from benchmarks.processes import Server
 from benchmarks.request import Request
 from benchmarks.workplace import Workplace
 
-# A warm-up goes on in such slices while each is faster than the best before it by a tenth: what is
-# compiled while it runs, as JavaScript is, needs more of them.
-WARM_UP = 2.0
+# A warm-up continues in slices while each is a tenth faster than the best before it. Servers with
+# a just-in-time compiler, such as Node, need more of them.
+WARM_UP = 2.0  # seconds
 WARM_UP_GAIN = 1.1
 WARM_UP_SLICES = 8
 QUESTION = "What is a weir, and why would anyone build one across a river? Answer in a paragraph. "
@@ -21,7 +21,7 @@ QUESTION = "What is a weir, and why would anyone build one across a river? Answe
 
 @dataclass
 class Run:
-    """What all measures share; `tables` takes what is no figure of the one table."""
+    """What all measures share. `tables` are printed in addition to the table of figures."""
 
     place: Workplace
     valkey: Server
@@ -38,14 +38,14 @@ class Run:
     def load(
         self, request: Request | Callable[[], Request], connections: int = CONNECTIONS
     ) -> Load:
-        """The load after a warm-up; a request to be made anew for each is a callable."""
+        """The load after a warm-up. A callable makes a new request for each of the two."""
         make = request if callable(request) else lambda: request
         warm_up(make, connections)
         return put_load(make(), self.seconds, connections)
 
 
 def warm_up(make: Callable[[], Request], connections: int = CONNECTIONS) -> None:
-    """Load until it gets no faster."""
+    """Apply load until it gets no faster."""
     best = 0.0
     for _ in range(WARM_UP_SLICES):
         per_second = put_load(make(), WARM_UP, connections).per_second
@@ -55,5 +55,5 @@ def warm_up(make: Callable[[], Request], connections: int = CONNECTIONS) -> None
 
 
 def tell(text: str) -> None:
-    """What is going on, for who waits."""
+    """Print progress on stderr."""
     print(text, file=sys.stderr, flush=True)

@@ -1,8 +1,8 @@
-"""Opens many streams at once and says how long first bytes took and how many streams failed.
+"""Opens many streams at once and measures the time to the first byte and the failures.
 
     python -m benchmarks.streams --count 500 --protocol openai < request.json
 
-The request is a JSON object of Request's fields.
+The request is a JSON object with the fields of Request.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from benchmarks.load import percentile
 from benchmarks.processes import Server, allow_many_files
 from benchmarks.request import Request
 
-MEMORY_EVERY = 0.2
+MEMORY_INTERVAL = 0.2  # seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Streams:
-    """First bytes, in ms from the moment the first one was asked for; and failures."""
+    """Time to the first byte (ms since the first request was sent), and failures."""
 
     p50: float
     p99: float
@@ -47,7 +47,7 @@ async def open_streams(request: Request, protocol: Protocol, count: int) -> Stre
 def streams_of(
     server: Server, request: Request, protocol: Protocol, count: int
 ) -> tuple[Streams, int]:
-    """What the streams say, from a process of their own, and the peak of the server's memory."""
+    """The result of the streams, run in their own process, and the peak of the server's memory."""
     options = ["--count", str(count), "--protocol", protocol]
     command = [sys.executable, "-m", "benchmarks.streams", *options]
     peak, pipe = 0, subprocess.PIPE
@@ -58,7 +58,7 @@ def streams_of(
             json.dump(asdict(request), client.stdin)
         while client.poll() is None:
             peak = max(peak, server.memory())
-            time.sleep(MEMORY_EVERY)
+            time.sleep(MEMORY_INTERVAL)
         return Streams(**json.loads(client.stdout.read())), peak
 
 

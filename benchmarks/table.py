@@ -1,4 +1,4 @@
-"""The table of figures: what was measured, beside what is wanted."""
+"""The table of figures: measured values and their targets."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def precise_percent(value: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line of the table; a figure without a target is only told."""
+    """One line of the table. A figure without a target has no result."""
 
     name: str
     value: float
@@ -59,7 +59,7 @@ class Figure:
         return ""
 
     @property
-    def verdict(self) -> str:
+    def result(self) -> str:
         if not self.target:
             return ""
         too_low = self.least is not None and self.value < self.least
@@ -67,7 +67,7 @@ class Figure:
         return "miss" if too_low or too_high else "pass"
 
     def line(self) -> str:
-        return f"| {self.name} | {self.shown(self.value)} | {self.target} | {self.verdict} |"
+        return f"| {self.name} | {self.shown(self.value)} | {self.target} | {self.result} |"
 
 
 def markdown(figures: Iterable[Figure]) -> str:
@@ -77,7 +77,7 @@ def markdown(figures: Iterable[Figure]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of a comparison: a value for each column, None where there is none."""
+    """One line of a comparison: a value for each column, or None."""
 
     name: str
     values: tuple[float | None, ...]

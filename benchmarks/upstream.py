@@ -1,9 +1,9 @@
-"""A static upstream of OpenAI's protocol, without a framework, faster than Weir by far.
+"""A static upstream with OpenAI's protocol, without a framework, much faster than Weir.
 
-    python -m benchmarks.upstream --port 9000 [--pieces 20] [--seconds 5]
+    python -m benchmarks.upstream --port 9000 [--chunks 20] [--seconds 5]
 
-A plain completion is answered at once, a streamed one in 20 pieces over 5 s, or as it is told; the
-model `static-slow` takes 2 s for either. `GET /calls` counts the completions that were asked for.
+A plain completion is sent immediately, a streamed one in 20 chunks over 5 s by default. The model
+`static-slow` takes 2 s for either. `GET /calls` returns the number of completions requested.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from benchmarks.processes import allow_many_files
 
 MODEL = "static-1"
 SLOW_MODEL = "static-slow"
-PIECES = 20
+CHUNKS = 20
 STREAM_SECONDS = 5.0
 SLOW_SECONDS = 2.0
-PIECE = "a piece of text "
+CHUNK_TEXT = "a piece of text "
 USAGE = {"prompt_tokens": 20, "completion_tokens": 60, "total_tokens": 80}
 LAST_CHUNK = b"0\r\n\r\n"
 
 
 def plain_completion() -> dict[str, Any]:
-    message = {"role": "assistant", "content": PIECE * PIECES}
+    message = {"role": "assistant", "content": CHUNK_TEXT * CHUNKS}
     return {
         "id": "chatcmpl-static",
         "object": "chat.completion",
@@ -49,7 +49,7 @@ def stream_chunk(choices: list[dict[str, Any]], usage: dict[str, int] | None = N
     return in_transfer_coding(b"data: " + json.dumps(chunk).encode() + b"\n\n")
 
 
-def piece_of_stream(delta: dict[str, str], finish_reason: str | None = None) -> bytes:
+def text_chunk(delta: dict[str, str], finish_reason: str | None = None) -> bytes:
     return stream_chunk([{"index": 0, "delta": delta, "finish_reason": finish_reason}])
 
 
@@ -72,9 +72,9 @@ NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 )
-STREAM_PIECE = piece_of_stream({"content": PIECE})
+STREAM_CHUNK = text_chunk({"content": CHUNK_TEXT})
 STREAM_END = (
-    piece_of_stream({}, "stop")
+    text_chunk({}, "stop")
     + stream_chunk([], USAGE)
     + in_transfer_coding(b"data: [DONE]\n\n")
     + LAST_CHUNK
@@ -82,12 +82,12 @@ STREAM_END = (
 
 
 class Upstream(asyncio.Protocol):
-    """One connection; its requests come one after the other."""
+    """One connection. Its requests come one after the other."""
 
     calls = 0
 
-    def __init__(self, pieces: int, seconds: float) -> None:
-        self._pieces = pieces
+    def __init__(self, chunks: int, seconds: float) -> None:
+        self._chunks = chunks
         self._seconds = seconds
         self._received = b""
 
@@ -111,31 +111,31 @@ class Upstream(asyncio.Protocol):
         elif head.startswith(b"GET /v1/models "):
             self._transport.write(MODELS)
         elif head.startswith(b"POST /v1/traces "):
-            self._transport.write(EMPTY)  # so it takes traces, too
+            self._transport.write(EMPTY)  # it also accepts traces
         elif head.startswith(b"GET /calls "):
             self._transport.write(json_response(Upstream.calls))
         else:
             self._transport.write(NOT_FOUND)
 
-    def _complete(self, asked: dict[str, Any]) -> None:
-        is_slow = asked.get("model") == SLOW_MODEL
-        if asked.get("stream"):
-            self._stream(0, (SLOW_SECONDS if is_slow else self._seconds) / self._pieces)
+    def _complete(self, body: dict[str, Any]) -> None:
+        is_slow = body.get("model") == SLOW_MODEL
+        if body.get("stream"):
+            self._stream(0, (SLOW_SECONDS if is_slow else self._seconds) / self._chunks)
         elif is_slow:
             loop = asyncio.get_running_loop()
             loop.call_later(SLOW_SECONDS, self._transport.write, COMPLETION)
         else:
             self._transport.write(COMPLETION)
 
-    def _stream(self, sent: int, every: float) -> None:
-        """Write one piece, and come back for the next one."""
+    def _stream(self, sent: int, interval: float) -> None:
+        """Write one chunk, and schedule the next one."""
         if self._transport.is_closing():
             return
-        if sent == self._pieces:
+        if sent == self._chunks:
             self._transport.write(STREAM_END)
             return
-        self._transport.write(STREAM_PIECE if sent else STREAM_HEAD + STREAM_PIECE)
-        asyncio.get_running_loop().call_later(every, self._stream, sent + 1, every)
+        self._transport.write(STREAM_CHUNK if sent else STREAM_HEAD + STREAM_CHUNK)
+        asyncio.get_running_loop().call_later(interval, self._stream, sent + 1, interval)
 
 
 def _content_length(head: bytes) -> int:
@@ -143,10 +143,10 @@ def _content_length(head: bytes) -> int:
     return int(rest.partition(b"\r\n")[0]) if name else 0
 
 
-async def serve(port: int, pieces: int, seconds: float) -> None:
+async def serve(port: int, chunks: int, seconds: float) -> None:
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
-        lambda: Upstream(pieces, seconds), "127.0.0.1", port, backlog=4096
+        lambda: Upstream(chunks, seconds), "127.0.0.1", port, backlog=4096
     )
     await server.serve_forever()
 
@@ -154,11 +154,11 @@ async def serve(port: int, pieces: int, seconds: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--pieces", type=int, default=PIECES, help="of a stream")
+    parser.add_argument("--chunks", type=int, default=CHUNKS, help="of a stream")
     parser.add_argument("--seconds", type=float, default=STREAM_SECONDS, help="of a stream")
     options = parser.parse_args()
     allow_many_files()
-    asyncio.run(serve(options.port, options.pieces, options.seconds))
+    asyncio.run(serve(options.port, options.chunks, options.seconds))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What it costs to be seen: metrics and traces, beside a cache hit and an uncached call."""
+"""What metrics and traces cost, compared with a cache hit and an uncached call."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STARTS = 3
 
 
 def watching(run: Run) -> list[Figure]:
-    """With metrics and without; with every request traced, every tenth, and none."""
+    """With and without metrics; with every request traced, every tenth, and none."""
     return [
         *_costs(run, "cache hit", cached_chat),
         *_costs(run, "uncached call", uncached_chat),

@@ -1,4 +1,4 @@
-"""Where a run takes place: its folder, and the servers that can be started in it."""
+"""The folder of a run, and the servers that are started in it."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ class Workplace:
         return self.server(command, port, gives("/calls"), OTHER_CORES)
 
     def bare(self) -> Server:
-        """The bare route, in a worker of Weir's settings."""
+        """The bare route, in a worker with Weir's settings."""
         port = free_port()
-        # An empty configuration: Gunicorn would read Weir's, which lies in the current folder.
+        # An empty configuration, as Gunicorn would read Weir's in the current folder.
         settings = ["--config", os.devnull, "--bind", f"127.0.0.1:{port}", *WORKER_SETTINGS]
         command = [sys.executable, "-m", "gunicorn", *settings, "benchmarks.bare:app"]
         return self.server(command, port, gives("/"), SERVER_CORES)
@@ -71,7 +71,7 @@ class Workplace:
         workers: int = 1,
         settings: Mapping[str, str] | None = None,
     ) -> Server:
-        """Weir as it is served, with all its gates on; `data` names its folder of this run."""
+        """Weir as in production, with all features on. `data` names its data folder."""
         port = free_port()
         environment = WEIR_ENVIRONMENT | {
             "PORT": str(port),
@@ -96,7 +96,7 @@ class Workplace:
         is_ready: Callable[[int], bool],
         cores: set[int],
         environment: Mapping[str, str] | None = None,
-        patience: float = START_TIMEOUT,
+        start_timeout: float = START_TIMEOUT,
     ) -> Server:
         return Server(
             command,
@@ -105,12 +105,12 @@ class Workplace:
             environment=environment or {},
             folder=self.folder,
             cores=cores,
-            patience=patience,
+            start_timeout=start_timeout,
         )
 
 
 def gives(path: str) -> Callable[[int], bool]:
-    """Whether a GET of the path gives 200: what says that a server is ready."""
+    """A check that a server is ready: a GET of the path returns 200."""
 
     def is_ready(port: int) -> bool:
         try:

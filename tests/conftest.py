@@ -1,4 +1,4 @@
-"""The servers of the tests: one of each for a session, and as many Weirs as a test starts."""
+"""The servers of the tests: one of each for a session, and as many Weirs as tests start."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tests.support.servers import REPOSITORY, Postgres, Provider, Valkey, Weir
 from webapp.storage import migrations
 from webapp.storage.database import Database
 
-# Takes settings by their names, and `data_dir`, `until` and `root` of Weir.
+# Takes settings by name, and `data_dir`, `until` and `root` of Weir.
 MakeWeir = Callable[..., Weir]
-# A database that is migrated, for others to begin as.
+# The name of the migrated template database.
 MIGRATED = "weir_migrated"
 
 pytest_plugins = ["tests.support.parallel"]
@@ -39,14 +39,14 @@ def postgres() -> Iterator[Postgres]:
 
 @pytest.fixture(scope="session")
 def provider() -> Iterator[Provider]:
-    """The stand-in; each test finds it without a fault and without earlier calls."""
+    """The stand-in provider. Each test gets it without a fault and without earlier calls."""
     with Provider() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated SQLite database, to be copied: to migrate takes a quarter of a Weir's start."""
+    """A migrated SQLite database to copy: migration takes a quarter of a Weir's start."""
     file = tmp_path_factory.mktemp("migrated") / "weir.db"
     _migrate(f"sqlite:///{file}")
     return file
@@ -54,7 +54,7 @@ def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def migrated_template(postgres: Postgres) -> str:
-    """The name of a migrated database on PostgreSQL, to be copied."""
+    """The name of a migrated PostgreSQL database, to be used as a template."""
     url = postgres.start().create_database(MIGRATED)
     _migrate(url.replace("postgresql://", "postgresql+psycopg://"))
     return MIGRATED
@@ -68,7 +68,7 @@ def _migrate(url: str) -> None:
 
 @pytest.fixture(autouse=True)
 def shared_servers_as_new(request: pytest.FixtureRequest) -> None:
-    """Bring back what an earlier test stopped or paused, and let the stand-in forget it."""
+    """Restart the servers that an earlier test stopped or paused, and reset the stand-in."""
     for name in set(SHARED_SERVERS) & set(request.fixturenames):
         server = request.getfixturevalue(name)
         server.start()
@@ -85,32 +85,32 @@ def fresh_valkey(valkey: Valkey) -> Valkey:
 
 @pytest.fixture(scope="module")
 def fresh_shared_valkey(valkey: Valkey) -> Valkey:
-    """Valkey, empty when the module begins: for start_shared_weir."""
+    """Valkey, empty at the start of the module, for start_shared_weir."""
     valkey.start().flush()
     return valkey
 
 
 @pytest.fixture
 def empty_database(postgres: Postgres) -> str:
-    """The URL of a database on PostgreSQL without a table, for tests of the migrations."""
+    """The URL of a PostgreSQL database without tables, for tests of the migrations."""
     return postgres.start().create_database(f"weir_{next(database_numbers)}")
 
 
 @pytest.fixture
 def fresh_database(postgres: Postgres, migrated_template: str) -> str:
-    """The URL of a database on PostgreSQL that is migrated, and empty."""
+    """The URL of a migrated, empty PostgreSQL database."""
     return postgres.start().create_database(f"weir_{next(database_numbers)}", migrated_template)
 
 
 @pytest.fixture(scope="module")
 def fresh_shared_database(postgres: Postgres, migrated_template: str) -> str:
-    """As fresh_database, for start_shared_weir."""
+    """Like fresh_database, for start_shared_weir."""
     return postgres.start().create_database(f"weir_{next(database_numbers)}", migrated_template)
 
 
 @pytest.fixture
 def new_weir(migrated_file: Path) -> Iterator[MakeWeir]:
-    """`new_weir(NAME=value, …)` is a Weir with these settings, not started yet.
+    """`new_weir(NAME=value, …)` makes a Weir with these settings that is not started yet.
 
     Its SQLite database is migrated, unless it is given a `data_dir`.
     """
@@ -126,7 +126,7 @@ def start_weir(new_weir: MakeWeir) -> MakeWeir:
 
 @pytest.fixture(scope="module")
 def start_shared_weir(migrated_file: Path) -> Iterator[MakeWeir]:
-    """As start_weir, until the module ends: for a module-scoped fixture of the tests' own."""
+    """Like start_weir, until the module ends, for module-scoped fixtures."""
     with _weirs(migrated_file) as make:
         yield _starting(make)
 
@@ -158,6 +158,6 @@ def _starting(make: MakeWeir) -> MakeWeir:
 
 def _close(weir: Weir) -> None:
     weir.stop()
-    # Pytest shows it where the test failed.
+    # Pytest shows this if the test failed.
     print(weir.raw_logs())
     weir.close()

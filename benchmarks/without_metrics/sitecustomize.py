@@ -1,4 +1,4 @@
-"""On PYTHONPATH, this takes the metrics out of a Weir, to see what they cost."""
+"""On PYTHONPATH, this turns off the metrics of a Weir, to measure what they cost."""
 
 from prometheus_client import Counter, Gauge, Histogram
 

@@ -15,7 +15,7 @@ from tests.support.books import Books
 from tests.support.servers import DidNotStart, Provider, Weir, wait_until
 from tests.support.visitor import Visitor
 from tests.test_logs import FIELDS, KEY
-from webapp.observability.redaction import redact, redact_json, redact_kept
+from webapp.observability.redaction import redact, redact_json, redact_stored
 
 KEYS = {"API_KEYS": f"test:enterprise:{KEY}"}
 BODY = {"message": "hello"}
@@ -130,7 +130,7 @@ def test_of_a_long_text_no_more_is_searched_than_is_kept() -> None:
     assert kept.startswith('["aaa')
     # The end of what is searched may be within a match: neither half of it is kept.
     straddling = "x " * 10_300 + "b" * 500 + "@example"
-    for told in (redact_kept(straddling, patterns), redact_json(f'["{straddling}"]', patterns)):
+    for told in (redact_stored(straddling, patterns), redact_json(f'["{straddling}"]', patterns)):
         assert "x x" in told
         assert "b" not in told
 

@@ -1,1 +1,1 @@
-"""The real parts that the tests run on."""
+"""The servers, clients and helpers of the tests."""

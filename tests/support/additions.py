@@ -1,4 +1,4 @@
-"""Whether migrations only add: a version must work on the schema of every later one."""
+"""Checks that migrations only add: a version must work on the schema of every later one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Table:
 
 
 def broken_by(connection: Connection, folder: Path) -> list[str]:
-    """Run the migrations of a folder, one by one; what an older version would miss or trip over."""
+    """Run the migrations of a folder one by one, and return what would break older versions."""
     broken = []
     for revision in later_revisions(connection, folder):
         before = _tables(connection)
@@ -61,7 +61,7 @@ def _differences(before: Table, after: Table) -> Iterator[str]:
 
 
 def _tables(connection: Connection, before: dict[str, Table] | None = None) -> dict[str, Table]:
-    """All tables; the rows of those that were there before by the columns that they had."""
+    """All tables. Rows of tables in `before` have only the columns that they had there."""
     inspector = inspect(connection)
     metadata = MetaData()
     metadata.reflect(connection)
@@ -89,7 +89,7 @@ def _tables(connection: Connection, before: dict[str, Table] | None = None) -> d
 
 
 def _rules(inspector: Any, table: str) -> Iterator[str]:
-    """What the database refuses."""
+    """The constraints of a table."""
     yield f"the primary key {_written(inspector.get_pk_constraint(table))}"
     # PostgreSQL lists a unique constraint as an index too.
     for one in inspector.get_indexes(table):

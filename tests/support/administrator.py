@@ -1,4 +1,4 @@
-"""An administrator who asks a Weir with a token."""
+"""An administrator's client of a Weir, with a token."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SETTINGS = {"ADMIN_PASSWORD": PASSWORD}
 
 
 class Administrator:
-    """Signed in as `username`; every verb sends the token."""
+    """Signed in as `username`. Every request sends the token."""
 
     def __init__(self, weir: Weir, username: str = "admin", password: str = PASSWORD) -> None:
         self._weir = weir

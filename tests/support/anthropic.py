@@ -1,7 +1,7 @@
 """The stand-in's answers in Anthropic's Messages API, whole and as events.
 
-As docs.anthropic.com has it: what is wrong with a request, content blocks, tool use, stop reasons.
-Tools are called by the rule of `tests.support.completions`.
+Request errors, content blocks, tool use and stop reasons follow docs.anthropic.com. Tools are
+called as described in `tests.support.completions`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Answer = tuple[int, Any]
 def what_is_wrong(
     endpoint: tuple[str, str], headers: Mapping[str, str], body: Any
 ) -> Answer | None:
-    """The refusal of a request, None of a good one."""
+    """The error response for an invalid request, None for a valid one."""
     keyed = "x-api-key" in headers or headers.get("authorization", "").startswith("Bearer ")
     if not keyed or "anthropic-version" not in headers:
         return 401, error(401, "A key and the anthropic-version header are required")
@@ -83,7 +83,7 @@ def _what_is_wrong_with(body: Any) -> str | None:
 
 def error(status: int, message: str, code: str | None = None) -> dict[str, Any]:
     """Anthropic's envelope."""
-    if code == "model_not_found":  # which is said in words there
+    if code == "model_not_found":  # Anthropic says this in the message
         code, message = None, "model: no such one"
     kind = code or TYPES.get(status, "api_error")
     return {"type": "error", "error": {"type": kind, "message": message}, "request_id": "req_1"}
@@ -141,7 +141,7 @@ class Reply:
         if self._fault.no_finish:
             return
         stop = {"stop_reason": self._stop_reason, "stop_sequence": self._stop_sequence}
-        # All of it once more: LangChain reads no other.
+        # The whole usage again: LangChain reads only this one.
         yield {"type": "message_delta", "delta": stop, "usage": self.usage}
         yield {"type": "message_stop"}
 
@@ -171,7 +171,7 @@ class Reply:
 
 
 def _words(body: dict[str, Any], fault: Fault) -> tuple[str, str, str | None]:
-    """The text, why it ends, and the stop sequence if that is why."""
+    """The text, the stop reason, and the stop sequence if that is the reason."""
     text = _text(body, fault)
     for sequence in body.get("stop_sequences") or []:
         before, found, _ = text.partition(sequence)

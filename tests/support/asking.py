@@ -1,4 +1,4 @@
-"""Asks a provider of Weir's without Weir around it; runs in a GeventProcess."""
+"""Calls Weir's providers directly, without a server. Runs in a GeventProcess."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _providers: dict[tuple[tuple[str, str], ...], Provider] = {}
 
 @dataclass(slots=True)
 class Reading:
-    """What came of a stream: its chunks, then the answer or the error; times are in seconds."""
+    """The result of a stream: its chunks, then the answer or the error. Times are in seconds."""
 
     chunks: list[Chunk] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
     error: Exception | None = None
-    told: int = 0  # how often the StreamUsage told of a text
+    told: int = 0  # how often StreamUsage reported text
     tokens: int = 0
     usage: Usage | None = None
     lasted: float = 0.0
@@ -42,7 +42,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What a provider says of itself."""
+    """The attributes of a provider."""
 
     name: str
     kind: str
@@ -52,7 +52,7 @@ class Traits:
 
 
 def provider_of(environment: Environment) -> Provider:
-    """The only provider that these settings make, the same one each time."""
+    """The only provider of these settings, the same object each time."""
     known = tuple(sorted(environment.items()))
     if known not in _providers:
         with tempfile.TemporaryDirectory() as folder:
@@ -73,7 +73,7 @@ def answer(environment: Environment, request: ModelRequest, model: str) -> Answe
 def timed_answer(
     environment: Environment, request: ModelRequest, model: str
 ) -> tuple[Answer | Exception, float]:
-    """The answer or the error, and after how many seconds."""
+    """The answer or the error, and the seconds until then."""
     began = time.monotonic()
     came: Answer | Exception
     try:
@@ -86,7 +86,7 @@ def timed_answer(
 def read(
     environment: Environment, request: ModelRequest, model: str, chunks: int | None = None
 ) -> Reading:
-    """Read a stream to its end, or close it after so many chunks."""
+    """Read a stream to its end, or close it after this many chunks."""
     reading = Reading()
 
     def told() -> None:
@@ -125,7 +125,7 @@ def read_both(
 def answer_both(
     environment: Environment, requests: Sequence[ModelRequest], model: str
 ) -> tuple[list[Answer], float]:
-    """Ask several times at the same time: the answers, and the seconds until the last one."""
+    """Make several calls at the same time: the answers, and the seconds until the last one."""
     began = time.monotonic()
     jobs = [gevent.spawn(answer, environment, request, model) for request in requests]
     gevent.joinall(jobs, raise_error=True)
@@ -145,7 +145,7 @@ def check(environment: Environment, timeout: float) -> None:
 
 
 def kinds() -> set[str]:
-    """The names of all classes that are made as providers."""
+    """The names of all provider classes."""
     from webapp.providers import langchain
     from webapp.providers.base import BaseProvider
 

@@ -1,4 +1,4 @@
-"""Compares the ledger with what the stand-in provider says it has served."""
+"""Compares the ledger with the calls that the stand-in provider has served."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from sqlalchemy import create_engine, text
 
 from tests.support.servers import Provider, Weir, wait_until
 
-# USD per million tokens of every model of the tests, and the nano-USD of a token.
+# USD per million tokens of every model in the tests, and nano-USD per token.
 PRICES = "openai/*: input=1, output=2, max_output=1000"
 INPUT, OUTPUT = 1_000, 2_000
 
 
 class Books:
-    """The ledger, the budgets and the usage as the database has them."""
+    """The ledger, the budgets and the usage in the database."""
 
     def __init__(self, weir: Weir) -> None:
         url = weir.env.get("DATABASE_URL") or f"sqlite:///{Path(weir.data_dir) / 'weir.db'}"
@@ -29,7 +29,7 @@ class Books:
         return rows
 
     def settled(self, calls: int, timeout: float = 30.0) -> list[dict[str, Any]]:
-        """The rows, once there are so many and none is reserved any more."""
+        """The rows, once there are at least `calls` and none is reserved any more."""
 
         def done() -> bool:
             rows = self.rows()
@@ -39,7 +39,7 @@ class Books:
         return self.rows()
 
     def forget(self) -> None:
-        """Empty them, once nothing is reserved: what came before is of another test."""
+        """Empty the tables of earlier tests, once nothing is reserved."""
         self.settled(0)
         with self.engine.begin() as connection:
             for table in ("ledger", "budgets", "usage"):
@@ -47,7 +47,7 @@ class Books:
         self.engine.dispose()
 
     def check(self, provider: Provider, timeout: float = 30.0) -> list[dict[str, Any]]:
-        """Assert that every call has its row, that each is right, and that all sums agree.
+        """Assert that every call has a correct row, and that all sums agree.
 
         Rows of calls that never reached the provider are not expected. Returns the rows.
         """
@@ -57,7 +57,7 @@ class Books:
         called = Counter(call["body"]["model"] for call in calls)
         written_for = Counter(row["model"] for row in rows)
         assert not called - written_for, "each call has a row"
-        # A worker may have been killed after it wrote what it was about to call.
+        # A worker may have been killed after it wrote the row and before it made the call.
         killed = Counter(row["model"] for row in rows if row["state"] == "lost")
         assert not written_for - called - killed, "each row has a call"
         served: defaultdict[str, list[tuple[int, ...]]] = defaultdict(list)
@@ -67,15 +67,15 @@ class Books:
         for row in rows:
             tokens = (row["input_tokens"], row["output_tokens"])
             written[row["model"]].append((*tokens, int(not row["estimated"])))
-        for model, theirs in served.items():
-            for call, row in zip(sorted(theirs), sorted(written[model]), strict=True):
+        for model, served_calls in served.items():
+            for call, row in zip(sorted(served_calls), sorted(written[model]), strict=True):
                 if call[2] and row[2]:
-                    assert row == call, f"{model}: what was told is what is written"
+                    assert row == call, f"{model}: the reported usage is written"
                 else:
                     assert row[0] >= call[0], f"{model}: {row} is below {call}"
                     assert row[1] >= call[1], f"{model}: {row} is below {call}"
                     assert not (call[2] and not row[2]) or _gave_up(rows, model), (
-                        f"{model}: usage was told and is estimated all the same"
+                        f"{model}: usage was reported, but is estimated"
                     )
         self.check_sums(rows)
         return rows
@@ -93,7 +93,7 @@ class Books:
             totals = Counter[int]()
             for budget in budgets:
                 totals[budget["key_id"]] += budget["spent_nano"]
-                assert budget["reserved_nano"] == 0, "nothing is held for ever"
+                assert budget["reserved_nano"] == 0, "nothing stays reserved"
             assert totals == spent, period
         [rolled_up] = self.rows(
             "SELECT sum(calls) AS calls, sum(cost_nano) AS cost, sum(output_tokens) AS output "
@@ -104,6 +104,6 @@ class Books:
 
 
 def _gave_up(rows: list[dict[str, Any]], model: str) -> bool:
-    """Whether the usage came when nobody read any more: the worker was gone, the call cancelled."""
+    """Whether the usage came too late to be read: the worker was gone, or the call cancelled."""
     states = {row["state"] for row in rows if row["model"] == model}
     return bool(states & {"lost", "cancelled", "cut"})

@@ -1,4 +1,4 @@
-"""An OTLP collector of somebody else's (rotel), and what it passes on."""
+"""A third-party OTLP collector (rotel), and the spans that it forwards."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.servers import Server, _package, free_port
 
 
 class Span(NamedTuple):
-    """A span as it came out of the collector; ids are hexadecimal, times in seconds."""
+    """A span forwarded by the collector. Ids are hexadecimal, times in seconds."""
 
     trace_id: str
     id: str
@@ -31,7 +31,7 @@ class Span(NamedTuple):
 
 
 class Collector(Server):
-    """Takes OTLP over HTTP and passes it on, as OTLP again, to where its spans can be read."""
+    """Receives OTLP over HTTP, and forwards it as OTLP to a server that stores the spans."""
 
     def __init__(self) -> None:
         if sys.version_info >= (3, 14):
@@ -48,7 +48,7 @@ class Collector(Server):
         return f"http://127.0.0.1:{self.port}"
 
     def spans(self, trace_id: str | None = None) -> list[Span]:
-        """The spans that have come, by their beginnings; of one trace."""
+        """The received spans by start time, optionally of one trace."""
         found = [span for span in list(self.received) if trace_id in {None, span.trace_id}]
         return sorted(found, key=lambda span: span.began)
 

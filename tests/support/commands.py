@@ -1,4 +1,4 @@
-"""Runs the flask commands in this process: the same application, without the start of Python."""
+"""Runs flask commands in this process, which saves the start of Python."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from webapp.application import create_app
 
 
 def run_flask(env: Mapping[str, str], *args: str) -> subprocess.CompletedProcess[str]:
-    """What `flask …` does and says in this environment; an error that it does not name is raised.
+    """Run `flask …` in this environment. Unexpected errors are raised.
 
-    One at a time: the environment is that of the whole process.
+    Only one at a time, as the environment belongs to the whole process.
     """
     with patch.dict(os.environ, env, clear=True):
         app = create_app()

@@ -1,6 +1,6 @@
 """The stand-in's answers in OpenAI's protocol: chat completions, embeddings, models, errors.
 
-A request with `tools` is answered by calls: of each tool that the user's last message names, else
+A request with `tools` is answered with calls of the tools that the user's last message names, or
 of all, in order. Every answer, chunk and choice has fields that no SDK knows (`UNKNOWN`).
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 from tests.support.faults import Fault
 
 MODELS = ("stand-in-1", "stand-in-2")
-# One moment for all answers, so that equal questions get equal bytes.
+# The same time in all answers, so that equal requests get equal bytes.
 CREATED = 1_700_000_000
 ECHOED = 200
 BIG_PIECE = 4096
@@ -48,7 +48,7 @@ class Completion:
         self._logprobs_wanted = bool(body.get("logprobs"))
         self._usage_wanted = bool((body.get("stream_options") or {}).get("include_usage"))
         self._content = content_of(body, fault)
-        # Whether usage is told does not make it another answer.
+        # The answer is the same with and without usage.
         asked = {name: value for name, value in body.items() if name != "stream_options"}
         canonical = json.dumps(asked, sort_keys=True).encode()
         self._id = "chatcmpl-" + hashlib.sha256(canonical).hexdigest()[:29]
@@ -68,7 +68,7 @@ class Completion:
         return body if self._fault.no_usage else body | {"usage": self.usage}
 
     def chunks(self) -> Iterator[dict[str, Any]]:
-        """All chunks in order: the role, the pieces, and where it finishes, how and the usage."""
+        """All chunks in order: role, content, finish reason and usage."""
         for index in range(self._choices):
             opening = {"role": "assistant", "content": None if self._calls else "", "refusal": None}
             yield self._chunk(index, opening)
@@ -115,7 +115,7 @@ class Completion:
         said = [delta["content"]] if delta.get("content") else []
         choice = self._choice(index, "delta", delta, finish_reason, said)
         chunk = self._object("chat.completion.chunk", [choice])
-        # With include_usage every chunk has the field, and only the last a value.
+        # With include_usage every chunk has the field, and only the last one has a value.
         return chunk | {"usage": usage} if usage or self._usage_wanted else chunk
 
     def _choice(
@@ -158,7 +158,7 @@ class Completion:
 
 
 def content_of(body: dict[str, Any], fault: Fault) -> str:
-    """What is answered in words: an echo of the last message, or what its format asks for."""
+    """The text of the answer: an echo of the last message, or JSON for its response format."""
     if fault.empty:
         return ""
     if fault.big:
@@ -170,7 +170,7 @@ def content_of(body: dict[str, Any], fault: Fault) -> str:
     if last.get("role") == "tool":
         content = f"The tool says: {text_of(last)[:ECHOED]}"
     else:
-        # Without the directive: an answer that is asked about again must not fail because of it.
+        # Without the directive, as an answer that is sent back must not cause the fault again.
         said = DIRECTIVE.sub("", last_user_message(body["messages"]))
         content = f"echo: {said[:ECHOED]}"
     if wanted.get("type") == "json_object":
@@ -179,7 +179,7 @@ def content_of(body: dict[str, Any], fault: Fault) -> str:
 
 
 def pieces_of(content: str, fault: Fault) -> list[str]:
-    """The content as it is streamed: words, or as many pieces as the fault says."""
+    """The content as it is streamed: word by word, or in as many pieces as the fault says."""
     wanted = fault.pieces
     if not wanted and fault.big:
         wanted = -(-len(content) // BIG_PIECE)
@@ -190,13 +190,13 @@ def pieces_of(content: str, fault: Fault) -> list[str]:
 
 
 def named_tools(names: list[str], said: str) -> list[str]:
-    """The tools to call: those that the message names, else all."""
+    """The tools to call: those that the message names, or all."""
     words = set(re.findall(r"[\w-]+", said))
     return [name for name in names if name in words] or names
 
 
 def fitting(schema: dict[str, Any], known: dict[str, Any] | None = None) -> Any:
-    """A value that a JSON schema allows."""
+    """A value that is valid for a JSON schema."""
     known = known or schema.get("$defs", {})
     if "$ref" in schema:
         return fitting(known[schema["$ref"].rsplit("/", 1)[-1]], known)
@@ -213,12 +213,12 @@ def fitting(schema: dict[str, Any], known: dict[str, Any] | None = None) -> Any:
 
 
 def last_user_message(messages: list[dict[str, Any]]) -> str:
-    """The text of the last message of the user, empty where there is none."""
+    """The text of the user's last message, or an empty string."""
     return next((text_of(one) for one in reversed(messages) if one.get("role") == "user"), "")
 
 
 def text_of(message: dict[str, Any]) -> str:
-    """The text of a message; its images are counted."""
+    """The text of a message. Images are replaced by their number."""
     content = message.get("content") or ""
     if isinstance(content, str):
         return content
@@ -300,7 +300,7 @@ def _tool_calls(body: dict[str, Any], seed: str) -> list[dict[str, Any]]:
 
 def _vector(text: str, dimensions: int) -> list[float]:
     noise = hashlib.shake_256(text.encode()).digest(dimensions)
-    # Multiples of 1/256: float32 holds them exactly.
+    # Multiples of 1/256 are exact in float32.
     return [byte / 256 - 0.5 for byte in noise]
 
 

@@ -1,4 +1,4 @@
-"""What can go wrong with a call of the stand-in provider."""
+"""The faults that a call of the stand-in provider can have."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What is wrong with a call, several at once where they combine. Times are in seconds."""
+    """The fault of a call. Several can be combined. Times are in seconds."""
 
     status: int = 0  # an error of this status, in OpenAI's envelope ...
     code: str = ""  # ... with this code
@@ -25,19 +25,21 @@ class Fault:
     error_event: bool = False  # a stream reports an error after two pieces
     empty: bool = False  # the content is empty
     big: int = 0  # the content has this many bytes
-    no_usage: bool = False  # the answer tells no usage
-    usage_on_choice: bool = False  # a stream's usage stands on its last choice, asked for or not
+    no_usage: bool = False  # the answer has no usage
+    usage_on_choice: bool = (
+        False  # a stream has its usage on the last choice, even if not requested
+    )
     gap: float = 0.0  # a pause between the pieces of a stream
     pieces: int = 0  # how many pieces a stream has; the content grows if it is too short
 
-    # Whom it concerns; empty means everybody.
+    # The calls that it applies to; empty means all.
     path: str = ""
     model: str = ""
     times: int = 0
 
     @classmethod
     def parse(cls, settings: Mapping[str, Any]) -> Fault:
-        """Raises ValueError for a name that does not exist, so that no typo tests nothing."""
+        """Raises ValueError for an unknown name, so that a typo does not go unnoticed."""
         defaults = {one.name: one.default for one in fields(cls)}
         unknown = settings.keys() - defaults.keys()
         if unknown:
@@ -55,7 +57,7 @@ class Fault:
 
 
 def _like(default: Any, value: Any) -> Any:
-    """The value as the type of the default; a switch is on, or off by false."""
+    """The value in the type of the default. A switch is on unless the value is `false`."""
     if isinstance(default, bool):
         return str(value).lower() == "true"
     if isinstance(value, bool):

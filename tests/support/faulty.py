@@ -1,4 +1,4 @@
-"""Weir's application, for Gunicorn, with endpoints that raise what nobody catches."""
+"""Weir's application for Gunicorn, with endpoints that raise uncaught errors."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tests.support.servers import Weir
 from webapp.api.answers import NativeDialect, stream
 from webapp.llm.messages import Chunk
 
-# What every fault says; a test puts a secret into it.
+# The message of every fault. A test puts a secret into it.
 SAYS = os.environ.get("FAULT_SAYS", "")
 
 
 class FaultyWeir(Weir):
-    """With FAULTY_START set it fails to boot."""
+    """Fails to start if FAULTY_START is set."""
 
     def _command(self) -> list[str]:
         return [*super()._command()[:-1], "tests.support.faulty:app"]
@@ -37,7 +37,7 @@ class FailsInTheEnd:
 
 
 class FailingStream:
-    """A stream of an answer that fails after its first piece."""
+    """A stream that fails after its first chunk."""
 
     def __init__(self) -> None:
         self._pieces = iter([Chunk("{}", "a piece")])
@@ -76,7 +76,7 @@ def fail_in_a_tick(lifecycle: Any) -> None:
 
 
 def endpoints(app: Any) -> dict[str, Callable[[], object]]:
-    """Each by its name; what it returns is no answer but for the streams."""
+    """The faults by name. Only those of streams return a response."""
     return {
         "view": fail,
         "stream": lambda: stream(FailingStream(), NativeDialect(lambda *_: {})),

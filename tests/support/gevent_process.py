@@ -1,4 +1,4 @@
-"""A process that gevent has patched, as Weir's workers are, to run functions of the tests in.
+"""Runs functions of the tests in a process patched by gevent, like Weir's workers.
 
 Pytest's own is not patched: there a blocking call stops all greenlets, and no timeout ends it.
 """
@@ -26,7 +26,7 @@ BEGIN = (
 
 
 class GeventProcess:
-    """Runs one function after the other. What they hold in modules is there for the next one."""
+    """Runs one function after the other. State in modules is preserved for the next one."""
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
@@ -52,7 +52,7 @@ class GeventProcess:
         *args: Arguments.args,
         **kwargs: Arguments.kwargs,
     ) -> Result:
-        """What the function returns there, or raises. All of it has to be picklable."""
+        """Return or raise the result of the function. Arguments and result must be picklable."""
         assert self._process.stdin
         assert self._process.stdout
         pickle.dump((function, args, kwargs), self._process.stdin)
@@ -64,10 +64,10 @@ class GeventProcess:
 
 
 def serve() -> None:
-    """Do what comes on stdin until it ends."""
+    """Run the functions that come on stdin, until it ends."""
     from gevent.fileobject import FileObjectThread
 
-    # Greenlets go on while nothing is asked, and what is printed is no answer.
+    # Greenlets keep running between calls, and printed text must not mix with results.
     tasks = FileObjectThread(os.dup(0), "rb")
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
@@ -75,7 +75,7 @@ def serve() -> None:
         try:
             function, args, kwargs = pickle.load(tasks)
         except EOFError:
-            os._exit(0)  # nothing here is worth waiting for
+            os._exit(0)  # without waiting for greenlets and threads
         answer: tuple[Any, Exception | None] = (None, None)
         try:
             answer = (function(*args, **kwargs), None)

@@ -1,4 +1,4 @@
-"""Databases as older versions left them: tests/fixtures/schema_NNNN, for SQLite and PostgreSQL.
+"""Stored databases of older versions: tests/fixtures/schema_NNNN, for SQLite and PostgreSQL.
 
 Each holds the rows of all tables (rows.jsonl) and the secrets of its keys (secrets.json), written
 by `python -m scripts.schema_fixture` when its schema was the newest. Never write one anew: the
@@ -35,7 +35,7 @@ def migrate(connection: Connection, revision: str, folder: Path = MIGRATIONS) ->
 
 
 def load(url: str, revision: str) -> dict[str, str]:
-    """Fill an empty database with what is kept of a revision; gives the secrets by name."""
+    """Fill an empty database with the stored rows of a revision. Returns the secrets by name."""
     folder = folder_of(revision)
     engine = engine_of(url)
     with engine.begin() as connection:
@@ -56,7 +56,7 @@ def load(url: str, revision: str) -> dict[str, str]:
 
 
 def save(url: str, revision: str, secrets: dict[str, str]) -> Path:
-    """Keep all rows of a database; gives the folder."""
+    """Store all rows of a database. Returns the folder."""
     folder = folder_of(revision)
     folder.mkdir(parents=True)
     engine = engine_of(url)
@@ -80,7 +80,7 @@ def _rows(connection: Connection) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _tables(connection: Connection) -> dict[str, Table]:
-    """As the database has them: the code's own tables may know later columns."""
+    """The tables of the database itself: those of the code may have later columns."""
     metadata = MetaData()
     metadata.reflect(connection)
     tables = dict(metadata.tables)
@@ -89,7 +89,7 @@ def _tables(connection: Connection) -> dict[str, Table]:
 
 
 def _continue_sequences(connection: Connection, tables: dict[str, Table]) -> None:
-    """Let counted ids go on after those that were given."""
+    """Let sequences continue after the inserted ids."""
     for table in tables.values():
         counted = "pg_get_serial_sequence(:name, 'id')"
         newest = f"(SELECT max(id) FROM {table.name})"

@@ -1,4 +1,4 @@
-"""The next version of Weir: this one, with one more migration, in a folder of its own."""
+"""Makes a next version of Weir: a copy of this one with one more migration."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def upgrade():
 
 
 def make_next_version(folder: Path) -> Path:
-    """What runs of this version, copied into a new folder, and the migration."""
+    """Copy the files that run into a new folder, and add the migration."""
     folder.mkdir()
     for name in ("webapp", "migrations"):
         shutil.copytree(REPOSITORY / name, folder / name)

@@ -1,4 +1,4 @@
-"""Small ONNX models for tests, each with an answer that can be told beforehand."""
+"""Small ONNX models for tests, each with a predictable answer."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def save(
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
     model.ir_version = 9
     path.parent.mkdir(parents=True, exist_ok=True)
-    # As deployments do: the file is whole when it gets its name.
+    # Written and then renamed, as deployments do.
     draft = path.with_suffix(".part")
     onnx.save(model, draft)
     draft.rename(path)
 
 
 def regression(path: Path, weights: Sequence[float], *, rows: Any = "rows") -> None:
-    """The weighted sum of a row of as many numbers."""
+    """The weighted sum of the numbers in a row."""
     save(
         path,
         [helper.make_node("MatMul", ["x", "weights"], ["y"])],
@@ -49,7 +49,7 @@ def regression(path: Path, weights: Sequence[float], *, rows: Any = "rows") -> N
 
 
 def classification(path: Path, *, labels: bool) -> None:
-    """Softmax over two numbers; with labels 10 and 20, or with the probabilities alone."""
+    """Softmax over two numbers, with labels 10 and 20, or only with probabilities."""
     nodes = [helper.make_node("Softmax", ["x"], ["probabilities"], axis=1)]
     outputs: dict[str, tuple[int, list[Any]]] = {}
     if labels:
@@ -64,7 +64,7 @@ def classification(path: Path, *, labels: bool) -> None:
 
 
 def rows_of_the_call(path: Path) -> None:
-    """How many rows came in one call, for each of them."""
+    """Returns, for each row, the number of rows in the call."""
     save(
         path,
         [
@@ -86,6 +86,6 @@ def rows_of_the_call(path: Path) -> None:
 
 
 def logarithm(path: Path) -> None:
-    """The logarithm of one number: of 0 it is no finite one."""
+    """The logarithm of a number, which is not finite for 0."""
     node = helper.make_node("Log", ["x"], ["y"])
     save(path, [node], {"y": (TensorProto.FLOAT, ["rows", 1])}, {}, ["rows", 1])

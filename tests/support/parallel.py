@@ -1,4 +1,4 @@
-"""How the tests are shared out over the processes of pytest-xdist (a plugin of pytest).
+"""Distributes the tests to the processes of pytest-xdist (a plugin of pytest).
 
 The tests of a module that shares a fixture stay together, by database; any other test goes where
 there is room. What takes longest begins first. A test marked `serial` measures wall-clock time: it
@@ -19,11 +19,12 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 TESTS = Path(__file__).resolve().parents[1]
-# The values of module-scoped fixtures: each has servers of its own.
+# The values of module-scoped fixtures: each has its own servers.
 VALUES = re.compile(r"\[(sqlite|postgres|postgresql|memory|redis|alone|one process|two [^-\]]*)\b")
-# The modules that take longest, and all others after them.
+# The modules that take longest run first.
 LONGEST_FIRST = (
-    "browser/test_dashboard.py", "clients/test_llm.py", "clients/test_litellm.py",
+    "browser/test_dashboard.py", "storage/test_upgrade.py", "policy/test_additions.py",
+    "clients/test_llm.py", "clients/test_litellm.py", "test_image.py", "storage/test_migrations.py",
     "api/test_openapi.py", "admission/test_allowances.py", "api/test_routes.py",
     "metering/test_budgets.py", "accounts/test_accounts.py", "accounts/test_keys.py",
     "api/test_fault_table.py", "admission/test_identity.py", "test_observability.py",
@@ -33,14 +34,14 @@ LONGEST_FIRST = (
 
 
 class ByModule(LoadScopeScheduling):
-    """Hands out groups of tests. (xdist's own `loadgroup` groups nothing with pytest 9.2.)"""
+    """Distributes groups of tests. (xdist's own `loadgroup` does not work with pytest 9.2.)"""
 
     def _split_scope(self, nodeid: str) -> str:
         return group(nodeid)
 
 
 def group(nodeid: str) -> str:
-    """The name of the tests that this one must stay together with."""
+    """The name of the group of a test. A group runs in one process."""
     module = nodeid.split("::")[0]
     if not _shares_a_fixture(module):
         return nodeid
@@ -70,15 +71,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Hold a lock that the tests of all processes share, and that a serial one has alone."""
+    """Hold a lock that all tests share, and that a serial test holds exclusively."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return (yield)
-    # Beside the temporary folder of this process are those of the others.
+    # The parent folder has the temporary folders of all processes.
     folder = Path(item.config.option.basetemp).parent
     mode = fcntl.LOCK_EX if _is_serial(item) else fcntl.LOCK_SH
     with ExitStack() as locks:
         running = locks.enter_context((folder / "running.lock").open("w"))
-        # Who waits to be alone holds the others back here, else it would never be.
+        # A waiting serial test holds this lock, so that no further tests start before it.
         with (folder / "next.lock").open("w") as first:
             fcntl.flock(first, mode)
             fcntl.flock(running, mode)

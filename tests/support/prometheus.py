@@ -1,4 +1,4 @@
-"""A real Prometheus that watches a Weir as shipped, and what the shipped dashboard asks it."""
+"""A real Prometheus with the shipped configuration, and the queries of the shipped dashboard."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from tests.support.servers import REPOSITORY, Server, Weir
 SHIPPED = REPOSITORY / "deploy" / "observability"
 DASHBOARD = SHIPPED / "grafana" / "dashboards" / "weir.json"
 RULES = SHIPPED / "rules.yml"
-# Whatever is Weir's begins so; endings such as _bucket belong to the name.
+# The names of Weir's metrics, with suffixes such as _bucket.
 METRIC = re.compile(r"\bweir_[a-z_]+")
 
 
 class Prometheus(Server):
-    """The shipped configuration; only where Weir is, the token and how often it is asked differ."""
+    """Runs the shipped configuration, except for Weir's address, the token and the interval."""
 
     def __init__(self, weir: Weir, token: str, every: str = "1s") -> None:
         super().__init__()
         self.config = write_config(self.folder, weir, token, every)
 
     def query(self, expression: str, at: float | None = None) -> list[dict[str, Any]]:
-        """At a moment, or now. Raises ValueError where the expression is wrong."""
+        """Query at a time, or now. Raises ValueError if the expression is invalid."""
         return self._ask("query", query=expression, time=at)["result"]
 
     def query_range(
         self, expression: str, start: float, end: float, step: float
     ) -> list[dict[str, Any]]:
-        """From one moment to another. Raises ValueError where the expression is wrong."""
+        """Query a time range. Raises ValueError if the expression is invalid."""
         return self._ask("query_range", query=expression, start=start, end=end, step=step)["result"]
 
     def rules(self) -> list[dict[str, Any]]:
-        """Every rule as it stands: its name, health, alerts."""
+        """The current state of every rule: name, health, alerts."""
         groups = self._ask("rules")["groups"]
         return [rule for group in groups for rule in group["rules"]]
 
@@ -74,7 +74,7 @@ class Prometheus(Server):
 
 
 def write_config(folder: Path, weir: Weir, token: str, every: str) -> Path:
-    """The shipped configuration, as it is for this Weir."""
+    """The shipped configuration, changed for this Weir."""
     config = yaml.safe_load((SHIPPED / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": every, "scrape_timeout": every} | {
         "evaluation_interval": every
@@ -91,7 +91,7 @@ def write_config(folder: Path, weir: Weir, token: str, every: str) -> Path:
     return written
 
 
-# -- the dashboard and the rules, as they are shipped --
+# -- the shipped dashboard and rules --
 
 
 @lru_cache
@@ -101,12 +101,12 @@ def dashboard() -> dict[str, Any]:
 
 
 def panels() -> list[dict[str, Any]]:
-    """Those that show something; the headings between them are none."""
+    """The panels, without the row headings between them."""
     return [panel for panel in dashboard()["panels"] if panel["type"] != "row"]
 
 
 def expressions(panel: dict[str, Any], rate_interval: str = "15s") -> Iterator[str]:
-    """What a panel asks, with everything chosen in the dashboard's variables."""
+    """The queries of a panel, with all values of the dashboard's variables selected."""
     for target in panel["targets"]:
         yield filled_in(target["expr"], rate_interval)
 

@@ -1,4 +1,4 @@
-"""A stand-in LLM provider: a real HTTP server of OpenAI's protocol that fails on demand.
+"""A stand-in LLM provider: a real HTTP server with OpenAI's protocol that fails on demand.
 
     python -m tests.support.provider --port 0
 
@@ -28,12 +28,12 @@ from tests.support.faults import Fault
 
 PIECES_BEFORE_A_CUT = 2
 ANTHROPIC = "/anthropic/v1/"
-# Azure's two ways: its v1 API, and one with a deployment in the path.
+# Azure's two kinds of paths: its v1 API, and one with a deployment in the path.
 AZURE = re.compile(r"/azure/openai/(?:v1|deployments/[^/]+)?/?(.*)")
 DIRECTIVE = re.compile(r"\s*\[\[fault:([^\]]*)\]\]")
 
 
-# -- what is asked and answered --
+# -- requests and calls --
 
 
 @dataclass(slots=True)
@@ -44,12 +44,12 @@ class Request:
     path: str
     query: str
     headers: dict[str, str]
-    body: Any  # the JSON, or the text where it is none
+    body: Any  # the parsed JSON, or the text if it is not JSON
     keep_alive: bool
 
     @property
     def endpoint(self) -> tuple[str, str]:
-        """The method, and the path as OpenAI has it."""
+        """The method, and the path in OpenAI's form."""
         azure = AZURE.fullmatch(self.path)
         return self.method, f"/v1/{azure[1]}" if azure else self.path
 
@@ -79,7 +79,7 @@ class Call:
 
 
 class StandIn:
-    """What all connections share: the calls seen, and the fault of the day."""
+    """The state that all connections share: the calls, and the current fault."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
@@ -90,7 +90,7 @@ class StandIn:
         self.fault = Fault()
 
     def fault_for(self, request: Request) -> Fault:
-        """The fault that the message asks for, else the fault of the day; one less of it is left.
+        """The fault that the message requests, or else the current fault, which is counted down.
 
         Raises ValueError where the message asks for one that does not exist.
         """
@@ -107,7 +107,7 @@ class StandIn:
 
 
 class Connection(asyncio.Protocol):
-    """One client: its requests are answered in turn, each by a task that ends when it hangs up.
+    """One client connection. Requests are answered in turn, each by a task that ends if it closes.
 
     A protocol and not a pair of streams: it learns of the hang-up while an answer waits.
     """
@@ -121,7 +121,7 @@ class Connection(asyncio.Protocol):
         self._room = asyncio.Event()
         self._room.set()
 
-    # What asyncio calls.
+    # Called by asyncio.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -167,7 +167,7 @@ class Connection(asyncio.Protocol):
             self._answering = asyncio.get_running_loop().create_task(self._answer(request))
 
     def _take_request(self) -> Request | None:
-        """The next request, or None while it is still on its way."""
+        """The next request, or None while it is incomplete."""
         end = self._received.find(b"\r\n\r\n")
         if end < 0:
             return None
@@ -293,7 +293,7 @@ class Connection(asyncio.Protocol):
             self._call.told = told
 
     async def _fail_at_once(self, fault: Fault, streamed: bool, path: str) -> bool:
-        """Do what the fault says before any content; whether that was the whole answer."""
+        """Apply the fault before any content. Returns whether that was the whole response."""
         if fault.slow:
             await asyncio.sleep(fault.slow)
         if fault.hang:
@@ -336,7 +336,7 @@ class Connection(asyncio.Protocol):
         words = 0
         last: dict[int, str] = {}  # the last character of each choice
         for number, chunk in enumerate(completion.chunks()):
-            # The first chunk holds only the role: it and the first piece go out together.
+            # The first chunk has only the role. It is sent together with the first piece.
             if number > 1 and fault.gap:
                 await asyncio.sleep(fault.gap)
             if number > PIECES_BEFORE_A_CUT and (fault.cut or fault.error_event):
@@ -402,7 +402,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(content)
 
     def _begin(self, streamed: bool, length: int = 0) -> None:
-        """The head of a good answer; `length` in bytes is what a plain one promises."""
+        """The head of a successful response. `length` is the Content-Length of a plain one."""
         headers = {"Content-Type": "application/json", "Content-Length": str(length)}
         if streamed:
             headers = {"Content-Type": "text/event-stream", "Transfer-Encoding": "chunked"}
@@ -416,7 +416,7 @@ class Connection(asyncio.Protocol):
         self._transport.write("\r\n".join([*lines, "", ""]).encode())
 
     async def _flush(self) -> None:
-        """Wait until the client keeps up, and let the loop see whether it is still there."""
+        """Wait until the client has read enough, and let the loop notice a closed connection."""
         await self._room.wait()
         await asyncio.sleep(0)
 
@@ -425,7 +425,7 @@ class Connection(asyncio.Protocol):
         self._write_chunk(f"{named}data: {data}\n\n".encode())
 
     def _write_chunk(self, content: bytes) -> None:
-        """A chunk of a chunked body; the empty one ends it."""
+        """A chunk of a chunked body. An empty one ends it."""
         self._transport.write(b"%x\r\n%b\r\n" % (len(content), content))
 
 

@@ -11,13 +11,13 @@ from tests.support.servers import Weir
 
 
 class Scrape(NamedTuple):
-    """One look at all metrics: the text, and its samples by name."""
+    """One scrape of all metrics: the text, and its samples by name."""
 
     text: str
     samples: Mapping[str, list[tuple[dict[str, str], float]]]
 
     def value(self, name: str, **labels: str) -> float:
-        """The sum of the samples of a name that have these labels among theirs; 0 of none."""
+        """The sum of the samples of a name that have these labels; 0 if there are none."""
         return sum(
             value for own, value in self.samples.get(name, ()) if labels.items() <= own.items()
         )

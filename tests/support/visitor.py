@@ -1,4 +1,4 @@
-"""Somebody who visits the dashboard with a browser that knows no JavaScript."""
+"""A client of the dashboard that behaves like a browser without JavaScript."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.servers import Weir
 
 
 class Visitor:
-    """Keeps cookies, and sends forms with the token of the page that they stand on."""
+    """Stores cookies, and sends forms with the CSRF token of their page."""
 
     def __init__(self, weir: Weir) -> None:
         self.weir = weir
@@ -24,7 +24,7 @@ class Visitor:
         return self.session.get(self.weir.url + path, timeout=30, **kwargs)
 
     def post(self, path: str, *, on: str | None = None, **fields: Any) -> requests.Response:
-        """Send the form of `path` (or of the page `on`), and follow where it leads."""
+        """Send the form of `path` (or of the page `on`), and follow redirects."""
         page = self.get(on or path)
         data = {"csrf_token": token_of(page.text), **fields}
         return self.session.post(self.weir.url + path, data=data, timeout=30)
@@ -51,5 +51,5 @@ def token_of(page: str) -> str:
 
 
 def text_of(page: str) -> str:
-    """What a page says, without its markup."""
+    """The text of a page, without markup."""
     return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", " ", page)))

@@ -1,4 +1,4 @@
-"""A receiver of webhooks that answers as it is told, in a thread of the tests."""
+"""A receiver of webhooks with configurable responses, in a thread of the tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
 class Receiver:
-    """What came, verified as a user of standardwebhooks would; `statuses` are answered in turn."""
+    """The received events, verified with standardwebhooks. `statuses` are the responses in turn."""
 
     def __init__(self) -> None:
         self.received: list[tuple[str, dict[str, Any]]] = []

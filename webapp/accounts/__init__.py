@@ -1,1 +1,1 @@
-"""Accounts and keys: tables and the rules over them."""
+"""Accounts and keys: database tables and the rules of changing them."""

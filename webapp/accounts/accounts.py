@@ -1,7 +1,7 @@
-"""Accounts of people: who they are, what they may do, and when their tokens end.
+"""User accounts: name, password, role, and the generation of their tokens.
 
-Each account has a key of its own, without a secret: all of its tokens act as that key, and share
-its tier, limits and budget.
+Each account has its own key, which has no secret. All tokens of the account act as that key and
+share its tier, limits and budget.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ accounts = Table(
     Column("password_hash", String(255), nullable=False),
     Column("role", String(16), nullable=False),
     Column("key_id", Integer, nullable=False),
-    # Part of every token: one of an older generation has ended.
+    # Part of every token. Tokens of an older generation are no longer valid.
     Column("generation", Integer, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("disabled_at", DateTime(timezone=True)),
@@ -44,7 +44,7 @@ USERNAME = re.compile(r"[a-z0-9._@-]{1,100}")
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """An account with the key as which it acts."""
+    """An account and the key it acts as."""
 
     id: int
     username: str
@@ -55,7 +55,7 @@ class Account:
     key: ApiKey
 
     def to_dict(self) -> dict[str, Any]:
-        """What of it is shown and audited: JSON-ready, without a secret."""
+        """The account for clients and the audit log: JSON-ready, without secrets."""
         return {
             "id": self.id,
             "username": self.username,
@@ -68,9 +68,9 @@ class Account:
 
 
 class AccountStore:
-    """Accounts in the database. Every method raises StoreUnavailable.
+    """Accounts in the database. Every method may raise StoreUnavailable.
 
-    Changes raise NotFound, Conflict and ValidationError, and are audited as done by `actor`.
+    Changes may raise NotFound, Conflict or ValidationError. Each is audited under `actor`.
     """
 
     def __init__(self, database: Database, tiers: Mapping[str, object]) -> None:
@@ -93,13 +93,16 @@ class AccountStore:
         return [_account(row) for row in rows]
 
     def authenticate(self, username: str, password: str) -> Account | None:
-        """The account, if it is enabled and this is its password; as slow if it is not."""
+        """The account if it is enabled and the password is right.
+
+        It takes as long for a wrong name as for a wrong password.
+        """
         name = username.lower()
         query = select(accounts.c.password_hash).where(accounts.c.username == name)
-        kept = None
+        stored_hash = None
         if USERNAME.fullmatch(name):
-            kept = self._database.read(lambda connection: connection.execute(query).scalar())
-        if not passwords.verify(kept, password):
+            stored_hash = self._database.read(lambda connection: connection.execute(query).scalar())
+        if not passwords.verify(stored_hash, password):
             return None
         account = self.find(name)
         return account if account and account.disabled_at is None else None
@@ -125,10 +128,11 @@ class AccountStore:
                 "created_at": now(),
             }
             connection.execute(accounts.insert().values(account))
-            made = _one(connection, accounts.c.key_id == key_id)
-            assert made
-            audit.record(connection, actor, "account.create", _target(made), None, made.to_dict())
-            return made
+            created = _one(connection, accounts.c.key_id == key_id)
+            assert created
+            after = created.to_dict()
+            audit.record(connection, actor, "account.create", _target(created), None, after)
+            return created
 
         try:
             return self._database.write(work)
@@ -136,53 +140,61 @@ class AccountStore:
             raise Conflict(f"Account {name!r} already exists.") from None
 
     def change(self, actor: Actor, account_id: int, changes: Mapping[str, Any]) -> Account:
-        """Change `role`, `tier`, `disabled` (bool) or `limits` (allowance's overrides)."""
+        """Change `role`, `tier`, `disabled` (bool) or `limits` (see webapp.allowance)."""
         self._check(**{name: changes[name] for name in ("role", "tier") if name in changes})
 
         def work(connection: Connection) -> Account:
             before = _existing(connection, account_id, lock=True)
-            own: dict[str, Any] = {}
+            account_values: dict[str, Any] = {}
             if "role" in changes:
-                own["role"] = changes["role"]
+                account_values["role"] = changes["role"]
             if "disabled" in changes:
-                own["disabled_at"] = now() if changes["disabled"] else None
-                own["generation"] = before.generation + 1
-            if own:
-                connection.execute(accounts.update().where(_is(account_id)).values(own))
-            of_key: dict[str, Any] = {}
+                account_values["disabled_at"] = now() if changes["disabled"] else None
+                account_values["generation"] = before.generation + 1
+            if account_values:
+                update = accounts.update().where(_is(account_id))
+                connection.execute(update.values(account_values))
+            key_values: dict[str, Any] = {}
             if "tier" in changes:
-                of_key["tier"] = changes["tier"]
+                key_values["tier"] = changes["tier"]
             if "limits" in changes:
-                of_key["overrides"] = json.dumps(before.key.overrides | _limits(changes["limits"]))
-            if of_key:
-                key = api_keys.update().where(api_keys.c.id == before.key.id)
-                connection.execute(key.values(of_key))
-            if not _admins(connection):
+                overrides = before.key.overrides | _limits(changes["limits"])
+                key_values["overrides"] = json.dumps(overrides)
+            if key_values:
+                update = api_keys.update().where(api_keys.c.id == before.key.id)
+                connection.execute(update.values(key_values))
+            if not _count_admins(connection):
                 raise Conflict("The last administrator cannot be removed or disabled.")
             after = _existing(connection, account_id)
-            facts = (before.to_dict(), after.to_dict())
-            audit.record(connection, actor, "account.change", _target(before), *facts)
+            audit.record(
+                connection,
+                actor,
+                "account.change",
+                _target(before),
+                before.to_dict(),
+                after.to_dict(),
+            )
             return after
 
         return self._database.write(work)
 
     def set_password(self, actor: Actor, account_id: int, password: str) -> None:
-        """Give it another password; its tokens end."""
+        """Replace the password and end all tokens."""
         self._end_tokens(actor, account_id, "account.password", password_hash=_hashed(password))
 
     def sign_out(self, actor: Actor, account_id: int) -> None:
-        """End all of its tokens."""
+        """End all tokens of the account."""
         self._end_tokens(actor, account_id, "account.sign_out")
 
     def ensure_admin(self, username: str, password: str) -> bool:
-        """Make the first administrator; False where there is an account of this name already."""
+        """Create the first administrator. False if an account of this name exists."""
         if self.find(username):
             return False
         try:
             tier = list(self._tiers)[-1]
             self.create(Actor("settings"), username, password, role=ADMIN, tier=tier)
         except Conflict:
-            return False  # another process was faster
+            return False  # another process created it first
         return True
 
     def _end_tokens(self, actor: Actor, account_id: int, action: str, **values: Any) -> None:
@@ -202,8 +214,8 @@ class AccountStore:
 
 
 def _hashed(password: str) -> str:
-    if not passwords.MIN_DURATION <= len(password) <= passwords.LONGEST:
-        lengths = f"{passwords.MIN_DURATION} to {passwords.LONGEST}"
+    if not passwords.MIN_LENGTH <= len(password) <= passwords.MAX_LENGTH:
+        lengths = f"{passwords.MIN_LENGTH} to {passwords.MAX_LENGTH}"
         raise _invalid("password", f"Must have {lengths} characters.")
     return passwords.hashed(password)
 
@@ -227,19 +239,19 @@ def _is(account_id: int) -> Any:
     return accounts.c.id == account_id
 
 
-def _admins(connection: Connection) -> int:
+def _count_admins(connection: Connection) -> int:
     enabled = (accounts.c.role == ADMIN, accounts.c.disabled_at.is_(None))
     return int(connection.execute(select(func.count()).where(*enabled)).scalar_one())
 
 
 def _query() -> Any:
-    own = [accounts.c[name].label(f"account_{name}") for name in _OWN]
-    return select(*own, *(api_keys.c[name] for name in ApiKey.__slots__)).join(
+    columns = [accounts.c[name].label(f"account_{name}") for name in _COLUMNS]
+    return select(*columns, *(api_keys.c[name] for name in ApiKey.__slots__)).join(
         api_keys, api_keys.c.id == accounts.c.key_id
     )
 
 
-_OWN = ("id", "username", "role", "generation", "created_at", "disabled_at")
+_COLUMNS = ("id", "username", "role", "generation", "created_at", "disabled_at")
 
 
 def _one(connection: Connection, where: Any) -> Account | None:
@@ -249,7 +261,7 @@ def _one(connection: Connection, where: Any) -> Account | None:
 
 def _existing(connection: Connection, account_id: int, *, lock: bool = False) -> Account:
     if lock and account_id <= LARGEST_ID:
-        # All admins: of two that disable each other, one is the last.
+        # Lock all admins: if two disable each other at once, one of them has to fail.
         connection.execute(
             select(accounts.c.id).where((accounts.c.role == ADMIN) | _is(account_id))
             .order_by(accounts.c.id).with_for_update()
@@ -261,5 +273,5 @@ def _existing(connection: Connection, account_id: int, *, lock: bool = False) ->
 
 
 def _account(row: Any) -> Account:
-    own = {name: zoned(getattr(row, f"account_{name}")) for name in _OWN}
-    return Account(**own, key=key_of({n: getattr(row, n) for n in ApiKey.__slots__}))
+    fields = {name: zoned(getattr(row, f"account_{name}")) for name in _COLUMNS}
+    return Account(**fields, key=key_of({n: getattr(row, n) for n in ApiKey.__slots__}))

@@ -1,4 +1,4 @@
-"""The audit log: who changed what, when, from where, and what it was before and after."""
+"""The audit log: who changed what, when and from where, with the values before and after."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ audit = Table(
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who changes something: an account's name, `cli` or `settings`; and from which address."""
+    """Who makes a change (an account's name, `cli` or `settings`), and from which address."""
 
     name: str
     address: str | None = None
@@ -47,7 +47,7 @@ class Actor:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One change. `target` is such as `key-12` or `account-3`; no secret is in it."""
+    """One change. `target` is for example `key-12` or `account-3`. Contains no secrets."""
 
     id: int
     at: datetime
@@ -67,7 +67,7 @@ def record(
     before: Mapping[str, Any] | None,
     after: Mapping[str, Any] | None,
 ) -> None:
-    """Write an event in the transaction of the change itself. Both sides are JSON-ready."""
+    """Write an event in the transaction of the change. `before` and `after` are JSON-ready."""
     connection.execute(
         audit.insert().values(
             at=datetime.now(UTC),
@@ -82,7 +82,7 @@ def record(
 
 
 class AuditLog:
-    """Reads the log. Raises StoreUnavailable."""
+    """Reads the audit log. May raise StoreUnavailable."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -90,7 +90,7 @@ class AuditLog:
     def latest(
         self, *, target: str | None = None, before_id: int | None = None, count: int = 100
     ) -> list[Event]:
-        """The newest events first; of one target, or older than an event, where asked."""
+        """Events, newest first, optionally of one target or older than the event `before_id`."""
         query = select(audit).order_by(audit.c.id.desc()).limit(count)
         if target is not None:
             query = query.where(audit.c.target == target)

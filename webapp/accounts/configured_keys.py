@@ -1,4 +1,4 @@
-"""The keys of API_KEYS: at each start they are made to work, by name, as the setting has them."""
+"""Keys from API_KEYS: synchronizes them with the database at each start, by name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sqlalchemy import Connection, select, update
 
 from webapp.accounts import audit
 from webapp.accounts.audit import Actor
-from webapp.accounts.key_changes import facts_of, one_at_a_time
+from webapp.accounts.key_changes import key_to_dict, lock_key_changes
 from webapp.accounts.keys import (
     ApiKey,
     api_keys,
@@ -28,15 +28,15 @@ ACTOR = Actor("settings")
 
 
 def sync_configured_keys(database: Database, configured: Iterable[ConfiguredKey]) -> None:
-    """Make the keys of API_KEYS, by name, those that work. Raises StoreUnavailable.
+    """Create, rotate, restore and revoke keys so that they match API_KEYS, by name.
 
-    One that is no longer there is revoked, and works again when it comes back. What an operator
-    revoked stays revoked until the secret changes.
+    A key that is no longer listed is revoked, and restored when it is listed again. A key that an
+    operator revoked stays revoked until its secret changes. May raise StoreUnavailable.
     """
     wanted = list(configured)
 
     def work(connection: Connection) -> None:
-        one_at_a_time(connection)
+        lock_key_changes(connection)
         for key in wanted:
             _sync_one(connection, key)
         query = select(api_keys).where(
@@ -52,30 +52,30 @@ def sync_configured_keys(database: Database, configured: Iterable[ConfiguredKey]
 
 
 def _sync_one(connection: Connection, wanted: ConfiguredKey) -> None:
-    """The key of this name gets this secret, and no other one of it works."""
-    ours = (api_keys.c.origin == "settings", api_keys.c.name == wanted.name)
+    """Give the key of this name this secret, as its only one."""
+    same_key = (api_keys.c.origin == "settings", api_keys.c.name == wanted.name)
     wanted_digest = digest(wanted.secret)
     connection.execute(
         key_secrets.delete().where(
             key_secrets.c.digest == wanted_digest,
-            key_secrets.c.key_id.not_in(select(api_keys.c.id).where(*ours)),
+            key_secrets.c.key_id.not_in(select(api_keys.c.id).where(*same_key)),
         )
     )
-    row = connection.execute(select(api_keys).where(*ours)).mappings().first()
+    row = connection.execute(select(api_keys).where(*same_key)).mappings().first()
     if row is None:
         _create(connection, wanted, wanted_digest)
         return
     key = key_of(dict(row))
-    theirs = key_secrets.c.key_id == key.id
-    known = select(key_secrets.c.digest).where(theirs, key_secrets.c.digest == wanted_digest)
-    works_again: dict[str, Any] = {"revoked_at": None, "revoked_by": None}
+    of_key = key_secrets.c.key_id == key.id
+    known = select(key_secrets.c.digest).where(of_key, key_secrets.c.digest == wanted_digest)
+    unrevoked: dict[str, Any] = {"revoked_at": None, "revoked_by": None}
     if connection.execute(known).first() is None:
-        connection.execute(key_secrets.delete().where(theirs))
+        connection.execute(key_secrets.delete().where(of_key))
         insert_secret(connection, key.id, wanted_digest, mask(wanted.secret))
-        values = {"tier": wanted.tier, "mask": mask(wanted.secret)} | works_again
+        values = {"tier": wanted.tier, "mask": mask(wanted.secret)} | unrevoked
         _change(connection, "key.rotate", key, values)
     elif row["revoked_by"] == "settings":
-        _change(connection, "key.restore", key, {"tier": wanted.tier} | works_again)
+        _change(connection, "key.restore", key, {"tier": wanted.tier} | unrevoked)
     elif key.tier != wanted.tier:
         _change(connection, "key.change", key, {"tier": wanted.tier})
 
@@ -85,12 +85,19 @@ def _create(connection: Connection, wanted: ConfiguredKey, wanted_digest: str) -
     inserted = connection.execute(api_keys.insert().values(row).returning(api_keys))
     key = key_of(dict(inserted.mappings().one()))
     insert_secret(connection, key.id, wanted_digest, key.mask)
-    audit.record(connection, ACTOR, "key.create", f"key-{key.id}", None, facts_of(connection, key))
+    after = key_to_dict(connection, key)
+    audit.record(connection, ACTOR, "key.create", f"key-{key.id}", None, after)
 
 
 def _change(connection: Connection, action: str, before: ApiKey, values: Mapping[str, Any]) -> None:
     of_key = api_keys.c.id == before.id
     connection.execute(update(api_keys).where(of_key).values(values))
     after = key_of(dict(connection.execute(select(api_keys).where(of_key)).mappings().one()))
-    facts = facts_of(connection, before), facts_of(connection, after)
-    audit.record(connection, ACTOR, action, f"key-{before.id}", *facts)
+    audit.record(
+        connection,
+        ACTOR,
+        action,
+        f"key-{before.id}",
+        key_to_dict(connection, before),
+        key_to_dict(connection, after),
+    )

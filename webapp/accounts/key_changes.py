@@ -1,4 +1,4 @@
-"""The life of a key: made, changed, rotated, revoked. Every change is audited."""
+"""Creates, changes, rotates and revokes keys. Every change is audited."""
 
 from __future__ import annotations
 
@@ -45,19 +45,19 @@ ORIGINS = ("operator", "settings")
 WORKS, EXPIRED, REVOKED = "works", "expired", "revoked"
 STATES = (WORKS, EXPIRED, REVOKED)
 
-# Any number that no other program, and no migration, uses for its advisory locks.
+# A number for the advisory lock that no migration and no other program uses.
 LOCK_ID = 0x6B657973
 
 Result = TypeVar("Result")
-Facts = dict[str, Any]
+KeyDict = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A key to be made.
+    """A key to be created.
 
-    Clients that have a secret already keep it: `secret` is that, or `sha256` its digest in hex.
-    With neither, one is made. `line` is where it stands in a file, for errors.
+    For clients that already have a secret, `secret` is that secret, or `sha256` its digest in hex.
+    Without either, a secret is generated. `line` is its line in an imported file, for errors.
     """
 
     name: str
@@ -71,9 +71,9 @@ class NewKey:
 
 
 class KeyChanges:
-    """Changes keys by id, on behalf of an Actor, and says what they are.
+    """Reads and changes keys by id, on behalf of an Actor.
 
-    All verbs raise StoreUnavailable, NotFound, Conflict, and ValidationError that names the field.
+    Methods may raise StoreUnavailable, NotFound, Conflict, or ValidationError with the field.
     """
 
     def __init__(self, database: Database, tiers: Mapping[str, object]) -> None:
@@ -88,10 +88,10 @@ class KeyChanges:
         state: str | None = None,
         after_id: int = 0,
         count: int | None = None,
-    ) -> list[Facts]:
-        """The facts of keys by id: of everybody, or of one owner, one of ORIGINS, of STATES."""
+    ) -> list[KeyDict]:
+        """All keys by id, optionally of one owner, one of ORIGINS or one of STATES."""
 
-        def work(connection: Connection) -> list[Facts]:
+        def work(connection: Connection) -> list[KeyDict]:
             query = select(api_keys).where(api_keys.c.origin != "account", api_keys.c.id > after_id)
             if owner is not None:
                 query = query.where(api_keys.c.owner_id == _owner_id(connection, owner))
@@ -101,14 +101,14 @@ class KeyChanges:
                 query = query.where(*_in_state(state))
             rows = connection.execute(query.order_by(api_keys.c.id).limit(count)).mappings()
             usernames = _usernames(connection)
-            return [_facts(key_of(dict(row)), usernames) for row in rows]
+            return [_to_dict(key_of(dict(row)), usernames) for row in rows]
 
         return self._database.read(work)
 
-    def show(self, key_id: int) -> Facts:
-        """The facts of a key, with its secrets' masks."""
+    def show(self, key_id: int) -> KeyDict:
+        """A key, with the masks of its secrets."""
 
-        def work(connection: Connection) -> Facts:
+        def work(connection: Connection) -> KeyDict:
             key = _existing(connection, key_id)
             rows = connection.execute(
                 select(key_secrets).where(key_secrets.c.key_id == key_id)
@@ -122,67 +122,67 @@ class KeyChanges:
                 }
                 for row in rows
             ]
-            return facts_of(connection, key) | {"secrets": secrets}
+            return key_to_dict(connection, key) | {"secrets": secrets}
 
         return self._database.read(work)
 
-    def create(self, actor: Actor, new: NewKey) -> tuple[Facts, str | None]:
-        """A new key's facts, and its secret, which is not kept and cannot be shown again.
+    def create(self, actor: Actor, new: NewKey) -> tuple[KeyDict, str | None]:
+        """The new key, and its secret, which is not stored and cannot be shown again.
 
-        None stands for a secret that clients have already.
+        The secret is None if the client already had one.
         """
-        [made] = self.create_all(actor, [new])
-        return made
+        [created] = self.create_all(actor, [new])
+        return created
 
-    def create_all(self, actor: Actor, keys: Iterable[NewKey]) -> list[tuple[Facts, str | None]]:
-        """As create(): all of them or none. Errors name the line of the key, if it has one."""
+    def create_all(self, actor: Actor, keys: Iterable[NewKey]) -> list[tuple[KeyDict, str | None]]:
+        """Like create(), for all of them or none. Errors name the line of the key if it has one."""
         wanted = list(keys)
 
-        def work(connection: Connection) -> list[tuple[Facts, str | None]]:
-            made = []
+        def work(connection: Connection) -> list[tuple[KeyDict, str | None]]:
+            created = []
             for new in wanted:
                 with _errors_name(new.line):
-                    made.append(self._create(connection, actor, new))
-            return made
+                    created.append(self._create(connection, actor, new))
+            return created
 
         return self._write(work)
 
-    def change(self, actor: Actor, key_id: int, changes: Mapping[str, Any]) -> Facts:
+    def change(self, actor: Actor, key_id: int, changes: Mapping[str, Any]) -> KeyDict:
         """Change `name`, `tier`, `owner` (a username or None), `limits` or `expires_at`."""
 
         def values(connection: Connection, key: ApiKey) -> dict[str, Any]:
-            plain = {name: changes[name] for name in ("name", "tier") if name in changes}
-            if key.origin == "settings" and plain:
+            columns = {name: changes[name] for name in ("name", "tier") if name in changes}
+            if key.origin == "settings" and columns:
                 raise Conflict("Name and tier of this key are set in API_KEYS. Change them there.")
-            self._check(**plain)
+            self._check(**columns)
             if "name" in changes and changes["name"] != key.name:
                 _check_free(connection, changes["name"])
             if "expires_at" in changes:
-                plain["expires_at"] = _moment("expires_at", changes["expires_at"])
+                columns["expires_at"] = _future_utc("expires_at", changes["expires_at"])
             if "owner" in changes:
-                plain["owner_id"] = _owner_id(connection, changes["owner"])
+                columns["owner_id"] = _owner_id(connection, changes["owner"])
             if "limits" in changes:
-                plain["overrides"] = json.dumps(_merged(key.overrides, changes["limits"]))
-            return plain
+                columns["overrides"] = json.dumps(_merged(key.overrides, changes["limits"]))
+            return columns
 
         return self._change(actor, "key.change", key_id, values)
 
     def increase_budget(
         self, actor: Actor, key_id: int, usd: Any, until: datetime | None = None
-    ) -> Facts:
-        """Raise each of its budgets by an amount, until a moment; 0 ends it, and needs none."""
+    ) -> KeyDict:
+        """Raise each budget of the key by an amount, until a time. 0 ends the increase."""
         try:
             nano = money.to_nano(usd)
         except ValueError as error:
             raise _invalid("usd", str(error)) from None
         if nano and until is None:
             raise _invalid("until", "Required unless usd is 0.")
-        ends = _moment("until", until) if nano else None
+        ends = _future_utc("until", until) if nano else None
         values = {"increase_nano": nano or None, "increase_until": ends}
         return self._change(actor, "key.increase_budget", key_id, lambda *_: values)
 
-    def rotate(self, actor: Actor, key_id: int, grace: int = DEFAULT_GRACE) -> tuple[Facts, str]:
-        """A new secret; the one before works for `grace` more seconds, any older one no more."""
+    def rotate(self, actor: Actor, key_id: int, grace: int = DEFAULT_GRACE) -> tuple[KeyDict, str]:
+        """Issue a new secret. The last one stays valid for `grace` seconds; older ones end now."""
         if not 0 <= grace <= MAX_GRACE:
             raise _invalid("grace", f"Must be 0 to {MAX_GRACE} seconds.")
         secret = generate()
@@ -190,64 +190,64 @@ class KeyChanges:
         def values(connection: Connection, key: ApiKey) -> dict[str, Any]:
             if key.origin == "settings":
                 raise Conflict("The secret of this key is set in API_KEYS. Change it there.")
-            theirs = key_secrets.c.key_id == key_id
-            older = key_secrets.c.expires_at.is_not(None) if grace else theirs
-            connection.execute(key_secrets.delete().where(theirs, older))
+            of_key = key_secrets.c.key_id == key_id
+            older = key_secrets.c.expires_at.is_not(None) if grace else of_key
+            connection.execute(key_secrets.delete().where(of_key, older))
             ends = now() + timedelta(seconds=grace)
-            connection.execute(update(key_secrets).where(theirs).values(expires_at=ends))
+            connection.execute(update(key_secrets).where(of_key).values(expires_at=ends))
             insert_secret(connection, key_id, digest(secret), mask(secret))
             return {"mask": mask(secret)}
 
         return self._change(actor, "key.rotate", key_id, values), secret
 
-    def revoke(self, actor: Actor, key_id: int) -> Facts:
-        """It stops working everywhere within 5 s, for good."""
+    def revoke(self, actor: Actor, key_id: int) -> KeyDict:
+        """Revoke a key for good. It stops working on every worker within 5 s."""
         values = {"revoked_at": now(), "revoked_by": "operator"}
         return self._change(actor, "key.revoke", key_id, lambda *_: values)
 
     def _create(
         self, connection: Connection, actor: Actor, new: NewKey
-    ) -> tuple[Facts, str | None]:
+    ) -> tuple[KeyDict, str | None]:
         self._check(new.name, new.tier)
         _check_free(connection, new.name)
-        made = generate() if new.secret is None and new.sha256 is None else None
-        key_digest, shown_as = _kept(made, new)
+        generated = generate() if new.secret is None and new.sha256 is None else None
+        key_digest, shown_as = _digest_and_mask(generated, new)
         taken = select(key_secrets.c.key_id).where(key_secrets.c.digest == key_digest)
         if connection.execute(taken).first():
             raise Conflict("A key with this secret already exists.")
         row = key_row(new.name, new.tier, shown_as, "operator") | {
             "owner_id": _owner_id(connection, new.owner),
             "overrides": json.dumps(_merged({}, new.limits or {})),
-            "expires_at": _moment("expires_at", new.expires_at),
+            "expires_at": _future_utc("expires_at", new.expires_at),
         }
         inserted = connection.execute(api_keys.insert().values(row).returning(api_keys))
         key = key_of(dict(inserted.mappings().one()))
         insert_secret(connection, key.id, key_digest, shown_as)
-        facts = facts_of(connection, key)
-        audit.record(connection, actor, "key.create", f"key-{key.id}", None, facts)
-        return facts, made
+        after = key_to_dict(connection, key)
+        audit.record(connection, actor, "key.create", f"key-{key.id}", None, after)
+        return after, generated
 
-    def _change(self, actor: Actor, action: str, key_id: int, values: Any) -> Facts:
-        def work(connection: Connection) -> Facts:
-            before = _existing(connection, key_id)
-            if before.revoked_at is not None:
+    def _change(self, actor: Actor, action: str, key_id: int, values: Any) -> KeyDict:
+        def work(connection: Connection) -> KeyDict:
+            key = _existing(connection, key_id)
+            if key.revoked_at is not None:
                 raise Conflict("This key has been revoked.")
-            changed = values(connection, before)
+            before = key_to_dict(connection, key)
+            changed = values(connection, key)
             if changed:
                 connection.execute(update(api_keys).where(api_keys.c.id == key_id).values(changed))
-            after = _existing(connection, key_id)
-            facts = facts_of(connection, before), facts_of(connection, after)
-            audit.record(connection, actor, action, f"key-{key_id}", *facts)
-            return facts[1]
+            after = key_to_dict(connection, _existing(connection, key_id))
+            audit.record(connection, actor, action, f"key-{key_id}", before, after)
+            return after
 
         return self._write(work)
 
     def _write(self, work: Callable[[Connection], Result]) -> Result:
-        def alone(connection: Connection) -> Result:
-            one_at_a_time(connection)
+        def locked(connection: Connection) -> Result:
+            lock_key_changes(connection)
             return work(connection)
 
-        return self._database.write(alone)
+        return self._database.write(locked)
 
     def _check(self, name: str | None = None, tier: str | None = None) -> None:
         if name is not None and not (1 <= len(name) <= 100 and name.isprintable()):
@@ -256,22 +256,22 @@ class KeyChanges:
             raise _invalid("tier", f"Must be one of {', '.join(self._tiers)}, not {tier!r}.")
 
 
-def one_at_a_time(connection: Connection) -> None:
-    """Let one transaction at a time change keys: names and secrets are looked for, then written.
+def lock_key_changes(connection: Connection) -> None:
+    """Let one transaction at a time change keys, as names and secrets are checked, then written.
 
-    Changes are rare, and looking keys up waits for nobody. SQLite has one writer anyway.
+    Changes are rare, and reads do not wait for this lock. SQLite has a single writer anyway.
     """
     if connection.dialect.name == "postgresql":
         connection.execute(select(func.pg_advisory_xact_lock(LOCK_ID)))
 
 
-def facts_of(connection: Connection, key: ApiKey) -> Facts:
-    """What of a key is shown and audited: JSON-ready, money in USD, no secret."""
+def key_to_dict(connection: Connection, key: ApiKey) -> KeyDict:
+    """The key for clients and the audit log: JSON-ready, amounts in USD, without secrets."""
     owner = accounts.c.id == key.owner_id
-    return _facts(key, _usernames(connection, owner) if key.owner_id else {})
+    return _to_dict(key, _usernames(connection, owner) if key.owner_id else {})
 
 
-def _kept(made: str | None, new: NewKey) -> tuple[str, str]:
+def _digest_and_mask(generated: str | None, new: NewKey) -> tuple[str, str]:
     """The digest and the mask of a new key's secret."""
     if new.sha256 is not None:
         if new.secret is not None or not SHA256.fullmatch(new.sha256):
@@ -279,15 +279,15 @@ def _kept(made: str | None, new: NewKey) -> tuple[str, str]:
                 "sha256", "Must be 64 lowercase hexadecimal digits, and not combined with key."
             )
         return new.sha256, MASK_OF_UNKNOWN
-    # What has two dots is read as a token.
+    # A credential with two dots is read as a token (JWT).
     if new.secret is not None and (not SECRET.fullmatch(new.secret) or new.secret.count(".") == 2):
         raise _invalid("key", "Must be 16 to 200 visible ASCII characters, without two dots.")
-    secret = made or new.secret or ""
+    secret = generated or new.secret or ""
     return digest(secret), mask(secret)
 
 
 def _check_free(connection: Connection, name: str) -> None:
-    """Names are unique among the keys that are not revoked, so that people can tell them apart."""
+    """Raise Conflict if a key that is not revoked has this name."""
     unrevoked = (api_keys.c.name == name, api_keys.c.revoked_at.is_(None))
     of_keys = api_keys.c.origin != "account"
     if connection.execute(select(api_keys.c.id).where(*unrevoked, of_keys)).first():
@@ -318,8 +318,8 @@ def _merged(overrides: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[st
     return {name: value for name, value in merged.items() if value is not None}
 
 
-def _moment(field: str, moment: datetime | None) -> datetime | None:
-    """In UTC: SQLite keeps no zone."""
+def _future_utc(field: str, moment: datetime | None) -> datetime | None:
+    """Check that a time is in the future, and convert it to UTC: SQLite stores no zone."""
     if moment is None:
         return None
     if moment <= now():
@@ -334,9 +334,9 @@ def _owner_id(connection: Connection, owner: str | None) -> int | None:
     if owner is None:
         return None
     query = select(accounts.c.id).where(accounts.c.username == owner.lower())
-    # What cannot be a name may be more than a database can be asked for.
-    could_be = USERNAME.fullmatch(owner.lower())
-    found = connection.execute(query).scalar() if could_be else None
+    # A string that is no valid name may not be a valid query parameter either.
+    is_valid = USERNAME.fullmatch(owner.lower())
+    found = connection.execute(query).scalar() if is_valid else None
     if found is None:
         raise _invalid("owner", f"Account {owner!r} not found.")
     return int(found)
@@ -347,8 +347,8 @@ def _usernames(connection: Connection, *where: Any) -> dict[int, str]:
     return {row.id: row.username for row in connection.execute(query)}
 
 
-def _facts(key: ApiKey, usernames: Mapping[int, str]) -> Facts:
-    facts: Facts = {
+def _to_dict(key: ApiKey, usernames: Mapping[int, str]) -> KeyDict:
+    values: KeyDict = {
         "id": key.id,
         "name": key.name,
         "key": key.mask,
@@ -363,8 +363,8 @@ def _facts(key: ApiKey, usernames: Mapping[int, str]) -> Facts:
     }
     if key.increase_nano and key.increase_until:
         until = key.increase_until.isoformat()
-        facts["budget_increase"] = {"usd": money.to_usd(key.increase_nano), "until": until}
-    return facts
+        values["budget_increase"] = {"usd": money.to_usd(key.increase_nano), "until": until}
+    return values
 
 
 def _state(key: ApiKey) -> str:
@@ -380,7 +380,8 @@ def _errors_name(line: int | None) -> Iterator[None]:
     except (Conflict, ValidationError) as error:
         if line is None:
             raise
-        details = {f"line {line}, {field}": said for field, said in (error.details or {}).items()}
+        fields = (error.details or {}).items()
+        details = {f"line {line}, {field}": messages for field, messages in fields}
         raise type(error)(f"Line {line}: {error.message}", details=details or None) from None
 
 

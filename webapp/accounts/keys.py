@@ -1,7 +1,7 @@
-"""API keys: how they look, where they are kept, who may use them.
+"""API keys: their format, their tables, and how they are looked up.
 
-A key keeps its name, tier, overrides and spending for life; its secrets come and go, and while it
-is rotated two of them work.
+A key has its name, tier, overrides and spending for life. Its secrets can be replaced; during the
+grace period of a rotation, two of them work.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ api_keys = Table(
     Column("id", Integer, primary_key=True),
     Column("name", String(100), nullable=False),
     Column("tier", String(32), nullable=False),
-    # Of the newest secret.
+    # The mask of the newest secret.
     Column("mask", String(16), nullable=False),
-    # "settings" for those of API_KEYS, "operator" for those made by hand, "account" for the one
-    # without a secret as which an account's tokens act.
+    # "settings" for keys of API_KEYS, "operator" for keys created by an operator, "account" for the
+    # key without a secret that an account's tokens act as.
     Column("origin", String(16), nullable=False),
     Column("owner_id", Integer),
     Column("overrides", Text, nullable=False),
@@ -48,7 +48,7 @@ api_keys = Table(
     Column("expires_at", DateTime(timezone=True)),
     Column("revoked_at", DateTime(timezone=True)),
     Column("revoked_by", String(16)),
-    # A temporary increase of each of its budgets.
+    # A temporary increase of each budget of the key.
     Column("increase_nano", BigInteger),
     Column("increase_until", DateTime(timezone=True)),
 )
@@ -59,7 +59,7 @@ key_secrets = Table(
     Column("key_id", Integer, nullable=False),
     Column("mask", String(16), nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),
-    # Of an old secret, when the grace period of its rotation ends.
+    # Set on the old secret of a rotation: the end of its grace period.
     Column("expires_at", DateTime(timezone=True)),
 )
 
@@ -69,7 +69,7 @@ PUBLIC_ALPHABET = string.ascii_letters + string.digits
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key as it is kept; its secrets are nowhere. `overrides` are those of webapp.allowance."""
+    """A key as stored, without its secrets. `overrides` are described in webapp.allowance."""
 
     id: int
     name: str
@@ -86,7 +86,7 @@ class ApiKey:
 
 
 def digest(secret: str) -> str:
-    """SHA-256 of the whole key. Keys carry 256 random bits, so a slow hash would add nothing."""
+    """SHA-256 of the whole key. Keys have 256 random bits, so a slow hash would add nothing."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -97,15 +97,15 @@ def generate() -> str:
 
 
 class KeyStore:
-    """The keys in the database. Every method raises StoreUnavailable when that is away."""
+    """The keys in the database. Every method may raise StoreUnavailable."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def find(self, key_digest: str) -> tuple[ApiKey, datetime | None] | None:
-        """The key with a secret of this digest, if both work now; and until when they do."""
+        """The key with a secret of this digest, if both are valid now, and until when they are."""
         query = (
-            select(*_SHOWN, key_secrets.c.expires_at.label("secret_expires_at"))
+            select(*_KEY_COLUMNS, key_secrets.c.expires_at.label("secret_expires_at"))
             .join(key_secrets, key_secrets.c.key_id == api_keys.c.id)
             .where(
                 key_secrets.c.digest == key_digest,
@@ -122,13 +122,13 @@ class KeyStore:
         return key, min(filter(None, (ends, key.expires_at)), default=None)
 
     def get_all(self, key_ids: Collection[int]) -> list[ApiKey]:
-        """Those of the keys with these ids that work now."""
-        query = select(*_SHOWN).where(api_keys.c.id.in_(key_ids), *working())
+        """The keys with these ids that are valid now."""
+        query = select(*_KEY_COLUMNS).where(api_keys.c.id.in_(key_ids), *working())
         rows = self._database.read(lambda connection: connection.execute(query).mappings().all())
         return [key_of(row) for row in rows]
 
     def count(self) -> int:
-        """How many keys work."""
+        """How many keys are valid now."""
         query = select(func.count()).where(*working(), api_keys.c.origin != "account")
         return int(self._database.read(lambda connection: connection.execute(query).scalar_one()))
 
@@ -137,29 +137,29 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-_SHOWN = [api_keys.c[name] for name in ApiKey.__slots__]
+_KEY_COLUMNS = [api_keys.c[name] for name in ApiKey.__slots__]
 
 
 def key_of(row: Mapping[Any, Any]) -> ApiKey:
-    """The key of a row of the table."""
+    """The key from a row of the table."""
     fields = {name: zoned(row[name]) for name in ApiKey.__slots__}
     return ApiKey(**fields | {"overrides": json.loads(fields["overrides"])})
 
 
 def zoned(value: Any) -> Any:
-    """A moment as the database has it, with its zone, which SQLite does not keep."""
+    """A time from the database, with its zone (UTC), which SQLite does not store."""
     naive = isinstance(value, datetime) and value.tzinfo is None
     return value.replace(tzinfo=UTC) if naive else value
 
 
 def working() -> list[Any]:
-    """The conditions under which a key works now."""
+    """The SQL conditions of a key that is valid now."""
     unexpired = or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > now())
     return [api_keys.c.revoked_at.is_(None), unexpired]
 
 
 def key_row(name: str, tier: str, shown_as: str, origin: str) -> dict[str, Any]:
-    """A new row of the table."""
+    """A new row for the table."""
     return {
         "name": name,
         "tier": tier,
@@ -171,7 +171,7 @@ def key_row(name: str, tier: str, shown_as: str, origin: str) -> dict[str, Any]:
 
 
 def insert_secret(connection: Connection, key_id: int, key_digest: str, shown_as: str) -> None:
-    """Let the key be used with the secret of this digest, which is not kept."""
+    """Add a secret to the key. Only its digest is stored."""
     connection.execute(
         key_secrets.insert().values(
             digest=key_digest, key_id=key_id, mask=shown_as, created_at=now()

@@ -1,4 +1,4 @@
-"""Tokens of accounts: JWTs (RFC 7519) that say who, and nothing that Weir believes beside that."""
+"""Tokens of accounts: JWTs (RFC 7519). Only the account's name and generation are trusted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOKEN_TTL = 30 * 60  # seconds
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """Whose token it is, and of which generation of that account's tokens."""
+    """The account of a token, and the generation of that account's tokens."""
 
     username: str
     generation: int
@@ -29,7 +29,7 @@ class Tokens:
     """Issues and reads tokens, signed with a key derived from SECRET_KEY."""
 
     def __init__(self, secret_key: str) -> None:
-        # Sessions are signed with another one: neither can stand for the other.
+        # Not the key that signs sessions: a token cannot be used as a session, nor the reverse.
         self._key = hmac.digest(secret_key.encode(), b"weir jwt", hashlib.sha256)
 
     def issue(self, account: Account) -> str:
@@ -44,7 +44,7 @@ class Tokens:
         return jwt.encode(claims, self._key, algorithm=ALGORITHM)
 
     def read(self, token: str) -> Claims:
-        """Raises NotAuthenticated where it is none of Weir's, or has ended."""
+        """Raises NotAuthenticated if the token is invalid or has expired."""
         required = {"require": ["sub", "exp", "iat", "jti"]}
         try:
             claims = jwt.decode(token, self._key, algorithms=[ALGORITHM], options=required)  # type: ignore[arg-type]

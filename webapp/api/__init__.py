@@ -1,4 +1,4 @@
-"""The endpoints for programs: one blueprint a file, listed here."""
+"""The API endpoints, one blueprint per file, listed here."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ OPENAI_ENDPOINTS = (
     key.blueprint,
     explain.make_blueprint(
         [
-            asking.blueprint.model_endpoint
-            for asking in (completions, embeddings, chat, generate, summarize)
+            module.blueprint.model_endpoint
+            for module in (completions, embeddings, chat, generate, summarize)
         ],
         completions.EXAMPLE,
     ),
@@ -64,10 +64,10 @@ OPENAI_ENDPOINTS = (
 
 
 def register(app: Flask, services: Services) -> None:
-    """Open all endpoints of the application."""
+    """Register all endpoints."""
     hooks.register(app, services)
     api = openapi.configure(app)
-    errors.register(app)  # in place of smorest's, which know another envelope
+    errors.register(app)  # replaces smorest's handlers, whose error format differs
     app.extensions["weir.api"] = api
     for endpoint in ENDPOINTS:
         api.register_blueprint(endpoint)

@@ -1,4 +1,4 @@
-"""Carries a task's answer to the client, whole or streamed, and notes it for log and counters."""
+"""Sends answers to the client, whole or streamed, and records them for logs and counters."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from webapp.llm.subscription import Stream
 from webapp.metering.request_log import cut
 from webapp.observability import metrics, request_context
 from webapp.observability.lifecycle import Lifecycle
-from webapp.observability.redaction import redact_json, redact_kept
+from webapp.observability.redaction import redact_json, redact_stored
 from webapp.observability.request_context import RequestContext
 from webapp.services import services
 
-PING_INTERVAL = 15.0
+PING_INTERVAL = 15.0  # seconds
 PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
 
@@ -37,12 +37,12 @@ Describe = Callable[[FinalAnswer, RequestContext], Body]
 log = logging.getLogger(__name__)
 
 
-# gevent's own would set up a watcher; asked not to wait, the system's answers at once.
+# The system's poll() with a timeout of 0 returns immediately. gevent's would set up a watcher.
 real_poll = get_original("select", "poll")
 
 
 class HTTPClientConnection:
-    """The client behind a request, as far as its socket tells."""
+    """The client of a request, seen through its socket."""
 
     def __init__(self, lifecycle: Lifecycle, connection: Any) -> None:
         self._lifecycle = lifecycle
@@ -55,7 +55,7 @@ class HTTPClientConnection:
             raise ClientHungUp
 
     def _hung_up(self) -> bool:
-        """Whether the client closed its side; bytes of a next request do not count."""
+        """Whether the client closed its side. Bytes of a further request do not count."""
         poll = real_poll()
         try:
             poll.register(self._connection.fileno(), select.POLLIN)
@@ -65,14 +65,14 @@ class HTTPClientConnection:
 
 
 def call_options(*, streamed: bool) -> CallOptions:
-    """The terms of this request: its principal, its client, its Cache-Control."""
+    """The options of this request: its key, its client, its deadline, its Cache-Control."""
     principal: Principal = g.principal
     settings = services().settings
-    patience = settings.stream_deadline if streamed else settings.plain_deadline
+    timeout = settings.stream_deadline if streamed else settings.plain_deadline
     return CallOptions(
         client=HTTPClientConnection(services().lifecycle, request.environ.get("gunicorn.socket")),
         billing=billing_context(),
-        deadline=time.monotonic() + patience,
+        deadline=time.monotonic() + timeout,
         cache=cache_use(),
         only_cached=principal.stale,
         allows_model=principal.allowance.allows_model,
@@ -80,36 +80,36 @@ def call_options(*, streamed: bool) -> CallOptions:
 
 
 def billing_context() -> BillingContext:
-    """Who pays for what this request leads to."""
+    """The key, request and endpoint that provider calls of this request are billed to."""
     principal: Principal = g.principal
     context = request_context.current()
     endpoint = context.endpoint
     if not at_openai_endpoint():
-        # Under /v1 a native endpoint is the same one.
+        # A native endpoint is the same one with and without /v1.
         endpoint = endpoint.removeprefix("/v1")
     return principal.billing_context(context.request_id, endpoint)
 
 
 class Dialect(Protocol):
-    """How an endpoint writes the events of a stream."""
+    """The format of a stream's events at an endpoint."""
 
     def chunk(self, chunk: Chunk) -> bytes: ...
 
     def end(self, final: FinalAnswer, context: RequestContext) -> bytes:
-        """What comes before the last event."""
+        """The events before the last one, [DONE]."""
         ...
 
     def error(self, error: WeirError) -> Body: ...
 
 
 class NativeDialect:
-    """Events of the native endpoints: the text, at last what a plain answer holds."""
+    """Events of the native endpoints: the text, and at the end the fields of a whole answer."""
 
     def __init__(self, describe: Describe) -> None:
         self._describe = describe
 
     def chunk(self, chunk: Chunk) -> bytes:
-        # As event() writes it; of a text alone, json needs no encoder of its own.
+        # The same as sse_event(), but faster: json.dumps() of a plain string is a single C call.
         return f'data: {{"content": {json.dumps(chunk.text)}}}\n\n'.encode()
 
     def end(self, final: FinalAnswer, context: RequestContext) -> bytes:
@@ -120,7 +120,7 @@ class NativeDialect:
 
 
 class OpenAIDialect:
-    """Events of OpenAI's endpoints: the provider's chunks, as they are."""
+    """Events of OpenAI's endpoints: the provider's chunks, unchanged."""
 
     def chunk(self, chunk: Chunk) -> bytes:
         return f"data: {chunk.data}\n\n".encode()
@@ -133,7 +133,7 @@ class OpenAIDialect:
 
 
 def native(request: ModelRequest, describe: Describe) -> Any:
-    """The answer of a native endpoint that asks its model once, whole or streamed."""
+    """The answer of a native endpoint that makes one model request, whole or streamed."""
     keep_prompt(request.body)
     gateway, options = services().gateway, call_options(streamed=request.stream)
     if request.stream:
@@ -151,7 +151,7 @@ def openai(request: ModelRequest) -> Response:
 
 
 def answer(final: FinalAnswer, describe: Describe) -> tuple[Body, int, dict[str, str]]:
-    """The whole answer: its body, its status, its headers."""
+    """The whole answer: body, status and headers."""
     context = request_context.current()
     _record(context, final)
     return describe(final, context), 200, _headers(final.metadata)
@@ -168,7 +168,7 @@ def verbatim(final: FinalAnswer) -> Response:
 def stream(source: Stream, dialect: Dialect) -> Response:
     """The answer as server-sent events.
 
-    Status and headers wait for the first piece or the final error, at most STREAM_HEADERS_AFTER.
+    Status and headers wait for the first chunk or the final error, at most STREAM_HEADERS_AFTER.
     """
     try:
         first = source.next(services().settings.stream_headers_after)
@@ -182,7 +182,7 @@ def stream(source: Stream, dialect: Dialect) -> Response:
         context.began_to_answer = context.milliseconds / 1000
     events = _events(source, first, dialect, context)
     response = Response(events, mimetype="text/event-stream", headers=headers)
-    # Events that nobody began to read do not close what they read from.
+    # A generator that was never started does not run its `finally`, so the source is closed here.
     response.call_on_close(source.close)
     metrics.STREAMS.inc()
     response.call_on_close(metrics.STREAMS.dec)
@@ -234,21 +234,21 @@ def _headers(metadata: AnswerMetadata) -> dict[str, str]:
 
 
 def keep_prompt(body: Mapping[str, Any]) -> None:
-    """Take note of what was asked, where LOG_PROMPTS says so."""
+    """Record the prompt for the request log, if LOG_PROMPTS is on."""
     settings = services().settings
     if settings.log_prompts:
         context = request_context.current()
-        # A stream notes its answer when the settings are out of reach.
+        # A stream records its answer outside of the request, where services() is not available.
         context.redacted = settings.log_redact
-        to_model_request = json.dumps(dict(body), ensure_ascii=False)
-        context.prompt = cut(redact_json(to_model_request, context.redacted))
+        prompt = json.dumps(dict(body), ensure_ascii=False)
+        context.prompt = cut(redact_json(prompt, context.redacted))
 
 
 def _record(context: RequestContext, final: FinalAnswer) -> None:
     if context.prompt is not None:
-        said, body = final.answer.content, final.answer.body
+        content, body = final.answer.content, final.answer.body
         context.answer = cut(
-            redact_kept(said, context.redacted) or redact_json(body, context.redacted)
+            redact_stored(content, context.redacted) or redact_json(body, context.redacted)
         )
     context.cache = str(final.metadata.cache)
     context.waited = final.metadata.waited

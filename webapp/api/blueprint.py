@@ -1,4 +1,4 @@
-"""What all endpoints are made of: their blueprints, how bodies are read, what these may hold."""
+"""What all endpoints share: blueprints, reading of JSON bodies, fields of schemas."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ AnyBlueprint = TypeVar("AnyBlueprint", bound=flask.Blueprint)
 
 MEBIBYTE = 1024 * 1024
 OPENAI_ENDPOINT = "weir_openai_endpoint"
-MAX_ITEMS = 100  # numbers of a row, rows of a batch
+MAX_ITEMS = 100  # numbers in a row, rows in a batch
 ITEM_COUNT = validate.Length(1, MAX_ITEMS)
 
 
@@ -37,15 +37,14 @@ def _not_json(constant: str) -> Any:
     raise ValueError(f"{constant} is not JSON")
 
 
-# Python reads NaN and Infinity, which JSON has not, and providers refuse.
+# Python accepts NaN and Infinity, which are not JSON, and which providers refuse.
 STRICT_JSON = json.JSONDecoder(parse_constant=_not_json)
 
 
 class JSONBody:
-    """Reads a JSON body into a schema, with errors of the house.
+    """Loads a JSON body with a schema. Raises Weir's errors.
 
-    Stands where smorest expects a parser of webargs, whose ways through any framework and any part
-    of a request cost as much as the validation itself.
+    It replaces the webargs parser of smorest, which takes as long as the validation itself.
     """
 
     DEFAULT_VALIDATION_STATUS = 422
@@ -54,7 +53,7 @@ class JSONBody:
         def decorator(view: View) -> View:
             @wraps(view)
             def wrapper(*args: Any, **kwargs: Any) -> Any:
-                # What a schema leaves as it is may be passed on.
+                # Unknown fields are passed to providers, so numbers must not lose precision.
                 body = read_json(exact=schema.unknown == INCLUDE)
                 return view(*args, validated(schema, body), **kwargs)
 
@@ -64,14 +63,14 @@ class JSONBody:
 
 
 def read_json(*, exact: bool = True) -> Any:
-    """The JSON of this request's body; unless `exact`, an integer beyond 64 bits is a float."""
+    """The JSON body of this request. Unless `exact`, integers beyond 64 bits become floats."""
     mimetype = request.mimetype
     if mimetype != "application/json" and not mimetype.endswith("+json"):
         raise errors.UnsupportedMediaType("Send JSON, with Content-Type: application/json.")
     body = request.get_data(cache=False)
-    longest = request.max_content_length
-    # What comes in chunks has no length to refuse by; Werkzeug stops reading at the limit.
-    if request.content_length is None and longest is not None and len(body) >= longest:
+    limit = request.max_content_length
+    # A chunked body has no Content-Length to check. Werkzeug stops reading at the limit.
+    if request.content_length is None and limit is not None and len(body) >= limit:
         raise errors.PayloadTooLarge("The body is too large for this endpoint.")
     if request.content_length is not None and len(body) < request.content_length:
         raise errors.MalformedRequest("The body is shorter than its Content-Length.")
@@ -87,7 +86,7 @@ def read_json(*, exact: bool = True) -> Any:
 
 def _decoded(body: bytes, *, exact: bool) -> Any:
     if not exact:
-        # Much faster, and of what it refuses the other says what is wrong.
+        # Much faster. If it fails, the other parser gives the error message.
         with contextlib.suppress(orjson.JSONDecodeError):
             return orjson.loads(body)
     return STRICT_JSON.decode(body.decode("utf-8"))
@@ -111,19 +110,19 @@ class Blueprint(flask_smorest.Blueprint):
 
 @dataclass(frozen=True, slots=True)
 class ModelEndpoint:
-    """An endpoint that asks a model: how its body is read, for whoever explains a request."""
+    """An endpoint that calls a model: how its body is read. Used by /v1/explain."""
 
     path: str
     schema: Schema
     to_model_request: Callable[[dict[str, Any]], ModelRequest]
     check: Callable[[dict[str, Any]], None] = lambda _: None
-    """Raises ValidationError for what the schema cannot know, such as limits of the tier."""
+    """Raises ValidationError for what the schema cannot check, such as limits of the tier."""
 
 
 class AnsweringBlueprint(Blueprint):
     """Endpoints that need a key, count against its limits, and can be repeated safely.
 
-    The order counts: who asks, then how long the body may be, then whether it was sent before.
+    The order matters: authentication, then the limit of the body, then the idempotency key.
     """
 
     def __init__(
@@ -153,15 +152,15 @@ def is_openai_endpoint(blueprint: object) -> bool:
 
 
 def limit_body(size: int) -> None:
-    """Refuse a longer body of this request, whatever its length header says."""
+    """Refuse a body of this request that is larger than `size` bytes."""
     request.max_content_length = min(size, services().settings.max_body_bytes)
 
 
 class Text(fields.String):
-    """A string that can be sent on (no half of a surrogate pair) and is not on the denylist."""
+    """A string without unpaired surrogates that no pattern of the denylist matches."""
 
-    def __init__(self, *, longest: int | None, shortest: int = 1, **kwargs: Any) -> None:
-        length = validate.Length(min=shortest, max=longest)
+    def __init__(self, *, max_length: int | None, min_length: int = 1, **kwargs: Any) -> None:
+        length = validate.Length(min=min_length, max=max_length)
         super().__init__(validate=[length], **kwargs)
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
@@ -179,7 +178,7 @@ class Text(fields.String):
 
 
 class Number(fields.Float):
-    """A finite JSON number; a number in a string is none."""
+    """A finite JSON number. Strings are refused."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_nan=False, **kwargs)
@@ -191,7 +190,7 @@ class Number(fields.Float):
 
 
 class BoundedList(fields.List[Any]):
-    """1 to MOST values; how many there are is looked at before what is in them."""
+    """1 to MAX_ITEMS values. The number of values is checked before the values."""
 
     def __init__(self, of: fields.Field[Any], **kwargs: Any) -> None:
         super().__init__(of, required=True, validate=ITEM_COUNT, **kwargs)
@@ -203,27 +202,27 @@ class BoundedList(fields.List[Any]):
 
 
 class Numbers(BoundedList):
-    """Finite numbers, looked at together: one by one, a batch would stall streams for 30 ms.
+    """Finite numbers, checked together: one by one, a batch would stall streams for 30 ms.
 
-    One by one only where some are wrong, to say which.
+    They are checked one by one only if some are invalid, for the error message.
     """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(Number(), **kwargs)
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> list[Any]:
-        few = isinstance(value, list) and len(value) <= MAX_ITEMS
-        if few and set(map(type, value)) <= {int, float}:
+        within_limit = isinstance(value, list) and len(value) <= MAX_ITEMS
+        if within_limit and set(map(type, value)) <= {int, float}:
             with contextlib.suppress(OverflowError):
                 numbers = list(map(float, value))
-                # A sum is finite only where all of its numbers are.
+                # A sum is finite only if all of its numbers are.
                 if math.isfinite(sum(numbers)):
                     return numbers
         return super()._deserialize(value, *args, **kwargs)
 
 
 class StrictInteger(fields.Integer):
-    """A whole JSON number; 1.0 and "1" are none."""
+    """A JSON integer. 1.0 and "1" are refused."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(strict=True, **kwargs)
@@ -235,7 +234,7 @@ class StrictInteger(fields.Integer):
 
 
 class StrictBoolean(fields.Boolean):
-    """true or false, nothing that looks like them."""
+    """true or false. Strings and numbers are refused."""
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> bool:
         if not isinstance(value, bool):
@@ -244,19 +243,19 @@ class StrictBoolean(fields.Boolean):
 
 
 class ObjectList(fields.List[dict[str, Any]]):
-    """A list of JSON objects, whatever is in them; they are not copied."""
+    """A list of JSON objects. Their fields are not checked, and they are not copied."""
 
-    def __init__(self, *, shortest: int, **kwargs: Any) -> None:
-        self._shortest = shortest
+    def __init__(self, *, min_length: int, **kwargs: Any) -> None:
+        self._min_length = min_length
         super().__init__(
-            fields.Dict(keys=fields.String()), metadata={"minItems": shortest}, **kwargs
+            fields.Dict(keys=fields.String()), metadata={"minItems": min_length}, **kwargs
         )
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> list[Any]:
         if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
             raise ValidationError("Not a list of objects.")
-        if len(value) < self._shortest:
-            raise ValidationError(f"Shorter than minimum length {self._shortest}.")
+        if len(value) < self._min_length:
+            raise ValidationError(f"Shorter than minimum length {self._min_length}.")
         return value
 
 

@@ -1,4 +1,4 @@
-"""Reads Cache-Control (RFC 9111) and whose answers a request may get."""
+"""How a request uses the cache: its Cache-Control (RFC 9111) and the scope of its key."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ EXAMPLE = {"message": "What is a weir?", "max_tokens": 200}
 
 
 def to_model_request(body: dict[str, Any]) -> ModelRequest:
-    """What a valid body asks of a model."""
+    """The model request of a valid body."""
     return chat_request(
         body["message"],
         temperature=body["temperature"],
@@ -47,5 +47,5 @@ def chat(body: dict[str, Any]) -> Any:
 
 
 def describe(final: FinalAnswer, context: RequestContext) -> dict[str, Any]:
-    """The body of an answer."""
+    """The response body of an answer."""
     return {"response": final.answer.content, **answers.tail(final, context)}

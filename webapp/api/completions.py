@@ -16,7 +16,7 @@ EXAMPLE = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Wha
 
 
 def to_model_request(body: dict[str, Any]) -> ModelRequest:
-    """What a valid body asks of a model: every field as it stands."""
+    """The model request of a valid body, with all fields unchanged."""
     stream = bool(body.pop("stream", False))
     return ModelRequest(body, body.pop("model", None), native=False, stream=stream)
 

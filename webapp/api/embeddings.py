@@ -16,7 +16,7 @@ EXAMPLE = {"model": "text-embedding-3-small", "input": "What is a weir?"}
 
 
 def to_model_request(body: dict[str, Any]) -> ModelRequest:
-    """What a valid body asks of a model: every field as it stands."""
+    """The model request of a valid body, with all fields unchanged."""
     return ModelRequest(body, body.pop("model", None), operation="embeddings", native=False)
 
 

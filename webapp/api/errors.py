@@ -1,4 +1,4 @@
-"""Renders every error, in the native envelope or, at OpenAI's endpoints, in OpenAI's."""
+"""Renders every error in the native envelope, or in OpenAI's at OpenAI's endpoints."""
 
 from __future__ import annotations
 
@@ -24,15 +24,13 @@ OF_STATUS: dict[int, type[errors.WeirError]] = {
     415: errors.UnsupportedMediaType,
 }
 
-
-# What OpenAI calls the kinds of errors; whatever else is below 500 is the request's own fault.
+# OpenAI's error types by status. Other statuses below 500 are `invalid_request_error`.
 OPENAI_TYPES = {
     401: "authentication_error",
     403: "permission_error",
     429: "rate_limit_error",
 }
-
-
+# By error name; these come first.
 OPENAI_TYPES_OF_ERRORS = {"BudgetExceeded": "insufficient_quota"}
 
 
@@ -44,7 +42,7 @@ def register(app: Flask) -> None:
 
 
 def render(error: errors.WeirError) -> Response:
-    """The envelope of an error, with its status and the headers that go with it."""
+    """The response for an error: envelope, status and headers."""
     openai = at_openai_endpoint()
     if openai and isinstance(error, errors.NotAllowed):
         error = errors.NotAuthenticated(error.message)
@@ -78,7 +76,7 @@ def native_envelope(error: errors.WeirError) -> dict[str, Any]:
 
 
 def openai_envelope(error: errors.WeirError) -> dict[str, Any]:
-    """All four fields, always: clients read each of them."""
+    """The error in OpenAI's format, always with all four fields, as clients read each of them."""
     details = error.details or {}
     param = details.get("param")
     if isinstance(error, errors.ValidationError | errors.UnsupportedParameter):
@@ -95,7 +93,7 @@ def openai_envelope(error: errors.WeirError) -> dict[str, Any]:
 
 
 def at_openai_endpoint() -> bool:
-    """Whether the request is for an OpenAI endpoint, or for a path that OpenAI may have."""
+    """Whether the request is for an OpenAI endpoint, or for an unknown path under /v1."""
     if request.blueprint:
         return is_openai_endpoint(current_app.blueprints[request.blueprint])
     native = current_app.extensions["weir.native_paths"]
@@ -107,24 +105,24 @@ def _snake_case(name: str) -> str:
 
 
 def _not_http(error: Exception) -> Response:
-    """A body that turned out, while it was read, to be no HTTP."""
+    """A body that Gunicorn could not parse while it was read."""
     return render(errors.MalformedRequest("The body is not well-formed HTTP."))
 
 
 def of_http(error: HTTPException) -> errors.WeirError:
-    """The error that an HTTP status of 400 or more stands for; 5xx are logged."""
+    """The WeirError for an HTTP status of 400 or more. A status of 500 or more is logged."""
     status = error.code or 500
     if status >= 500:
         return unexpected(error)
     known = OF_STATUS.get(status, errors.MalformedRequest)(
         None if status in {404, 405} else error.description
     )
-    known.status = status  # also one that HTTP knows and Weir has no name for
+    known.status = status  # may be a status that Weir has no own error for
     return known
 
 
 def unexpected(error: Exception) -> errors.WeirError:
-    """What a client is told of an error that nobody foresaw; it is logged."""
+    """Log an unexpected error, and return the one that the client gets."""
     request_id = request_context.current().request_id
     log.error("A request failed", exc_info=error, extra={"request_id": request_id})
     return errors.InternalError()

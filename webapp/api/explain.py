@@ -1,4 +1,4 @@
-"""POST /v1/explain: what a request would do, without doing it."""
+"""POST /v1/explain: a dry run of a request."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def make_blueprint(endpoints: Sequence[ModelEndpoint], example: dict[str, Any]) 
         """Dry run: route, cache result, limits and cost ceiling of a request; consumes nothing"""
         endpoint = by_path.get(request.args.get("endpoint", default.path))
         if endpoint is None:
-            known = {"endpoint": [f"Must be one of {', '.join(by_path)}."]}
-            raise ValidationError("This endpoint cannot be explained.", details=known)
+            details = {"endpoint": [f"Must be one of {', '.join(by_path)}."]}
+            raise ValidationError("This endpoint cannot be explained.", details=details)
         return _explanation(endpoint)
 
     return blueprint

@@ -1,4 +1,4 @@
-"""POST /generate: a prompt as it stands."""
+"""POST /generate: text from a prompt."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EXAMPLE = {"prompt": "Write a haiku about rivers.", "max_tokens": 100}
 
 
 def to_model_request(body: dict[str, Any]) -> ModelRequest:
-    """What a valid body asks of a model."""
+    """The model request of a valid body."""
     return generate_request(
         body["prompt"],
         max_tokens=body["max_tokens"],

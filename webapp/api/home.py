@@ -1,4 +1,4 @@
-"""GET /: what this is, for programs as JSON, for people as a small page."""
+"""GET /: service, version and links, as JSON or as a page."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ LINKS = {
 @blueprint.response(200)
 def home() -> Any:
     """Service, version and links"""
-    wanted = request.accept_mimetypes.best_match(["application/json", "text/html"])
-    if wanted != "text/html":
+    accepted = request.accept_mimetypes.best_match(["application/json", "text/html"])
+    if accepted != "text/html":
         return {"service": "weir", "version": VERSION, "links": LINKS}, 200, {"Vary": "Accept"}
     settings = services().settings
     page = render_template(

@@ -1,4 +1,4 @@
-"""What happens around every request: its record, its headers, its log line, its count."""
+"""Hooks of every request: context, response headers, log line, counters, trace."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def register(app: Flask, services: Services) -> None:
 
 def _begin() -> None:
     request_id = request.headers.get("X-Request-ID")
-    # An address that is none may hold anything, a key too.
+    # The rule and not the path, as an unknown path may contain anything, even a key.
     rule = request.url_rule.rule if request.url_rule else "(unknown)"
     g.request_context = request_context.begin(
         None if request_id in _credentials() else request_id,
@@ -48,7 +48,7 @@ def _begin() -> None:
 
 
 def _credentials() -> set[str]:
-    """What the request sent as a key: no request id, which is logged."""
+    """The credentials in the request. They must not become its request id, which is logged."""
     sent = (request.headers.get(name, "") for name in (*KEY_HEADERS, "Authorization"))
     return {word for value in sent for word in value.split()}
 
@@ -81,7 +81,7 @@ def _finish(services: Services, response: Response) -> Response:
     ended = limits.over()
     if ended:
         response.call_on_close(ended)
-    # A stream is over when the server closes it, not when its headers are made.
+    # A stream ends when the server closes it, not when its headers are ready.
     response.call_on_close(partial(_closed, services, context, response.status_code))
     return response
 

@@ -1,4 +1,4 @@
-"""GET /v1/key: what this key is, and what is left of its limits."""
+"""GET /v1/key: the key of the request, and what is left of its limits and budgets."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def key() -> dict[str, Any]:
 
 
 def budgets_left() -> list[dict[str, Any]]:
-    """Each budget of this request's key, as it stands now: USD, and Unix seconds of its reset."""
+    """The current budgets of this request's key, in USD; `reset` is in Unix seconds."""
     return [
         {
             "limit": budget.name,
@@ -55,6 +55,6 @@ def budgets_left() -> list[dict[str, Any]]:
 
 
 def limits_left() -> list[dict[str, Any]]:
-    """Each limit of this request's key, as it stands now."""
+    """The current limits of this request's key."""
     decision: Decision = g.decision
     return [{**details_of(state), "remaining": state.remaining} for state in decision.states]

@@ -1,4 +1,4 @@
-"""GET /metrics: everything that Prometheus wants to know."""
+"""GET /metrics: metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def metrics() -> Response:
 
 
 def _check_token() -> None:
-    """Raises NotAllowed where no token is sent, NotAuthenticated where it is wrong."""
+    """Raises NotAllowed without a token, and NotAuthenticated for a wrong one."""
     expected = services().settings.metrics_token
     sent = request.headers.get("Authorization", "")
     if not sent:

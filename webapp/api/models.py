@@ -1,4 +1,4 @@
-"""GET /v1/models and /v1/models/{id}: what a client may name, as OpenAI lists it."""
+"""GET /v1/models and /v1/models/{id}: the models of a key, in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def models() -> dict[str, Any]:
 @blueprint.response(200)
 def model(model_id: str) -> dict[str, Any]:
     """Get one model; its id may contain slashes"""
-    found = next((one for one in _listed() if one["id"] == model_id), None)
+    found = next((listed for listed in _listed() if listed["id"] == model_id), None)
     if found is None:
         raise ModelNotFound(f"Model {model_id!r} not found. See GET /v1/models.")
     return found

@@ -1,4 +1,4 @@
-"""The OpenAPI document beyond the schemas, and the pages that show it."""
+"""The OpenAPI document, except for the schemas, and the pages that show it."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ PAGE_POLICY = (
     "connect-src 'self'; font-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )
-# ReDoc makes empty <style> elements, which it fills through the CSSOM, and one of its scroll bar's
-# own: these two texts are allowed inline, and nothing else.
+# ReDoc adds empty <style> elements, which it fills through the CSSOM, and one for its scroll bar.
+# Only these two texts are allowed inline.
 REDOC_HASHES = (
     " 'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='"
     " 'sha256-QMIg+bpjm3JdElJ388KYke01izlUW0UoNOeKjpMxdgc='"
@@ -121,12 +121,12 @@ def answers_and_errors(view: View) -> View:
 
 
 def openai_errors_of(*statuses: int) -> Callable[[View], View]:
-    """As errors_of(), in OpenAI's envelope."""
+    """Like errors_of(), in OpenAI's envelope."""
     return errors_of(*statuses, schema=OpenAIErrorSchema)
 
 
 def openai_answers_and_errors(*, streamed: bool) -> Callable[[View], View]:
-    """Document what OpenAI's endpoints share; their answers are the provider's own."""
+    """Document what OpenAI's endpoints share. Their answers are those of the provider."""
     content: dict[str, Any] = {
         "application/json": {"schema": {"type": "object", "additionalProperties": True}}
     }

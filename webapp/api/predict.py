@@ -34,10 +34,10 @@ BATCH_EXAMPLE = {"requests": [EXAMPLE, {"features": [1, 2, 3], "model": "forecas
 @blueprint.response(200, PredictionAnswer)
 def predict(body: dict[str, Any]) -> Any:
     """Predict from one row of features"""
-    [one] = _predicted([body])
+    [predicted] = _predict([body])
     latency = round(request_context.current().milliseconds, 2)
     request_id = {"request_id": request_context.current().request_id}
-    return _shown(one, latency) | request_id, 200, _headers([one])
+    return _to_dict(predicted, latency) | request_id, 200, _headers([predicted])
 
 
 @blueprint.post("/batch-predict")
@@ -48,19 +48,19 @@ def predict(body: dict[str, Any]) -> Any:
 def batch_predict(body: dict[str, Any]) -> Any:
     """Predict from many rows; rows of equal length run as one batch of their model"""
     try:
-        answers = _predicted(body["requests"])
+        answers = _predict(body["requests"])
     except ValidationError as error:
         details = {"requests": {str(getattr(error, "row", 0)): error.details}}
         raise ValidationError("The request is not valid: requests.", details=details) from None
     latency = round(request_context.current().milliseconds, 2)
     request_id = request_context.current().request_id
-    told = {
-        "predictions": [_shown(one, latency) | {"request_id": request_id} for one in answers],
+    response = {
+        "predictions": [_to_dict(item, latency) | {"request_id": request_id} for item in answers],
         "total_latency_ms": latency,
         "request_id": request_id,
     }
-    # As it is: to dump a hundred by their schema would hold up streams.
-    content = json_codec.dumps(told)
+    # Not dumped with the schema: for a hundred rows that would block streams.
+    content = json_codec.dumps(response)
     return Response(content, mimetype="application/json", headers=_headers(answers))
 
 
@@ -73,13 +73,13 @@ def models() -> dict[str, Any]:
     principal: Principal = g.principal
     listed = services().predictions.registry.listed()
     allowed = principal.allowance.allows_model
-    return {"models": [one for one in listed if allowed(str(one["model"]))]}
+    return {"models": [model for model in listed if allowed(str(model["model"]))]}
 
 
-def _predicted(bodies: list[dict[str, Any]]) -> list[Predicted]:
+def _predict(bodies: list[dict[str, Any]]) -> list[Predicted]:
     rows = [
-        PredictionInput(tuple(one["features"]), one["model"], one["model_version"])
-        for one in bodies
+        PredictionInput(tuple(body["features"]), body["model"], body["model_version"])
+        for body in bodies
     ]
     principal: Principal = g.principal
     registry = services().predictions.registry
@@ -91,26 +91,26 @@ def _predicted(bodies: list[dict[str, Any]]) -> list[Predicted]:
     answers = services().predictions.predict(rows, use)
     context = request_context.current()
     context.model = answers[0].model
-    context.cache = "HIT" if all(one.age is not None for one in answers) else "MISS"
+    context.cache = "HIT" if all(answer.age is not None for answer in answers) else "MISS"
     if not use.read:
         context.cache = "BYPASS"
     return answers
 
 
-def _shown(one: Predicted, latency: float) -> dict[str, Any]:
+def _to_dict(predicted: Predicted, latency: float) -> dict[str, Any]:
     return {
-        "prediction": one.value,
-        "confidence": one.confidence,
+        "prediction": predicted.value,
+        "confidence": predicted.confidence,
         "latency_ms": latency,
-        "cached": one.age is not None,
-        "model": one.model,
-        "model_version": one.version,
+        "cached": predicted.age is not None,
+        "model": predicted.model,
+        "model_version": predicted.version,
     }
 
 
 def _headers(answers: list[Predicted]) -> dict[str, str]:
     headers = {"X-Cache": str(request_context.current().cache)}
-    ages = [one.age for one in answers if one.age is not None]
+    ages = [answer.age for answer in answers if answer.age is not None]
     if len(ages) == len(answers):
         headers["Age"] = str(int(max(ages)))
     return headers

@@ -1,4 +1,4 @@
-"""What comes in and goes out at the native endpoints."""
+"""Request and response schemas, except those of /admin."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from webapp.api.blueprint import (
     Text,
 )
 
+# Characters.
 MAX_MESSAGE_LENGTH = 10_000
 MAX_TEXT_LENGTH = {"free": 5_000, "premium": 50_000, "enterprise": 500_000}
 
@@ -25,15 +26,15 @@ STREAM = {"description": "Stream the answer as server-sent events."}
 
 class HistoryEntry(Schema):
     role = fields.String(required=True, validate=validate.OneOf(["system", "user", "assistant"]))
-    content = Text(required=True, longest=100_000)
+    content = Text(required=True, max_length=100_000)
 
 
 class ChatBody(Schema):
-    message = Text(required=True, longest=MAX_MESSAGE_LENGTH)
+    message = Text(required=True, max_length=MAX_MESSAGE_LENGTH)
     temperature = Number(load_default=0.7, validate=TEMPERATURE)
     max_tokens = StrictInteger(load_default=None, validate=MAX_TOKENS)
     model = ModelName(load_default=None)
-    system = Text(load_default=None, longest=MAX_MESSAGE_LENGTH)
+    system = Text(load_default=None, max_length=MAX_MESSAGE_LENGTH)
     history = fields.List(
         fields.Nested(HistoryEntry), load_default=list, validate=validate.Length(max=200)
     )
@@ -43,8 +44,8 @@ class ChatBody(Schema):
 class SummarizeBody(Schema):
     text = Text(
         required=True,
-        shortest=10,
-        longest=max(MAX_TEXT_LENGTH.values()),
+        min_length=10,
+        max_length=max(MAX_TEXT_LENGTH.values()),
         metadata={"description": "Up to 5,000 characters on tier free, 50,000 on premium."},
     )
     length = fields.String(
@@ -55,7 +56,7 @@ class SummarizeBody(Schema):
 
 
 class GenerateBody(Schema):
-    prompt = Text(required=True, longest=MAX_MESSAGE_LENGTH)
+    prompt = Text(required=True, max_length=MAX_MESSAGE_LENGTH)
     max_tokens = StrictInteger(load_default=1_000, validate=MAX_TOKENS)
     temperature = Number(load_default=None, validate=TEMPERATURE)
     model = ModelName(load_default=None)
@@ -63,7 +64,7 @@ class GenerateBody(Schema):
 
 
 class OpenAIBody(Schema):
-    """What Weir itself reads of a request for OpenAI's endpoints; the rest is the provider's."""
+    """The fields of OpenAI's requests that Weir reads. Others are passed to the provider."""
 
     class Meta:
         unknown = INCLUDE
@@ -72,7 +73,7 @@ class OpenAIBody(Schema):
 
 
 class CompletionBody(OpenAIBody):
-    messages = ObjectList(required=True, shortest=1)
+    messages = ObjectList(required=True, min_length=1)
     stream = StrictBoolean(allow_none=True, metadata=STREAM)
     stream_options = fields.Dict(keys=fields.String(), allow_none=True)
 
@@ -94,7 +95,7 @@ class CompletionUsageSchema(Schema):
 
 
 class Tail(Schema):
-    """What every answer ends with."""
+    """The fields that answers of /chat and /summarize end with."""
 
     tokens_used = fields.Integer()
     cached = fields.Boolean()
@@ -159,7 +160,7 @@ class OpenAIErrorSchema(Schema):
 
 
 class StatsSchema(Schema):
-    """Public figures; from `errors` on only with a credential."""
+    """Public figures. Fields from `errors` on are only returned with a credential."""
 
     total_requests = fields.Integer()
     cache_hits = fields.Integer()

@@ -1,4 +1,4 @@
-"""GET /stats: what was asked of the whole service, and how the cache helped."""
+"""GET /stats: requests, cache hits and costs of the whole service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""POST /summarize: a text of any length, shorter."""
+"""POST /summarize: the summary of a text of any length."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ EXAMPLE = {
 
 
 def to_model_request(body: dict[str, Any]) -> ModelRequest:
-    """What a valid body asks of a model, if the text fits in one piece."""
+    """The model request of a valid body, for a text that fits in one chunk."""
     return summary_request(body["text"], body["length"], body["model"], stream=body["stream"])
 
 
 def check(body: dict[str, Any]) -> None:
     """Raise ValidationError for a text that is too long for the tier of this request."""
-    # Tiers of one's own get what premium gets.
+    # Tiers that the operator added have the maximum of premium.
     principal: Principal = g.principal
-    of_tier = MAX_TEXT_LENGTH.get(principal.tier, MAX_TEXT_LENGTH["premium"])
-    longest = principal.allowance.max_text or of_tier
-    if len(body["text"]) > longest:
-        reason = f"Longer than maximum length {longest} of tier {principal.tier}."
+    tier_max = MAX_TEXT_LENGTH.get(principal.tier, MAX_TEXT_LENGTH["premium"])
+    max_length = principal.allowance.max_text or tier_max
+    if len(body["text"]) > max_length:
+        reason = f"Longer than maximum length {max_length} of tier {principal.tier}."
         raise ValidationError("The request is not valid: text.", details={"text": [reason]})
 
 
@@ -66,7 +66,7 @@ def summarize_text(body: dict[str, Any]) -> Any:
 
     answers.keep_prompt(body)
     options = answers.call_options(streamed=body["stream"])
-    what = (services().gateway, text, body["length"], body["model"], options)
+    arguments = (services().gateway, text, body["length"], body["model"], options)
     if body["stream"]:
-        return answers.stream(SummaryStream(*what), answers.NativeDialect(describe))
-    return answers.answer(summarize(*what), describe)
+        return answers.stream(SummaryStream(*arguments), answers.NativeDialect(describe))
+    return answers.answer(summarize(*arguments), describe)

@@ -37,7 +37,7 @@ def token() -> Response:
     """Get an access token for an account, valid for 30 minutes; JSON or form"""
     sent: dict[str, Any] = read_json() if request.mimetype != FORM else request.form.to_dict()
     if request.mimetype == FORM:
-        # OAuth 2's forms have fields that mean nothing here (RFC 6749, 4.3.2).
+        # Other fields of OAuth 2's form (RFC 6749, 4.3.2) are ignored.
         sent = {name: value for name, value in sent.items() if name in EXAMPLE}
     body = validated(TokenBody(), sent)
     account = authenticate(services().accounts, body["username"], body["password"])

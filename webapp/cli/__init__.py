@@ -1,4 +1,4 @@
-"""The command line for operators: `flask keys …`, `flask accounts …`, `flask db …`, …."""
+"""The command line for operators: `flask keys …`, `flask accounts …`, `flask db …` and others."""
 
 from __future__ import annotations
 

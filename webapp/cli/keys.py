@@ -107,11 +107,11 @@ def list_all(owner: str | None, origin: str | None, state: str | None, as_json: 
 @ready
 def show_one(key_id: int, as_json: bool) -> None:
     """Show the key with this id."""
-    facts = services().key_changes.show(key_id)
+    key = services().key_changes.show(key_id)
     if as_json:
-        click.echo(json.dumps(facts, indent=2))
+        click.echo(json.dumps(key, indent=2))
     else:
-        show(facts)
+        show(key)
 
 
 @group.command("rotate")
@@ -202,8 +202,8 @@ def import_all(file: TextIO) -> None:
     created and printed. Creates all keys or none.
     """
     keys = [_imported(line, row) for line, row in _rows(file)]
-    for facts, secret in services().key_changes.create_all(ACTOR, keys):
-        click.echo(f"{facts['id']}\t{facts['name']}\t{secret or facts['key']}")
+    for key, secret in services().key_changes.create_all(ACTOR, keys):
+        click.echo(f"{key['id']}\t{key['name']}\t{secret or key['key']}")
     click.echo(f"{len(keys)} keys created.", err=True)
 
 
@@ -235,8 +235,8 @@ def _imported(line: int, row: Any) -> NewKey:
     given = {name: value for name, value in row.items() if value not in (None, "")}
     unknown = given.keys() - set(IMPORTED)
     if unknown or "name" not in given:
-        wrong = f"unknown column {min(unknown)!r}" if unknown else "name is missing"
-        raise click.ClickException(f"Line {line}: {wrong}. Columns: {', '.join(IMPORTED)}.")
+        problem = f"unknown column {min(unknown)!r}" if unknown else "name is missing"
+        raise click.ClickException(f"Line {line}: {problem}. Columns: {', '.join(IMPORTED)}.")
     limits = given.pop("limits", {})
     for name, value in given.items():
         if not isinstance(value, str):

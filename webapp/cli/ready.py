@@ -1,4 +1,4 @@
-"""What commands share: migrating the database first, printing errors and objects."""
+"""What commands share: migration of the database, printing of errors and objects."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def ready(command: Command) -> Command:
-    """Migrate the database before a command, which may run before the first start."""
+    """Migrate the database before a command, as it may run before the first start of Weir."""
 
     @wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -32,15 +32,15 @@ def ready(command: Command) -> Command:
         except migrations.UnknownRevision as error:
             raise click.ClickException(str(error)) from None
         except WeirError as error:
-            raise click.ClickException(_in_words(error)) from None
+            raise click.ClickException(_message(error)) from None
 
     return cast(Command, wrapper)
 
 
-def _in_words(error: WeirError) -> str:
+def _message(error: WeirError) -> str:
     if not error.details:
         return error.message
-    return "; ".join(f"{name}: {' '.join(said)}" for name, said in error.details.items())
+    return "; ".join(f"{name}: {' '.join(messages)}" for name, messages in error.details.items())
 
 
 def show(fields: dict[str, Any]) -> None:

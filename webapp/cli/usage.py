@@ -32,8 +32,8 @@ def export(since: datetime | None, until: datetime | None, by: str, rows: bool) 
     if unknown := [name for name in names if name not in DIMENSIONS]:
         raise click.BadParameter(f"{unknown[0]!r} is not one of {', '.join(DIMENSIONS)}.")
     selection = Selection(first, last)
-    found: Any = services().usage.report(selection, names)
+    result: Any = services().usage.report(selection, names)
     if rows:
-        found = services().calls.of_days(first, last)
-    for line in lines(found):
+        result = services().calls.of_days(first, last)
+    for line in lines(result):
         click.echo(line, nl=False)

@@ -15,9 +15,9 @@ UNITS = ((86_400, "day"), (3_600, "hour"), (60, "minute"))
 
 
 def register(app: Flask) -> None:
-    """Make the filters known to the templates."""
+    """Register the filters with Jinja."""
     filters = (number, compact, usd, nano, percent, duration, moment, ago, change, key_state)
-    app.jinja_env.filters.update({one.__name__: one for one in filters})
+    app.jinja_env.filters.update({function.__name__: function for function in filters})
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
 
 
@@ -46,7 +46,7 @@ def usd(value: float | None) -> str:
 
 
 def nano(value: int | None) -> str:
-    """As usd(), from nano-USD."""
+    """Like usd(), from nano-USD."""
     return usd(money.to_usd(value))
 
 

@@ -78,7 +78,7 @@ def create() -> Any:
     _admins_only()
     form = request.form
     try:
-        facts, secret = services().key_changes.create(
+        key, secret = services().key_changes.create(
             actor(),
             NewKey(
                 name=form.get("name", "").strip(),
@@ -90,7 +90,7 @@ def create() -> Any:
         )
     except (ValidationError, Conflict) as error:
         return _form(None, error)
-    return _secret(facts, secret)
+    return _secret(key, secret)
 
 
 @blueprint.get("/keys/<int:key_id>")
@@ -160,7 +160,7 @@ def rotate(key_id: int) -> Any:
     """Create a new secret, shown once; the old one is valid for the grace period"""
     visible_key(key_id)
     grace = request.form.get("grace")
-    seconds = next((one for one in GRACES if str(one) == grace), DEFAULT_GRACE)
+    seconds = next((choice for choice in GRACES if str(choice) == grace), DEFAULT_GRACE)
     return _secret(*services().key_changes.rotate(actor(), key_id, seconds))
 
 
@@ -227,5 +227,5 @@ def _expiry() -> datetime | None:
         raise ValidationError("The request is not valid: expires_at.", details=details) from None
 
 
-def _secret(facts: dict[str, Any], secret: str | None) -> Any:
-    return page("secret.html", key=facts, secret=secret, base_url=request.host_url.rstrip("/"))
+def _secret(key: dict[str, Any], secret: str | None) -> Any:
+    return page("secret.html", key=key, secret=secret, base_url=request.host_url.rstrip("/"))

@@ -27,10 +27,10 @@ def change_password() -> Any:
     """Change the password; ends all other sessions and all tokens"""
     form, account = request.form, user()
     try:
-        known = authenticate(services().accounts, account.username, form.get("current", ""))
+        confirmed = authenticate(services().accounts, account.username, form.get("current", ""))
     except RateLimitExceeded as exceeded:
         return _show(f"Too many attempts. Try again in {exceeded.retry_after} s.", 429)
-    if known is None:
+    if confirmed is None:
         return _show("The current password is wrong.", 403)
     if form.get("new") != form.get("again"):
         return _show("The new passwords do not match.", 422)

@@ -13,7 +13,7 @@ from webapp.api.chat import describe, to_model_request
 from webapp.api.schemas import ChatBody
 from webapp.dashboard.pages import Blueprint, page
 from webapp.dashboard.session import members, user
-from webapp.dashboard.visibility import Facts, own_ids, own_keys, usage_bars
+from webapp.dashboard.visibility import JsonObject, own_ids, own_keys, usage_bars
 from webapp.errors import AddressNotAllowed, NotFound, WeirError
 from webapp.observability import request_context
 from webapp.services import services
@@ -59,7 +59,7 @@ def bars(key_id: int) -> Any:
     return page("bars.html", bars=usage_bars(principal) if principal else [])
 
 
-def _usable() -> list[Facts]:
+def _usable() -> list[JsonObject]:
     """The keys to choose from; the account's own comes first."""
     account = user()
     own = {"id": account.key.id, "name": f"account {account.username}", "tier": account.key.tier}

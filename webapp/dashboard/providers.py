@@ -21,9 +21,9 @@ def providers() -> Any:
     """Providers, routes and models"""
     today = datetime.now(UTC).date()
     week = Selection(today - timedelta(days=SHOWN_DAYS - 1), today)
-    took = services().calls.mean_milliseconds()
+    durations = services().calls.mean_milliseconds()
     used = [
-        row | {"priced": row["unpriced"] == 0, "milliseconds": took.get(_target(row))}
+        row | {"priced": row["unpriced"] == 0, "milliseconds": durations.get(_target(row))}
         for row in services().usage.report(week, ["model"])
     ]
     return page(
@@ -47,18 +47,18 @@ def states(*, ask: bool) -> list[dict[str, Any]]:
     """
     health = services().health.provider_errors(ask=ask)
     breakers = services().breakers.states()
-    found = []
+    result = []
     for provider in services().gateway.router.providers:
-        theirs = [
+        breaker_states = [
             state["state"] for target, state in breakers.items()
             if target.partition("/")[0] == provider.name
         ]  # fmt: skip
-        found.append(
+        result.append(
             {
                 "name": provider.name,
                 "kind": provider.kind,
                 "error": health.get(provider.name),
-                "breaker": min(theirs, key=ORDER.index, default="closed"),
+                "breaker": min(breaker_states, key=ORDER.index, default="closed"),
             }
         )
-    return found
+    return result

@@ -87,8 +87,8 @@ def _took(call: dict[str, Any]) -> float | None:
     """Milliseconds from a call's reservation to its settlement."""
     if call["settled_at"] is None:
         return None
-    began, ended = (datetime.fromisoformat(call[name]) for name in ("reserved_at", "settled_at"))
-    return (ended - began).total_seconds() * 1000
+    started, ended = (datetime.fromisoformat(call[name]) for name in ("reserved_at", "settled_at"))
+    return (ended - started).total_seconds() * 1000
 
 
 def _key_ids(sent: str, visible: set[int] | None) -> set[int] | None:

@@ -39,7 +39,7 @@ def secret_of(secret_key: str) -> bytes:
 
 
 class DashboardSessions(SecureCookieSessionInterface):
-    """Signed cookie sessions for the dashboard only, so that API requests do not pay for them."""
+    """Signed cookie sessions for the dashboard only, so that they cost API requests no time."""
 
     digest_method = staticmethod(hashlib.sha256)
 
@@ -69,7 +69,7 @@ def members(pages: Blueprint) -> Blueprint:
 
 
 def admins(pages: Blueprint) -> Blueprint:
-    """As members(), but only for administrators."""
+    """Like members(), but only for administrators."""
     members(pages)
     pages.before_request(_admit_admin)
     return pages
@@ -177,7 +177,7 @@ def leave() -> AnyResponse:
 
 @blueprint.post("/theme")
 def choose_theme() -> AnyResponse:
-    """Choose the light, dark or system theme; kept in a cookie for a year."""
+    """Choose the light, dark or system theme; stored in a cookie for a year."""
     check_form()
     response = redirect(_next())
     chosen = request.form.get("theme")
@@ -201,6 +201,6 @@ def _next() -> str:
         parts = urlsplit(wanted)
     except ValueError:
         return url_for("overview.overview")
-    own = not parts.scheme and not parts.netloc and parts.path.startswith(f"{COOKIE_PATH}/")
-    safe = own and "\\" not in wanted and wanted.isprintable()
+    same_site = not parts.scheme and not parts.netloc and parts.path.startswith(f"{COOKIE_PATH}/")
+    safe = same_site and "\\" not in wanted and wanted.isprintable()
     return wanted if safe and "/sign-in" not in parts.path else url_for("overview.overview")

@@ -15,7 +15,7 @@ from webapp.errors import NotFound
 from webapp.metering.budgets import Budget
 from webapp.services import services
 
-Facts = dict[str, Any]
+JsonObject = dict[str, Any]
 
 
 def visible_ids() -> set[int] | None:
@@ -28,51 +28,52 @@ def own_ids() -> set[int]:
     return {user().key.id} | {key["id"] for key in own_keys()}
 
 
-def own_keys() -> list[Facts]:
+def own_keys() -> list[JsonObject]:
     return services().key_changes.all(owner=user().username)
 
 
 def visible_keys(
     *, state: str | None = None, after_id: int = 0, count: int | None = None
-) -> list[Facts]:
+) -> list[JsonObject]:
     """The keys that this user can see, by id; `after_id` and `count` select a page."""
     owner = None if is_admin() else user().username
     return services().key_changes.all(owner=owner, state=state, after_id=after_id, count=count)
 
 
-def visible_key(key_id: int) -> Facts:
+def visible_key(key_id: int) -> JsonObject:
     """A key as a dict. Raises NotFound also for a key of another user."""
-    facts = services().key_changes.show(key_id)
-    if not is_admin() and facts["owner"] != user().username:
+    key = services().key_changes.show(key_id)
+    if not is_admin() and key["owner"] != user().username:
         raise NotFound(f"Key {key_id} not found.")
-    return facts
+    return key
 
 
 def names_of_keys() -> dict[int, str]:
     """The name of each visible key; an account's own key has the account's name."""
     names = {key["id"]: key["name"] for key in visible_keys()}
     accounts = services().accounts.all() if is_admin() else [user()]
-    return names | {one.key.id: f"account {one.username}" for one in accounts}
+    return names | {account.key.id: f"account {account.username}" for account in accounts}
 
 
-def usage_bars(principal: Principal) -> list[Facts]:
+def usage_bars(principal: Principal) -> list[JsonObject]:
     """Each limit and budget of a key: title, used, size, unit, when it resets (Unix seconds)."""
     return usage_bars_by_key([principal])[principal.key_id]
 
 
-def usage_bars_by_key(principals: Sequence[Principal]) -> dict[int, list[Facts]]:
-    """As usage_bars(), by key id."""
-    budgets = services().ledger.budgets_of_all([one.billing_context() for one in principals])
+def usage_bars_by_key(principals: Sequence[Principal]) -> dict[int, list[JsonObject]]:
+    """Like usage_bars(), by key id."""
+    billings = [principal.billing_context() for principal in principals]
+    budgets = services().ledger.budgets_of_all(billings)
     return {
-        one.key_id: [*_limits(one), *map(_budget, budgets.get(one.key_id, []))]
-        for one in principals
+        principal.key_id: [*_limits(principal), *map(_budget, budgets.get(principal.key_id, []))]
+        for principal in principals
     }
 
 
-def _limits(principal: Principal) -> list[Facts]:
+def _limits(principal: Principal) -> list[JsonObject]:
     decision = services().rate_limits.peek(principal.bucket, limits_of(principal.allowance))
     states = map(details_of, decision.states)
-    return [_bar(_title(one["limit"]), one["used"], one["size"], one["reset"]) for one in states]
+    return [_bar(_title(s["limit"]), s["used"], s["size"], s["reset"]) for s in states]
 
 
 def _title(limit: str) -> str:
@@ -83,12 +84,12 @@ def _title(limit: str) -> str:
     return limit.replace("_", " ").capitalize()
 
 
-def _budget(budget: Budget) -> Facts:
+def _budget(budget: Budget) -> JsonObject:
     used, size = (budget.spent + budget.reserved) / money.NANO, budget.limit / money.NANO
     return _bar(f"USD per {budget.period}", used, size, budget.reset) | {"money": True}
 
 
-def _bar(title: str, used: float, size: float, reset: int) -> Facts:
+def _bar(title: str, used: float, size: float, reset: int) -> JsonObject:
     share = min(1.0, used / size) if size else 1.0
     state = "full" if share >= 1 else "high" if share >= 0.8 else "low"
     figures = {"title": title, "used": used, "size": size, "reset": reset}

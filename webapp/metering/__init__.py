@@ -1,1 +1,1 @@
-"""What was used: counters and figures."""
+"""Usage accounting: the ledger, budgets, counters, the request log and their reports."""

@@ -1,6 +1,6 @@
-"""What happens, by the minute and by the half hour: counters that live for hours or days.
+"""Counters by minute and by half hour, stored for hours or days.
 
-They stand beside the counters by day (traffic, usage), for whoever looks at what happens just now.
+The dashboard shows recent activity from them; traffic and usage have the counters by day.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ activity = Table(
     Column("hits", BigInteger, nullable=False),
     Column("misses", BigInteger, nullable=False),
     Column("errors", BigInteger, nullable=False),
-    # What was bought, which the ledger adds.
+    # Billed tokens and their cost; the ledger adds these two.
     Column("tokens", BigInteger, nullable=False),
     Column("cost_nano", BigInteger, nullable=False),
     Column("saved_nano", BigInteger, nullable=False),
@@ -40,7 +40,7 @@ activity_latency = Table(
 )
 
 MINUTE, HALF_HOUR = 60, 1_800
-# Each span, and for how many seconds it is kept: a range, and the one before to compare it with.
+# For how many seconds rows of each span are stored: two ranges, to compare one with the last.
 RETENTION = {MINUTE: 3 * 3_600, HALF_HOUR: 49 * 3_600}
 COUNTERS = [column.name for column in activity.columns if not column.primary_key]
 COUNTED = ("requests", "hits", "misses", "errors", "saved_nano")
@@ -54,7 +54,7 @@ def this_minute() -> int:
 def add(connection: Connection, counted: Iterable[tuple[int, int, Mapping[str, int]]]) -> None:
     """Add (minute, key id, counters by name) to all spans.
 
-    Rows are locked in the order of their keys, whoever writes.
+    Every writer locks rows in the order of their keys, so that writers cannot deadlock.
     """
     sums: defaultdict[tuple[int, int, int], Counter[str]] = defaultdict(Counter)
     for minute, key_id, counters in counted:
@@ -82,11 +82,11 @@ def add_latencies(connection: Connection, counted: Mapping[tuple[int, int], int]
 
 
 def expired() -> list[Expired]:
-    """What nothing shows any more."""
-    return [(table, partial(_outlived, table)) for table in (activity, activity_latency)]
+    """The rows that no report reads any more."""
+    return [(table, partial(_expired_rows, table)) for table in (activity, activity_latency)]
 
 
-def _outlived(table: Table, now: float) -> list[ColumnElement[bool]]:
+def _expired_rows(table: Table, now: float) -> list[ColumnElement[bool]]:
     spans = (
         and_(table.c.span == span, table.c.start < now - seconds)
         for span, seconds in RETENTION.items()

@@ -1,7 +1,7 @@
 """Alerts when a budget is 50, 80 or 100 % spent, by webhook (standardwebhooks.com, version 1.0).
 
-An alert is a row, noted in the transaction that spends the money, once for each budget, period and
-threshold. Whoever claims it sends it; a claim that comes to nothing lapses.
+An alert is a row, written in the transaction that records the cost, once for each budget, period
+and threshold. The worker that claims the row sends it. A claim expires if the worker dies.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ alerts = Table(
     Column("percent", Integer, nullable=False),
     Column("limit_nano", BigInteger, nullable=False),
     Column("spent_nano", BigInteger, nullable=False),
-    # Unix seconds. Without a next attempt it is delivered, or given up.
+    # Unix seconds. `next_attempt_at` is null once the alert is delivered or given up.
     Column("created_at", Float, nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("next_attempt_at", Float),
@@ -51,17 +51,17 @@ alerts = Table(
 )
 
 PERCENTS = (50, 80, 100)
-# A budget that refuses a call is as good as spent, if so much of it is.
+# If a call is refused when this percentage is spent, the alert for 100 % is sent.
 NEARLY_SPENT = 80
-TIMEOUT = 10.0
-CLAIM_TTL = 60.0
+TIMEOUT = 10.0  # seconds
+CLAIM_TTL = 60.0  # seconds
 MAX_CONCURRENT = 4
 # Seconds before each further attempt, as the standard recommends: three days in all.
 RETRY_DELAYS = (5, 30, 120, 600, 3600, 10_800, 21_600, 43_200, 86_400, 86_400)
 
 
 class Alerts:
-    """Notes alerts and sends them to `url`, signed with `secret` (bytes); without one, neither."""
+    """Records alerts and sends them to `url`, signed with `secret`. Does nothing without a URL."""
 
     def __init__(self, database: Database, url: str, secret: bytes) -> None:
         self._database = database
@@ -81,7 +81,10 @@ class Alerts:
         *,
         refused: bool = False,
     ) -> None:
-        """Note the thresholds that spending has passed (nano-USD), in this transaction."""
+        """Record, in this transaction, an alert for each threshold that spending has passed.
+
+        `before`, `after` and `limit` are nano-USD. `refused` means that the budget refused a call.
+        """
         if not self._url or limit <= 0:
             return
         passed = [p for p in PERCENTS if before * 100 < p * limit <= after * 100]
@@ -104,7 +107,7 @@ class Alerts:
             connection.execute(dialect.insert(alerts).values(row).on_conflict_do_nothing())
 
     def tick(self) -> None:
-        """Send what is due, beside. Raises StoreUnavailable."""
+        """Start to send the alerts that are due, in the background. May raise StoreUnavailable."""
         free = self._sending.free_count()
         if not self._url or not free:
             return
@@ -120,7 +123,7 @@ class Alerts:
                 self._sending.spawn(self._deliver, row)
 
     def _claim(self, row: Any) -> bool:
-        """Take the alert for this worker, unless another one was faster."""
+        """Claim the alert for this worker. False if another worker has claimed it."""
         claim = (
             alerts.update()
             .where(alerts.c.id == row.id, alerts.c.next_attempt_at == row.next_attempt_at)
@@ -130,24 +133,24 @@ class Alerts:
 
     def _deliver(self, row: Any) -> None:
         status = self.send(row.id, _event(row))
-        done: dict[str, Any] = {"next_attempt_at": None}
+        values: dict[str, Any] = {"next_attempt_at": None}
         if 200 <= status < 300:
-            done["delivered_at"] = time.time()
+            values["delivered_at"] = time.time()
         elif status == 410 or row.attempts >= len(RETRY_DELAYS):
             log.error(
                 "Alert %s was not delivered, giving up: webhook status %s", row.id, status or "not"
             )
         else:
             pause = RETRY_DELAYS[row.attempts] * random.uniform(0.9, 1.1)  # noqa: S311
-            done["next_attempt_at"] = time.time() + pause
-        update = alerts.update().where(alerts.c.id == row.id).values(**done)
+            values["next_attempt_at"] = time.time() + pause
+        update = alerts.update().where(alerts.c.id == row.id).values(**values)
         try:
             self._database.write(lambda connection: connection.execute(update))
         except StoreUnavailable:
             log.warning("Alert %s will be sent again: the database is unavailable", row.id)
 
     def send(self, event_id: str, event: dict[str, Any]) -> int:
-        """Send an event now; the status that came back, 0 where none came."""
+        """Send an event now. The status of the response, or 0 without a response."""
         body = json.dumps(event).encode()
         timestamp = str(int(time.time()))
         signed = f"{event_id}.{timestamp}.".encode() + body

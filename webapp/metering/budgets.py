@@ -1,4 +1,4 @@
-"""Budgets: what each key has spent and reserved, a UTC day and a month, and what that refuses."""
+"""Budgets: what each key has spent and reserved per UTC day and month, and when calls exceed it."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ budgets = Table(
 )
 
 DAY, MONTH = "day", "month"
-# One row of the table: whose, of which period, since when.
+# The primary key of a row: key id, period, start of the period.
 BudgetKey = tuple[int, str, date]
 
 
 @dataclass(slots=True)
 class Spending:
-    """What is in a row, in nano-USD."""
+    """The amounts of a row, in nano-USD."""
 
     spent: int = 0
     reserved: int = 0
@@ -39,7 +39,7 @@ class Spending:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """One limit with what is used of it, in nano-USD."""
+    """One limit and what is used of it, in nano-USD."""
 
     period: str
     start: date
@@ -53,13 +53,16 @@ class Budget:
 
     @property
     def reset(self) -> int:
-        """Unix seconds of its end."""
+        """The end of the period, in Unix seconds."""
         return int(
             datetime.combine(end_of(self.period, self.start), datetime.min.time(), UTC).timestamp()
         )
 
     def refusal(self, nano: int, now: float, *, alone: bool = False) -> WeirError | None:
-        """Why a call with this ceiling does not fit; `alone` leaves out what others reserved."""
+        """The error if a call with this cost ceiling does not fit, else None.
+
+        `alone` ignores what other calls have reserved.
+        """
         if self.spent + nano > self.limit:
             seconds = max(1, math.ceil(self.reset - now))
             return BudgetExceeded(
@@ -90,7 +93,7 @@ class Budget:
 
 
 def starts(day: date) -> dict[str, date]:
-    """The periods that a day is in, by their names: since when."""
+    """The start of each period that contains a day, by period."""
     return {DAY: day, MONTH: day.replace(day=1)}
 
 
@@ -101,7 +104,7 @@ def end_of(period: str, start: date) -> date:
 
 
 def limits_of(billing: BillingContext) -> Iterator[tuple[str, int]]:
-    """(period, nano-USD) of each of a payer's budgets."""
+    """(period, nano-USD) of each budget of the key that is billed."""
     if billing.usd_per_day is not None:
         yield DAY, billing.usd_per_day
     if billing.usd_per_month is not None:

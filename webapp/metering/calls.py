@@ -1,4 +1,4 @@
-"""The calls of the ledger: its table, what is read from it, and for how long rows are kept."""
+"""The ledger's table: its columns, the queries on it, and its retention."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from webapp.storage.retention import Expired
 ledger = Table(
     "ledger",
     metadata,
-    # The worker's id and a number that it counts up: known before the row is written.
+    # Made of the worker's id and a counter, so it is known before the row is written.
     Column("id", BigInteger, primary_key=True, autoincrement=False),
     Column("worker_id", Integer, nullable=False),
     Column("key_id", Integer, nullable=False),
@@ -46,7 +46,7 @@ ledger = Table(
     Column("attempt", Integer, nullable=False),
     Column("state", String(10), nullable=False),
     Column("error", String(40)),
-    # The UTC day whose budgets it belongs to, and Unix seconds.
+    # `day` is the UTC day whose budgets the call belongs to. Times are Unix seconds.
     Column("day", Date, nullable=False),
     Column("reserved_at", Float, nullable=False),
     Column("settled_at", Float),
@@ -60,7 +60,6 @@ ledger = Table(
     Column("estimated", Boolean, nullable=False),
 )
 
-# The columns with tokens.
 TOKEN_COLUMNS = ("input_tokens", "cached_input_tokens", "output_tokens")
 
 PAGE = 1_000
@@ -69,7 +68,7 @@ DAY = 86_400  # seconds
 
 
 class Calls:
-    """Reads the ledger. Every method raises StoreUnavailable."""
+    """Reads the ledger. Every method may raise StoreUnavailable."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -83,7 +82,7 @@ class Calls:
         before: float | None = None,
         count: int = 100,
     ) -> list[dict[str, Any]]:
-        """The newest calls; of a request or a key, or reserved before a moment (Unix seconds)."""
+        """The newest calls, optionally of a request or a key, or reserved before a Unix time."""
         query = select(ledger).order_by(ledger.c.reserved_at.desc()).limit(count)
         if request_id is not None:
             query = query.where(ledger.c.request_id == request_id)
@@ -95,7 +94,7 @@ class Calls:
         return [_shown(row) for row in rows]
 
     def mean_milliseconds(self) -> dict[tuple[str, str], float]:
-        """What the latest calls that came to a good end took, by (provider, model)."""
+        """The mean duration of the latest successful calls, by (provider, model)."""
         latest = (
             select(ledger.c.provider, ledger.c.model, ledger.c.reserved_at, ledger.c.settled_at)
             .where(ledger.c.state == CallState.SETTLED)
@@ -103,23 +102,23 @@ class Calls:
             .limit(PAGE)
             .subquery()
         )
-        took = func.avg(latest.c.settled_at - latest.c.reserved_at) * 1000
-        query = select(latest.c.provider, latest.c.model, took.label("took"))
+        mean = func.avg(latest.c.settled_at - latest.c.reserved_at) * 1000
+        query = select(latest.c.provider, latest.c.model, mean.label("mean"))
         query = query.group_by(latest.c.provider, latest.c.model)
         rows = self._database.read(lambda connection: connection.execute(query).all())
-        return {(row.provider, row.model): float(row.took) for row in rows}
+        return {(row.provider, row.model): float(row.mean) for row in rows}
 
     def of_days(self, since: date, until: date) -> Iterator[dict[str, Any]]:
-        """Every call of these days (UTC, both included), the oldest first, page by page."""
-        # Days are not indexed, moments are; a clock may have been set in between.
+        """Every call of these days (UTC, both included), oldest first, read page by page."""
+        # `reserved_at` is indexed, `day` is not. A day of margin allows for a clock that was set.
         after = _unix(since) - 86_400.0, 0
         while True:
-            place = tuple_(ledger.c.reserved_at, ledger.c.id)
+            position = tuple_(ledger.c.reserved_at, ledger.c.id)
             query = (
                 select(ledger)
                 .where(
                     ledger.c.day.between(since, until),
-                    place > tuple_(*after),
+                    position > tuple_(*after),
                     ledger.c.reserved_at < _unix(until) + 2 * 86_400.0,
                 )
                 .order_by(ledger.c.reserved_at, ledger.c.id)
@@ -134,7 +133,7 @@ class Calls:
     def drift(self) -> int:
         """Nano-USD by which the budgets of this month differ from the ledger's rows; 0 is right.
 
-        Kept for a minute, as it reads all rows of the month. Raises StoreUnavailable.
+        Cached for a minute, as it reads all rows of the month.
         """
         if time.monotonic() >= self._drift_until:
             self._drift = self._database.read(_drift)
@@ -143,7 +142,7 @@ class Calls:
 
 
 def expired(keep_days: int) -> Expired:
-    """Rows that are older than so many days; the usage stays."""
+    """Settled rows that are older than `keep_days`. The usage table is not affected."""
     return ledger, lambda now: (
         ledger.c.reserved_at < now - keep_days * DAY,
         ledger.c.state != CallState.RESERVED,
@@ -155,7 +154,7 @@ def _rows(query: Any, connection: Connection) -> Sequence[RowMapping]:
 
 
 def _shown(row: RowMapping) -> dict[str, Any]:
-    """A row for a reader: USD, and moments in ISO 8601."""
+    """A row for clients: amounts in USD, times in ISO 8601."""
     shown = {name: value for name, value in row.items() if name != "worker_id"}
     shown["day"] = row["day"].isoformat()
     for name in ("reserved_at", "settled_at"):
@@ -171,9 +170,9 @@ def _unix(day: date) -> float:
 
 
 def _drift(connection: Connection) -> int:
-    """Compares this month's budgets, key by key, with the sums of the ledger's rows.
+    """Compare this month's budgets, key by key, with the sums of the ledger's rows.
 
-    In one statement: PostgreSQL shows the next one what was written meanwhile.
+    In one statement: in PostgreSQL, a second one would see rows written in between.
     """
     month = starts(datetime.fromtimestamp(time.time(), UTC).date())["month"]
     settled = ledger.c.state != CallState.RESERVED
@@ -181,7 +180,7 @@ def _drift(connection: Connection) -> int:
         select(
             ledger.c.key_id.label("key_id"),
             func.coalesce(func.sum(ledger.c.cost_nano).filter(settled), 0).label("spent"),
-            func.coalesce(func.sum(ledger.c.ceiling_nano).filter(~settled), 0).label("held"),
+            func.coalesce(func.sum(ledger.c.ceiling_nano).filter(~settled), 0).label("reserved"),
         )
         .where(ledger.c.day >= month, ledger.c.reserved_at > _unix(month) - 86_400.0)
         .group_by(ledger.c.key_id)
@@ -190,5 +189,5 @@ def _drift(connection: Connection) -> int:
         budgets.c.period == "month", budgets.c.start == month
     )
     both = union_all(of_rows, of_budgets).subquery()
-    differences = select(func.sum(both.c.spent), func.sum(both.c.held)).group_by(both.c.key_id)
-    return sum(abs(int(one)) for row in connection.execute(differences) for one in row)
+    differences = select(func.sum(both.c.spent), func.sum(both.c.reserved)).group_by(both.c.key_id)
+    return sum(abs(int(nano)) for row in connection.execute(differences) for nano in row)

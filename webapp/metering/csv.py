@@ -7,19 +7,19 @@ import io
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-# A cell that begins like this would be taken for a formula (owasp.org: CSV injection).
+# A spreadsheet takes a cell that begins like this for a formula (owasp.org: CSV injection).
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """A line with the names, then one for each row; nothing where there is no row."""
+    """The header line, then a line for each row. Nothing if there are no rows."""
     buffer = io.StringIO()
     writer = csv.writer(buffer)
-    begun = False
+    header_written = False
     for row in rows:
-        if not begun:
+        if not header_written:
             writer.writerow(row.keys())
-            begun = True
+            header_written = True
         writer.writerow(map(_cell, row.values()))
         yield buffer.getvalue()
         buffer.seek(0)

@@ -1,8 +1,8 @@
 """The ledger: a row for each call to a provider, reserved before it is made, settled after it.
 
-One greenlet of each worker writes: what has gathered meanwhile goes into one transaction, so that
-a burst of calls shares its commits. A transaction locks rows in one order (ledger, usage, activity,
-budgets), each sorted, so that workers do not wait for each other in a circle.
+One greenlet of each worker writes, with one transaction for everything that is queued, so that a
+burst of calls shares its commits. Every transaction locks rows in the same order (ledger, usage,
+activity, budgets, each sorted), so that workers cannot deadlock.
 """
 
 from __future__ import annotations
@@ -52,18 +52,17 @@ log = logging.getLogger(__name__)
 
 _INSERT = insert(ledger)
 MAX_BATCH = 200
-SETTLE_BATCH_DELAY = 0.03  # seconds that settlements may wait for a reservation to go along with
-RESERVE_BATCH_INTERVAL = (
-    0.008  # seconds between two transactions while many reserve: each costs as ten calls
-)
+SETTLE_BATCH_DELAY = 0.03  # seconds that settlements wait to share a reservation's transaction
+# Seconds between transactions while many calls reserve: a transaction costs as much as ten calls.
+RESERVE_BATCH_INTERVAL = 0.008
 SWEEP_BATCH = 500
 CALL_IDS_PER_WORKER = 1 << 32
-CLOSE_TIMEOUT = 3.0  # seconds that a worker which ends tries to write what is left
+CLOSE_TIMEOUT = 3.0  # seconds that a worker which ends waits for its settlements
 
 
 @dataclass(slots=True, eq=False)
 class _Reservation:
-    """A call that waits to be written; `outcome` is None, or what refuses it."""
+    """A call that waits to be written. `outcome` becomes None, or the error that refuses it."""
 
     call: ProviderCall
     id: int
@@ -71,7 +70,10 @@ class _Reservation:
 
 
 class Ledger:
-    """Reserves and settles calls. `allow_unpriced` lets budgets pass models without a price."""
+    """Reserves and settles calls.
+
+    `allow_unpriced` lets keys with a budget call models without a price.
+    """
 
     def __init__(
         self,
@@ -93,10 +95,10 @@ class Ledger:
         self._writer: gevent.Greenlet | None = None
         self._settle_timer: gevent.Greenlet | None = None
 
-    # What the core calls.
+    # Called by the gateway.
 
     def check(self, billing: BillingContext, nano: int | None, unpriced: str | None) -> None:
-        """Raise what would refuse the payer such a call even if it were alone."""
+        """Raise the error of a call that would exceed a budget even without other calls."""
         if not billing.has_budget:
             return
         self._check_price(nano, unpriced)
@@ -106,7 +108,7 @@ class Ledger:
                 raise refusal
 
     def reserve(self, call: ProviderCall) -> int:
-        """Write a call at its ceiling, and come back when that is committed."""
+        """Write a call at its cost ceiling, and return its id after the commit."""
         if call.billing.has_budget:
             self._check_price(call.nano, call.unpriced)
         worker_id = self._heartbeats.register()
@@ -120,7 +122,7 @@ class Ledger:
             if reservation in self._reserving:
                 self._reserving.remove(reservation)
             else:
-                # The commit's answer was lost, or nobody waited for it: it may be written.
+                # It may have been written: the commit's result was lost, or the wait was ended.
                 self._enqueue(PendingSettlement(reservation.id, None))
             raise
         if refusal:
@@ -129,26 +131,26 @@ class Ledger:
         return reservation.id
 
     def settle(self, call_id: int, settlement: Settlement) -> None:
-        """Hand in what a call came to; it is written soon, and as often as it takes."""
+        """Enqueue the settlement of a call. It is written soon, and retried until it is."""
         self._enqueue(PendingSettlement(call_id, settlement))
 
-    # What a worker calls beside its requests.
+    # Called by the worker, outside of requests.
 
     def tick(self) -> None:
-        """Say that this worker lives, and settle what workers that are gone have left behind.
+        """Send this worker's heartbeat, and settle the calls of workers that are gone.
 
-        Raises StoreUnavailable.
+        May raise StoreUnavailable.
         """
         if self._settling:
             self._wake()
         for worker in self._heartbeats.beat():
             if self._database.write(partial(self._heartbeats.forget, worker)):
                 log.warning("Worker %d ended without a shutdown", worker)
-        while self._database.read(_left_behind) and self._database.write(self._sweep):
+        while self._database.read(_any_orphaned) and self._database.write(self._sweep):
             pass
 
     def close(self) -> None:
-        """Write what is left: this worker ends."""
+        """Write the remaining settlements before this worker ends."""
         until = time.monotonic() + CLOSE_TIMEOUT
         while self._settling and time.monotonic() < until:
             self._wake()
@@ -162,14 +164,14 @@ class Ledger:
             self._heartbeats.leave()
 
     def budgets_of(self, billing: BillingContext) -> list[Budget]:
-        """What a payer's budgets stand at. Raises StoreUnavailable."""
+        """The budgets of the key that is billed. May raise StoreUnavailable."""
         today = _today()
         wanted = [(billing.key_id, period, start) for period, start in starts(today).items()]
         found = self._database.read(lambda connection: _spendings(connection, wanted))
         return _budgets(billing, today, found)
 
     def budgets_of_all(self, billings: Collection[BillingContext]) -> dict[int, list[Budget]]:
-        """As budgets_of() by key id, with one question."""
+        """Like budgets_of() by key id, with one query."""
         today = _today()
         limited = [billing for billing in billings if billing.has_budget]
         query = select(budgets).where(
@@ -184,7 +186,7 @@ class Ledger:
         return {billing.key_id: _budgets(billing, today, found) for billing in limited}
 
     def spenders(self, count: int) -> list[int]:
-        """The ids of the keys that have spent most this month. Raises StoreUnavailable."""
+        """The ids of the keys that have spent most this month. May raise StoreUnavailable."""
         month = starts(_today())[MONTH]
         query = (
             select(budgets.c.key_id)
@@ -195,12 +197,10 @@ class Ledger:
         return list(self._database.read(lambda connection: connection.scalars(query).all()))
 
     def spent_of(self, key_id: int) -> dict[str, float]:
-        """USD that a key has spent, by period. Raises StoreUnavailable."""
+        """USD that a key has spent, by period. May raise StoreUnavailable."""
         wanted = [(key_id, period, start) for period, start in starts(_today()).items()]
         found = self._database.read(lambda connection: _spendings(connection, wanted))
         return {key[1]: found.get(key, Spending()).spent / money.NANO for key in wanted}
-
-    # The one who writes.
 
     def _check_price(self, nano: int | None, unpriced: str | None) -> None:
         if nano is None and not self._allow_unpriced:
@@ -209,8 +209,8 @@ class Ledger:
                 "or UNPRICED_MODELS=allow."
             )
 
-    def _enqueue(self, settling: PendingSettlement) -> None:
-        self._settling.append(settling)
+    def _enqueue(self, settlement: PendingSettlement) -> None:
+        self._settling.append(settlement)
         if self._settle_timer is None:
             self._settle_timer = gevent.spawn_later(SETTLE_BATCH_DELAY, self._settle_timer_fired)
 
@@ -236,7 +236,7 @@ class Ledger:
                     gevent.sleep(RESERVE_BATCH_INTERVAL)
 
     def _write(self, settling: list[PendingSettlement], reserving: list[_Reservation]) -> bool:
-        """Write a batch; False where the database is away, and settlements wait for it."""
+        """Write a batch. False if the database is unavailable; the settlements stay queued."""
         try:
             outcomes = self._database.write(lambda c: self._apply(c, settling, reserving))
         except StoreUnavailable as unavailable:
@@ -246,10 +246,10 @@ class Ledger:
             return False
         except Exception as error:
             if len(settling) + len(reserving) > 1:
-                # One of them is at fault; the others must not suffer.
+                # Write them one by one, so that a faulty one does not fail the others.
                 return all(
-                    [self._write([one], []) for one in settling]
-                    + [self._write([], [one]) for one in reserving]
+                    [self._write([settlement], []) for settlement in settling]
+                    + [self._write([], [reservation]) for reservation in reserving]
                 )
             log.exception("The ledger could not write %s", settling or reserving)
             for reservation in reserving:
@@ -257,8 +257,8 @@ class Ledger:
             return True
         for reservation, outcome in zip(reserving, outcomes, strict=True):
             reservation.outcome.set(outcome)
-        for one in settling:
-            self._billings.pop(one.id, None)
+        for settlement in settling:
+            self._billings.pop(settlement.id, None)
         return True
 
     def _apply(
@@ -267,19 +267,20 @@ class Ledger:
         settling: Sequence[PendingSettlement],
         reserving: Sequence[_Reservation],
     ) -> list[WeirError | None]:
-        """Settle, then reserve, in this transaction: what refuses each reservation, or None."""
+        """Settle, then reserve. Returns the error that refuses each reservation, or None."""
         today = _today()
         changes = settle(connection, settling)
-        billings = {p.key_id: p for one in settling if (p := self._billings.get(one.id))}
-        billings |= {one.call.billing.key_id: one.call.billing for one in reserving}
+        known = [self._billings.get(settlement.id) for settlement in settling]
+        known += [reservation.call.billing for reservation in reserving]
+        billings = {billing.key_id: billing for billing in known if billing}
         limited = {key_id: billing for key_id, billing in billings.items() if billing.has_budget}
         found: dict[BudgetKey, Spending] = {}
         if limited:
             found = self._lock(connection, changes, reserving, today, limited)
             changes = defaultdict(Spending)
         outcomes, reserved = self._reserve(connection, reserving, today, found)
-        for period, nano in reserved.items():
-            changes[period].reserved += nano
+        for key, nano in reserved.items():
+            changes[key].reserved += nano
         _add_spending(connection, changes)
         return outcomes
 
@@ -291,16 +292,16 @@ class Ledger:
         today: date,
         limited: dict[int, BillingContext],
     ) -> dict[BudgetKey, Spending]:
-        """Write the changes, lock all budgets of this batch, and say what those stand at now."""
+        """Write the changes, lock all budgets of this batch, and return what they are now."""
         touched = {
-            (one.call.billing.key_id, period, start): Spending()
-            for one in reserving
+            (reservation.call.billing.key_id, period, start): Spending()
+            for reservation in reserving
             for period, start in starts(today).items()
         }
         _add_spending(connection, touched | changes)
-        found = _spendings(connection, [p for p in touched | changes if p[0] in limited])
-        for period, change in changes.items():
-            self._note_alert(connection, limited.get(period[0]), period, change, found)
+        found = _spendings(connection, [key for key in touched | changes if key[0] in limited])
+        for key, change in changes.items():
+            self._note_alert(connection, limited.get(key[0]), key, change, found)
         return found
 
     def _reserve(
@@ -310,25 +311,25 @@ class Ledger:
         today: date,
         found: dict[BudgetKey, Spending],
     ) -> tuple[list[WeirError | None], Counter[BudgetKey]]:
-        """What refuses each reservation, or None; and what the others hold now (nano-USD)."""
+        """The error of each reservation or None, and what the accepted ones reserve (nano-USD)."""
         outcomes: list[WeirError | None] = []
         rows = []
         reserved: Counter[BudgetKey] = Counter()
-        for one in reserving:
-            billing, nano = one.call.billing, one.call.nano or 0
+        for reservation in reserving:
+            billing, nano = reservation.call.billing, reservation.call.nano or 0
             refusal: WeirError | None = None
             for budget in _budgets(billing, today, found):
                 refused = budget.refusal(nano, time.time())
                 if refusal is None or isinstance(refused, BudgetExceeded):
                     refusal = refused or refusal
                 if isinstance(refused, BudgetExceeded):
-                    place = (billing.key_id, budget.period, budget.start)
-                    spent = (budget.spent, budget.spent, budget.limit)
-                    self._alerts.note(connection, *place, *spent, refused=True)
+                    key = (billing.key_id, budget.period, budget.start)
+                    amounts = (budget.spent, budget.spent, budget.limit)
+                    self._alerts.note(connection, *key, *amounts, refused=True)
             outcomes.append(refusal)
             if refusal:
                 continue
-            rows.append(_row(one, today))
+            rows.append(_row(reservation, today))
             for period, start in starts(today).items():
                 key = (billing.key_id, period, start)
                 reserved[key] += nano
@@ -342,37 +343,38 @@ class Ledger:
         self,
         connection: Connection,
         billing: BillingContext | None,
-        period: BudgetKey,
+        key: BudgetKey,
         change: Spending,
         found: dict[BudgetKey, Spending],
     ) -> None:
-        limit = dict(limits_of(billing)).get(period[1]) if billing else None
+        limit = dict(limits_of(billing)).get(key[1]) if billing else None
         if limit is not None and change.spent:
-            spent = found[period].spent
-            self._alerts.note(connection, *period, spent - change.spent, spent, limit)
+            spent = found[key].spent
+            self._alerts.note(connection, *key, spent - change.spent, spent, limit)
 
     def _sweep(self, connection: Connection) -> int:
-        """Settle calls of workers that are gone at their ceilings; how many there were."""
-        left = select(ledger).where(*_LEFT_BEHIND).order_by(ledger.c.id).limit(SWEEP_BATCH)
-        rows = connection.execute(left.with_for_update(skip_locked=True)).all()
+        """Settle calls of workers that are gone at their cost ceilings. Returns their number."""
+        orphaned = select(ledger).where(*_ORPHANED).order_by(ledger.c.id).limit(SWEEP_BATCH)
+        rows = connection.execute(orphaned.with_for_update(skip_locked=True)).all()
         lost = [PendingSettlement(row.id, _at_ceiling(row)) for row in rows]
         _add_spending(connection, settle(connection, lost))
         return len(lost)
 
 
-_LEFT_BEHIND = (
+# Reserved calls of workers that are gone.
+_ORPHANED = (
     ledger.c.state == CallState.RESERVED,
     ledger.c.worker_id.not_in(select(workers.c.id)),
 )
 
 
-def _left_behind(connection: Connection) -> bool:
-    return connection.execute(select(ledger.c.id).where(*_LEFT_BEHIND).limit(1)).first() is not None
+def _any_orphaned(connection: Connection) -> bool:
+    return connection.execute(select(ledger.c.id).where(*_ORPHANED).limit(1)).first() is not None
 
 
 def _at_ceiling(row: Row[Any]) -> Settlement:
-    most = Usage(row.ceiling_input_tokens, row.ceiling_output_tokens, estimated=True)
-    return Settlement(CallState.LOST, most, row.ceiling_nano, "WorkerLost")
+    ceiling = Usage(row.ceiling_input_tokens, row.ceiling_output_tokens, estimated=True)
+    return Settlement(CallState.LOST, ceiling, row.ceiling_nano, "WorkerLost")
 
 
 def _take_batch(waiting: deque[Any]) -> list[Any]:
@@ -386,19 +388,19 @@ def _today() -> date:
 def _budgets(
     billing: BillingContext, today: date, found: dict[BudgetKey, Spending]
 ) -> list[Budget]:
-    standing = []
+    result = []
     for period, limit in limits_of(billing):
         start = starts(today)[period]
         spending = found.get((billing.key_id, period, start), Spending())
-        standing.append(Budget(period, start, limit, spending.spent, spending.reserved))
-    return standing
+        result.append(Budget(period, start, limit, spending.spent, spending.reserved))
+    return result
 
 
-def _row(one: _Reservation, today: date) -> dict[str, Any]:
-    call = one.call
+def _row(reservation: _Reservation, today: date) -> dict[str, Any]:
+    call = reservation.call
     return {
-        "id": one.id,
-        "worker_id": one.id // CALL_IDS_PER_WORKER,
+        "id": reservation.id,
+        "worker_id": reservation.id // CALL_IDS_PER_WORKER,
         "key_id": call.billing.key_id,
         "request_id": call.billing.request_id,
         "endpoint": call.billing.endpoint,

@@ -1,7 +1,7 @@
-"""What happened in a range of time, compared with the range before: the figures of the dashboard.
+"""The figures of the dashboard: totals of a time range, compared with the range before.
 
-An hour is made of minutes and a day of half hours, the running one included; weeks and months of
-whole days (UTC), today included, so that they equal the reports of the usage.
+The range of an hour is made of minutes, that of a day of half hours, including the current one.
+Longer ranges are made of whole UTC days, including today, so that they equal the usage reports.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from webapp.metering.traffic import latency, percentiles, traffic
 from webapp.metering.usage import usage
 from webapp.storage.database import Database
 
-DAY = 86_400
-TOP = 5
+DAY = 86_400  # seconds
+TOP_KEYS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """So many steps of so many seconds; by days, where a step is one."""
+    """A time range of `steps` steps that take `step` seconds each."""
 
     name: str
     title: str
@@ -47,24 +47,24 @@ class Range:
 
     @property
     def length(self) -> int:
-        """Seconds."""
+        """In seconds."""
         return self.step * self.steps
 
     @property
     def elapsed(self) -> float:
-        """How much of it is over (0..1): its last step still runs."""
-        running = time.time() % self.step
-        return 1 - (self.step - running) / self.length
+        """The share (0..1) of the range that is over: its last step is the current one."""
+        into_step = time.time() % self.step
+        return 1 - (self.step - into_step) / self.length
 
     @property
     def first(self) -> int:
-        """Unix seconds at which its first step begins; its last one is the running one."""
+        """Unix seconds at which the first step begins."""
         return (int(time.time()) // self.step - self.steps + 1) * self.step
 
 
 RANGES = {
-    one.name: one
-    for one in (
+    range_.name: range_
+    for range_ in (
         Range("1h", "1 hour", MINUTE, 60),
         Range("24h", "24 hours", HALF_HOUR, 48),
         Range("7d", "7 days", DAY, 7),
@@ -78,9 +78,13 @@ Latencies = dict[str, float | None]
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """A range: its sums, those of as much of the range before as of this one is over, each step
-    (Unix seconds, sums), the latencies (ms, by p50, p95, p99; None where they are not told by key),
-    and the keys with most requests: (id, name, mask, sums)."""
+    """The figures of a range.
+
+    `before` are the totals of the range before, scaled to the share of this range that is over.
+    `steps` are (Unix seconds, totals). Latencies are in ms, by p50, p95 and p99; they are None when
+    figures are restricted to some keys, as latencies are not stored by key. `top_keys` are the keys
+    with most requests: (id, name, mask, totals).
+    """
 
     now: UsageTotals
     before: UsageTotals
@@ -91,54 +95,54 @@ class Figures:
 
 
 class Overview:
-    """Adds figures up. Raises StoreUnavailable."""
+    """Reads the figures from the counters. Methods may raise StoreUnavailable."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def figures(self, asked: Range, key_ids: Collection[int] | None = None) -> Figures:
-        """Of all keys, or of these only."""
+    def figures(self, range_: Range, key_ids: Collection[int] | None = None) -> Figures:
+        """The figures of all keys, or of these keys."""
 
         def work(connection: Connection) -> Figures:
-            now = _Span(asked, asked.first, key_ids)
-            before = _Span(asked, asked.first - asked.length, key_ids)
+            now = _Span(range_, range_.first, key_ids)
+            before = _Span(range_, range_.first - range_.length, key_ids)
             steps = now.sums(connection, "step")
-            told = key_ids is None
+            all_keys = key_ids is None
             return Figures(
                 _total(steps.values()),
-                _total(before.sums(connection, "all").values()).scaled(asked.elapsed),
+                _total(before.sums(connection, "all").values()).scaled(range_.elapsed),
                 [(at, steps.get(at, UsageTotals())) for at in now.steps],
-                now.latencies(connection) if told else None,
-                before.latencies(connection) if told else None,
-                _named(connection, now.sums(connection, "key_id")),
+                now.latencies(connection) if all_keys else None,
+                before.latencies(connection) if all_keys else None,
+                _top_keys(connection, now.sums(connection, "key_id")),
             )
 
         return self._database.read(work)
 
-    def by_key(self, asked: Range, key_ids: Collection[int]) -> dict[int, UsageTotals]:
-        """The sums of each of these keys."""
-        span = _Span(asked, asked.first, key_ids)
+    def by_key(self, range_: Range, key_ids: Collection[int]) -> dict[int, UsageTotals]:
+        """The totals of each of these keys."""
+        span = _Span(range_, range_.first, key_ids)
         return self._database.read(lambda connection: span.sums(connection, "key_id"))
 
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """As much time as a range has, from a moment on; of these keys, or of all."""
+    """The time from `since` (Unix seconds) for the length of a range; of some keys, or of all."""
 
-    asked: Range
+    range_: Range
     since: int
     key_ids: Collection[int] | None
 
     @property
     def until(self) -> int:
-        return self.since + self.asked.length
+        return self.since + self.range_.length
 
     @property
     def steps(self) -> range:
-        return range(self.since, self.until, self.asked.step)
+        return range(self.since, self.until, self.range_.step)
 
     def sums(self, connection: Connection, by: str) -> dict[int, UsageTotals]:
-        """By the Unix seconds of each `step`, by `key_id`, or `all` under 0."""
+        """Totals by `step` (Unix seconds) or `key_id`; by `all`, there is one total under 0."""
         found: dict[int, UsageTotals] = {}
         for table, columns in self._counters():
             group = self._group(table, by)
@@ -155,14 +159,14 @@ class _Span:
         return found
 
     def latencies(self, connection: Connection) -> Latencies:
-        table = latency if self.asked.by_day else activity_latency
+        table = latency if self.range_.by_day else activity_latency
         query = select(table.c.bucket, func.sum(table.c.requests)).where(*self._within(table))
         rows = connection.execute(query.group_by(table.c.bucket).order_by(table.c.bucket)).all()
         return dict(zip(("p50", "p95", "p99"), percentiles(rows, 0.5, 0.95, 0.99), strict=True))
 
     def _counters(self) -> list[tuple[Table, dict[str, Any]]]:
-        """The tables to add up, and their columns by the names of UsageTotals."""
-        if not self.asked.by_day:
+        """The tables to sum, and their columns by the field names of UsageTotals."""
+        if not self.range_.by_day:
             return [(activity, {name: activity.c[name] for name in COUNTERS})]
         tokens = usage.c.input_tokens + usage.c.output_tokens
         return [
@@ -174,24 +178,24 @@ class _Span:
         if by == "all":
             return literal(0)
         if by == "step":
-            return table.c.day if self.asked.by_day else table.c.start
+            return table.c.day if self.range_.by_day else table.c.start
         return table.c.key_id
 
     def _within(self, table: Table) -> list[Any]:
-        if self.asked.by_day:
+        if self.range_.by_day:
             return [table.c.day.between(_day(self.since), _day(self.until - 1))]
         return [
-            table.c.span == self.asked.step,
+            table.c.span == self.range_.step,
             table.c.start >= self.since,
             table.c.start < self.until,
         ]
 
 
-def _named(
+def _top_keys(
     connection: Connection, by_key: dict[int, UsageTotals]
 ) -> list[tuple[int, str, str, UsageTotals]]:
-    """Those with most requests."""
-    top = sorted(by_key.items(), key=lambda entry: -entry[1].requests)[:TOP]
+    """The keys with most requests: (id, name, mask, totals)."""
+    top = sorted(by_key.items(), key=lambda entry: -entry[1].requests)[:TOP_KEYS]
     query = select(api_keys.c.id, api_keys.c.name, api_keys.c.mask)
     found = connection.execute(query.where(api_keys.c.id.in_([key_id for key_id, _ in top])))
     names = {row.id: (row.name, row.mask) for row in found}

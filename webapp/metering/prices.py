@@ -1,4 +1,4 @@
-"""What models cost: the table in prices.toml, and what MODEL_PRICES says instead."""
+"""Prices of models: the table in prices.toml, and the overrides of MODEL_PRICES."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from webapp.setting_parsers import ConfiguredPrice
 
 FILE = Path(__file__).with_name("prices.toml")
 MILLION = 1_000_000
-# What a model's name may end with beside the name that the table has.
+# A version suffix of a model's name, which the table leaves out.
 VERSION = re.compile(r"(-\d{4}-\d{2}-\d{2}|[-@]20\d{6}|-\d{4}|-latest)$")
 
 
@@ -32,7 +32,7 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What a model costs. A call with more than `above` input tokens is charged at other rates."""
+    """The price of a model. Calls with more than `above` input tokens cost `rates_above`."""
 
     rates: Rates
     max_output: int | None = None
@@ -59,22 +59,22 @@ FREE = Price(Rates(0, 0, 0))
 
 
 class PriceTable:
-    """Finds the price of a model. `overrides` come first, by `provider/model` with wildcards."""
+    """Finds the price of a model. `overrides` (`provider/model`, with wildcards) come first."""
 
     def __init__(self, overrides: Mapping[str, ConfiguredPrice]) -> None:
-        # The exact name first, then the longest of those with a wildcard.
+        # Exact names first, then patterns, the longest first.
         names = sorted(overrides, key=lambda name: ("*" in name, -len(name)))
         self._overrides = {name: _of_setting(overrides[name]) for name in names}
         self.of = lru_cache(10_000)(self._find)
 
     def names(self, provider: str, kind: str) -> set[str]:
-        """The models of a provider whose prices are known by their own names."""
+        """The models of a provider that have a price under their exact name."""
         priced = (name.partition("/") for name in self._overrides if "*" not in name)
-        own = {model for owner, _, model in priced if owner == provider}
-        return own.union(*(_table().get(section, {}) for section in _sections(provider, kind)))
+        models = {model for owner, _, model in priced if owner == provider}
+        return models.union(*(_table().get(section, {}) for section in _sections(provider, kind)))
 
     def _find(self, provider: str, kind: str, model: str) -> Price | None:
-        """The price of a model of the provider that is configured under this name, of this kind."""
+        """The price of a model. `provider` is the configured name, `kind` the type of provider."""
         if provider == "offline":
             return FREE
         name = f"{provider}/{model}"
@@ -91,7 +91,7 @@ class PriceTable:
 def _sections(provider: str, kind: str) -> list[str]:
     """The sections of the table that may have the price, the likeliest first.
 
-    Another server of OpenAI's protocol sells its own models at its own prices.
+    Another server with OpenAI's protocol has its own prices, so OpenAI's are not used for it.
     """
     section = kind.removeprefix("langchain:")
     if kind == "openai":
@@ -123,7 +123,7 @@ def _of_table(entry: Mapping[str, Any]) -> Price:
 
 
 def _rates(entry: Mapping[str, Any]) -> Rates:
-    """What is not said of cached input costs as any other; embeddings have no output."""
+    """Without a price of its own, cached input costs as other input. Embeddings have no output."""
     full = to_nano(entry["input"])
     cached, output = entry.get("cached_input"), entry.get("output")
     return Rates(

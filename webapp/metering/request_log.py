@@ -1,6 +1,6 @@
-"""The request log: a row for each request with a key, written every second, kept for some days.
+"""The request log: a row for each request with a key, written every second, stored for some days.
 
-It says nothing of what was asked or answered, unless LOG_PROMPTS is on.
+It contains no prompts and answers unless LOG_PROMPTS is on.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ requests = Table(
     "requests",
     metadata,
     Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
-    Column("at", Float, nullable=False),  # Unix seconds of its end
+    Column("at", Float, nullable=False),  # Unix seconds when the request ended
     Column("request_id", String(128), nullable=False),
     Column("key_id", Integer, nullable=False),
     Column("endpoint", String(64), nullable=False),
@@ -53,18 +53,18 @@ requests = Table(
     Column("cost_nano", BigInteger),
     Column("milliseconds", Float, nullable=False),
     Column("error", String(40)),
-    # Both only where LOG_PROMPTS is on.
+    # Both only if LOG_PROMPTS is on.
     Column("prompt", Text),
     Column("answer", Text),
 )
 LISTED = [column for column in requests.columns if column.name not in {"prompt", "answer"}]
 
-# While the database is away; then the oldest are dropped.
+# While the database is unavailable, this many are queued; then the oldest are dropped.
 MAX_QUEUED = 20_000
-# Rows are written up to a second, and after an outage some more, after what they tell of.
-LATE_AFTER = 60.0
+# Rows are written up to a second after the request ended, or later after an outage.
+MAX_WRITE_DELAY = 60.0  # seconds
 WRITE_BATCH = 500
-# However rare what is looked for: a page looks through no more rows than this.
+# A page reads at most this many rows, even if few of them match.
 MAX_ROWS_SCANNED = 100_000
 DAY = 86_400  # seconds
 NAMES_BATCH = 10_000
@@ -72,7 +72,7 @@ NAMES_BATCH = 10_000
 
 @dataclass(frozen=True, slots=True)
 class LoggedRequest:
-    """A request that is over. `at` is Unix seconds; `cost_nano` is None where unknown; `prompt` and
+    """A finished request. `at` is Unix seconds, `cost_nano` is None if unknown, `prompt` and
     `answer` have been cut()."""
 
     at: float
@@ -93,7 +93,7 @@ class LoggedRequest:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which requests; None, or no key at all, is any. `failed` means with an error."""
+    """Filters for requests; None matches all. `failed` selects requests with an error."""
 
     key_ids: Collection[int] | None = None
     endpoint: str | None = None
@@ -106,16 +106,16 @@ class Wanted:
 
     @property
     def needs_search(self) -> bool:
-        named = (self.endpoint, self.model, self.cache, self.status, self.failed)
-        several = self.key_ids is not None and len(self.key_ids) > 1
-        return several or any(value is not None for value in named)
+        filters = (self.endpoint, self.model, self.cache, self.status, self.failed)
+        several_keys = self.key_ids is not None and len(self.key_ids) > 1
+        return several_keys or any(value is not None for value in filters)
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
     """Rows, the newest first; `older` is where the next page begins, None at the end.
 
-    `looked_back_to` is the moment up to which was looked, where that was not all the way.
+    `looked_back_to` is the time of the oldest row that was read, if the search ended early.
     """
 
     rows: list[Any]
@@ -124,7 +124,7 @@ class Page:
 
 
 class RequestLog:
-    """Gathers requests, writes them, and finds them again. Reading raises StoreUnavailable."""
+    """Queues requests, writes them and finds them. Reading may raise StoreUnavailable."""
 
     def __init__(self, database: Database, keep_days: int) -> None:
         self._database = database
@@ -132,16 +132,16 @@ class RequestLog:
         self._waiting: deque[LoggedRequest] = deque(maxlen=MAX_QUEUED)
 
     def add(self, request: LoggedRequest) -> None:
-        """Take note of a request for the next flush."""
+        """Queue a request for the next flush."""
         if self._keep_days:
             self._waiting.append(request)
 
     def flush(self) -> None:
-        """Write what has gathered. Raises StoreUnavailable, and then keeps it for the next time."""
+        """Write the queued requests. If StoreUnavailable is raised, they stay queued."""
         while self._waiting:
-            taken = min(WRITE_BATCH, len(self._waiting))
-            writing = [self._waiting.popleft() for _ in range(taken)]
-            rows = [_row(one) for one in writing]
+            size = min(WRITE_BATCH, len(self._waiting))
+            writing = [self._waiting.popleft() for _ in range(size)]
+            rows = [_row(request) for request in writing]
             try:
                 self._database.write(partial(_insert, rows))
             except StoreUnavailable:
@@ -149,22 +149,22 @@ class RequestLog:
                 self._waiting.extendleft(reversed(writing[-room:] if room else []))
                 raise
             except Exception:
-                # Whatever is wrong with one of them would be wrong again.
+                # Not queued again: another attempt would fail in the same way.
                 log.exception("%d requests could not be written to the request log", len(rows))
 
     def page(self, wanted: Wanted, *, before: int | None = None, count: int = 50) -> Page:
-        """The newest requests, or those before a row's id."""
+        """The newest requests, or those before the row with the id `before`."""
 
         def work(connection: Connection) -> Page:
             top = before
             if top is None:
                 top = (connection.execute(select(func.max(requests.c.id))).scalar() or 0) + 1
             if wanted.until is not None:
-                top = min(top, _first_id(connection, wanted.until + LATE_AFTER) or top)
-            # An index leads to the rows of a key; all else is looked for row by row.
+                top = min(top, _first_id(connection, wanted.until + MAX_WRITE_DELAY) or top)
+            # There is an index for the rows of one key. Other filters read row by row.
             bottom = max(0, top - MAX_ROWS_SCANNED) if wanted.needs_search else 0
             if wanted.since is not None:
-                first = _first_id(connection, wanted.since - LATE_AFTER)
+                first = _first_id(connection, wanted.since - MAX_WRITE_DELAY)
                 bottom = top if first is None else max(bottom, first)
             query = (
                 select(*LISTED)
@@ -182,14 +182,14 @@ class RequestLog:
             first = connection.execute(select(func.min(requests.c.id))).scalar()
             if oldest is None or first is None or first >= bottom:
                 return Page(rows, None)
-            if wanted.since is not None and oldest.at < wanted.since + LATE_AFTER:
+            if wanted.since is not None and oldest.at < wanted.since + MAX_WRITE_DELAY:
                 return Page(rows, None)
             return Page(rows, bottom, looked_back_to=oldest.at)
 
         return self._database.read(work)
 
     def find(self, request_id: str, key_ids: Collection[int] | None) -> list[Any]:
-        """The requests of this id, the newest first: a client may use one twice."""
+        """The requests with this id, newest first: a client may use an id twice."""
         query = select(requests).where(requests.c.request_id == request_id)
         if key_ids is not None:
             query = query.where(requests.c.key_id.in_(key_ids))
@@ -210,7 +210,7 @@ class RequestLog:
         return {key_id: at for key_id, at in rows if at is not None}
 
     def names(self, key_ids: Collection[int] | None) -> tuple[list[str], list[str]]:
-        """The endpoints and models of the latest requests, to choose from."""
+        """The endpoints and models of the latest requests, for the filters to offer."""
 
         def work(connection: Connection) -> tuple[list[str], list[str]]:
             latest = select(requests.c.endpoint, requests.c.model)
@@ -226,7 +226,7 @@ class RequestLog:
     def latencies(
         self, key_ids: Collection[int], since: float, until: float
     ) -> dict[str, float | None]:
-        """p50, p95 and p99 (ms) of these keys' latest requests of a time."""
+        """p50, p95 and p99 (ms) of these keys' latest requests in a time range."""
 
         def work(connection: Connection) -> list[float]:
             query = select(requests.c.milliseconds).where(
@@ -245,7 +245,7 @@ class RequestLog:
 
 
 def expired(keep_days: int) -> Expired:
-    """Rows that are older than so many days."""
+    """Rows that are older than `keep_days`."""
     return requests, lambda now: (requests.c.at < now - keep_days * DAY,)
 
 
@@ -254,33 +254,33 @@ def _insert(rows: list[dict[str, Any]], connection: Connection) -> None:
 
 
 def cut(text: str | None) -> str | None:
-    """As much of a prompt or an answer as is kept."""
+    """The part of a prompt or an answer that is stored."""
     return None if text is None else text[:MAX_STORED_LENGTH]
 
 
-def _row(one: LoggedRequest) -> dict[str, Any]:
-    """A row of the table, with texts as databases take them, whatever a provider sent."""
-    row = {name: getattr(one, name) for name in LoggedRequest.__slots__}
-    if one.model is not None:
-        row["model"] = _clean(one.model, MAX_MODEL_LENGTH)
-    if one.prompt is not None:
-        row["prompt"] = _clean(one.prompt, MAX_STORED_LENGTH)
-        row["answer"] = _clean(one.answer or "", MAX_STORED_LENGTH)
+def _row(request: LoggedRequest) -> dict[str, Any]:
+    """A row for the table. Texts are cleaned, as a provider may send what databases refuse."""
+    row = {name: getattr(request, name) for name in LoggedRequest.__slots__}
+    if request.model is not None:
+        row["model"] = _clean(request.model, MAX_MODEL_LENGTH)
+    if request.prompt is not None:
+        row["prompt"] = _clean(request.prompt, MAX_STORED_LENGTH)
+        row["answer"] = _clean(request.answer or "", MAX_STORED_LENGTH)
     return row
 
 
-def _clean(text: str, longest: int) -> str:
-    return text.replace("\0", "").encode(errors="replace").decode()[:longest]
+def _clean(text: str, max_length: int) -> str:
+    return text.replace("\0", "").encode(errors="replace").decode()[:max_length]
 
 
 def _newest(connection: Connection) -> list[Any]:
-    """The condition that rows are among the newest: several keys have no index in their order."""
+    """The condition that rows are among the newest: there is no index for several keys by id."""
     newest = connection.execute(select(func.max(requests.c.id))).scalar() or 0
     return [requests.c.id > newest - MAX_ROWS_SCANNED]
 
 
 def _first_id(connection: Connection, moment: float) -> int | None:
-    """The id of the first row after a moment."""
+    """The id of the first row after a time (Unix seconds)."""
     later = select(requests.c.id).where(requests.c.at > moment).order_by(requests.c.at).limit(1)
     return connection.execute(later).scalar()
 

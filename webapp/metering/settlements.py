@@ -1,4 +1,4 @@
-"""Settling: what rows of the ledger become, and what that adds to usage, activity and budgets."""
+"""Settlement: updates rows of the ledger, and with them usage, activity and budgets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from webapp.storage.database import increment
 
 @dataclass(slots=True)
 class PendingSettlement:
-    """What a row shall become; without a settlement it shall go, as nothing was called."""
+    """The settlement of a row. None deletes the row, as no provider was called."""
 
     id: int
     settlement: Settlement | None
@@ -29,19 +29,19 @@ class PendingSettlement:
 def settle(
     connection: Connection, settling: Sequence[PendingSettlement]
 ) -> defaultdict[BudgetKey, Spending]:
-    """Write what rows have become, and add it to the usage; what that changes of the budgets."""
+    """Write settlements and add them to the usage. Returns the changes to the budgets."""
     changes: defaultdict[BudgetKey, Spending] = defaultdict(Spending)
     if not settling:
         return changes
-    ids = {"ids": [one.id for one in settling]}
+    ids = {"ids": [pending.id for pending in settling]}
     rows = {row.id: row for row in connection.execute(_LOCKED, ids)}
     updates, never_called = [], []
     used: defaultdict[tuple[Any, ...], Counter[str]] = defaultdict(Counter)
-    for one in settling:
-        row = rows.pop(one.id, None)
+    for pending in settling:
+        row = rows.pop(pending.id, None)
         if row is None or row.state not in {CallState.RESERVED, CallState.LOST}:
-            continue  # never written, or settled already: an answer was lost on the way
-        after = one.settlement
+            continue  # never written, or already settled by an attempt whose result was lost
+        after = pending.settlement
         if after is None:
             never_called.append(row.id)
         else:
@@ -61,7 +61,7 @@ def _change(
     row: Row[Any],
     after: Settlement | None,
 ) -> None:
-    """Add to budgets and usage what a row becomes, less what it was."""
+    """Add to budgets and usage the difference between a row before and after its settlement."""
     was_lost = row.state == CallState.LOST
     for period, start in starts(row.day).items():
         spending = changes[row.key_id, period, start]
@@ -72,13 +72,13 @@ def _change(
         spending.spent += (after.nano or 0) if after else 0
     counted = used[row.day, row.key_id, row.provider, row.model, row.endpoint]
     if was_lost:
-        counted.subtract(_facts(CallState.LOST, row, row.cost_nano))
+        counted.subtract(_usage_counters(CallState.LOST, row, row.cost_nano))
     if after:
-        counted.update(_facts(after.state, after.usage, after.nano))
+        counted.update(_usage_counters(after.state, after.usage, after.nano))
 
 
-def _facts(state: CallState, used: Any, nano: int | None) -> dict[str, int]:
-    """What a call adds to the usage; `used` has tokens and whether they are estimated."""
+def _usage_counters(state: CallState, used: Any, nano: int | None) -> dict[str, int]:
+    """What a call adds to the usage. `used` is a Usage or a row of the ledger."""
     return {
         "calls": 1,
         "failed": int(state is CallState.FAILED),
@@ -120,10 +120,10 @@ def _add_usage(connection: Connection, used: dict[tuple[Any, ...], Counter[str]]
 
 
 def _add_activity(connection: Connection, used: dict[tuple[Any, ...], Counter[str]]) -> None:
-    """Add what was bought to this minute, whenever it was reserved."""
+    """Add billed tokens and cost to the current minute, not to that of the reservation."""
     minute = activity.this_minute()
-    bought: defaultdict[int, Counter[str]] = defaultdict(Counter)
+    billed: defaultdict[int, Counter[str]] = defaultdict(Counter)
     for (_, key_id, *_), counted in used.items():
         tokens = counted["input_tokens"] + counted["output_tokens"]
-        bought[key_id].update(tokens=tokens, cost_nano=counted["cost_nano"])
-    activity.add(connection, ((minute, key_id, sums) for key_id, sums in bought.items()))
+        billed[key_id].update(tokens=tokens, cost_nano=counted["cost_nano"])
+    activity.add(connection, ((minute, key_id, sums) for key_id, sums in billed.items()))

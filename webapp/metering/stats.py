@@ -13,7 +13,7 @@ from webapp.metering.usage import UsageReports
 
 
 class Stats:
-    """Figures of the whole service. Every method raises StoreUnavailable."""
+    """Figures of the whole service. Every method may raise StoreUnavailable."""
 
     def __init__(self, traffic: Traffic, usage: UsageReports, keys: KeyStore) -> None:
         self._traffic = traffic
@@ -21,7 +21,7 @@ class Stats:
         self._keys = keys
 
     def report(self, key_id: int | None) -> dict[str, Any]:
-        """The public figures, and with a key's id also those that a credential shows."""
+        """The public figures, and with a key's id also those for authenticated clients."""
         self._traffic.flush()
         counts, by_key, since = self._traffic.totals()
         figures: dict[str, Any] = {
@@ -33,13 +33,13 @@ class Stats:
             "requests_by_key": _by_mask(by_key),
         }
         if key_id is not None:
-            bought, own = self._usage.totals(), self._usage.totals(key_id)
+            billed, own = self._usage.totals(), self._usage.totals(key_id)
             counted = self._traffic.counts(key_id)
             p50, p95, p99 = self._traffic.percentiles(0.5, 0.95, 0.99)
             figures |= {
                 "errors": counts.errors,
-                "tokens": bought.tokens,
-                "cost_usd": money.to_usd(bought.cost_nano),
+                "tokens": billed.tokens,
+                "cost_usd": money.to_usd(billed.cost_nano),
                 "saved_tokens": counts.saved_tokens,
                 "saved_usd": money.to_usd(counts.saved_nano),
                 "latency_ms": {"p50": p50, "p95": p95, "p99": p99},
@@ -60,9 +60,9 @@ def _hit_rate(counts: UsageTotals) -> float:
 
 
 def _by_mask(by_key: dict[int, tuple[str, int]]) -> dict[str, int]:
-    """Requests by mask; keys that look alike are told apart by `#<id>`."""
-    alike = Counter(mask for mask, _ in by_key.values())
+    """Requests by mask; `#<id>` is added to a mask that several keys have."""
+    counts = Counter(mask for mask, _ in by_key.values())
     return {
-        mask if alike[mask] == 1 else f"{mask}#{key_id}": requests
+        mask if counts[mask] == 1 else f"{mask}#{key_id}": requests
         for key_id, (mask, requests) in by_key.items()
     }

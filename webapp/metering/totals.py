@@ -1,4 +1,4 @@
-"""The sums that every report is made of."""
+"""The totals that reports are made of."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 @dataclass(slots=True)
 class UsageTotals:
-    """Requests, tokens and nano-USD; a report fills what it knows."""
+    """Requests, tokens and nano-USD. A report sets the fields that it has."""
 
     requests: int = 0
     hits: int = 0
@@ -19,7 +19,7 @@ class UsageTotals:
     saved_nano: int = 0
 
     def add(self, other: UsageTotals) -> None:
-        # Once a request: a loop over the fields would take six times as long.
+        # Runs for every request: a loop over the fields would take six times as long.
         self.requests += other.requests
         self.hits += other.hits
         self.misses += other.misses
@@ -30,7 +30,7 @@ class UsageTotals:
         self.saved_nano += other.saved_nano
 
     def scaled(self, share: float) -> UsageTotals:
-        """A share (0..1) of everything, rounded."""
+        """All fields multiplied by a share (0..1), rounded."""
         return UsageTotals(*(round(getattr(self, field.name) * share) for field in fields(self)))
 
     @property

@@ -1,4 +1,4 @@
-"""Traffic counters: added up in the process, flushed to the database every second."""
+"""Traffic counters: summed in the process, flushed to the database every second."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ traffic = Table(
     Column("misses", BigInteger, nullable=False),
     Column("errors", BigInteger, nullable=False),
     Column("tokens", BigInteger, nullable=False),
-    # What answers from the cache, and of calls that others paid for, would have cost.
+    # The tokens and cost of answers that came from the cache or from another client's call.
     Column("saved_tokens", BigInteger, nullable=False),
     Column("saved_nano", BigInteger, nullable=False),
 )
@@ -52,7 +52,7 @@ COUNTERS = [column.name for column in traffic.columns if not column.primary_key]
 
 
 class Traffic:
-    """UsageTotals requests and says what was counted, by all workers and since the beginning."""
+    """Counts requests, and reads the counters of all workers since the first start."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -72,7 +72,7 @@ class Traffic:
         self._minute_latency[minute, bucket] += 1
 
     def flush(self) -> None:
-        """Write what has gathered. Raises StoreUnavailable, and then keeps it for the next time."""
+        """Write the counts. If StoreUnavailable is raised, they stay for the next flush."""
         counts, self._counts = self._counts, {}
         by_minute, self._minutes = self._minutes, {}
         timings, self._latency = self._latency, Counter()
@@ -82,28 +82,30 @@ class Traffic:
 
         def work(connection: Connection) -> None:
             _add(connection, counts, timings)
-            activity.add(connection, [(*key, _active(told)) for key, told in by_minute.items()])
+            activity.add(
+                connection, [(*key, _activity(totals)) for key, totals in by_minute.items()]
+            )
             activity.add_latencies(connection, minute_timings)
 
         try:
             self._database.write(work)
         except BaseException:
-            for key, lost in counts.items():
-                self._counts.setdefault(key, UsageTotals()).add(lost)
-            for minute, lost in by_minute.items():
-                self._minutes.setdefault(minute, UsageTotals()).add(lost)
+            for key, totals in counts.items():
+                self._counts.setdefault(key, UsageTotals()).add(totals)
+            for minute, totals in by_minute.items():
+                self._minutes.setdefault(minute, UsageTotals()).add(totals)
             self._latency.update(timings)
             self._minute_latency.update(minute_timings)
             raise
 
     def counts(self, key_id: int) -> UsageTotals:
-        """All counts of one key. Raises StoreUnavailable."""
+        """All counts of one key. May raise StoreUnavailable."""
         query = select(*_sums()).where(traffic.c.key_id == key_id)
         return self._database.read(lambda connection: _counts(connection.execute(query).one()))
 
     def counted_today(self, bucket: str) -> int:
-        """The requests of a key (`key-<id>`) on this UTC day, as far as they are written; 0 where
-        the database is away."""
+        """The requests of a key (`key-<id>`) on this UTC day that are written; 0 if the database
+        is unavailable."""
         today = (traffic.c.day == datetime.now(UTC).date(), traffic.c.key_id == int(bucket[4:]))
         query = select(func.coalesce(func.sum(traffic.c.requests), 0)).where(*today)
         try:
@@ -112,14 +114,14 @@ class Traffic:
             return 0
 
     def is_empty(self, key_ids: Collection[int] | None) -> bool:
-        """Whether nothing was ever counted, or nothing of these keys."""
+        """Whether there are no counts, or none of these keys."""
         query = select(traffic.c.key_id).limit(1)
         if key_ids is not None:
             query = query.where(traffic.c.key_id.in_(key_ids))
         return self._database.read(lambda connection: connection.execute(query).first()) is None
 
     def totals(self) -> tuple[UsageTotals, dict[int, tuple[str, int]], datetime]:
-        """All counts, {key id: (mask, requests)} and since when. Raises StoreUnavailable."""
+        """All counts, {key id: (mask, requests)} and the start. May raise StoreUnavailable."""
         by_key = (
             select(traffic.c.key_id, api_keys.c.mask, func.sum(traffic.c.requests))
             .join(api_keys, api_keys.c.id == traffic.c.key_id)
@@ -138,7 +140,7 @@ class Traffic:
         return counts, keys, since if since.tzinfo else since.replace(tzinfo=UTC)
 
     def percentiles(self, *shares: float) -> list[float | None]:
-        """The latencies, in milliseconds, that these shares (0..1) of all requests kept below."""
+        """The latency percentiles (ms) for these shares (0..1) of all requests."""
         query = (
             select(latency.c.bucket, func.sum(latency.c.requests))
             .group_by(latency.c.bucket)
@@ -148,13 +150,13 @@ class Traffic:
         return percentiles(rows, *shares)
 
 
-def _active(counted: UsageTotals) -> dict[str, int]:
-    """What of this is activity; what was bought, the ledger adds."""
-    return {name: getattr(counted, name) for name in activity.COUNTED}
+def _activity(totals: UsageTotals) -> dict[str, int]:
+    """The counters for the activity table; the ledger adds the billed tokens and cost."""
+    return {name: getattr(totals, name) for name in activity.COUNTED}
 
 
 def percentiles(rows: Any, *shares: float) -> list[float | None]:
-    """The latencies (ms) that these shares of all kept below; `rows` are (bucket, requests)."""
+    """The latency percentiles (ms) for these shares (0..1). `rows` are (bucket, requests)."""
     total = sum(int(requests) for _, requests in rows)
     return [_percentile(share * total, rows) for share in shares]
 
@@ -185,7 +187,7 @@ def _add(
     counts: dict[tuple[date, int], UsageTotals],
     timings: Counter[tuple[date, int]],
 ) -> None:
-    # Always in one order: two workers that lock the same rows must not wait for each other.
+    # Sorted, so that workers lock rows in the same order and cannot deadlock.
     rows = [
         {"day": day, "key_id": key_id, **{name: getattr(counted, name) for name in COUNTERS}}
         for (day, key_id), counted in sorted(counts.items(), key=lambda entry: entry[0])

@@ -1,6 +1,6 @@
-"""What was used, rolled up: a row for each day, key, provider, model and endpoint; and reports.
+"""Usage by day, key, provider, model and endpoint, and the reports on it.
 
-The ledger adds to it in the transaction that settles a call, so the two never differ.
+The ledger updates it in the transaction that settles a call, so the two never differ.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ usage = Table(
     Column("cost_nano", BigInteger, nullable=False),
 )
 
-# What a report may be broken down by, and the columns that this makes.
+# What a report can be grouped by, and the columns that this selects.
 DIMENSIONS = {
     "day": ("day",),
     "key": ("key_id",),
@@ -48,7 +48,7 @@ COUNTERS = [column.name for column in usage.columns if not column.primary_key]
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which usage: from `since` to `until`, both included (UTC); of these only, where given."""
+    """Filters for usage: the UTC days from `since` to `until`, both included. None matches all."""
 
     since: date
     until: date
@@ -68,13 +68,13 @@ class Selection:
 
 
 class UsageReports:
-    """Sums of the usage. Every method raises StoreUnavailable."""
+    """Totals of the usage. Every method may raise StoreUnavailable."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def totals(self, key_id: int | None = None) -> UsageTotals:
-        """Tokens and cost of all time; of one key, where given."""
+        """Tokens and cost of all time, of all keys or of one key."""
         tokens = func.sum(usage.c.input_tokens + usage.c.output_tokens)
         query = select(func.coalesce(tokens, 0), func.coalesce(func.sum(usage.c.cost_nano), 0))
         if key_id is not None:
@@ -83,9 +83,9 @@ class UsageReports:
         return UsageTotals(tokens=int(row[0]), cost_nano=int(row[1]))
 
     def report(self, selection: Selection, by: Sequence[str]) -> list[dict[str, Any]]:
-        """A row for each combination of `by` (names of DIMENSIONS) with its sums; without any, one.
+        """A row of totals for each combination of `by` (names of DIMENSIONS); one if it is empty.
 
-        Rows have `key` (its name) and `api_key` (its mask) where they are by key.
+        If grouped by key, rows have `key` (its name) and `api_key` (its mask).
         """
         columns = [usage.c[name] for name in dict.fromkeys(n for d in by for n in DIMENSIONS[d])]
         sums = [func.coalesce(func.sum(usage.c[name]), 0).label(name) for name in COUNTERS]

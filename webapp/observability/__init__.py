@@ -1,1 +1,1 @@
-"""Seeing inside: request context, logs, health."""
+"""Observability: request context, logs, metrics, traces, health."""

@@ -1,4 +1,4 @@
-"""The text of /metrics: what all workers have counted, and the state of things."""
+"""The text of /metrics: the counters of all workers, and gauges read on request."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 def exposition(gauges: Gauges) -> bytes:
     """All metrics in Prometheus's text format."""
-    now = CollectorRegistry(auto_describe=False)
-    now.register(gauges)
-    # Adding up the files of many workers takes a while, in which streams go on.
-    return run_in_thread(_counted) + generate_latest(now)
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(gauges)
+    # In a thread: summing the files of many workers would block the event loop.
+    return run_in_thread(_counters) + generate_latest(registry)
 
 
-def _counted() -> bytes:
+def _counters() -> bytes:
     return metrics_files.read(metrics.folder) if metrics.folder else generate_latest(REGISTRY)

@@ -1,4 +1,4 @@
-"""What /metrics says of the state of things: read when it is asked, by whichever worker is."""
+"""Gauges of /metrics that are read at each scrape, by the worker that serves it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from webapp.storage.database import Database
 from webapp.storage.redis_client import RedisClient
 from webapp.version import VERSION
 
-BREAKER_STATES = ("closed", "half-open", "open")  # the worst last
+BREAKER_STATES = ("closed", "half-open", "open")  # from best to worst
 
 
 class BudgetUse(NamedTuple):
-    """How much of a key's budget is spent (1: all of it)."""
+    """The share of a key's budget that is spent (1: all of it)."""
 
     key: str
     period: str
@@ -31,8 +31,10 @@ class BudgetUse(NamedTuple):
 
 
 class Gauges(Collector):
-    """Reads the state of things. `drift` is in nano-USD; it and `budgets` raise StoreUnavailable,
-    and then are left out."""
+    """Reads the gauges.
+
+    `drift` returns nano-USD. If it or `budgets` raises StoreUnavailable, both are left out.
+    """
 
     def __init__(
         self,
@@ -69,7 +71,7 @@ class Gauges(Collector):
         return up
 
     def _breaker_states(self) -> Metric:
-        """Of models that have one label together, the worst."""
+        """The state of each breaker; the worst of those that share a label."""
         worst: dict[tuple[str, str], int] = {}
         for target, shown in self._breakers.states().items():
             provider, _, model = target.partition("/")
@@ -80,9 +82,9 @@ class Gauges(Collector):
             "1 for the present state of a circuit breaker, 0 for the others",
             labels=["provider", "model", "state"],
         )
-        for labels, place in worst.items():
+        for labels, index in worst.items():
             for state in BREAKER_STATES:
-                states.add_metric([*labels, state], state == BREAKER_STATES[place])
+                states.add_metric([*labels, state], state == BREAKER_STATES[index])
         return states
 
     def _money(self) -> Iterator[Metric]:
@@ -105,10 +107,10 @@ class Gauges(Collector):
             return
 
     def _disk(self) -> Iterator[Metric]:
-        # With PostgreSQL nobody may have made the folder itself.
+        # With PostgreSQL the folder itself may not exist.
         folder = self._data_dir.resolve()
-        there = next(one for one in (folder, *folder.parents) if one.exists())
-        usage = shutil.disk_usage(there)
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        usage = shutil.disk_usage(existing)
         of = "the disk of DATA_DIR"
         yield GaugeMetricFamily("weir_disk_size_bytes", f"Size of {of}", usage.total)
         yield GaugeMetricFamily("weir_disk_free_bytes", f"Free space on {of}", usage.free)

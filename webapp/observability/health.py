@@ -1,4 +1,4 @@
-"""How Weir and everything it depends on is doing. No check spends money."""
+"""Health of Weir and its dependencies. No check costs money."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from webapp.storage.redis_client import RedisClient, RedisUnavailable
 HEALTHY, DEGRADED, UNHEALTHY = "healthy", "degraded", "unhealthy"
 WEIGHTS = {"api": 20, "llm": 25, "cache": 15, "database": 40}
 SHARES = {HEALTHY: 1.0, DEGRADED: 0.5, UNHEALTHY: 0.0}
-PROVIDER_CHECK_TTL = 30.0
-PROVIDER_CHECK_TIMEOUT = 2.0
+PROVIDER_CHECK_TTL = 30.0  # seconds
+PROVIDER_CHECK_TIMEOUT = 2.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One dependency: its status, and an error that names no host and no secret."""
+    """The status of one dependency. The error contains no host name and no secret."""
 
     status: str
     latency_ms: float
@@ -34,17 +34,17 @@ class Check:
 
 
 class CheckedProvider(Protocol):
-    """A provider, as far as its health goes."""
+    """What the health check needs of a provider."""
 
     name: str
     latest: Outcome | None
 
     def check(self, timeout: float) -> None:
-        """A free call. Raises WeirError; records the outcome in `latest`."""
+        """Make a free call, and record its outcome in `latest`. May raise WeirError."""
 
 
 class Health:
-    """Asks each dependency. `offline` says that no provider is configured."""
+    """Checks each dependency. `offline` means that no provider is configured."""
 
     def __init__(
         self,
@@ -60,25 +60,25 @@ class Health:
         self._providers = providers
         self._lifecycle = lifecycle
         self._offline = offline
-        self._asking = BoundedSemaphore()
+        self._checking = BoundedSemaphore()
 
     def checks(self, *, ask_providers: bool = True) -> dict[str, Check]:
-        """Every check by name; of providers what is known, or, if that is old, what a call says."""
-        asked: dict[str, Callable[[], tuple[str, str | None]]] = {
+        """Every check by name. `ask_providers` calls providers that had no recent call."""
+        checks: dict[str, Callable[[], tuple[str, str | None]]] = {
             "api": self._api,
             "llm": partial(self._llm, ask=ask_providers),
             "cache": self._cache,
             "database": self._storage,
         }
-        return {name: _timed(ask) for name, ask in asked.items()}
+        return {name: _timed(check) for name, check in checks.items()}
 
     @property
     def provider_names(self) -> list[str]:
         return list(self._providers)
 
     def conditions(self) -> dict[str, bool]:
-        """What readiness is made of. Neither provider nor Redis is in it, so that one outage
-        does not restart everything."""
+        """The conditions of readiness. Providers and Redis are left out: if one of them is down,
+        no replica should be taken out of service."""
         return {
             "migrated": self._lifecycle.prepared,
             "database": self._lifecycle.prepared and self._database.seen_lately(),
@@ -86,7 +86,7 @@ class Health:
         }
 
     def not_ready_because(self) -> str | None:
-        """Why Weir cannot take requests now, or None."""
+        """The reason why Weir cannot take requests now, or None."""
         reasons = {
             "not_draining": "shutting down",
             "migrated": "the database schema is not migrated yet",
@@ -108,10 +108,10 @@ class Health:
         return UNHEALTHY if len(failed) == len(errors) else DEGRADED, ", ".join(failed)
 
     def provider_errors(self, *, ask: bool) -> dict[str, str | None]:
-        """By provider, the error of its latest call, or None if that went well.
+        """By provider, the error of its latest call, or None if that succeeded.
 
-        With `ask` a provider that was not called for a while is called, for free; that may take
-        PROVIDER_PATIENCE.
+        With `ask`, a provider without a recent call gets a free one, which may take
+        PROVIDER_CHECK_TIMEOUT.
         """
         if ask:
             return {name: self._error_of(provider) for name, provider in self._providers.items()}
@@ -119,8 +119,8 @@ class Health:
         return {name: outcome.error if outcome else None for name, outcome in latest.items()}
 
     def _error_of(self, provider: CheckedProvider) -> str | None:
-        """What is wrong with a provider by its latest call, or by a free one if that is old."""
-        with self._asking:
+        """The error of a provider's latest call, or of a free call if that is too old."""
+        with self._checking:
             latest = provider.latest
             if latest is None or time.monotonic() - latest.at > PROVIDER_CHECK_TTL:
                 with contextlib.suppress(WeirError):
@@ -144,14 +144,14 @@ class Health:
 
 
 def overall(checks: Mapping[str, Check]) -> tuple[str, int]:
-    """(status, score 0..100) of all checks: only without its database can Weir not serve."""
+    """(status, score 0..100) of all checks. Only without the database is Weir unhealthy."""
     score = round(sum(WEIGHTS[name] * SHARES[check.status] for name, check in checks.items()))
     if checks["database"].status == UNHEALTHY:
         return UNHEALTHY, score
     return (HEALTHY if score == 100 else DEGRADED), score
 
 
-def _timed(ask: Callable[[], tuple[str, str | None]]) -> Check:
-    began = time.perf_counter()
-    status, error = ask()
-    return Check(status, round((time.perf_counter() - began) * 1000, 2), error)
+def _timed(check: Callable[[], tuple[str, str | None]]) -> Check:
+    started = time.perf_counter()
+    status, error = check()
+    return Check(status, round((time.perf_counter() - started) * 1000, 2), error)

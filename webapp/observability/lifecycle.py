@@ -1,4 +1,4 @@
-"""What happens in a worker beside its requests: setting up, ticking every second, draining."""
+"""The lifecycle of a worker, in addition to its requests: start, periodic tasks, drain, stop."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from webapp.errors import StoreUnavailable
 
 log = logging.getLogger(__name__)
 
-TICK_INTERVAL = 1.0
-# Streams are ended this long before the grace period is over, so that their last event gets out.
+TICK_INTERVAL = 1.0  # seconds
+# Streams are ended this long (seconds) before the grace period, to send their last event in time.
 STOP_TIMEOUT = 2.0
 
 
 class Lifecycle:
-    """Prepares the database once it is there, runs the ticks, and knows when to stop.
+    """Prepares the database, runs periodic tasks, and tracks the drain.
 
-    `prepare` is done once, before anything else; `ticks` follow every second. Both may raise
-    StoreUnavailable, and are then tried again. `ends` are done once, when all is over.
+    `prepare` runs once, before anything else; `ticks` run every second after it. Both may raise
+    StoreUnavailable, and are then tried again. `ends` run once, when the worker stops.
     """
 
     def __init__(
@@ -42,12 +42,12 @@ class Lifecycle:
         self.prepared = False
 
     def start(self) -> None:
-        """Prepare now if the database is there, and keep ticking in the background."""
+        """Prepare now if the database is available, and start the periodic tasks."""
         self._try_to_prepare()
         gevent.spawn(self._tick_forever)
 
     def drain(self) -> None:
-        """Begin to stop: readiness turns, running requests have the grace period to finish."""
+        """Start to drain: not ready any more; running requests may finish in the grace period."""
         if self._drain_began is None:
             self._drain_began = time.monotonic()
 
@@ -57,14 +57,14 @@ class Lifecycle:
 
     @property
     def grace_is_over(self) -> bool:
-        """Whether what still runs must end now, while it can still say why."""
+        """Whether running streams must end now, while they can still send an error event."""
         if self._drain_began is None:
             return False
-        patience = max(0.0, self._grace - STOP_TIMEOUT)
-        return time.monotonic() - self._drain_began >= patience
+        limit = max(0.0, self._grace - STOP_TIMEOUT)
+        return time.monotonic() - self._drain_began >= limit
 
     def stop(self) -> None:
-        """The ends, and the last tick, once the one that may still run is over."""
+        """Run the ends, then a last tick, after any tick that still runs."""
         for end in self._ends:
             end()
         self._tick()

@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line on stdout, Weir's and Gunicorn's alike, without any secret."""
+"""Logs: one JSON object per line on stdout, from Weir and Gunicorn, without secrets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ request_log = logging.getLogger("webapp.request")
 
 
 class WeirFormatter(JsonFormatter):
-    """JSON with `timestamp` (RFC 3339, UTC) and `level` first, and the request it belongs to."""
+    """JSON with `timestamp` (RFC 3339, UTC) and `level` first, and the request id."""
 
     def __init__(self, redacted: Patterns = ()) -> None:
         super().__init__("%(message)s")
@@ -56,17 +56,17 @@ class WeirFormatter(JsonFormatter):
 
 
 class RedactingHandler(logging.Handler):
-    """Writes each line at once and whole; known secrets become masks.
+    """Writes each line immediately with one write; known secrets are masked.
 
-    No line waits for a lock, so gevent's hub may log too. A line is one write, so that no other
-    process's line ends up within it. Where nobody reads them any more, lines are lost.
+    It takes no lock, so that gevent's hub can log too. One write per line keeps lines of several
+    processes apart. If stdout is closed, lines are lost.
     """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         super().__init__()
         longest_first = sorted(set(secrets), key=len, reverse=True)
         self._secrets = re.compile("|".join([*map(re.escape, longest_first), GENERATED_KEY]))
-        # Looked for one by one, as that is all that most lines cost; in JSON as they stand there.
+        # Searched one by one, as most lines have none. In JSON, secrets may have escapes.
         self._traces = ["weir_", *longest_first]
         self._traces_in_json = [json.dumps(trace)[1:-1].encode() for trace in self._traces]
 
@@ -77,7 +77,7 @@ class RedactingHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             line = self.format(record)
-        except Exception:  # noqa: BLE001 such as a message that does not fit its arguments
+        except Exception:  # noqa: BLE001 for example a message that does not fit its arguments
             failed = logging.LogRecord(
                 record.name, logging.ERROR, record.pathname, record.lineno,
                 "This log record could not be formatted: %r", (record.msg,), sys.exc_info(),
@@ -86,14 +86,14 @@ class RedactingHandler(logging.Handler):
         self.write(line.encode())
 
     def write(self, line: bytes) -> None:
-        """Write a line of ASCII JSON without its secrets."""
+        """Write a line of ASCII JSON with secrets masked."""
         for trace in self._traces_in_json:
             if trace in line:
                 line = self._masked(line)
                 break
-        self.write_as_it_is(line)
+        self.write_unmasked(line)
 
-    def write_as_it_is(self, line: bytes) -> None:
+    def write_unmasked(self, line: bytes) -> None:
         line += b"\n"
         try:
             while line:
@@ -101,14 +101,14 @@ class RedactingHandler(logging.Handler):
         except OSError:
             pass
 
-    def may_hold_a_secret(self, text: str) -> bool:
+    def may_contain_secret(self, text: str) -> bool:
         for trace in self._traces:  # noqa: SIM110 any() takes three times as long
             if trace in text:
                 return True
         return False
 
     def _masked(self, line: bytes) -> bytes:
-        # In the texts alone: a password may be as short as a number, or look like JSON.
+        # Only in strings: a password may look like a number or like JSON.
         def masked(text: str) -> str:
             return self._secrets.sub(lambda secret: mask(secret[0]), text)
 
@@ -116,7 +116,7 @@ class RedactingHandler(logging.Handler):
 
 
 class WeirGunicornLogger(GunicornLogger):  # type: ignore[misc]
-    """Gunicorn's own lines among Weir's; its access log is off, Weir writes its own."""
+    """Sends Gunicorn's error log to Weir's handler. Weir writes its own access log."""
 
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
@@ -125,7 +125,7 @@ class WeirGunicornLogger(GunicornLogger):  # type: ignore[misc]
         self.access_log.handlers = []
 
     def access(self, resp: Any, req: Any, environ: Any, request_time: Any) -> None:
-        """Nothing: a platform that turns the access log on would get each request twice."""
+        """Write nothing, even if a platform turns the access log on: it would be a duplicate."""
 
 
 _handler = RedactingHandler()
@@ -145,9 +145,9 @@ def configure(
     redacted: Patterns = (),
     sample: float = 1.0,
 ) -> None:
-    """Send Weir's own lines at `level` and others' warnings to stdout.
+    """Send Weir's logs at `level`, and warnings of libraries, to stdout.
 
-    Of the requests that went well, the share `sample` gets a line.
+    The share `sample` of the successful requests is logged.
     """
     global _handler, _sample
     _handler, _sample = RedactingHandler(secrets), sample
@@ -159,60 +159,60 @@ def configure(
     logging.captureWarnings(True)
 
 
-def tell_requests(current: Callable[[], str | None]) -> None:
-    """From now on a line of a request has its id, which `current` says.
+def add_request_ids(current: Callable[[], str | None]) -> None:
+    """Add the request id that `current` returns to all further lines.
 
-    Told later, as Gunicorn's master must not import Flask.
+    This is not part of configure(), as Gunicorn's master must not import Flask.
     """
     global _current_request
     _current_request = current
 
 
-def log_request(record: RequestContext, status: int) -> None:
-    """Write the line of one request. Of those that went well, LOG_SAMPLE may leave out some."""
-    sampled = _sample < 1 and status < 400 and not (record.error or record.failed)
-    if sampled and not _is_chosen(record.request_id):
+def log_request(context: RequestContext, status: int) -> None:
+    """Write the line of one request. Successful ones are sampled with LOG_SAMPLE."""
+    sampled = _sample < 1 and status < 400 and not (context.error or context.failed)
+    if sampled and not _is_chosen(context.request_id):
         return
     level, name = (logging.ERROR, "error") if status >= 500 else (logging.INFO, "info")
     if not request_log.isEnabledFor(level):
         return
-    facts = {
+    fields = {
         "timestamp": _timestamp(time.time()),
         "level": name,
-        "request_id": record.request_id,
-        "api_key": record.api_key,
-        "tier": record.tier,
-        "endpoint": record.endpoint,
-        "method": record.method,
+        "request_id": context.request_id,
+        "api_key": context.api_key,
+        "tier": context.tier,
+        "endpoint": context.endpoint,
+        "method": context.method,
         "status_code": status,
-        "response_time_ms": round(record.milliseconds, 2),
-        "cache_hit": record.cache in {"HIT", "STALE"} if record.cache else None,
-        "model": record.model,
-        "provider": record.provider,
-        "tokens": record.tokens,
-        "cost_usd": record.cost_usd,
-        "error": record.error,
-        "trace_id": record.trace_id,
+        "response_time_ms": round(context.milliseconds, 2),
+        "cache_hit": context.cache in {"HIT", "STALE"} if context.cache else None,
+        "model": context.model,
+        "provider": context.provider,
+        "tokens": context.tokens,
+        "cost_usd": context.cost_usd,
+        "error": context.error,
+        "trace_id": context.trace_id,
     }
     if sampled:
-        facts["sample_rate"] = _sample
-    if record.prompt is not None:
-        facts |= {"prompt": record.prompt, "answer": record.answer}
-    # Past Python's logging, which would cost more than all the rest.
-    line = json_codec.dumps(facts)
+        fields["sample_rate"] = _sample
+    if context.prompt is not None:
+        fields |= {"prompt": context.prompt, "answer": context.answer}
+    # Python's logging is bypassed, as it would take longer than all the rest.
+    line = json_codec.dumps(fields)
     if not line.isascii():
-        # Some readers take other scripts' line separators for the end of a line.
-        line = json.dumps(facts).encode()
-    # What others have written; nothing else of it can be a secret.
-    theirs = f"{record.request_id} {record.method} {record.model}"
-    if record.prompt is not None or _handler.may_hold_a_secret(theirs):
+        # Escaped, as some readers split lines at Unicode's line separators.
+        line = json.dumps(fields).encode()
+    # Only these values come from clients, so only they can contain a secret.
+    from_client = f"{context.request_id} {context.method} {context.model}"
+    if context.prompt is not None or _handler.may_contain_secret(from_client):
         _handler.write(line)
     else:
-        _handler.write_as_it_is(line)
+        _handler.write_unmasked(line)
 
 
 def _is_chosen(request_id: str) -> bool:
-    """Whether it is sampled: one id, one verdict, wherever it is asked."""
+    """Whether a request is in the sample. The decision depends on its id alone."""
     return zlib.crc32(request_id.encode()) < _sample * 2**32
 
 

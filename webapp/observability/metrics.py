@@ -1,10 +1,10 @@
-"""Every metric of /metrics that is counted as things happen; the state of things is in gauges.py.
+"""The metrics of /metrics that are counted as events happen; gauges.py has those read on request.
 
-Names and units follow prometheus.io/docs/practices/naming. Under Gunicorn each worker writes to
-files of its own, which whoever is asked adds up, those of workers that are gone too.
+Names and units follow prometheus.io/docs/practices/naming. Under Gunicorn each worker writes to its
+own files; a scrape sums the files of all workers, including those that are gone.
 
-Label values are bounded whatever clients send: endpoints are rules, tiers, providers and limits
-are configured ones, and of models see ModelLabels.
+The number of label values is bounded: endpoints are URL rules; tiers, providers and limits are
+configured; for models see ModelLabels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Labelled = TypeVar("Labelled", Counter, Histogram)
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
-# Seconds. Of what lasts as long as a provider takes, and of what Weir itself does.
+# Seconds: for provider calls, and for what Weir does itself.
 LONG_BUCKETS = (
     0.005,
     0.01,
@@ -130,7 +130,7 @@ WORKERS = Gauge("weir_workers", "Running workers", multiprocess_mode="livesum")
 STARTS = Counter("weir_worker_starts", "Started workers")
 MEMORY = Gauge("weir_resident_memory_bytes", "Memory of all workers", multiprocess_mode="livesum")
 
-# What can refuse a request of a known key: one of its windows, or a limit by its own name.
+# What can refuse a request with a valid key: `requests` stands for all limits of requests per time.
 LIMITS = (
     "requests", "requests_per_day", "parallel_requests", "tokens_per_minute", "usd_per_day",
     "usd_per_month", "usd_reserved",
@@ -140,14 +140,14 @@ MAX_MODEL_LABELS = 50
 OTHER = "other"
 
 
-# Where the workers count; None of a process that counts for itself alone.
+# The folder with the files of all workers; None in a process that is no worker.
 folder: Path | None = None
 
 
 def begin(shared: Path, tiers: Iterable[str]) -> None:
-    """A worker begins to count, in the files of this folder, beside others.
+    """Start to count in a worker, with files in the folder `shared`.
 
-    What can be known beforehand is shown at once: the first of its kind is an increase, too.
+    Known label values start at 0, so that their first event is seen as an increase.
     """
     global folder
     folder = shared
@@ -169,27 +169,27 @@ def begin(shared: Path, tiers: Iterable[str]) -> None:
 
 @lru_cache(10_000)
 def child(metric: Labelled, *values: str | int) -> Labelled:
-    """As metric.labels(): to look for it there costs as much as to count."""
+    """metric.labels() with a cache: its own lookup takes as long as counting."""
     return metric.labels(*values)
 
 
 class ModelLabels:
-    """Which models are named in labels: configured ones, and of others the first that answered.
+    """The models that have their own label: configured ones, and the first others that answered.
 
-    Clients name models as they like; what did not answer may be none.
+    Clients can send any model name, so a model that has not answered may not exist.
     """
 
     def __init__(self, configured: Collection[tuple[str, str]]) -> None:
         self._named = set(configured)
-        self._room = MAX_MODEL_LABELS
+        self._free_labels = MAX_MODEL_LABELS
 
     def of(self, provider: str, model: str, *, answered: bool = False) -> tuple[str, str]:
         """(provider, model) as labels."""
         pair = (provider, model)
         if pair in self._named:
             return pair
-        if answered and self._room:
-            self._room -= 1
+        if answered and self._free_labels:
+            self._free_labels -= 1
             self._named.add(pair)
             return pair
         return provider, OTHER

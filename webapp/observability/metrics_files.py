@@ -1,7 +1,7 @@
-"""The files in which workers count: those of workers that are gone are added up in one.
+"""The metrics files of workers. The files of workers that are gone are merged into one.
 
-Else a worker that dies again and again would leave more and more of them, each to be read with
-every scrape.
+Otherwise workers that are restarted again and again would leave a growing number of files, and
+every scrape reads all of them.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 from webapp.library_internals import add_metrics_file, metrics_file
 
-GONE = 0  # stands for all workers that are gone: no process has this id
+GONE = 0  # the process id in the file of all workers that are gone: no process has it
 KINDS = ("counter", "histogram")
 LOCK_TIMEOUT = 1.0  # seconds
 
 
 def read(folder: Path) -> bytes:
-    """What all workers have counted, in Prometheus's text format."""
+    """The metrics of all workers in Prometheus's text format."""
     registry = CollectorRegistry(auto_describe=False)
     MultiProcessCollector(registry, str(folder))  # type: ignore[no-untyped-call]
     with _locked(folder, fcntl.LOCK_SH):
@@ -31,13 +31,13 @@ def read(folder: Path) -> bytes:
 
 
 def add_up(folder: Path, pid: int) -> None:
-    """A worker is gone: what it has counted stays, what it had in use does not.
+    """Merge the counters of a worker that is gone, and drop its gauges.
 
-    Whoever reads meanwhile is waited for; one that was frozen while it read, not for long.
+    This waits for a reader, but not longer than LOCK_TIMEOUT, as the reader may be frozen.
     """
     mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
-    until = time.monotonic() + LOCK_TIMEOUT
-    while time.monotonic() < until:
+    deadline = time.monotonic() + LOCK_TIMEOUT
+    while time.monotonic() < deadline:
         with contextlib.suppress(BlockingIOError), _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
             for kind in KINDS:
                 _add(metrics_file(folder, kind, pid), metrics_file(folder, kind, GONE))
@@ -52,8 +52,8 @@ def _add(file: Path, total: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path, how: int) -> Iterator[None]:
-    """Raises BlockingIOError where it shall not wait."""
+def _locked(folder: Path, operation: int) -> Iterator[None]:
+    """Hold the folder's lock. With LOCK_NB, raises BlockingIOError if it is taken."""
     with (folder / "lock").open("a") as lock:
-        fcntl.flock(lock, how)
+        fcntl.flock(lock, operation)
         yield

@@ -1,4 +1,4 @@
-"""Traces with OpenTelemetry's SDK, sent as OTLP over HTTP, a batch at a time, beside the requests.
+"""Traces with OpenTelemetry's SDK, sent in batches as OTLP over HTTP, in the background.
 
 The SDK itself reads OpenTelemetry's environment variables: endpoint, headers, service name,
 sampler, and how batches are made (opentelemetry.io/docs/specs/otel/configuration).
@@ -24,11 +24,11 @@ from webapp.observability.tracing import NO_SPAN, Attributes, Span
 from webapp.version import VERSION
 
 SERVICE = "weir"
-# Of W3C's headers the trace alone: baggage may hold anything, and is nobody else's business.
+# Only the trace is propagated: baggage may contain anything, so it is not passed on to providers.
 PROPAGATOR = TraceContextTextMapPropagator()
-# What asks every few seconds, and would be most of what is kept.
+# These are requested every few seconds, and would be most of the stored traces.
 UNTRACED = {"/metrics", "/liveness", "/readiness", "/health", "/health/ready", "/health/detailed"}
-SHUTDOWN_TIMEOUT = 3.0  # seconds that a worker which ends waits for its last spans to be taken
+SHUTDOWN_TIMEOUT = 3.0  # seconds that a worker which ends waits until its last spans are sent
 
 
 class TracedSpan:
@@ -51,7 +51,7 @@ class TracedSpan:
         for name, value in attributes.items():
             self._span.set_attribute(f"weir.{name}", value)
         if error is not None:
-            # The message of an error may hold a part of what was asked.
+            # Not the error's message: it may contain a part of the prompt.
             name = error if isinstance(error, str) else type(error).__name__
             self._span.set_attribute("error.type", name)
             self._span.set_status(Status(StatusCode.ERROR))
@@ -59,15 +59,15 @@ class TracedSpan:
 
 
 class OpenTelemetryTracer:
-    """Makes spans and sends them."""
+    """Creates spans and sends them."""
 
     def __init__(self) -> None:
-        told = Resource.create(
+        resource = Resource.create(
             {SERVICE_VERSION: VERSION, "python.version": platform.python_version()}
         )
-        if str(told.attributes[SERVICE_NAME]).startswith("unknown_service"):
-            told = told.merge(Resource({SERVICE_NAME: SERVICE}))
-        self._provider = TracerProvider(resource=told, shutdown_on_exit=False)
+        if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
+            resource = resource.merge(Resource({SERVICE_NAME: SERVICE}))
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer("weir", VERSION)
 
@@ -75,11 +75,13 @@ class OpenTelemetryTracer:
         if route.removeprefix("/v1") in UNTRACED:
             context.attach(context.Context())
             return NO_SPAN
-        caller = PROPAGATOR.extract(headers, context.Context())
+        client_context = PROPAGATOR.extract(headers, context.Context())
         attributes: dict[str, Any] = {"http.request.method": method, "http.route": route}
-        span = self._tracer.start_span(f"{method} {route}", caller, SpanKind.SERVER, attributes)
-        # A greenlet serves one connection; the next request there takes its place.
-        context.attach(trace.set_span_in_context(span, caller))
+        span = self._tracer.start_span(
+            f"{method} {route}", client_context, SpanKind.SERVER, attributes
+        )
+        # Never detached: a greenlet serves one connection, and its next request replaces this.
+        context.attach(trace.set_span_in_context(span, client_context))
         return TracedSpan(span)
 
     def span(self, name: str, attributes: Attributes, *, client: bool) -> Span:
@@ -91,7 +93,7 @@ class OpenTelemetryTracer:
     def headers(self) -> Mapping[str, str]:
         carrier: dict[str, str] = {}
         PROPAGATOR.inject(carrier)
-        carrier.pop("tracestate", None)  # what it says is for those on this side
+        carrier.pop("tracestate", None)  # it is meant for our own systems, not for providers
         return carrier
 
     def close(self) -> None:

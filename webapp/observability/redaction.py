@@ -1,4 +1,4 @@
-"""Takes out of texts what LOG_REDACT names."""
+"""Redacts the patterns of LOG_REDACT in texts that are logged."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 REDACTED = "[redacted]"
-# Of what is kept no more is kept, and some patterns take very long for more. The margin is for a
-# match that would go on beyond.
+# Only this much is stored, and some patterns are very slow on longer texts. The margin is for a
+# match that extends beyond the end.
 MAX_STORED_LENGTH = 20_000  # characters of a prompt or an answer
 MARGIN = 1_000
 
@@ -17,44 +17,44 @@ Patterns = Sequence[re.Pattern[str]]
 
 
 def redact(text: str, patterns: Patterns) -> str:
-    """The text with REDACTED for whatever a pattern matches."""
+    """The text with every match of a pattern replaced by REDACTED."""
     for pattern in patterns:
-        text = pattern.sub(_instead, text)
+        text = pattern.sub(_replacement, text)
     return text
 
 
-def redact_kept(text: str, patterns: Patterns) -> str:
-    """As redact(), of as much of a text of any length as is kept."""
+def redact_stored(text: str, patterns: Patterns) -> str:
+    """Like redact(), for the part of a text that is stored."""
     if not patterns or len(text) <= MAX_STORED_LENGTH:
         return redact(text, patterns)
     return redact(text[: MAX_STORED_LENGTH + MARGIN], patterns)[:-MARGIN]
 
 
 def redact_json(text: str, patterns: Patterns) -> str:
-    """As redact_kept(), for a text of JSON.
+    """Like redact_stored(), for JSON.
 
-    The texts in it are redacted as they were written, as JSON's escapes could hide what is looked
-    for; then the whole, for names and numbers. What cannot be read is redacted altogether.
+    Strings are decoded and redacted first, as JSON's escapes could hide a match; then the whole
+    text is, for names and numbers. A text that is not valid JSON becomes REDACTED.
     """
     if not text or not patterns:
         return text
-    left = MAX_STORED_LENGTH
+    remaining = MAX_STORED_LENGTH
 
     def clean(inner: str) -> str:
-        nonlocal left
-        left -= len(inner)
-        # What comes later is not kept.
-        return redact_kept(inner, patterns) if left + len(inner) > 0 else ""
+        nonlocal remaining
+        remaining -= len(inner)
+        # Text beyond the limit is not stored.
+        return redact_stored(inner, patterns) if remaining + len(inner) > 0 else ""
 
     try:
         cleaned = each_text(json.loads(text), clean)
-        return redact_kept(json.dumps(cleaned, ensure_ascii=False), patterns)
+        return redact_stored(json.dumps(cleaned, ensure_ascii=False), patterns)
     except (ValueError, RecursionError):
         return REDACTED
 
 
 def each_text(value: Any, change: Callable[[str], str]) -> Any:
-    """A copy of a JSON value with every text in it changed; names are no texts."""
+    """A copy of a JSON value with every string in it changed, except names of fields."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, dict):
@@ -64,6 +64,6 @@ def each_text(value: Any, change: Callable[[str], str]) -> Any:
     return value
 
 
-def _instead(found: re.Match[str]) -> str:
-    # What matches nothing would be found everywhere.
+def _replacement(found: re.Match[str]) -> str:
+    # A pattern that can match the empty string would match everywhere.
     return REDACTED if found[0] else ""

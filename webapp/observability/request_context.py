@@ -1,4 +1,4 @@
-"""What is remembered of one request while it runs: for its log line, its headers, the counters."""
+"""The context of one request while it runs: for its log line, response headers and counters."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 @dataclass(slots=True)
 class RequestContext:
-    """The facts of a request. `cost_usd` is None where unknown; `cache` is an X-Cache value.
+    """What is known about a request. `cost_usd` is None if unknown; `cache` is an X-Cache value.
 
-    `failed` says that it ended with a fault of the server's side, whatever its status had been.
-    `limit` is what refused it. Of an answer, `waited` says how long (seconds) it was waited for
-    providers, None where that is not known; of a stream, `began_to_answer` when that was over.
-    `prompt` and `answer` are None unless LOG_PROMPTS is on; `redacted` is what they must not hold.
+    `failed` means that it ended with a server-side error, whatever status was sent before. `limit`
+    is the limit that refused it. `waited` is the time (seconds) spent waiting for providers, None
+    if unknown. `began_to_answer` is the time (seconds) until the first chunk of a stream. `prompt`
+    and `answer` are None unless LOG_PROMPTS is on; `redacted` are the patterns to redact in them.
     """
 
     request_id: str
@@ -61,7 +61,7 @@ class RequestContext:
 def begin(
     request_id: str | None, traceparent: str | None, method: str, path: str, span: Span = NO_SPAN
 ) -> RequestContext:
-    """A new record, under the client's request id if that is well-formed."""
+    """A new context, with the client's request id if that is well-formed."""
     if not request_id or not REQUEST_ID.fullmatch(request_id):
         request_id = str(uuid.uuid4())
     trace = TRACEPARENT.fullmatch(traceparent or "")
@@ -70,11 +70,11 @@ def begin(
 
 
 def current() -> RequestContext:
-    """The record of the current request."""
+    """The context of the current request."""
     return cast(RequestContext, g.request_context)
 
 
 def current_id() -> str | None:
-    """The id of the current request; None where there is none."""
+    """The id of the current request, or None outside of requests."""
     context: RequestContext | None = g.get("request_context") if has_app_context() else None
     return context.request_id if context else None

@@ -1,4 +1,4 @@
-"""What is seen of the work: turns what happened into metrics and spans."""
+"""Records provider calls, store operations and requests as metrics and spans."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from webapp.observability.tracing import Span
 from webapp.storage.database import Database
 from webapp.storage.instrumentation import InstrumentationHook
 
-# As OpenTelemetry's semantic conventions for generative AI name operations and providers.
+# Names of operations and providers in OpenTelemetry's semantic conventions for generative AI.
 OPERATIONS = {"chat/completions": "chat", "embeddings": "embeddings"}
 PROVIDERS = {"azure": "azure.ai.openai"}
-GAP_FLUSH_INTERVAL = 1.0  # seconds, of the gaps between chunks
+GAP_FLUSH_INTERVAL = 1.0  # seconds after which gaps between chunks are added to the histogram
 
 
 class Telemetry:
-    """Sees what the core does (llm.ports.Observer)."""
+    """Observes the gateway (implements llm.ports.Observer)."""
 
     def __init__(self, labels: ModelLabels) -> None:
         self.labels = labels
@@ -43,14 +43,14 @@ class Telemetry:
 
 
 class CallTelemetry:
-    """One call to a provider (llm.ports.CallObserver)."""
+    """Observes one call to a provider (implements llm.ports.CallObserver)."""
 
     def __init__(self, labels: ModelLabels, call: ProviderCall, operation: str, kind: str) -> None:
         self._models = labels
         self._call = call
         self._labels = labels.of(call.provider, call.model)
         self._began = time.perf_counter()
-        self._latest = self._told = 0.0
+        self._latest = self._flushed_at = 0.0
         self._gaps: list[float] = []
         self._span = tracing.span(
             f"{operation} {call.model}",
@@ -72,22 +72,22 @@ class CallTelemetry:
         if self._latest:
             self._gaps.append(now - self._latest)
         else:
-            self._told = now
+            self._flushed_at = now
             first = now - self._began
             metrics.child(metrics.FIRST_TOKEN_SECONDS, *self._labels).observe(first)
             self._span.note({"gen_ai.response.time_to_first_chunk": first})
         self._latest = now
-        if now - self._told >= GAP_FLUSH_INTERVAL:
-            self._told = now
-            self._tell_gaps()
+        if now - self._flushed_at >= GAP_FLUSH_INTERVAL:
+            self._flushed_at = now
+            self._flush_gaps()
 
-    def _tell_gaps(self) -> None:
+    def _flush_gaps(self) -> None:
         observe_all(metrics.child(metrics.BETWEEN_TOKENS_SECONDS, *self._labels), self._gaps)
         self._gaps.clear()
 
     def finished(self, settlement: Settlement, model: str | None) -> None:
         if self._gaps:
-            self._tell_gaps()
+            self._flush_gaps()
         answered = settlement.state is CallState.SETTLED
         labels = self._models.of(self._call.provider, self._call.model, answered=answered)
         usage = settlement.usage
@@ -114,7 +114,7 @@ class CallTelemetry:
 
 
 class _Operation:
-    """Around an operation of a store: how long it takes, and whether it fails."""
+    """A context manager that records the duration and failure of a store operation."""
 
     __slots__ = ("_began", "_seconds", "_span", "_store")
 
@@ -133,7 +133,7 @@ class _Operation:
         trace: TracebackType | None,
     ) -> None:
         self._seconds.observe(time.perf_counter() - self._began)
-        # What a unit of work raises on purpose is no fault of the store.
+        # An error that the caller's own code raises on purpose is no failure of the store.
         failed = isinstance(error, Exception) and (
             isinstance(error, StoreUnavailable) or not isinstance(error, WeirError)
         )
@@ -143,7 +143,7 @@ class _Operation:
 
 
 def database_hook(url: str) -> InstrumentationHook:
-    """What watches the operations of the database at a URL."""
+    """The hook that records the operations of the database at a URL."""
     system = url.partition(":")[0].partition("+")[0]
     seconds = {
         operation: metrics.DATABASE_SECONDS.labels(operation)
@@ -159,13 +159,13 @@ def database_hook(url: str) -> InstrumentationHook:
 
 
 def redis_hook(_operation: str) -> _Operation:
-    """Watches a round trip to Redis, which many requests share: it belongs to no trace."""
+    """Records a round trip to Redis. Many requests share one, so it belongs to no trace."""
     return _Operation("redis", metrics.REDIS_SECONDS, tracing.NO_SPAN)
 
 
 @contextlib.contextmanager
 def predicting(model: str, rows: int) -> Iterator[None]:
-    """Around a call of an operator's own model with so many rows."""
+    """Record a call of an inference model with this many rows."""
     span = tracing.span(f"predict {model}", {"weir.rows": rows})
     began = time.perf_counter()
     try:
@@ -180,7 +180,7 @@ def predicting(model: str, rows: int) -> Iterator[None]:
 
 
 def sample(database: Database) -> None:
-    """Take note of what this worker has in use now."""
+    """Record the connections and the memory that this worker uses now."""
     for state, connections in database.connections().items():
         metrics.CONNECTIONS.labels(state).set(connections)
     with contextlib.suppress(OSError):
@@ -189,7 +189,7 @@ def sample(database: Database) -> None:
 
 
 def request_over(context: RequestContext, status: int) -> None:
-    """Count a request that is over."""
+    """Count a finished request."""
     tier = context.tier or "none"
     seconds = context.milliseconds / 1000
     metrics.child(metrics.REQUESTS, context.endpoint, status, tier).inc()
@@ -208,7 +208,7 @@ def request_over(context: RequestContext, status: int) -> None:
 
 
 def _limit(context: RequestContext, limit: str) -> str:
-    """The label of what refused a request; limits of requests have names of any number."""
+    """The label of the limit that refused a request, one of metrics.LIMITS or `credentials`."""
     if context.tier is None:
         return "credentials"
     if context.error == BudgetReserved.__name__:

@@ -1,7 +1,7 @@
-"""Traces, where OTEL_EXPORTER_OTLP_ENDPOINT asks for them; else all of this does nothing.
+"""Traces, if OTEL_EXPORTER_OTLP_ENDPOINT is set; otherwise all functions do nothing.
 
-One trace a request: the request itself, admission, the cache, the flight, each call to a provider,
-each operation of the database. Never a prompt, an answer, or a key.
+A trace has spans for the request, admission, the cache, the flight, each provider call and each
+database operation. It never contains prompts, answers or keys.
 """
 
 from __future__ import annotations
@@ -14,46 +14,46 @@ Attributes = Mapping[str, str | int | float]
 
 
 class Span(Protocol):
-    """A step of a trace, from its making to end(), which may be called again in vain."""
+    """A span of a trace, from its creation to end(). Further calls of end() do nothing."""
 
     @property
     def trace_id(self) -> str | None:
-        """32 hexadecimal digits; None of a step that belongs to no trace."""
+        """32 hexadecimal digits, or None if the span belongs to no trace."""
         ...
 
     def current(self) -> AbstractContextManager[object]:
-        """While this holds, what begins in this greenlet is a part of this step."""
+        """A context manager in which new spans of this greenlet are children of this span."""
         ...
 
     def note(self, attributes: Attributes) -> None: ...
 
     def end(self, error: BaseException | str | None = None, **attributes: str | int) -> None:
-        """It is over; `error` is what ended it, or its name. Facts are Weir's own attributes."""
+        """End the span. `error` is the error or its name; `attributes` are Weir's own."""
         ...
 
 
 class Tracer(Protocol):
-    """What begins spans."""
+    """Starts spans."""
 
     def request(self, headers: Mapping[str, str], method: str, route: str) -> Span:
-        """A request that came in, which is current in this greenlet until the next one."""
+        """The span of an incoming request: the current one of this greenlet until the next."""
         ...
 
     def span(self, name: str, attributes: Attributes, *, client: bool) -> Span:
-        """A part of the current step; where there is none, nothing."""
+        """A child of the current span; NO_SPAN if there is none."""
         ...
 
     def headers(self) -> Mapping[str, str]:
-        """What tells another server to which trace a request belongs."""
+        """The headers that tell another server to which trace a request belongs."""
         ...
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send the remaining spans."""
         ...
 
 
 class NoSpan:
-    """A step that nobody traces."""
+    """A span that is not recorded."""
 
     trace_id = None
 
@@ -68,7 +68,7 @@ class NoSpan:
 
 
 class NoTracer:
-    """Traces nothing."""
+    """A tracer that records nothing."""
 
     def request(self, headers: Mapping[str, str], method: str, route: str) -> Span:
         return NO_SPAN
@@ -90,7 +90,7 @@ _tracer: Tracer = NoTracer()
 
 
 def start(otlp_endpoint: str) -> None:
-    """Trace from now on, where there is an endpoint. OpenTelemetry is imported only then."""
+    """Start tracing if there is an endpoint. OpenTelemetry is imported only then."""
     global _tracer
     if otlp_endpoint:
         from webapp.observability.otlp import OpenTelemetryTracer
@@ -103,12 +103,12 @@ def request(headers: Mapping[str, str], method: str, route: str) -> Span:
 
 
 def span(name: str, attributes: Attributes = NO_ATTRIBUTES, *, client: bool = False) -> Span:
-    """A part of the current step; `client` says that it waits for another server."""
+    """A child of the current span. `client` means that it waits for another server."""
     return _tracer.span(name, attributes, client=client)
 
 
 def headers() -> Mapping[str, str]:
-    """What to send along with a request to another server."""
+    """The headers to send with a request to another server."""
     return _tracer.headers()
 
 

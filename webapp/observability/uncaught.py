@@ -1,4 +1,4 @@
-"""Sends to the log what nobody caught, wherever that was: Python and gevent print it on stderr."""
+"""Logs uncaught exceptions of threads and greenlets, which Python and gevent print on stderr."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def log_the_uncaught() -> None:
-    """From now on, in this process and those it forks."""
+    """Log uncaught exceptions from now on, in this process and those it forks."""
     sys.excepthook = _in_the_main_thread
     sys.unraisablehook = _where_none_can_be_raised
     threading.excepthook = _in_a_thread
@@ -40,7 +40,7 @@ def _in_the_main_thread(
 
 
 def _where_none_can_be_raised(args: UnraisableHookArgs) -> None:
-    # No repr of the object: it may show anything.
+    # No repr of the object: it may contain secrets.
     message = f"{args.err_msg or 'Exception ignored in'} {type(args.object).__qualname__}"
     _log(message, args.exc_type, args.exc_value, args.exc_traceback)
 
@@ -51,7 +51,7 @@ def _in_a_thread(args: threading.ExceptHookArgs) -> None:
 
 
 def _in_a_greenlet(hub: Any, context: Any, kind: Any, error: Any, traceback: Any) -> None:
-    # No repr of the context either: it shows the arguments. Without an error, the current one.
+    # No repr of the context: it shows the arguments. Without an error, log the current one.
     if error is None:
         kind, error, traceback = sys.exc_info()
     if kind is not None:

@@ -1,4 +1,4 @@
-"""Lets a server's wall clock jump: what stands in the file CLOCK_OFFSET_FILE is added to it.
+"""Lets a server's wall clock jump: the number in the file CLOCK_OFFSET_FILE is added to it.
 
 Python imports this by itself where its folder is in PYTHONPATH.
 """

@@ -1,1 +1,1 @@
-"""The endpoints for administrators' programs, under /admin: one blueprint a file."""
+"""The admin API under /admin, one blueprint per file."""

@@ -1,4 +1,4 @@
-"""/admin/accounts: who may sign in, and what they may do."""
+"""/admin/accounts: list, create and change accounts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""/admin/audit: who changed what, when, from where."""
+"""/admin/audit: the audit log: who changed what, when and from where."""
 
 from __future__ import annotations
 

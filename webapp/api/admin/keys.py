@@ -1,4 +1,4 @@
-"""/admin/keys: the life of API keys."""
+"""/admin/keys: list, create, change, rotate and revoke API keys."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from webapp.services import services
 blueprint = admins_only(Blueprint("admin_keys", __name__, description="API keys"))
 
 EXAMPLE = {"name": "shop", "tier": "premium", "limits": {"usd_per_month": 20}}
-# An answer that shows a secret.
+# For responses with a secret.
 NO_STORE = {"Cache-Control": "no-store"}
 
 
@@ -36,14 +36,14 @@ NO_STORE = {"Cache-Control": "no-store"}
 def list_all() -> dict[str, Any]:
     """List keys by id, without their secrets"""
     query = validated(KeyQuery(), request.args.to_dict())
-    found = services().key_changes.all(
+    keys = services().key_changes.all(
         owner=query["owner"],
         origin=query["origin"],
         state=query["state"],
         after_id=query["after"],
         count=query["limit"],
     )
-    return {"keys": found}
+    return {"keys": keys}
 
 
 @blueprint.post("/keys")
@@ -53,8 +53,8 @@ def list_all() -> dict[str, Any]:
 @blueprint.response(201, NewKeyAnswer)
 def create(body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """Create a key; its secret is returned only here"""
-    facts, secret = services().key_changes.create(actor(), NewKey(**body))
-    return facts | {"secret": secret}, NO_STORE
+    key, secret = services().key_changes.create(actor(), NewKey(**body))
+    return key | {"secret": secret}, NO_STORE
 
 
 @blueprint.get("/keys/<int:key_id>")
@@ -83,8 +83,8 @@ def change(body: dict[str, Any], key_id: int) -> dict[str, Any]:
 @blueprint.response(200, NewKeyAnswer)
 def rotate(body: dict[str, Any], key_id: int) -> tuple[dict[str, Any], dict[str, str]]:
     """Rotate the secret; the old one stays valid for the grace period (seconds)"""
-    facts, secret = services().key_changes.rotate(actor(), key_id, body["grace"])
-    return facts | {"secret": secret}, NO_STORE
+    key, secret = services().key_changes.rotate(actor(), key_id, body["grace"])
+    return key | {"secret": secret}, NO_STORE
 
 
 @blueprint.post("/keys/<int:key_id>/budget-increase")

@@ -1,4 +1,4 @@
-"""What comes in and goes out at /admin. Money is in USD."""
+"""Request and response schemas of /admin. Amounts are in USD."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from webapp.metering.usage import DIMENSIONS
 
 PASSWORD = validate.Length(8, 256)
 ID = validate.Range(0, LARGEST_ID)
-# No database keeps such a text.
+# PostgreSQL cannot store NUL.
 NO_NUL = validate.Regexp(r"^[^\x00]*\Z", error="Must not contain NUL.")
 
 
 class Limits(fields.Dict):
-    """What differs from the tier, by the names of webapp.allowance; null removes one."""
+    """Overrides of the tier's limits, by the names in webapp.allowance; null removes one."""
 
     def __init__(self, **kwargs: Any) -> None:
-        described = {"description": f"Any of {', '.join(OVERRIDES)}; null removes one."}
-        super().__init__(keys=fields.String(), metadata=described, **kwargs)
+        metadata = {"description": f"Any of {', '.join(OVERRIDES)}; null removes one."}
+        super().__init__(keys=fields.String(), metadata=metadata, **kwargs)
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         given: dict[str, Any] = super()._deserialize(value, *args, **kwargs)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""GET /admin/stream-check: five events, 0.2 s apart, to see whether a proxy holds them back."""
+"""GET /admin/stream-check: five events, 0.2 s apart, to detect a proxy that buffers them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ blueprint = admins_only(
     Blueprint("admin_stream_check", __name__, description="Streaming check of flask doctor")
 )
 
-EVENTS, APART = 5, 0.2
+EVENTS = 5
+EVENT_INTERVAL = 0.2  # seconds
 
 
 @blueprint.get("/stream-check")
@@ -33,5 +34,5 @@ def stream_check() -> Response:
 def _events() -> Iterator[bytes]:
     for number in range(EVENTS):
         if number:
-            time.sleep(APART)
+            time.sleep(EVENT_INTERVAL)
         yield f"data: {number}\n\n".encode()

@@ -1,4 +1,4 @@
-"""/admin/usage and /admin/ledger: what was used and what it cost, as JSON or CSV."""
+"""/admin/usage and /admin/ledger: usage, costs and provider calls, as JSON or CSV."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def usage() -> Any:
     if unknown := [name for name in by if name not in DIMENSIONS]:
         reason = f"Must be some of {', '.join(DIMENSIONS)}, not {unknown[0]!r}."
         raise ValidationError("The request is not valid: by.", details={"by": [reason]})
-    of = (query["key"], query["provider"], query["model"], query["endpoint"])
-    rows = services().usage.report(Selection(since, until, *of), by)
+    filters = (query["key"], query["provider"], query["model"], query["endpoint"])
+    rows = services().usage.report(Selection(since, until, *filters), by)
     if _wants_csv(query):
         return _csv(rows, f"usage-{since}-{until}.csv")
-    total = services().usage.report(Selection(since, until, *of), [])
+    total = services().usage.report(Selection(since, until, *filters), [])
     report = {"since": since, "until": until, "rows": rows, "total": total[0]}
-    # Of tens of thousands of rows, Flask's own way would take most of the time.
+    # Flask's own JSON is too slow for tens of thousands of rows.
     return Response(json_codec.dumps(report), mimetype="application/json")
 
 
