@@ -21,7 +21,7 @@ from xdist.scheduler import LoadScopeScheduling
 TESTS = Path(__file__).resolve().parents[1]
 # The values of module-scoped fixtures: each has its own servers.
 VALUES = re.compile(r"\[(sqlite|postgres|postgresql|memory|redis|alone|one process|two [^-\]]*)\b")
-# The modules that take longest, and all others after them.
+# The modules that take longest run first.
 LONGEST_FIRST: tuple[str, ...] = ()
 
 
