@@ -26,9 +26,7 @@ class Fault:
     empty: bool = False  # the content is empty
     big: int = 0  # the content has this many bytes
     no_usage: bool = False  # the answer has no usage
-    usage_on_choice: bool = (
-        False  # a stream has its usage on the last choice, even if not requested
-    )
+    usage_on_choice: bool = False  # a stream's last choice has the usage, requested or not
     gap: float = 0.0  # a pause between the pieces of a stream
     pieces: int = 0  # how many pieces a stream has; the content grows if it is too short
 

@@ -5,8 +5,8 @@
 It prints its port and serves OpenAI's models, chat completions and embeddings under /v1, the same
 as Azure has them under /azure/openai, and Anthropic's messages and models under /anthropic/v1. Its
 answers are deterministic. A call fails as its last user message says
-(`[[fault:status=500,slow=1]]`), or else as `POST /control/fault` last said; `Fault` lists what can
-go wrong. `GET /control/calls` tells what was asked, `POST /control/reset` forgets it.
+(`[[fault:status=500,slow=1]]`), or else as `POST /control/fault` last set. `Fault` lists the
+faults. `GET /control/calls` lists the calls, `POST /control/reset` forgets them.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Call:
     """One call of an endpoint under /v1; `ended` or `hung_up` (by the client) says how it was left.
 
     `served` is (input, output) in the tokens that it would be charged for, as far as the answer
-    came; `told` says that the usage was told to the client.
+    came; `told` means that the client got the usage.
     """
 
     method: str

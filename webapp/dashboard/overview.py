@@ -22,22 +22,22 @@ DEFAULT = "24h"
 @blueprint.get("/")
 def overview() -> Any:
     """Figures of a period, compared with the previous one"""
-    asked = RANGES.get(request.args.get("range", DEFAULT)) or RANGES[DEFAULT]
+    selected_range = RANGES.get(request.args.get("range", DEFAULT)) or RANGES[DEFAULT]
     key_ids = visible_ids()
     services().traffic.flush()
-    figures = services().overview.figures(asked, key_ids)
+    figures = services().overview.figures(selected_range, key_ids)
     latency, latency_before = figures.latency, figures.latency_before
     if key_ids is not None:
         latency, latency_before = (
-            services().request_log.latencies(key_ids, first, first + asked.length)
-            for first in (asked.first, asked.first - asked.length)
+            services().request_log.latencies(key_ids, first, first + selected_range.length)
+            for first in (selected_range.first, selected_range.first - selected_range.length)
         )
     # A provider that does not respond must not delay the page.
     checks = services().health.checks(ask_providers=False)
     return page(
         "overview.html",
         ranges=RANGES.values(),
-        asked=asked,
+        selected_range=selected_range,
         figures=figures,
         latency=latency,
         latency_before=latency_before,

@@ -27,28 +27,28 @@ OUTCOMES = {"ok": False, "failed": True}
 def latest() -> Any:
     """Recent requests, filtered by key, status, endpoint, model, …"""
     visible = visible_ids()
-    asked = {name: value for name, value in request.args.items() if value and "\0" not in value}
+    filters = {name: value for name, value in request.args.items() if value and "\0" not in value}
     wanted = Wanted(
-        key_ids=_key_ids(asked.get("key", ""), visible),
-        endpoint=asked.get("endpoint"),
-        model=asked.get("model"),
-        cache=asked.get("cache") if asked.get("cache") in CACHES else None,
-        status=number_of(asked.get("status"), LARGEST_ID),
-        failed=OUTCOMES.get(asked.get("outcome", "")),
-        since=_moment(asked.get("since")),
-        until=_moment(asked.get("until")),
+        key_ids=_key_ids(filters.get("key", ""), visible),
+        endpoint=filters.get("endpoint"),
+        model=filters.get("model"),
+        cache=filters.get("cache") if filters.get("cache") in CACHES else None,
+        status=number_of(filters.get("status"), LARGEST_ID),
+        failed=OUTCOMES.get(filters.get("outcome", "")),
+        since=_moment(filters.get("since")),
+        until=_moment(filters.get("until")),
     )
     services().request_log.flush()
     found = services().request_log.page(
-        wanted, before=number_of(asked.get("before"), LARGEST_BIG_ID)
+        wanted, before=number_of(filters.get("before"), LARGEST_BIG_ID)
     )
     endpoints, models = services().request_log.names(visible)
     older = None
     if found.older is not None:
-        older = "?" + urlencode(asked | {"before": str(found.older)})
+        older = "?" + urlencode(filters | {"before": str(found.older)})
     return page(
         "requests.html",
-        asked=asked,
+        filters=filters,
         found=found,
         older=older,
         names=names_of_keys(),
