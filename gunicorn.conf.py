@@ -1,4 +1,4 @@
-"""How Gunicorn serves Weir. Every number says why."""
+"""Gunicorn's configuration, with a reason for each number."""
 
 import gc
 import logging
@@ -19,7 +19,7 @@ try:
 except SettingsError as error:
     sys.exit(str(error))
 
-# Before the first line, and in the master too.
+# Before anything is logged, and in the master too.
 logs.configure(settings.log_level, settings.secrets, settings.log_redact, settings.log_sample)
 log_the_uncaught()
 
@@ -29,21 +29,21 @@ workers, _why = worker_count(settings)
 
 # Greenlets: thousands of idle streams in one process.
 worker_class = "webapp.worker.WeirWorker"
-# The same parser everywhere: gunicorn-h1c would be used where it is installed, but has no wheels.
+# The same parser everywhere: Gunicorn would use gunicorn-h1c if installed, but that has no wheels.
 http_parser = "python"
 worker_connections = 10_000
 backlog = 4096
-# A heartbeat, not a limit on requests: a worker that hangs this long is replaced.
+# Limits the heartbeat, not requests: a worker that hangs this long is replaced.
 timeout = 60
-# Longer than the idle time of common load balancers (60 s), so that they close first.
+# Longer than the idle timeout of common load balancers (60 s), so that they close first.
 keepalive = 75
 graceful_timeout = int(settings.shutdown_grace)
-# The heartbeat file in memory: on a slow disk it would look like a hanging worker.
+# The heartbeat file in memory: on a slow disk, a worker would seem to hang.
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108
 control_socket_disable = True
 
-# Each worker writes its metrics into files of this folder, in memory where that is possible. A
-# second master, which a USR2 starts beside this one, needs a folder of its own; a reload does not.
+# Each worker writes its metrics into files of this folder, in memory if possible. A second master,
+# which USR2 starts, needs its own folder; a reload does not.
 METRICS = "PROMETHEUS_MULTIPROC_DIR"
 if METRICS not in os.environ or "GUNICORN_PID" in os.environ:
     os.environ[METRICS] = tempfile.mkdtemp(prefix="weir-metrics-", dir=worker_tmp_dir)
@@ -56,7 +56,7 @@ forwarded_allow_ips = ""
 
 
 def on_starting(server):
-    """Room for two file descriptors a stream; and why there are this many workers."""
+    """Allow two file descriptors per stream; log the reason for the number of workers."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     server.log.info("Workers: %s (%s)", workers, _why)
@@ -65,22 +65,22 @@ def on_starting(server):
 
 
 def post_worker_init(worker):
-    """Logging, traces, then the database, before the first request is accepted."""
+    """Start logging, traces, then the database, before the first request is accepted."""
     from webapp.observability import logs, metrics, request_context, tracing
 
     tracing.start(settings.otlp_endpoint)
     metrics.begin(metrics_folder, settings.tiers)
     logs.add_request_ids(request_context.current_id)
     worker.wsgi.extensions["weir"].lifecycle.start()
-    # What was imported stays: to look through all of it took 100 ms every few seconds, in which
-    # no stream went on. And look less often: requests leave hardly a cycle behind.
+    # Exclude imported objects from garbage collection: scanning them stalled all streams for
+    # 100 ms every few seconds. Collect less often: requests create hardly any cycles.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
 
 
 def worker_exit(server, worker):
-    """The last counters."""
+    """Write the last counters and traces."""
     application = getattr(worker, "wsgi", None)
     if application is not None:
         application.extensions["weir"].lifecycle.stop()
@@ -91,12 +91,12 @@ def worker_exit(server, worker):
 
 
 def child_exit(server, worker):
-    """What a worker that is gone has counted stays; what it had in use does not."""
+    """Keep the counts of a dead worker, but not its gauges."""
     from webapp.observability import metrics_files
 
     metrics_files.add_up(metrics_folder, worker.pid)
 
 
 def on_exit(server):
-    """The metrics of this master end with it."""
+    """Remove the metrics of this master."""
     shutil.rmtree(metrics_folder, ignore_errors=True)

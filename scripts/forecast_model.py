@@ -1,4 +1,4 @@
-"""Makes models/forecast/1.onnx, the model that ships, from the series beside it.
+"""Trains models/forecast/1.onnx, the included model, on the series in the same folder.
 
 python -m scripts.forecast_model
 """
@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 FOLDER = Path(__file__).resolve().parents[1] / "models" / "forecast"
-LONGEST = 36  # of the windows that it learns from
+LONGEST = 36  # values; the longest window in training
 OPSET, IR_VERSION = 17, 9
 
 
@@ -26,7 +26,7 @@ def main() -> None:
 
 
 def described(window: np.ndarray) -> np.ndarray:
-    """How far the last value is from the mean, and the slope by least squares."""
+    """The features of a window: the last value's distance from the mean, and the slope."""
     places = np.arange(len(window)) - (len(window) - 1) / 2
     spread = max(float((places**2).sum()), 1.0)
     slope = float(((window - window.mean()) * places).sum()) / spread
@@ -34,7 +34,7 @@ def described(window: np.ndarray) -> np.ndarray:
 
 
 def trained(series: np.ndarray) -> np.ndarray:
-    """The weights of both, by which the next value differs from the last one."""
+    """The weights of the features; their sum predicts the difference to the next value."""
     windows = [
         (series[start : start + length], series[start + length])
         for length in range(1, LONGEST + 1)
@@ -47,7 +47,7 @@ def trained(series: np.ndarray) -> np.ndarray:
 
 
 def predicted(window: np.ndarray, weights: np.ndarray) -> float:
-    """What the model computes, in NumPy."""
+    """The model's computation in NumPy."""
     return float(window[-1] + described(window) @ weights)
 
 

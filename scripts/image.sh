@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Builds the image `weir` with docker, podman or buildah: the first that works, or the one that
-# ENGINE names. The arguments are options of its build.
+# Builds the image `weir` with docker, podman or buildah: the first that works, or $ENGINE.
+# The arguments are passed to its `build` command.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# A client without an engine answers `version`, but not `info`.
+# Without a running engine, a client's `version` works, but `info` fails.
 for engine in ${ENGINE:-docker podman buildah}; do
   if "$engine" info >/dev/null 2>&1; then
-    # OCI's format, which the other two would take, knows no health check.
+    # The default format of the other two, OCI, has no health check.
     [[ $engine == docker ]] || set -- --format docker "$@"
     exec "$engine" build --file deploy/Dockerfile --tag weir "$@" .
   fi

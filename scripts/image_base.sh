@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Makes a base of Debian's packages for deploy/Dockerfile, and prints the options of `make image`
-# that take it: for a machine that reaches Debian but no registry. Wants root, podman, mmdebstrap.
+# Builds a base image for deploy/Dockerfile from Debian's packages, for machines without access to a
+# registry. Prints the options for `make image`. Needs root, podman and mmdebstrap.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# Such as python:3.13-slim-trixie.
+# For example python:3.13-slim-trixie.
 name=$(sed -n 's/^FROM \(.*\) AS build$/\1/p' deploy/Dockerfile)
 suite=${name##*-}
 python=${name%%-*}
@@ -14,7 +14,7 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/weir/${base##*/}.tar
 
 if [[ ! -e $cache ]]; then
   mkdir -p "${cache%/*}"
-  # As the registry's: no compiler, no documentation, no bytecode, `python` in /usr/local/bin.
+  # Like the registry's image: no compiler, documentation or bytecode; `python` in /usr/local/bin.
   mmdebstrap --quiet --mode=root --variant=minbase --format=tar \
     --include="ca-certificates,$python-venv" \
     --dpkgopt='path-exclude=/usr/share/doc/*' \

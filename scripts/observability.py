@@ -1,9 +1,9 @@
-"""Takes the picture of docs/operating.md: Weir's dashboard, filled by a real load.
+"""Draws the picture of the Grafana dashboard in docs/operating.md, under a real load.
 
 make observability
 
-Prometheus is a real one (Debian's package), with the shipped rules; every panel is drawn from the
-answers to the dashboard's own queries. It is no picture of Grafana, which is not needed for it.
+It runs a real Prometheus (Debian's package) with the included rules. Every panel is drawn from the
+results of the dashboard's own queries, without Grafana.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ UPLOT = REPOSITORY / "static" / "vendor" / "uplot"
 TOKEN = "a-token-that-prometheus-sends"  # noqa: S105
 
 SECONDS = 180.0
-RATE = 30.0  # requests a second, about
-ASKERS = 24
-# While the provider's large model fails, as parts of the run.
+RATE = 30.0  # requests per second, on average
+CLIENTS = 24
+# The fraction of the run in which the provider's large model fails: start and end.
 FAILING = (0.4, 0.62)
-SCRAPED_EVERY = 5  # seconds; the shipped 15 would leave few points of a run so short
+SCRAPED_EVERY = 5  # seconds; the included 15 would give too few points in such a short run
 STEP = 2
 QUESTIONS = 400
 
@@ -45,7 +45,7 @@ Request = tuple[str, str, dict[str, Any]]  # a key's name, a path, a body
 
 
 def main() -> None:
-    """Run the load, ask every panel's question, draw the answers."""
+    """Run the load, run the queries of all panels, and draw the results."""
     random.seed(11)
     with (
         Valkey() as valkey,
@@ -54,7 +54,7 @@ def main() -> None:
         Weir(settings(valkey, postgres.create_database("watched"), provider)) as weir,
         Prometheus(weir, TOKEN, f"{SCRAPED_EVERY}s") as prometheus,
     ):
-        # As in the Docker image: nothing is told of the disk of a folder that does not exist.
+        # As in the Docker image: without the folder there would be no metrics of its disk.
         weir.data_dir.mkdir(exist_ok=True)
         load = Load(weir, make_keys(weir))
         began = time.time()
@@ -87,7 +87,7 @@ def settings(valkey: Valkey, database: str, provider: Provider) -> dict[str, obj
 
 
 def make_keys(weir: Weir) -> dict[str, str]:
-    """Their secrets by name."""
+    """Create keys, and return their secrets by name."""
     admin = Administrator(weir)
     wanted = {
         "shop": ("enterprise", {"usd_per_month": 0.15}),
@@ -104,7 +104,7 @@ def make_keys(weir: Weir) -> dict[str, str]:
 
 
 class Load:
-    """Applications that ask about RATE times a second, each request one of a mixture."""
+    """Clients that send about RATE requests per second, of different kinds."""
 
     def __init__(self, weir: Weir, keys: dict[str, str]) -> None:
         self._weir = weir
@@ -115,24 +115,24 @@ class Load:
 
     def run(self) -> None:
         self._began = time.time()
-        askers = [threading.Thread(target=self._ask, args=(number,)) for number in range(ASKERS)]
-        for asker in askers:
-            asker.start()
-        for asker in askers:
-            asker.join()
+        clients = [threading.Thread(target=self._send, args=(n,)) for n in range(CLIENTS)]
+        for client in clients:
+            client.start()
+        for client in clients:
+            client.join()
 
     @property
     def _part(self) -> float:
-        """How much of the run is over."""
+        """The elapsed fraction of the run."""
         return (time.time() - self._began) / SECONDS
 
-    def _ask(self, number: int) -> None:
+    def _send(self, number: int) -> None:
         chosen = random.Random(number)  # noqa: S311
         with requests.Session() as session:
             session.trust_env = False
             while self._part < 1:
                 # A wave, so that the curves are not flat.
-                rate = RATE * (1 + 0.35 * math.sin(self._part * 9)) / ASKERS
+                rate = RATE * (1 + 0.35 * math.sin(self._part * 9)) / CLIENTS
                 time.sleep(chosen.expovariate(rate))
                 key, path, body = self._request(chosen)
                 headers = {"X-API-Key": self._keys.get(key, "a key that does not exist")}
@@ -144,7 +144,7 @@ class Load:
     def _status(
         self, session: requests.Session, path: str, body: Any, headers: dict[str, str]
     ) -> int:
-        """Of the answer, once it is there; 0 where none came."""
+        """The status of the response; 0 if there is none."""
         try:
             return session.post(
                 self._weir.url + path, json=body, headers=headers, timeout=60
@@ -183,11 +183,11 @@ class Load:
         return chosen.choice(["shop", "assistant"]), "/v1/chat/completions", body
 
     def _question(self, chosen: random.Random, model: str) -> str:
-        """Some are asked often. The stand-in takes its time, or fails, as the question says."""
+        """A question, often a repeated one. It controls the delays and faults of the stand-in."""
         if model != "small" and FAILING[0] < self._part < FAILING[1]:
             return f"Question {next(self._numbers)} [[fault:status=500]]"
         number = int(QUESTIONS * chosen.random() ** 2)
-        # Of one question always the same, so that it can be cached.
+        # The same delays for the same question, so that it can be cached.
         taking = random.Random(number)  # noqa: S311
         slow, gap = 0.1 + taking.expovariate(5), 0.004 + taking.random() * 0.03
         pieces = taking.randrange(20, 120)
@@ -198,7 +198,7 @@ class Load:
         )
 
     def _hot(self, chosen: random.Random) -> Request:
-        """What many ask at once: they share one call."""
+        """A question that several clients send at the same time, so that they share one call."""
         moment = int((time.time() - self._began) / 4)
         message = f"News of {moment} [[fault:slow=1.5,pieces=60]]"
         return "shop", "/chat", {"message": message, "model": "small", "max_tokens": 200}
@@ -286,12 +286,12 @@ def panel_with_answers(
 
 
 def named(legend: str, metric: dict[str, str]) -> str:
-    """What a curve is called: {{label}} stands for the value of a label."""
+    """The name of a curve: {{label}} is replaced by the value of a label."""
     return re.sub(r"\{\{(\w+)\}\}", lambda found: metric.get(found[1], ""), legend)
 
 
 def _number(value: float | None) -> float | None:
-    """What JSON can say."""
+    """The value, or None if JSON cannot represent it."""
     return value if value is not None and math.isfinite(value) else None
 
 

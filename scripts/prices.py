@@ -1,4 +1,4 @@
-"""Writes webapp/metering/prices.toml from the table that LiteLLM keeps of providers' price pages.
+"""Writes webapp/metering/prices.toml from LiteLLM's table of the providers' prices.
 
     pip download --no-deps litellm && unzip litellm-*.whl 'litellm/model_prices*'
     python scripts/prices.py litellm/model_prices_and_context_window_backup.json 1.106.2 2026-10-21
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 TARGET = Path(__file__).resolve().parents[1] / "webapp" / "metering" / "prices.toml"
-# Our section, LiteLLM's name of the provider, and how its models are named there.
+# Our section, LiteLLM's name of the provider, and the prefix of its models there.
 SECTIONS = [
     ("openai", "openai", ""),
     ("azure", "azure", "azure/"),
@@ -81,16 +81,15 @@ def _model(entry: dict[str, Any]) -> dict[str, Any] | None:
     }
     if len(above) == 1:
         [limit] = above
-        dearer = {
+        higher = {
             f"{ours}_above": _million(entry[name])
             for ours, theirs in PRICES.items()
             if (name := f"{theirs}_above_{limit // 1000}k_tokens") in entry
         }
-        model |= {"above": limit, **dearer}
+        model |= {"above": limit, **higher}
     if entry.get("mode") == "chat":
         model["max_output"] = entry.get("max_output_tokens")
-        reads = entry.get("max_input_tokens")
-        model["context"] = reads
+        model["context"] = entry.get("max_input_tokens")
         model["reasoning"] = entry.get("supports_reasoning") or None
     return {name: value for name, value in model.items() if value is not None}
 
@@ -104,7 +103,7 @@ def _cost(model: dict[str, Any]) -> list[Any]:
 
 
 def _undated(models: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Without the dated names that cost what the undated one does: Weir looks for that too."""
+    """Drop dated names with the price of the undated name, which Weir looks up as a fallback."""
     return {
         name: model
         for name, model in models.items()

@@ -1,8 +1,8 @@
-"""Keeps a database as this version fills it, for the upgrade tests of the versions after it.
+"""Saves a database filled by this version, for the upgrade tests of later versions.
 
 python -m scripts.schema_fixture
 
-Run it once for each schema, on the last version that has it: it writes tests/fixtures/schema_NNNN.
+Run it once per schema, on the last version with that schema. Writes tests/fixtures/schema_NNNN.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FAR = "2099-01-31T00:00:00Z"
 
 
 def main() -> None:
-    """Fill a database by all that a Weir can be asked, and keep it."""
+    """Fill a database with requests of all kinds, and save it."""
     revision = migrations.head()
     if folder_of(revision).exists():
         raise SystemExit(f"{folder_of(revision)} is there already.")
@@ -49,14 +49,14 @@ def settings(url: str, valkey: Valkey, provider: Provider) -> dict[str, object]:
         "MODEL_PRICES": PRICES,
         "LLM_MAX_RETRIES": 0,
         "LOG_PROMPTS": "true",
-        # Nobody is there: the alert waits to be delivered.
+        # Nothing listens there, so the alert stays undelivered.
         "ALERT_WEBHOOK_URL": f"http://127.0.0.1:{free_port()}",
         "ALERT_WEBHOOK_SECRET": SECRET,
     }
 
 
 def fill(weir: Weir, provider: Provider) -> dict[str, str]:
-    """Accounts, keys in every state, calls of every kind; gives the secrets by name."""
+    """Create accounts, keys in every state and calls of every kind. Returns secrets by name."""
     admin = Administrator(weir)
     secrets = {"admin's password": PASSWORD, "configured": CONFIGURED}
     ids: dict[str, int] = {}
@@ -84,22 +84,22 @@ def fill(weir: Weir, provider: Provider) -> dict[str, str]:
     make("interrupted", limits={"usd_per_day": 1})
     change("increased", "budget-increase", {"usd": 5, "until": FAR})
 
-    asked = 0
+    sent = 0
     for name in ["configured", *ids]:
-        ask(weir, provider, name, secrets[name])
-        asked += 8
+        send_requests(weir, provider, name, secrets[name])
+        sent += 8
     change("revoked", "revoke", {})
     secrets["rotated before"] = secrets["rotated"]
     secrets["rotated"] = change("rotated", "rotate", {"grace": 60})["secret"]
-    # What is counted is written every second.
-    wait_until(lambda: len(Books(weir).rows("SELECT id FROM requests")) >= asked, 20, "the log")
+    # Counters are written every second.
+    wait_until(lambda: len(Books(weir).rows("SELECT id FROM requests")) >= sent, 20, "the log")
     spend(weir, secrets["alerting"])
     interrupt(weir, provider, secrets["interrupted"])
     return secrets
 
 
-def ask(weir: Weir, provider: Provider, name: str, key: str) -> None:
-    """Eight requests: plain, cached, a stream, OpenAI's, with an idempotency key, faults, bad."""
+def send_requests(weir: Weir, provider: Provider, name: str, key: str) -> None:
+    """Eight requests: plain, cached, streamed, OpenAI's, idempotent, two failing, one invalid."""
     model = {"model": "stand-in-1", "max_tokens": 12}
     first = {"message": f"the first of {name} has these seven words", **model}
     sent_once = {"Idempotency-Key": f"once-for-{name}"}
@@ -117,11 +117,11 @@ def ask(weir: Weir, provider: Provider, name: str, key: str) -> None:
 
 
 def spend(weir: Weir, key: str) -> None:
-    """Ask until half of the budget is spent, which an alert tells."""
-    asked = count()
+    """Send requests until half of the budget is spent and an alert is sent."""
+    numbers = count()
 
     def alerted() -> bool:
-        body = {"message": f"spent {next(asked)}", "model": "stand-in-1", "max_tokens": 12}
+        body = {"message": f"spent {next(numbers)}", "model": "stand-in-1", "max_tokens": 12}
         weir.post("/chat", key=key, json=body)
         return bool(Books(weir).rows("SELECT id FROM alerts WHERE attempts > 0"))
 
@@ -130,7 +130,7 @@ def spend(weir: Weir, key: str) -> None:
 
 
 def interrupt(weir: Weir, provider: Provider, key: str) -> None:
-    """Kill the server within a call: it stays reserved, and its idempotency key held."""
+    """Kill the server during a call, so that its reservation and idempotency key remain."""
     provider.fault(hang=True)
     body = {"message": "the last", "model": "stand-in-1", "max_tokens": 12}
     headers = {"Idempotency-Key": "interrupted"}

@@ -1,4 +1,4 @@
-"""Takes the pictures of docs/images from a real server, filled with a made-up day and month.
+"""Takes the screenshots of docs/images from a real server with generated data.
 
 make pictures
 """
@@ -25,7 +25,7 @@ from webapp.metering.usage import usage
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "images"
 WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 360, "height": 740}
-MODELS = {"gpt-4o-mini": 600, "gpt-4o": 10_000}  # nano-USD a token, about
+MODELS = {"gpt-4o-mini": 600, "gpt-4o": 10_000}  # approximate nano-USD per token
 APPS = {"shop-assistant": "enterprise", "support-bot": "premium", "nightly-reports": "free"}
 PAGES = {
     "overview": "", "month": "?range=30d", "keys": "keys", "new-key": "keys/new",
@@ -35,7 +35,7 @@ PAGES = {
 
 
 def main() -> None:
-    """Write every picture anew."""
+    """Take all screenshots."""
     random.seed(7)
     with Provider() as provider, Weir(settings(provider)) as weir, sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"))
@@ -90,7 +90,7 @@ def playground(page: Page, weir: Weir) -> None:
 
 
 def fill(weir: Weir, provider: Provider) -> dict[str, str]:
-    """Traffic of today by real requests, and what came before straight into the tables."""
+    """Create today's traffic by requests, and earlier traffic directly in the tables."""
     visitor = Visitor(weir)
     visitor.sign_in()
     visitor.post(
@@ -118,16 +118,16 @@ def fill(weir: Weir, provider: Provider) -> dict[str, str]:
 
 
 def past(connection: Connection, ids: list[int]) -> None:
-    """Two days by the half hour, and two months by the day."""
+    """Insert two days of half hours, and two months of days."""
     this = int(time.time()) // HALF_HOUR * HALF_HOUR
     for step in range(1, 96):
         at = this - step * HALF_HOUR
         busy = 1.2 + math.sin((at % 86_400) / 86_400 * 2 * math.pi - 2)
         for place, key_id in enumerate(ids):
             row = counted(busy * 120 / (place + 1))
-            bought = {"tokens": row["misses"] * 700, "cost_nano": row["misses"] * 700 * 400}
+            billed = {"tokens": row["misses"] * 700, "cost_nano": row["misses"] * 700 * 400}
             connection.execute(
-                insert(activity).values(span=HALF_HOUR, start=at, key_id=key_id, **row, **bought)
+                insert(activity).values(span=HALF_HOUR, start=at, key_id=key_id, **row, **billed)
             )
         for bucket in range(120, 165, 3):
             timing = {"bucket": bucket, "requests": int(busy * 20)}
@@ -155,7 +155,7 @@ def past(connection: Connection, ids: list[int]) -> None:
 
 
 def counted(about: float) -> dict[str, Any]:
-    """Some requests, of which the cache answers about a third."""
+    """Counters of about so many requests; about a third are cache hits."""
     requests = int(about * random.uniform(0.8, 1.2))
     hits = int(requests * random.uniform(0.25, 0.4))
     errors = int(requests * random.uniform(0, 0.02))

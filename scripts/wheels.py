@@ -1,8 +1,8 @@
-"""Checks that no requirement needs a compiler: that there is a wheel of each, for the tests too.
+"""Checks that every requirement, also of the tests, has a wheel, so that no compiler is needed.
 
 make wheels
 
-Nothing is downloaded but what the wheels say of themselves, and nothing is installed.
+Downloads only the metadata of wheels, and installs nothing.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from tempfile import TemporaryDirectory
 REPOSITORY = Path(__file__).resolve().parents[1]
 UV = Path(sys.executable).with_name("uv")
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
-# As uv names them. Debian 12 has glibc 2.36.
+# uv's names. Debian 12 has glibc 2.36.
 PLATFORMS = ("x86_64-manylinux_2_36", "aarch64-manylinux_2_36", "aarch64-apple-darwin")
 OLDEST_MACOS = {"MACOSX_DEPLOYMENT_TARGET": "14.0"}
 
 
 def missing(platform: str, python: str) -> str:
-    """What cannot be installed there from wheels alone, or nothing."""
+    """uv's message if not all requirements can be installed from wheels; otherwise empty."""
     install = ["pip", "install", "--dry-run", "--quiet", "--require-hashes", "--only-binary=:all:"]
     where = [f"--python-platform={platform}", f"--python-version={python}"]
     what = ["--requirement=requirements.txt", "--requirement=requirements-dev.txt"]
@@ -39,12 +39,12 @@ def missing(platform: str, python: str) -> str:
 
 
 def main() -> None:
-    """Say for each Python on each platform whether all is there; fail where something is not."""
+    """Check each Python on each platform; exit with an error if a wheel is missing."""
     failed = False
     for platform, python in product(PLATFORMS, PYTHONS):
-        lacking = missing(platform, python)
-        failed = failed or bool(lacking)
-        print(f"Python {python} on {platform}: {lacking or 'every requirement has a wheel'}")
+        problem = missing(platform, python)
+        failed = failed or bool(problem)
+        print(f"Python {python} on {platform}: {problem or 'every requirement has a wheel'}")
     sys.exit(failed)
 
 

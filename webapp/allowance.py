@@ -1,7 +1,7 @@
-"""What a tier or a key allows: rates, money, models, sizes, networks; and how that is written.
+"""The limits of a tier or a key (rates, money, models, sizes, networks), and their notation.
 
-A tier's allowance comes from TIERS and TIER_<NAME>; a key's own overrides are a mapping with the
-same names, in JSON or as text (`usd_per_month=20,models=a|b`).
+A tier's allowance comes from TIERS and TIER_<NAME>; a key's overrides are a mapping with the same
+names, in JSON or as text (`usd_per_month=20,models=a|b`).
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ Network = IPv4Network | IPv6Network
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """None means no such limit. Money is in nano-USD; days and months are UTC."""
+    """All limits; None means no limit. Money is in nano-USD; days and months are UTC."""
 
     windows: tuple[RateLimitItem, ...] = ()
-    """Requests in sliding windows, as Flask-Limiter writes them."""
+    """Limits of requests in sliding windows."""
     requests_per_day: int | None = None
     tokens_per_minute: int | None = None
     parallel_requests: int | None = None
     usd_per_day: int | None = None
     usd_per_month: int | None = None
     models: tuple[str, ...] | None = None
-    """Names of models or routes; `*` stands for any part of one."""
+    """Names of models or routes; `*` matches any part of a name."""
     max_text: int | None = None
-    """Characters of a text to summarize."""
+    """The maximum length of a text to summarize, in characters."""
     networks: tuple[Network, ...] | None = None
     own_cache: bool = False
-    """Whether answers are shared with nobody."""
+    """Whether answers are cached for this key only."""
 
     def overridden(self, overrides: Mapping[str, Any]) -> Allowance:
-        """This allowance with what parse_overrides() gave in place of its own.
+        """This allowance with the overrides of parse_overrides() applied.
 
-        What only a later version knows is passed over: it may have been here before a roll-back.
+        Unknown names are ignored: after a roll-back, they may come from a later version.
         """
         changes = {
             name: value
@@ -65,7 +65,7 @@ class Allowance:
         return replace(self, **changes)
 
     def increased(self, nano: int) -> Allowance:
-        """This allowance with more of each budget that it has."""
+        """This allowance with each of its budgets increased."""
         day, month = (
             None if budget is None else budget + nano
             for budget in (self.usd_per_day, self.usd_per_month)
@@ -77,13 +77,13 @@ class Allowance:
         return self.usd_per_day is not None or self.usd_per_month is not None
 
     def allows_model(self, *names: str) -> bool:
-        """Whether one of the names of a model is allowed."""
+        """Whether a model is allowed, given all its names."""
         if self.models is None:
             return True
         return any(fnmatchcase(name, pattern) for name in names for pattern in self.models)
 
     def allows_address(self, address: str | None) -> bool:
-        """Whether a client may ask from this address."""
+        """Whether requests from this address are allowed."""
         if self.networks is None:
             return True
         try:
@@ -94,7 +94,7 @@ class Allowance:
         return any(parsed in network for network in self.networks)
 
 
-# -- how each override is written: text or JSON -> a JSON-ready value, or ValueError --
+# Parsers of overrides: from text or JSON to a JSON-ready value. They raise ValueError.
 
 
 def _count(value: Any) -> int:
@@ -109,10 +109,10 @@ def _listed(value: Any) -> list[str]:
     entries = value.split("|") if isinstance(value, str) else value
     if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
         raise ValueError("must be a list of names")
-    named = [entry.strip() for entry in entries if entry.strip()]
-    if not named or len(named) > 100:
+    names = [entry.strip() for entry in entries if entry.strip()]
+    if not names or len(names) > 100:
         raise ValueError("must have 1 to 100 names")
-    return named
+    return names
 
 
 def _models(value: Any) -> list[str]:
@@ -152,7 +152,7 @@ MONEY = frozenset({"usd_per_day", "usd_per_month"})
 
 
 def parse_overrides(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Overrides as they are kept: JSON-ready, money in nano-USD; None takes one away.
+    """Overrides in their stored form: JSON-ready, money in nano-USD; None removes an override.
 
     Raises ValueError, which names the field.
     """
@@ -168,7 +168,7 @@ def parse_overrides(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def shown(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Kept overrides for a reader: money in USD."""
+    """Stored overrides in their displayed form: money in USD."""
     return {
         name: money.to_usd(value) if name in MONEY else value
         for name, value in overrides.items()

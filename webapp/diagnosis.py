@@ -1,4 +1,4 @@
-"""What is wrong with an installation, found without spending money: for `flask doctor`."""
+"""The checks of `flask doctor`: problems of an installation, found without paid calls."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from webapp.worker_count import worker_count
 
 CHECK_TIMEOUT = 5.0
 SKEW_WARNING, SKEW_PROBLEM = 2.0, 30.0
-CONNECTIONS_PER_WORKER = 10  # connections to PostgreSQL that a worker may open
+CONNECTIONS_PER_WORKER = 10  # the maximum of a worker's connections to PostgreSQL
 DISK_WARNING = 500 * 1024 * 1024
 EVENT_INTERVAL = 0.2
 
@@ -40,7 +40,7 @@ Status = Literal["ok", "warning", "problem"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a check found, and what to do where that is not well."""
+    """The result of a check, and advice if it is not "ok"."""
 
     check: str
     status: Status
@@ -49,7 +49,7 @@ class Finding:
 
 
 class Doctor:
-    """Examines the installation that the settings describe; `url` is its public address."""
+    """Checks the installation that the settings describe; `url` is its public address."""
 
     def __init__(self, services: Services, environment: Mapping[str, str], url: str = "") -> None:
         self._services = services
@@ -58,7 +58,7 @@ class Doctor:
         self._url = url.rstrip("/")
 
     def findings(self) -> Iterator[Finding]:
-        """One check after the other; one that fails hides no other."""
+        """Run all checks in order; a check that fails does not stop the others."""
         checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
             ("settings", self._settings_check),
             ("database", self._database_check),
@@ -74,7 +74,7 @@ class Doctor:
         for name, check in checks:
             try:
                 yield from check()
-            except Exception as error:  # noqa: BLE001 the other checks shall still be made
+            except Exception as error:  # noqa: BLE001 the other checks must still run
                 yield _broken(name, error)
 
     def _settings_check(self) -> Iterator[Finding]:
@@ -159,7 +159,7 @@ class Doctor:
         try:
             drift = self._services.calls.drift()
         except (StoreUnavailable, SQLAlchemyError):
-            return  # what the database lacks is said above
+            return  # reported by the database check
         if drift:
             yield Finding(
                 "ledger", "problem", f"budgets and ledger differ by {money.text(drift)} USD",
@@ -169,15 +169,15 @@ class Doctor:
             yield Finding("ledger", "ok", "budgets and ledger agree")
 
     def _redis_check(self) -> Iterator[Finding]:
-        memory = self._services.redis
-        if memory is None:
+        redis = self._services.redis
+        if redis is None:
             yield Finding("redis", "ok", "not configured: one process, with its own cache")
             return
         began = time.perf_counter()
         try:
-            memory.execute("PING")
+            redis.execute("PING")
             took = (time.perf_counter() - began) * 1000
-            told = memory.execute("INFO").decode() if not self._is_cluster() else ""
+            info = redis.execute("INFO").decode() if not self._is_cluster() else ""
         except RedisUnavailable:
             yield Finding(
                 "redis",
@@ -187,9 +187,9 @@ class Doctor:
             )
             return
         yield Finding("redis", "ok", f"answers in {took:.1f} ms")
-        facts = dict(line.partition(":")[::2] for line in told.splitlines() if ":" in line)
-        policy = facts.get("maxmemory_policy", "noeviction")
-        if policy.startswith("allkeys") and facts.get("maxmemory", "0") != "0":
+        values = dict(line.partition(":")[::2] for line in info.splitlines() if ":" in line)
+        policy = values.get("maxmemory_policy", "noeviction")
+        if policy.startswith("allkeys") and values.get("maxmemory", "0") != "0":
             yield Finding(
                 "redis", "warning", f"{policy} may evict rate limits when memory is full",
                 "Use volatile-lru: it evicts the least recently used keys, mostly cached answers.",
@@ -200,28 +200,28 @@ class Doctor:
 
     def _clock_check(self) -> Iterator[Finding]:
         clocks: dict[str, Callable[[], float]] = {}
-        database, memory = self._services.database, self._services.redis
+        database, redis = self._services.database, self._services.redis
         if not database.is_sqlite:
             now = text("SELECT extract(epoch FROM clock_timestamp())")
             clocks["the database"] = lambda: float(
                 database.read(lambda c: c.execute(now).scalar_one())
             )
-        if memory is not None:
-            clocks["Redis"] = lambda: int(memory.execute("TIME")[0])
+        if redis is not None:
+            clocks["Redis"] = lambda: int(redis.execute("TIME")[0])
         if self._url:
             clocks["the public address"] = lambda: _date_of(_get(self._url + "/liveness"))
-        for whose, read in clocks.items():
+        for owner, read in clocks.items():
             try:
                 skew = abs(read() - time.time())
             except (StoreUnavailable, RedisUnavailable, OSError, ValueError, TypeError):
-                continue  # said by its own check
-            # Redis and HTTP tell whole seconds.
+                continue  # reported by its own check
+            # Redis and HTTP have a resolution of whole seconds.
             if skew > SKEW_WARNING:
                 status: Status = "problem" if skew > SKEW_PROBLEM else "warning"
-                found = f"differs from {whose} by {skew:.0f} s"
+                found = f"differs from {owner} by {skew:.0f} s"
                 yield Finding("clock", status, found, "Synchronize both clocks with NTP.")
             else:
-                yield Finding("clock", "ok", f"agrees with {whose}")
+                yield Finding("clock", "ok", f"agrees with {owner}")
 
     def _providers_check(self) -> Iterator[Finding]:
         if not self._settings.has_provider:
@@ -262,7 +262,7 @@ class Doctor:
             yield Finding("prices", "ok", f"{len(targets)} models checked")
 
     def _targets(self) -> list[Target]:
-        """The models that the settings name."""
+        """The targets that the settings name."""
         router = self._services.gateway.router
         named = list(router.routed)
         if self._settings.default_model and not named:
@@ -307,7 +307,7 @@ class Doctor:
             )  # fmt: skip
             return
         body = {"username": settings.admin_username, "password": settings.admin_password}
-        answer = _ask("POST", self._url + "/token", body=body)
+        answer = _request("POST", self._url + "/token", body=body)
         if answer.status_code != 200:
             yield Finding(
                 "streaming", "warning", f"not checked: /token answers {answer.status_code}",
@@ -317,7 +317,7 @@ class Doctor:
         token = json.loads(answer.read())["access_token"]
         headers = {"Authorization": f"Bearer {token}"}
         arrivals = []
-        events = _ask("GET", self._url + "/admin/stream-check", headers)
+        events = _request("GET", self._url + "/admin/stream-check", headers)
         while line := events.readline(b"\n"):
             if line.startswith(b"data:"):
                 arrivals.append(time.monotonic())
@@ -337,11 +337,12 @@ def _broken(check: str, error: Exception) -> Finding:
 
 
 def _get(url: str, headers: Mapping[str, str] | None = None) -> Any:
-    return _ask("GET", url, headers)
+    return _request("GET", url, headers)
 
 
-def _ask(method: str, url: str, headers: Mapping[str, str] | None = None, body: Any = None) -> Any:
-    """The response to a request."""
+def _request(
+    method: str, url: str, headers: Mapping[str, str] | None = None, body: Any = None
+) -> Any:
     parts = urlsplit(url)
     client = HTTPClient.from_url(
         f"{parts.scheme}://{parts.netloc}",
@@ -357,5 +358,5 @@ def _ask(method: str, url: str, headers: Mapping[str, str] | None = None, body: 
 
 
 def _date_of(response: Any) -> float:
-    """Unix seconds of a response's Date."""
+    """The Date header of a response, in Unix seconds."""
     return parsedate_to_datetime(response.get("date")).timestamp()

@@ -1,4 +1,4 @@
-"""What can go wrong, as one tree; the class name is the public name of the error.
+"""All errors that clients see, as one tree; the class name is the public name of the error.
 
 WeirError                       status
 ├── MalformedRequest              400  not JSON, not UTF-8, two credentials
@@ -42,9 +42,9 @@ from typing import Any, Self
 class WeirError(Exception):
     """An error that clients see: `status`, a name (the class's) and a safe message.
 
-    `details` (JSON-ready) holds what the client needs to act; `retry_after` is in whole seconds;
-    `attempts` counts the calls to providers that led to it; `should_retry` overrides what
-    clients would decide by the status.
+    `details` (JSON-ready) helps the client to react; `retry_after` is in whole seconds;
+    `attempts` counts the provider calls before it; `should_retry` overrides the clients' default
+    for this status.
     """
 
     status = 500

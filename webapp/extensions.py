@@ -7,5 +7,5 @@ from flask_limiter.util import get_remote_address
 
 cache = Cache()
 cors = CORS()
-# Weir sets the headers itself: the numbers come with the decision, without a second trip.
+# Weir sets the headers itself: the decision includes their values, without a second round trip.
 limiter = Limiter(key_func=get_remote_address, headers_enabled=False)

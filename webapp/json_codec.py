@@ -1,7 +1,7 @@
-"""JSON to and from stores and providers: orjson, and Python's own for what that cannot take.
+"""JSON for stores and providers: orjson, with Python's json for what orjson does not support.
 
-orjson refuses half a surrogate pair and integers beyond 64 bits on the way out, and reads such
-integers as floats: it is not for reading what is passed on.
+orjson cannot write lone surrogates and integers beyond 64 bits, and reads such integers as floats.
+So do not use it for JSON that is passed on to a client.
 """
 
 from __future__ import annotations

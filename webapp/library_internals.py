@@ -1,8 +1,8 @@
-"""What Weir uses of libraries beyond what they promise, and nowhere else.
+"""All uses of private parts of libraries.
 
-A new version may change any of it without a word: tests/test_library_internals.py has a test of
-each, on the library that is installed. Libraries are imported with their first use, as Gunicorn's
-master imports this file before gevent has patched anything.
+A new version may change them without notice: tests/test_library_internals.py tests each with the
+installed library. Libraries are imported on first use, as Gunicorn's master imports this file
+before gevent has patched anything.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 def on_uncaught_in_greenlet(handler: Callable[..., None]) -> None:
-    """Let `handler(hub, context, kind, error, traceback)` tell of what no greenlet caught.
+    """Call `handler(hub, context, kind, error, traceback)` for errors that no greenlet caught.
 
-    gevent 26.9: Hub.print_exception, of the hubs of all threads. Else it is printed on stderr, not
-    as JSON and with its secrets; handle_error() could be replaced, but does more than to print.
+    gevent 26.9: Hub.print_exception, of the hubs of all threads. Otherwise they are printed to
+    stderr, not as JSON and with secrets; handle_error() does more than printing.
     """
     from gevent.hub import Hub
 
@@ -33,20 +33,20 @@ def on_uncaught_in_greenlet(handler: Callable[..., None]) -> None:
 
 
 def wrap_connecting(client: HTTPClient, wrap: Callable[[Callable[[], Any]], Any]) -> None:
-    """Let `wrap` stand around each opening of a connection.
+    """Wrap the function that opens connections.
 
-    geventhttpclient 2.6: ConnectionPool._create_socket. The library does not tell a connection that
-    was not made from one that broke. Else a call that never reached a provider counts as one that
-    may have cost money.
+    geventhttpclient 2.6: ConnectionPool._create_socket. The library does not distinguish a failed
+    connection attempt from a broken connection. Otherwise a call that never reached a provider
+    counts as one that may have cost money.
     """
     pool = client._connection_pool
     pool._create_socket = wrap(pool._create_socket)  # type: ignore[method-assign]
 
 
 def observe_all(histogram: Histogram, amounts: Collection[float]) -> None:
-    """As histogram.observe() of each: one by one was nearly a tenth of a chunk's way through Weir.
+    """As histogram.observe() of each amount, which took nearly 10 % of the CPU time of a chunk.
 
-    prometheus-client 0.26: _sum, _buckets and _upper_bounds. Else observe each.
+    prometheus-client 0.26: _sum, _buckets and _upper_bounds. Otherwise observe each.
     """
     histogram._sum.inc(sum(amounts))
     places = Tally(bisect_left(histogram._upper_bounds, amount) for amount in amounts)
@@ -55,18 +55,18 @@ def observe_all(histogram: Histogram, amounts: Collection[float]) -> None:
 
 
 def metrics_file(folder: Path, kind: str, pid: int) -> Path:
-    """Where a process counts its metrics of a kind, "counter" or "histogram".
+    """The file in which a process counts its metrics of a kind, "counter" or "histogram".
 
-    prometheus-client 0.26: the names of its files. Else those of workers that are gone stay.
+    prometheus-client 0.26: the names of its files. Otherwise files of dead workers accumulate.
     """
     return folder / f"{kind}_{pid}.db"
 
 
 def add_metrics_file(file: Path, total: Path) -> None:
-    """Add what is counted in a file of prometheus-client's to another one.
+    """Add the counts of one prometheus-client file to another one.
 
-    prometheus-client 0.26: MmapedDict. Else what workers that are gone have counted is lost, or is
-    read file by file with each scrape.
+    prometheus-client 0.26: MmapedDict. Otherwise the counts of dead workers are lost, or each
+    scrape reads all their files.
     """
     from prometheus_client.mmap_dict import MmapedDict
 
@@ -77,9 +77,9 @@ def add_metrics_file(file: Path, total: Path) -> None:
 
 
 def langchain_packages() -> Mapping[str, str]:
-    """The package that LangChain needs for each of its providers, as it is imported.
+    """The import name of the package that LangChain needs for each of its providers.
 
-    langchain 1.4: _BUILTIN_PROVIDERS. Else a package that is missing is found out with the first
+    langchain 1.4: _BUILTIN_PROVIDERS. Otherwise a missing package is detected by the first
     request, not at the start.
     """
     from langchain.chat_models.base import _BUILTIN_PROVIDERS
@@ -88,28 +88,28 @@ def langchain_packages() -> Mapping[str, str]:
 
 
 def make_http_client(model: BaseChatModel) -> None:
-    """Let a chat model make its HTTP client now, which its copies then share.
+    """Create a chat model's HTTP client now, so that its copies share it.
 
-    langchain-anthropic 1.7: the cached property _client; others make theirs at once. Else each
-    request makes a client and a connection of its own.
+    langchain-anthropic 1.7: the cached property _client; others create it at once. Otherwise each
+    request creates its own client and connection.
     """
     getattr(model, "_client", None)
 
 
 def take_latest_after_request(app: Flask) -> Callable[[Any], Any]:
-    """The function that was last registered to run after requests, which no longer does.
+    """Unregister the latest after_request function, and return it.
 
-    Flask 3.1: after_request_funcs; Flask-CORS 6.0: its init_app() registers one function. Else the
-    headers for browsers cost every request.
+    Flask 3.1: after_request_funcs; Flask-CORS 6.0: its init_app() registers one function. Otherwise
+    CORS runs for every request.
     """
     latest: Callable[[Any], Any] = app.after_request_funcs[None].pop()
     return latest
 
 
 def bind_without_hooks(limiter: Limiter, app: Flask) -> None:
-    """As limiter.init_app(), which leaves its hooks out where the application knows it already.
+    """As limiter.init_app(), but without its hooks, which it omits for a known application.
 
-    Flask-Limiter 4.1: app.extensions["limiter"]. Else they cost every request.
+    Flask-Limiter 4.1: app.extensions["limiter"]. Otherwise its hooks run for every request.
     """
     app.extensions["limiter"] = {limiter}
     limiter.init_app(app)

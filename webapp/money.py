@@ -1,4 +1,4 @@
-"""Money as whole nano-USD: no sum is ever rounded."""
+"""Money as integers of nano-USD, so that sums are exact."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MAX_USD = 1_000_000_000
 def to_nano(usd: object) -> int:
     """The nano-USD of an amount in USD, written as text or as a JSON number.
 
-    Raises ValueError for what is no amount, is negative, or is beyond a billion.
+    Rounds up. Raises ValueError if it is not an amount, is negative, or exceeds MAX_USD.
     """
     if isinstance(usd, bool) or not isinstance(usd, str | int | float | Decimal):
         raise ValueError("must be an amount in USD")
@@ -25,11 +25,11 @@ def to_nano(usd: object) -> int:
 
 
 def to_usd(nano: int | None) -> float | None:
-    """USD for a reader; None stays None."""
+    """USD, for display; None stays None."""
     return None if nano is None else nano / NANO
 
 
 def text(nano: int) -> str:
-    """USD as people write it: at least two decimals, none that says nothing."""
+    """USD as text: at least two decimals, without further trailing zeros."""
     whole, rest = divmod(nano, NANO)
     return f"{whole}.{f'{rest:09d}'.rstrip('0').ljust(2, '0')}"

@@ -1,6 +1,6 @@
-"""Values that settings hold, and the parsers that read them from the environment's text.
+"""The values of settings, and their parsers from the text of environment variables.
 
-A parser returns the value, or raises ValueError that says what would be right.
+A parser returns the value, or raises a ValueError that describes a valid value.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from webapp import money
 from webapp.allowance import Allowance
 
 DEFAULT_TIERS = "free=5/minute;premium=20/minute;enterprise=1000/minute"
-# How a model may be called, alone and in a route: provider/model, with or without *weight.
+# The name of a model, alone and in a route: provider/model, with or without *weight.
 MODEL = r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}"
 ROUTED_MODEL = rf"([a-z][a-z0-9_-]{{0,31}})/({MODEL})(?:\*(\d{{1,6}}))?"
 PRICED_MODEL = r"[a-z][a-z0-9_-]{0,31}/[A-Za-z0-9*][A-Za-z0-9._:/@+*-]{0,199}"
@@ -183,7 +183,7 @@ def routes(text: str) -> dict[str, tuple[RoutedModel, ...]]:
 
 
 def webhook_secret(text: str) -> bytes:
-    """The bytes of a secret as standardwebhooks.com writes it."""
+    """The bytes of a secret in the format of standardwebhooks.com."""
     try:
         secret = base64.b64decode(text.strip().removeprefix("whsec_"), validate=True)
     except ValueError:

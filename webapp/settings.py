@@ -50,9 +50,9 @@ def _setting(
     secret: bool = False,
     shown: str | None = None,
 ) -> Any:
-    """One line of the table. `default` is text, as it would stand in the environment.
+    """One setting. `default` is the text that the environment variable would have.
 
-    `shown` is what the documentation prints as the default where that text is not it.
+    `shown` is the default as documented, if it differs from that text.
     """
     metadata = {
         "variable": variable,
@@ -102,7 +102,7 @@ class Settings:
         "on a PaaS: accept SQLite, which every deploy there erases", parse.flag,
     )  # fmt: skip
     redis_url: str = _setting(
-        "REDIS_URL", "", "shared cache and limits; without it they are this process's own",
+        "REDIS_URL", "", "shared cache and limits; without it, each process has its own",
         parse.url("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster",
              "rediss+cluster"), secret=True, shown="none",
     )  # fmt: skip
@@ -144,7 +144,7 @@ class Settings:
     )  # fmt: skip
     model_routes: dict[str, tuple[RoutedModel, ...]] = _setting(
         "MODEL_ROUTES", "", "`name=provider/model[*weight]>provider/model;…`: the names that "
-        "clients may use, and whom to ask in which order", parse.routes, shown="none",
+        "clients may use, each with an ordered list of targets", parse.routes, shown="none",
     )  # fmt: skip
     default_model: str = _setting(
         "DEFAULT_MODEL", "", "model for requests without one",
@@ -153,24 +153,24 @@ class Settings:
     )  # fmt: skip
     llm_timeout: float = _setting(
         "LLM_TIMEOUT", "60",
-        "one attempt at a provider; of a stream, its first chunk and each gap",
+        "timeout of one attempt at a provider; of a stream, for its first chunk and each gap",
         parse.number(0.1, 3600),
     )  # fmt: skip
     llm_max_retries: int = _setting(
-        "LLM_MAX_RETRIES", "2", "further attempts at one provider, before the next one's turn",
+        "LLM_MAX_RETRIES", "2", "retries of one target before the next one is tried",
         parse.integer(0, 10),
     )  # fmt: skip
     llm_deadline: float = _setting(
-        "LLM_DEADLINE", "", "a whole request; of a stream, until its first piece",
+        "LLM_DEADLINE", "", "deadline of a whole request; of a stream, of its first chunk",
         lambda text: parse.number(0.1, 3600)(text) if text else 0.0,
         shown="120 (plain calls on Heroku: 25)",
     )  # fmt: skip
     breaker_failures: int = _setting(
-        "BREAKER_FAILURES", "5", "a model of a provider that fails so often in a row, within a "
-        "minute, is left alone", parse.integer(1, 1_000_000),
+        "BREAKER_FAILURES", "5", "consecutive failures of a provider's model within a minute "
+        "that open its circuit", parse.integer(1, 1_000_000),
     )  # fmt: skip
     breaker_pause: float = _setting(
-        "BREAKER_PAUSE", "15", "for so long, before one call tries whether it is back",
+        "BREAKER_PAUSE", "15", "how long an open circuit is skipped before one call probes it",
         parse.number(0.1, 3600),
     )  # fmt: skip
     tiers: dict[str, Allowance] = _setting(
@@ -184,36 +184,36 @@ class Settings:
         shown="none",
     )  # fmt: skip
     api_keys: tuple[ConfiguredKey, ...] = _setting(
-        "API_KEYS", "", "`name:tier:key,…`, taken over at start", parse.api_keys, secret=True,
+        "API_KEYS", "", "`name:tier:key,…`, synchronized at start", parse.api_keys, secret=True,
         shown="the demo keys in development",
     )  # fmt: skip
     model_prices: dict[str, ConfiguredPrice] = _setting(
         "MODEL_PRICES", "", "`provider/model: input=0.15, cached_input=0.075, output=0.6, "
-        "max_output=16384; …` in USD per million tokens, `*` for any part of a name: prices beside "
-        "those that Weir knows, or instead", parse.prices, shown="none",
+        "max_output=16384; …` in USD per million tokens, `*` for any part of a name: adds to the "
+        "built-in prices or overrides them", parse.prices, shown="none",
     )  # fmt: skip
     unpriced_models: str = _setting(
         "UNPRICED_MODELS", "refuse", "whether keys with a budget may use models without a price: "
         "`refuse` or `allow`", parse.one_of("refuse", "allow"),
     )  # fmt: skip
     ledger_retention: int = _setting(
-        "LEDGER_RETENTION", "400", "days for which the ledger keeps each call; its sums by day are "
+        "LEDGER_RETENTION", "400", "days for which the ledger keeps each call; daily totals are "
         "kept for ever; 0 keeps all", parse.integer(0, 36_500),
     )  # fmt: skip
     model_path: Path | None = _setting(
         "MODEL_PATH", "", "an ONNX file, or a folder of `name/version.onnx`, for `/predict`",
-        parse.existing_path, shown="the model that ships",
+        parse.existing_path, shown="the included model",
     )  # fmt: skip
     log_prompts: bool = _setting(
-        "LOG_PROMPTS", "false", "log prompts and answers, and keep them with each request; they "
-        "may hold what nobody else should read", parse.flag,
+        "LOG_PROMPTS", "false", "log prompts and answers, and store them with each request; they "
+        "may be confidential", parse.flag,
     )  # fmt: skip
     request_log_retention: int = _setting(
         "REQUEST_LOG_RETENTION", "30", "days for which the dashboard lists each request; 0 lists "
         "none", parse.integer(0, 36_500),
     )  # fmt: skip
     alert_webhook_url: str = _setting(
-        "ALERT_WEBHOOK_URL", "", "where to tell that a budget is 50, 80 or 100 % spent (Standard "
+        "ALERT_WEBHOOK_URL", "", "receives alerts when a budget is 50, 80 or 100 % spent (Standard "
         "Webhooks)", parse.url("http", "https"), secret=True, shown="none",
     )  # fmt: skip
     alert_webhook_secret: bytes = _setting(
@@ -221,11 +221,11 @@ class Settings:
         "random bytes", parse.webhook_secret, secret=True, shown="none",
     )  # fmt: skip
     cache_ttl: int = _setting(
-        "CACHE_TTL", "3600", "how long an answer is kept; 0 turns the cache off",
+        "CACHE_TTL", "3600", "how long an answer is cached; 0 turns the cache off",
         parse.integer(0, 31_536_000),
     )  # fmt: skip
     cache_stale_if_error: int = _setting(
-        "CACHE_STALE_IF_ERROR", "86400", "how old an answer may be that is served where every "
+        "CACHE_STALE_IF_ERROR", "86400", "maximum age of an answer that is served when every "
         "provider fails; 0 turns this off", parse.integer(0, 31_536_000),
     )  # fmt: skip
     cache_scope: str = _setting(
@@ -238,7 +238,7 @@ class Settings:
         shown="1 on a detected PaaS, else 0",
     )  # fmt: skip
     prompt_denylist: tuple[re.Pattern[str], ...] = _setting(
-        "PROMPT_DENYLIST", DEFAULT_DENYLIST, "case-insensitive regular expressions, one a line, "
+        "PROMPT_DENYLIST", DEFAULT_DENYLIST, "case-insensitive regular expressions, one per line, "
         "refused in native prompts; empty turns it off", parse.patterns,
         shown="`<script\\b`, `javascript:`, `data:[\\w/+.-]+[;,]`",
     )  # fmt: skip
@@ -253,7 +253,7 @@ class Settings:
     otlp_endpoint: str = _setting(
         "OTEL_EXPORTER_OTLP_ENDPOINT", "", "collector for traces (OTLP over HTTP), such as "
         "`http://localhost:4318`; OpenTelemetry's other variables (`OTEL_SERVICE_NAME`, "
-        "`OTEL_TRACES_SAMPLER`, `OTEL_EXPORTER_OTLP_HEADERS`, …) hold too",
+        "`OTEL_TRACES_SAMPLER`, `OTEL_EXPORTER_OTLP_HEADERS`, …) apply too",
         parse.url("http", "https"), shown="none: no tracing",
     )  # fmt: skip
     allowed_origins: tuple[str, ...] = _setting(
@@ -262,10 +262,13 @@ class Settings:
         shown="`*` in development, none in production",
     )  # fmt: skip
     max_body_bytes: int = _setting(
-        "MAX_BODY_BYTES", str(20 * 1024 * 1024), "no body may be larger", parse.integer(1024, 2**31)
+        "MAX_BODY_BYTES",
+        str(20 * 1024 * 1024),
+        "maximum size of a body",
+        parse.integer(1024, 2**31),
     )
     stream_headers_after: float = _setting(
-        "STREAM_HEADERS_AFTER", "10", "a stream's headers wait this long for its first piece",
+        "STREAM_HEADERS_AFTER", "10", "how long a stream's headers wait for its first chunk",
         parse.number(0, 60),
     )  # fmt: skip
     shutdown_grace: float = _setting(
@@ -277,12 +280,12 @@ class Settings:
         parse.one_of("debug", "info", "warning", "error"),
     )  # fmt: skip
     log_sample: float = _setting(
-        "LOG_SAMPLE", "1", "the share of the requests that went well, from 0 to 1, whose line is "
-        "logged; of those that failed all are", parse.number(0, 1),
+        "LOG_SAMPLE", "1", "the share of successful requests that are logged, from 0 to 1; failed "
+        "ones are always logged", parse.number(0, 1),
     )  # fmt: skip
     log_redact: tuple[re.Pattern[str], ...] = _setting(
-        "LOG_REDACT", "", "case-insensitive regular expressions, one a line: what they match "
-        "becomes `[redacted]`, in the log and in prompts and answers that are kept", parse.patterns,
+        "LOG_REDACT", "", "case-insensitive regular expressions, one per line: matches become "
+        "`[redacted]`, in the log and in stored prompts and answers", parse.patterns,
         shown="none",
     )  # fmt: skip
 
@@ -310,14 +313,14 @@ class Settings:
         """Every value that must not appear in a log line."""
         urls = (self.database_url, self.redis_url, self.alert_webhook_url)
         passwords = [urlsplit(url).password or "" for url in urls]
-        theirs = [provider.api_key for provider in self.providers]
-        own = [key.secret for key in self.api_keys]
-        mine = (self.secret_key, self.admin_password, self.metrics_token)
-        return tuple(filter(None, (*mine, *passwords, *theirs, *own)))
+        provider_keys = [provider.api_key for provider in self.providers]
+        api_keys = [key.secret for key in self.api_keys]
+        own = (self.secret_key, self.admin_password, self.metrics_token)
+        return tuple(filter(None, (*own, *passwords, *provider_keys, *api_keys)))
 
 
 def environment() -> Mapping[str, str]:
-    """All environment variables, to look for misspelt ones."""
+    """All environment variables, to detect misspelt ones."""
     return os.environ
 
 
@@ -329,7 +332,7 @@ def table() -> list[Field[Any]]:
 def load(environ: Mapping[str, str] | None = None) -> Settings:
     """Read, complete and check the settings.
 
-    Raises SettingsError with one message that names everything to set.
+    Raises SettingsError with one message that lists all problems.
     """
     environment = os.environ if environ is None else environ
     values: dict[str, Any] = {"platform": _platform(environment)}
@@ -340,7 +343,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
             text = environment.get(variable, "")
             turned_off = variable == "PROMPT_DENYLIST" and variable in environment
             if not text.strip() and not turned_off:
-                # Set to nothing is not set, as compose files and forms have it.
+                # Empty means not set, as in compose files and web forms.
                 text = declared.metadata["default"]
             values[declared.name] = declared.metadata["parse"](text)
         except ValueError as error:
@@ -379,14 +382,14 @@ def _complete(values: dict[str, Any], environment: Mapping[str, str]) -> None:
     if not values["database_url"]:
         values["database_url"] = f"sqlite:///{values['data_dir'].resolve() / 'weir.db'}"
     if development:
-        values["secret_key"] = values["secret_key"] or _kept_secret(values["data_dir"])
+        values["secret_key"] = values["secret_key"] or _stored_secret(values["data_dir"])
         if "API_KEYS" not in environment:
             values["api_keys"] = parse.api_keys(DEMO_KEYS)
         values["allowed_origins"] = values["allowed_origins"] or ("*",)
 
 
 def _named_providers(values: Mapping[str, Any]) -> Iterator[ConfiguredProvider]:
-    """The providers that have settings of their own, in the order in which they are meant."""
+    """The providers with settings of their own, in order of precedence."""
     if values["openai_api_key"] or values["openai_base_url"]:
         openai = (values["openai_base_url"], values["openai_api_key"])
         yield ConfiguredProvider("openai", "openai", *openai)
@@ -447,7 +450,7 @@ def _tier_overrides(
     return overrides, problems
 
 
-def _kept_secret(data_dir: Path) -> str:
+def _stored_secret(data_dir: Path) -> str:
     """The development secret, created at the first start. Concurrent starts agree on one."""
     path = data_dir / "secret_key"
     try:

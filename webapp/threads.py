@@ -1,4 +1,4 @@
-"""Runs blocking or heavy work in a native thread, beside gevent's loop, so no stream stalls."""
+"""Runs blocking or heavy work in native threads, outside the event loop, so that no stream stalls."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from gevent.threadpool import ThreadPool
 
 Result = TypeVar("Result")
 
-# As many as gevent's own pool has. scrypt takes 2 at most; what is fetched for tiktoken and what
-# LangChain imports may each keep one for long, and leave enough.
+# As many as in gevent's own pool. scrypt uses 2 at most; tiktoken's downloads and LangChain's
+# imports may each occupy one for long, which leaves enough.
 SHARED_THREADS = 10
-# A tenth of what the loop gets where both want a core. Not less: the loop waits for this thread
-# whenever it has the interpreter's lock.
+# A tenth of the event loop's share of a busy core. Not less, as the event loop waits for this
+# thread whenever it holds the interpreter's lock.
 NICE = 10
 
 
 class NativeThreads:
-    """So many native threads of their own, for work that would hold up gevent's loop.
+    """A separate pool of native threads, for work that would block the event loop.
 
-    gevent looks names up in its own pool: work that is stuck there would keep providers from being
-    reached. Whoever gives up waiting (gevent.Timeout) does not end the work, which keeps its
-    thread; what waits for a thread meanwhile, waits here only.
+    gevent resolves host names in its own pool, so work that is stuck there would block calls to
+    providers. A gevent.Timeout ends the wait, but not the work, which keeps its thread; only work
+    of the same pool is delayed by that.
     """
 
     def __init__(self, size: int) -> None:
@@ -33,14 +33,14 @@ class NativeThreads:
         self._pool: ThreadPool | None = None
 
     def run(self, work: Callable[[], Result]) -> Result:
-        """The result of `work`, done in one of these threads where gevent runs the process.
+        """Run `work` in one of these threads, or directly if gevent does not run the process.
 
-        What it raises is raised here, and not printed by gevent as the end of a thread.
+        Its errors are raised here, and not printed by gevent as errors of a thread.
         """
         if not gevent.monkey.is_module_patched("threading"):
             return work()
         if self._pool is None:
-            # Not before, as a pool belongs to the hub of the worker that makes it.
+            # Not earlier, as a pool belongs to the hub of the worker that creates it.
             self._pool = self._make_pool()
         outcome: list[Result] = []
         error = self._pool.apply(_try, (work, outcome))
@@ -53,14 +53,14 @@ class NativeThreads:
 
 
 class LowPriorityWorker(NativeThreads):
-    """A native thread of its own for what computes for long: gevent's loop takes the core first."""
+    """A native thread of low priority for long computations: the event loop comes first."""
 
     def __init__(self) -> None:
         super().__init__(1)
 
     def _make_pool(self) -> ThreadPool:
         pool = super()._make_pool()
-        # Only on Linux is that the thread's own; elsewhere it would be the whole process's.
+        # Only on Linux does this set the priority of a single thread, not of the whole process.
         if sys.platform == "linux":
             pool.spawn(os.nice, NICE)
         return pool
@@ -70,13 +70,13 @@ _shared = NativeThreads(SHARED_THREADS)
 
 
 def run_in_thread(work: Callable[[], Result]) -> Result:
-    """As NativeThreads.run(), in the threads of all that needs none of its own."""
+    """As NativeThreads.run(), in the pool that is shared by all other work."""
     return _shared.run(work)
 
 
 def _try(work: Callable[[], Result], outcome: list[Result]) -> Exception | None:
     try:
         outcome.append(work())
-    except Exception as error:  # noqa: BLE001 raised again by whoever waits
+    except Exception as error:  # noqa: BLE001 raised again by run()
         return error
     return None

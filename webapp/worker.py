@@ -1,4 +1,4 @@
-"""The Gunicorn worker: gevent's, that drains without waiting, and refuses garbage as JSON."""
+"""The Gunicorn worker: gevent's, with a faster drain and JSON errors for malformed HTTP."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from webapp.observability.lifecycle import Lifecycle
 
 
-# What Gunicorn refuses before the application sees it.
+# Requests that Gunicorn refuses before they reach the application.
 REFUSALS: list[tuple[type[Exception], str, str]] = [
     (LimitRequestLine, "414 URI Too Long", "The request URI is too long."),
     (LimitRequestHeaders, "431 Request Header Fields Too Large", "The headers are too large."),
@@ -31,7 +31,7 @@ REFUSALS: list[tuple[type[Exception], str, str]] = [
 
 
 class IdleTimeout(gevent.Timeout):  # type: ignore[misc]
-    """The keep-alive timeout of one idle connection, which a drain can bring forward."""
+    """The keep-alive timeout of one idle connection, which a drain can expire early."""
 
     def __init__(self, idle: set[IdleTimeout], seconds: float) -> None:
         super().__init__(seconds, False)
@@ -52,7 +52,7 @@ class IdleTimeout(gevent.Timeout):  # type: ignore[misc]
 
 
 class WeirWorker(GeventWorker):  # type: ignore[misc]
-    """Tells the application when it drains, and lets idle keep-alive connections go at once."""
+    """Notifies the application of a drain, and closes idle keep-alive connections at once."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -62,7 +62,7 @@ class WeirWorker(GeventWorker):  # type: ignore[misc]
         try:
             super().init_process()
         except Exception:
-            # Gunicorn would log it, and then print what it says on stderr, unmasked.
+            # Gunicorn would log it, and also print it to stderr, with secrets.
             self.log.exception("Exception in worker process")
             sys.exit(-1 if self.booted else Arbiter.WORKER_BOOT_ERROR)
 
@@ -70,8 +70,8 @@ class WeirWorker(GeventWorker):  # type: ignore[misc]
         try:
             super().load_wsgi()
         except SystemExit as error:
-            # wsgi.py says what is wrong with the settings. For any other code than this one,
-            # Gunicorn would start workers for ever that end in the same way.
+            # wsgi.py exits on invalid settings. With any other exit code than this one, Gunicorn
+            # would restart the worker for ever.
             print(error, file=sys.stderr, flush=True)
             sys.exit(Arbiter.APP_LOAD_ERROR)
 
@@ -79,7 +79,7 @@ class WeirWorker(GeventWorker):  # type: ignore[misc]
         return IdleTimeout(self._idle, self.cfg.keepalive)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
-        """Answer what is not HTTP in the native envelope; log no byte of it, it may hold a key."""
+        """Answer malformed HTTP in the native envelope. None of it is logged: it may hold a key."""
         for kind, status, message in REFUSALS:
             if isinstance(exc, kind):
                 self.log.warning("Refused a malformed HTTP request: %s", type(exc).__name__)
@@ -90,12 +90,12 @@ class WeirWorker(GeventWorker):  # type: ignore[misc]
     def handle_exit(self, sig: int, frame: Any) -> None:
         super().handle_exit(sig, frame)
         if getattr(self, "wsgi", None) is None:
-            return  # still booting: nothing runs yet
+            return  # still booting: there are no requests yet
         self._lifecycle.drain()
         # A signal handler must not switch greenlets itself.
-        gevent.spawn_later(1.0, self._let_idle_connections_go)
+        gevent.spawn_later(1.0, self._close_idle_connections)
 
-    def _let_idle_connections_go(self) -> None:
+    def _close_idle_connections(self) -> None:
         while True:
             for timeout in list(self._idle):
                 timeout.expire()

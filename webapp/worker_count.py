@@ -1,4 +1,4 @@
-"""How many workers to start: what the settings, the processors and the memory allow."""
+"""How many workers to start, by the settings, the processors and the memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WORKER_MEMORY = 256 * 1024 * 1024
 def worker_count(settings: Settings) -> tuple[int, str]:
     """How many workers to start, and why.
 
-    More than one process cannot share limits and cache without Redis.
+    Without Redis, several processes could not share limits and cache.
     """
     if not settings.redis_url:
         if (settings.web_concurrency or 1) > 1:
@@ -41,7 +41,7 @@ def _container_processors() -> int:
 
 
 def _container_memory() -> int | None:
-    """The memory limit of this container in bytes, or None where there is none."""
+    """The memory limit of this container in bytes; None if there is none."""
     try:
         limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
         return None if limit == "max" else int(limit)
