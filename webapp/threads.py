@@ -1,4 +1,4 @@
-"""Runs blocking or heavy work in native threads, outside the event loop, so that no stream stalls."""
+"""Runs blocking or heavy work in native threads, so that it stalls no stream."""
 
 from __future__ import annotations
 
