@@ -452,6 +452,15 @@ class Weir(Server):
         parsed = (_parse(line) for line in self._output_files()[0].read_text().splitlines())
         return [line for line in parsed if isinstance(line, dict)]
 
+    def log_of(self, answer: requests.Response) -> dict[str, Any]:
+        """The log line of a request, which is written once its answer has been sent."""
+        request_id = answer.headers["X-Request-ID"]
+
+        def lines() -> list[dict[str, Any]]:
+            return [line for line in self.logs() if line.get("request_id") == request_id]
+
+        return wait_until(lines, what="A log line")[-1]
+
     def raw_logs(self) -> str:
         """All of its stdout, then all of its stderr."""
         return self.output()
