@@ -128,11 +128,19 @@ def test_no_more_requests_run_at_the_same_time_than_allowed(
     assert "parallel_requests" in refused.json()["error"]["message"]
     provider.fault()
     # Whatever becomes of a request, its place is free afterwards.
+    wait_until(lambda: running(weirs[0], key) == 0)
     for _ in range(6):
         assert weirs[0].post(OPENAI, key=key, json={"messages": 1}).status_code == 400
     with weirs[-1].stream(OPENAI, body("left", stream=True), key) as stream:
         next(stream)
+    wait_until(lambda: running(weirs[0], key) == 0)
     assert statuses(at_once(weirs, 4, tier)) == {200: 4}
+
+
+def running(weir: Weir, key: str) -> int:
+    """The requests of a key that count as running."""
+    limits = weir.get("/v1/key", key=key).json()["limits"]
+    return next(limit["used"] for limit in limits if limit["limit"] == "parallel_requests")
 
 
 def test_the_places_of_a_killed_worker_come_free(

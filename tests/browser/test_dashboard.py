@@ -92,6 +92,7 @@ def test_a_key_is_made_and_used_by_keyboard_alone(page: Page, weir: Weir) -> Non
     page.keyboard.press("Tab")
     expect(page.get_by_text("Skip to content")).to_be_focused()
     page.keyboard.press("Enter")
+    page.wait_for_url("**#content")
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Create key")).to_be_focused()
     page.keyboard.press("Enter")
