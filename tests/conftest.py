@@ -103,6 +103,12 @@ def fresh_database(postgres: Postgres, migrated_template: str) -> str:
 
 
 @pytest.fixture(scope="module")
+def empty_shared_database(postgres: Postgres) -> str:
+    """Like empty_database, for the tests of a module."""
+    return postgres.start().create_database(f"weir_{next(database_numbers)}")
+
+
+@pytest.fixture(scope="module")
 def fresh_shared_database(postgres: Postgres, migrated_template: str) -> str:
     """Like fresh_database, for start_shared_weir."""
     return postgres.start().create_database(f"weir_{next(database_numbers)}", migrated_template)

@@ -175,11 +175,14 @@ class ProviderError(WeirError):
 
     `try_again` says whether the same target is worth a retry, `try_next` whether the next target
     is worth a try; `may_be_charged` whether the provider may charge for the call.
+    `provider_status` and `provider_message` are what the provider answered, for the operator.
     """
 
     try_again = False
     try_next = True
     may_be_charged = False
+    provider_status: int | None = None
+    provider_message: str | None = None
 
     def uncharged(self) -> Self:
         """The same error, for a call that the provider did not process."""

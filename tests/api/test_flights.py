@@ -164,7 +164,7 @@ def test_the_call_ends_when_the_last_listener_has_left(
     follower.close()
     wait_until(lambda: provider.completions()[0]["hung_up"], 8, "the end of the provider's call")
     with redis.Redis.from_url(fresh_shared_valkey.url) as client:
-        left = [client.pttl(name) for name in client.scan_iter("weir:flight:*")]
+        left = [client.pttl(name) for name in client.scan_iter("weir:flight-2:*")]
     assert max(left, default=0) <= 10_000, "what nobody reads any more is kept"
 
 

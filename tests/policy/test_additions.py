@@ -30,6 +30,7 @@ ADDITIONS = [
     "op.create_table('more', sa.Column('id', sa.Integer, primary_key=True))",
     "op.create_index('ix_more', 'usage', ['model'])",
     "op.add_column('ledger', sa.Column('n', sa.Integer)); op.execute('UPDATE ledger SET n = 1')",
+    "op.alter_column('ledger', 'error', type_=sa.String(80))",
 ]
 CHANGES = {
     "op.drop_table('activity')": "activity is gone",
@@ -37,6 +38,7 @@ CHANGES = {
     "op.drop_column('ledger', 'error')": "ledger has lost error",
     "op.alter_column('ledger', 'error', new_column_name='fault')": "ledger has lost error",
     "op.alter_column('ledger', 'error', type_=sa.Text)": "ledger has another error",
+    "op.alter_column('ledger', 'error', type_=sa.String(20))": "ledger has another error",
     "op.alter_column('ledger', 'model', nullable=True)": "ledger has another model",
     "op.alter_column('audit', 'address', server_default='::1')": "audit has another address",
     "op.add_column('ledger', sa.Column('n', sa.Integer))\n"
@@ -57,9 +59,9 @@ CHANGES = {
 
 
 @pytest.fixture(scope="module")
-def kept(fresh_shared_database: str) -> str:
-    load(fresh_shared_database, OLDEST)
-    return fresh_shared_database
+def kept(empty_shared_database: str) -> str:
+    load(empty_shared_database, OLDEST)
+    return empty_shared_database
 
 
 @pytest.fixture

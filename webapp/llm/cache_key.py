@@ -9,7 +9,7 @@ from webapp.llm.messages import ModelRequest
 from webapp.llm.routing import Route
 
 # Raised when prompts or the stored format change, so that old entries are no longer used.
-VERSION = 2
+VERSION = 3
 
 
 def cache_key(request: ModelRequest, route: Route, scope: str | None) -> str:

@@ -86,12 +86,19 @@ class CallState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What a call used and cost; `nano` is None where its model has no price."""
+    """What a call used and cost; `nano` is None where its model has no price.
+
+    `model` is the provider's name of the model that answered; `provider_status` and
+    `provider_message` are what the provider said where the call failed.
+    """
 
     state: CallState
     usage: Usage
     nano: int | None
     error: str | None = None
+    model: str | None = None
+    provider_status: int | None = None
+    provider_message: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

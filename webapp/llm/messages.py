@@ -53,17 +53,31 @@ def message(role: str, content: str) -> dict[str, str]:
 class Usage:
     """Tokens as counted by the provider, or `estimated` where it did not count them.
 
-    `cached_input_tokens` are the input tokens that came from the provider's own cache.
+    `input_tokens` and `output_tokens` are all of them; the others are parts of these: of the
+    input, what came from the provider's own cache, what was written to it for 5 minutes or 1 hour,
+    and audio; of the output, audio. `images` and `web_searches` are charged beside tokens.
+    `service_tier` is the one that the answer names.
     """
 
     input_tokens: int
     output_tokens: int
     cached_input_tokens: int = 0
     estimated: bool = False
+    cache_write_5m_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    audio_input_tokens: int = 0
+    audio_output_tokens: int = 0
+    images: int = 0
+    web_searches: int = 0
+    service_tier: str | None = None
 
     @property
     def total_tokens(self) -> int:
         return self.input_tokens + self.output_tokens
+
+    @property
+    def cache_write_tokens(self) -> int:
+        return self.cache_write_5m_tokens + self.cache_write_1h_tokens
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -71,6 +85,13 @@ class Usage:
             self.output_tokens + other.output_tokens,
             self.cached_input_tokens + other.cached_input_tokens,
             self.estimated or other.estimated,
+            self.cache_write_5m_tokens + other.cache_write_5m_tokens,
+            self.cache_write_1h_tokens + other.cache_write_1h_tokens,
+            self.audio_input_tokens + other.audio_input_tokens,
+            self.audio_output_tokens + other.audio_output_tokens,
+            self.images + other.images,
+            self.web_searches + other.web_searches,
+            other.service_tier or self.service_tier,
         )
 
 

@@ -29,6 +29,10 @@ activity = Table(
     Column("tokens", BigInteger, nullable=False),
     Column("cost_nano", BigInteger, nullable=False),
     Column("saved_nano", BigInteger, nullable=False),
+    Column("refused_rate", BigInteger, nullable=False, server_default="0"),
+    Column("refused_tokens", BigInteger, nullable=False, server_default="0"),
+    Column("refused_budget", BigInteger, nullable=False, server_default="0"),
+    Column("refused_parallel", BigInteger, nullable=False, server_default="0"),
 )
 activity_latency = Table(
     "activity_latency",
@@ -43,7 +47,8 @@ MINUTE, HALF_HOUR = 60, 1_800
 # For how many seconds rows of each span are stored: two ranges, to compare one with the last.
 RETENTION = {MINUTE: 3 * 3_600, HALF_HOUR: 49 * 3_600}
 COUNTERS = [column.name for column in activity.columns if not column.primary_key]
-COUNTED = ("requests", "hits", "misses", "errors", "saved_nano")
+REFUSALS = ("refused_rate", "refused_tokens", "refused_budget", "refused_parallel")
+COUNTED = ("requests", "hits", "misses", "errors", "saved_nano", *REFUSALS)
 
 
 def this_minute() -> int:

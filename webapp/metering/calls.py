@@ -40,9 +40,9 @@ ledger = Table(
     Column("key_id", Integer, nullable=False),
     Column("request_id", String(128), nullable=False),
     Column("endpoint", String(64), nullable=False),
-    Column("route", String(240), nullable=False),
+    Column("route", String(300), nullable=False),
     Column("provider", String(32), nullable=False),
-    Column("model", String(200), nullable=False),
+    Column("model", String(256), nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("state", String(10), nullable=False),
     Column("error", String(40)),
@@ -57,10 +57,17 @@ ledger = Table(
     Column("input_tokens", BigInteger, nullable=False),
     Column("cached_input_tokens", BigInteger, nullable=False),
     Column("output_tokens", BigInteger, nullable=False),
+    Column("cache_write_tokens", BigInteger, nullable=False, server_default="0"),
     Column("estimated", Boolean, nullable=False),
+    # What answered: the provider's name of the model, and the tier that it served the call at.
+    Column("answered_model", String(256)),
+    Column("service_tier", String(20)),
+    # Of a failed call: the provider's status and words.
+    Column("provider_status", Integer),
+    Column("provider_message", String(1000)),
 )
 
-TOKEN_COLUMNS = ("input_tokens", "cached_input_tokens", "output_tokens")
+TOKEN_COLUMNS = ("input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens")
 
 PAGE = 1_000
 DRIFT_TTL = 60.0  # seconds

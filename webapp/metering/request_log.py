@@ -35,7 +35,7 @@ from webapp.storage.retention import Expired
 
 log = logging.getLogger(__name__)
 
-MAX_MODEL_LENGTH = 200
+MAX_MODEL_LENGTH = 256
 
 requests = Table(
     "requests",
@@ -53,6 +53,9 @@ requests = Table(
     Column("cost_nano", BigInteger),
     Column("milliseconds", Float, nullable=False),
     Column("error", String(40)),
+    # The names of the model that the client asked for, and of the one that answered.
+    Column("asked_model", String(300)),
+    Column("answered_model", String(MAX_MODEL_LENGTH)),
     # Both only if LOG_PROMPTS is on.
     Column("prompt", Text),
     Column("answer", Text),

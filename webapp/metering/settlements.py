@@ -98,6 +98,10 @@ def _columns(call_id: int, after: Settlement) -> dict[str, Any]:
         "cost_nano": after.nano,
         **{name: getattr(after.usage, name) for name in TOKEN_COLUMNS},
         "estimated": after.usage.estimated,
+        "answered_model": after.model,
+        "service_tier": after.usage.service_tier,
+        "provider_status": after.provider_status,
+        "provider_message": after.provider_message,
     }
 
 

@@ -17,6 +17,10 @@ class UsageTotals:
     saved_tokens: int = 0
     cost_nano: int = 0
     saved_nano: int = 0
+    refused_rate: int = 0
+    refused_tokens: int = 0
+    refused_budget: int = 0
+    refused_parallel: int = 0
 
     def add(self, other: UsageTotals) -> None:
         # Runs for every request: a loop over the fields would take six times as long.
@@ -28,6 +32,10 @@ class UsageTotals:
         self.saved_tokens += other.saved_tokens
         self.cost_nano += other.cost_nano
         self.saved_nano += other.saved_nano
+        self.refused_rate += other.refused_rate
+        self.refused_tokens += other.refused_tokens
+        self.refused_budget += other.refused_budget
+        self.refused_parallel += other.refused_parallel
 
     def scaled(self, share: float) -> UsageTotals:
         """All fields multiplied by a share (0..1), rounded."""

@@ -29,6 +29,11 @@ traffic = Table(
     # The tokens and cost of answers that came from the cache or from another client's call.
     Column("saved_tokens", BigInteger, nullable=False),
     Column("saved_nano", BigInteger, nullable=False),
+    # Requests that a limit refused, by the kind of limit.
+    Column("refused_rate", BigInteger, nullable=False, server_default="0"),
+    Column("refused_tokens", BigInteger, nullable=False, server_default="0"),
+    Column("refused_budget", BigInteger, nullable=False, server_default="0"),
+    Column("refused_parallel", BigInteger, nullable=False, server_default="0"),
 )
 latency = Table(
     "latency",

@@ -23,7 +23,7 @@ usage = Table(
     Column("day", Date, primary_key=True),
     Column("key_id", Integer, primary_key=True),
     Column("provider", String(32), primary_key=True),
-    Column("model", String(200), primary_key=True),
+    Column("model", String(256), primary_key=True),
     Column("endpoint", String(64), primary_key=True),
     Column("calls", BigInteger, nullable=False),
     Column("failed", BigInteger, nullable=False),
@@ -31,6 +31,7 @@ usage = Table(
     Column("unpriced", BigInteger, nullable=False),
     Column("input_tokens", BigInteger, nullable=False),
     Column("cached_input_tokens", BigInteger, nullable=False),
+    Column("cache_write_tokens", BigInteger, nullable=False, server_default="0"),
     Column("output_tokens", BigInteger, nullable=False),
     Column("cost_nano", BigInteger, nullable=False),
 )

@@ -15,8 +15,8 @@ from typing import Any
 from webapp.llm.calls import FlightProgress
 from webapp.storage.redis_client import RedisClient, RedisUnavailable, Script
 
-FLIGHT = "weir:flight:{%s}"
-ENTRIES = "weir:flight:{%s}:%s"
+FLIGHT = "weir:flight-2:{%s}"
+ENTRIES = "weir:flight-2:{%s}:%s"
 ALIVE = "weir:alive:%s"
 FOLLOWED = "weir:followed:%s"
 
