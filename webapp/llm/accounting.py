@@ -13,7 +13,7 @@ from webapp.llm.calls import BillingContext, CallState, ProviderCall, Settlement
 from webapp.llm.messages import Answer, ModelRequest, Usage
 from webapp.llm.ports import CallObserver, Ledger, Observer, Price, Prices
 from webapp.llm.routing import Route, Target
-from webapp.llm.stream_usage import StreamUsage
+from webapp.llm.stream_usage import MAX_TOKENS_PER_SECOND, MIN_TOKENS_IN_FLIGHT, StreamUsage
 from webapp.llm.tokens import input_bound
 
 # Output tokens of a model whose maximum is not known.
@@ -179,8 +179,13 @@ class CallAccounting:
         name = error.name if isinstance(error, WeirError) else None
         broken = CallState.CUT if known else CallState.CANCELLED
         stream_usage = self.stream_usage
-        if stream_usage.usage is not None:
+        if isinstance(error, ProviderError) and error.usage is not None:
+            self._settle(broken, error.usage, name)
+        elif stream_usage.usage is not None:
             self._settle(broken, stream_usage.usage, name)
+        elif isinstance(error, ProviderError) and error.lost_send_seconds is not None:
+            unseen = MIN_TOKENS_IN_FLIGHT + int(error.lost_send_seconds * MAX_TOKENS_PER_SECOND)
+            self._settle(broken, self._capped_usage(self._costs.ceiling.choices * unseen), name)
         elif stream_usage.has_begun:
             counted = stream_usage.tokens if known else stream_usage.tokens_when_cancelled
             hidden_tokens = (
