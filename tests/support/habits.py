@@ -179,6 +179,15 @@ TOLERATED: dict[str, Habit] = {
         lambda chunk: {name: value for name, value in chunk.items() if name != "choices"}
     ),
     "usage_with_null_choices": _usage_chunk(lambda chunk: chunk | {"choices": None}),
+    "usage_in_the_choice": Habit(
+        chunks=lambda chunks: [
+            chunk | {"choices": [chunk["choices"][0] | {"usage": chunks[-2]["usage"]}]}
+            if isinstance(chunk, dict) and chunk["choices"] and chunk["choices"][0]["finish_reason"]
+            else chunk
+            for chunk in chunks
+            if not (isinstance(chunk, dict) and not chunk["choices"])
+        ]
+    ),
     "null_chunks": Habit(chunks=lambda chunks: ["null", *chunks[:2], "null", *chunks[2:]]),
     "byte_order_mark": Habit(content=lambda content: b"\xef\xbb\xbf" + content),
     "carriage_returns": Habit(events=lambda chunks: _lines(chunks, "\r")),
@@ -189,6 +198,7 @@ TOLERATED: dict[str, Habit] = {
     "no_last_line_end": Habit(events=lambda chunks: _events(chunks).rstrip()),
     "no_done": Habit(chunks=lambda chunks: chunks[:-1]),
     "azure_filters": Habit(chunks=_azure_filters),
+    "labelled_as_json": Habit(headers={"Content-Type": "application/json"}),
     "gzip": _encoded("gzip", gzip.compress),
     "deflate": _encoded("deflate", zlib.compress),
     "raw_deflate": _encoded("deflate", _raw_deflate),

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from email.utils import parsedate_to_datetime
+from itertools import chain
 from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -27,7 +28,7 @@ from webapp import json_codec
 from webapp.library_internals import close_idle_connections, read_available, wrap_connecting
 from webapp.observability import tracing
 from webapp.providers.content_encoding import decoder
-from webapp.providers.server_sent_events import read_events
+from webapp.providers.server_sent_events import BYTE_ORDER_MARK, read_events
 
 CONNECT_TIMEOUT = 10.0
 MAX_CONNECTIONS = 100_000  # not a limit in practice: Weir's own limits apply to calls
@@ -118,10 +119,12 @@ class Endpoint:
         """
         response = self._ask("POST", path, body)
         try:
-            if "json" in str(response.get("content-type")):
-                yield _whole(response).decode("utf-8-sig")
+            # Servers mislabel both, but no event begins as JSON does.
+            parts, begins = _peeked(_parts(response))
+            if begins in {b"{", b"["}:
+                yield _joined(parts).decode("utf-8-sig")
                 return
-            for kind, data in read_events(_parts(response)):
+            for kind, data in read_events(parts):
                 if kind == "error":
                     raise ReportedInStream(_parsed(data))
                 yield data
@@ -182,17 +185,32 @@ def _parts(response: HTTPSocketPoolResponse) -> Iterator[bytes]:
             yield from decoding.decode(part)
 
 
+def _peeked(parts: Iterator[bytes]) -> tuple[Iterator[bytes], bytes]:
+    """The same parts, and the first byte that is no space and no byte order mark."""
+    head = begins = b""
+    for part in parts:
+        head += part
+        begins = head.lstrip(BYTE_ORDER_MARK + b" \t\r\n")[:1]
+        if begins:
+            break
+    return chain([head], parts), begins
+
+
 def _whole(response: HTTPSocketPoolResponse) -> bytes:
     try:
-        parts, length = [], 0
-        for part in _parts(response):
-            parts.append(part)
-            length += len(part)
-            if length > MAX_ANSWER_BYTES:
-                raise AnswerTooLong
-        return b"".join(parts)
+        return _joined(_parts(response))
     finally:
         response.release()
+
+
+def _joined(parts: Iterator[bytes]) -> bytes:
+    read, length = [], 0
+    for part in parts:
+        read.append(part)
+        length += len(part)
+        if length > MAX_ANSWER_BYTES:
+            raise AnswerTooLong
+    return b"".join(read)
 
 
 def _refusal(response: HTTPSocketPoolResponse) -> RefusedByStatus:
