@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 from limits import RateLimitItem, parse_many
 
-from webapp import money
+from webapp import base_url, money
 from webapp.allowance import Allowance
+from webapp.base_url import BaseURL
 
 DEFAULT_TIERS = "free=5/minute;premium=20/minute;enterprise=1000/minute"
 # The name of a model, alone and in a route: provider/model, with or without *weight.
@@ -39,8 +40,12 @@ class ConfiguredProvider:
 
     name: str
     type: str
-    base_url: str = ""
+    address: BaseURL = BaseURL()
     api_key: str = field(default="", repr=False)
+
+    @property
+    def base_url(self) -> str:
+        return self.address.url
 
 
 class ConfiguredPrice(NamedTuple):
@@ -114,6 +119,10 @@ def url(*schemes: str) -> Callable[[str], str]:
         return text.strip()
 
     return parse
+
+
+def provider_url(provider_type: str) -> Callable[[str], BaseURL]:
+    return lambda text: base_url.parse(text, provider_type)
 
 
 def database_url(text: str) -> str:

@@ -15,7 +15,7 @@ from geventhttpclient import HTTPClient
 from geventhttpclient.response import HTTPParseError, HTTPSocketPoolResponse
 
 from webapp import json_codec
-from webapp.library_internals import wrap_connecting
+from webapp.library_internals import resolve_localhost, wrap_connecting
 from webapp.observability import tracing
 
 CONNECT_TIMEOUT = 10.0
@@ -46,23 +46,27 @@ class RefusedByStatus(Exception):
 
 
 class Endpoint:
-    """A server at a base URL, with fixed headers. Times are in seconds.
+    """A server at a base URL, with fixed headers and query. Times are in seconds.
 
     All methods raise OSError, HTTPParseError, RefusedByStatus and AnswerTooLong.
     """
 
-    def __init__(self, base_url: str, headers: Mapping[str, str], timeout: float) -> None:
+    def __init__(
+        self, base_url: str, headers: Mapping[str, str], timeout: float, query: str = ""
+    ) -> None:
         parts = urlsplit(base_url)
-        self._path = parts.path.rstrip("/")
+        self._path, self._query = parts.path, query
         self._headers = dict(headers)
         self._client = HTTPClient.from_url(
-            f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}",
+            f"{parts.scheme}://{parts.netloc}",
             concurrency=MAX_CONNECTIONS,
             block_size=BLOCK,
             connection_timeout=min(CONNECT_TIMEOUT, timeout),
             network_timeout=None,  # BaseProvider limits every wait
             **_forward_proxy(parts.scheme, parts.hostname or ""),
         )
+        if parts.hostname == "localhost":
+            resolve_localhost(self._client)
         wrap_connecting(self._client, _raising_not_reached)
 
     def get(self, path: str) -> Any:
@@ -94,13 +98,19 @@ class Endpoint:
         if body is not None:
             content = json_codec.dumps(body)
             headers["Content-Type"] = "application/json"
-        response = self._client.request(method, self._path + path, content, headers)
+        response = self._client.request(method, self._target(path), content, headers)
         if not 200 <= response.status_code < 300:
             try:
                 raise _refusal(response)
             finally:
                 response.release()
         return response
+
+    def _target(self, path: str) -> str:
+        """The path below the base URL, with the base URL's query."""
+        if not self._query:
+            return self._path + path
+        return f"{self._path}{path}{'&' if '?' in path else '?'}{self._query}"
 
 
 def _raising_not_reached(connect: Callable[[], Any]) -> Callable[[], Any]:
