@@ -149,7 +149,7 @@ class Settings:
         "clients may use, each with an ordered list of targets", parse.routes, shown="none",
     )  # fmt: skip
     default_model: str = _setting(
-        "DEFAULT_MODEL", "", "model for requests without one",
+        "DEFAULT_MODEL", "", "model for requests without one", parse.model_name,
         shown="the route `default`, else the first model that a custom base URL lists, else "
         "`gpt-4o-mini`",
     )  # fmt: skip
