@@ -8,7 +8,9 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
 
@@ -119,6 +121,20 @@ def url(*schemes: str) -> Callable[[str], str]:
         return text.strip()
 
     return parse
+
+
+def host(text: str) -> str:
+    """An address, an IPv6 one without brackets, or a name."""
+    bare = text.strip()
+    if bare.startswith("[") and bare.endswith("]"):
+        bare = bare[1:-1]
+    with suppress(ValueError):
+        if "%" not in bare:
+            return str(ip_address(bare))
+    # As in URLs, what ends in a number is no name.
+    if bare and not re.fullmatch(r"(?!.*\.?\d+$)[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}", bare):
+        raise ValueError("must be an IPv4 or IPv6 address, or a host name")
+    return bare
 
 
 def provider_url(provider_type: str) -> Callable[[str], BaseURL]:

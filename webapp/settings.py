@@ -77,8 +77,9 @@ class Settings:
         "else `development`",
     )  # fmt: skip
     host: str = _setting(
-        "HOST", "", "address to listen on", shown="`127.0.0.1` in development, else `0.0.0.0`"
-    )
+        "HOST", "", "address to listen on; `::` for IPv6 (and, on most systems, IPv4)", parse.host,
+        shown="`127.0.0.1` in development, else `0.0.0.0`",
+    )  # fmt: skip
     port: int = _setting("PORT", "8000", "port to listen on", parse.integer(1, 65535))
     debug: bool = _setting("DEBUG", "false", "never in production", parse.flag)
     secret_key: str = _setting(
