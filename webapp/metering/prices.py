@@ -6,12 +6,12 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 from webapp.llm.messages import Usage
+from webapp.model_names import matches
 from webapp.money import to_nano
 from webapp.setting_parsers import ConfiguredPrice
 
@@ -79,7 +79,7 @@ class PriceTable:
             return FREE
         name = f"{provider}/{model}"
         for pattern, price in self._overrides.items():
-            if fnmatchcase(name, pattern):
+            if matches(name, pattern):
                 return price
         for section in _sections(provider, kind):
             models = _table().get(section, {})

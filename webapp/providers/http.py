@@ -25,7 +25,12 @@ from geventhttpclient.response import (
 )
 
 from webapp import json_codec
-from webapp.library_internals import close_idle_connections, read_available, wrap_connecting
+from webapp.library_internals import (
+    close_idle_connections,
+    read_available,
+    resolve_localhost,
+    wrap_connecting,
+)
 from webapp.observability import tracing
 from webapp.providers.content_encoding import decoder
 from webapp.providers.server_sent_events import BYTE_ORDER_MARK, read_events
@@ -83,23 +88,27 @@ class ReportedInStream(Exception):
 
 
 class Endpoint:
-    """A server at a base URL, with fixed headers. Times are in seconds.
+    """A server at a base URL, with fixed headers and query. Times are in seconds.
 
     All methods raise OSError, HTTPParseError, RefusedByStatus, AnswerTooLong and EventTooLong.
     """
 
-    def __init__(self, base_url: str, headers: Mapping[str, str], timeout: float) -> None:
+    def __init__(
+        self, base_url: str, headers: Mapping[str, str], timeout: float, query: str = ""
+    ) -> None:
         parts = urlsplit(base_url)
-        self._path = parts.path.rstrip("/")
+        self._path, self._query = parts.path, query
         self._headers = dict(headers)
         self._client = HTTPClient.from_url(
-            f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}",
+            f"{parts.scheme}://{parts.netloc}",
             concurrency=MAX_CONNECTIONS,
             block_size=BLOCK,
             connection_timeout=min(CONNECT_TIMEOUT, timeout),
             network_timeout=None,  # BaseProvider limits every wait
             **_forward_proxy(parts.scheme, parts.hostname or ""),
         )
+        if parts.hostname == "localhost":
+            resolve_localhost(self._client)
         # The greenlets whose request has opened a connection, instead of reusing one.
         self._connected: set[object] = set()
         wrap_connecting(self._client, self._noting_connections)
@@ -139,13 +148,19 @@ class Endpoint:
         if body is not None:
             content = json_codec.dumps(body)
             headers["Content-Type"] = "application/json"
-        response = self._send(method, self._path + path, content, headers)
+        response = self._send(method, self._target(path), content, headers)
         if not 200 <= response.status_code < 300:
             try:
                 raise _refusal(response)
             finally:
                 response.release()
         return response
+
+    def _target(self, path: str) -> str:
+        """The path below the base URL, with the base URL's query."""
+        if not self._query:
+            return self._path + path
+        return f"{self._path}{path}{'&' if '?' in path else '?'}{self._query}"
 
     def _send(
         self, method: str, path: str, content: bytes, headers: Mapping[str, str]
