@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import random
+import shutil
 from dataclasses import replace
+from datetime import timedelta
 from decimal import ROUND_CEILING, Decimal
+from pathlib import Path
 
 import pytest
 
+from tests.support import price_lists
 from webapp.llm.messages import Usage
 from webapp.llm.tokens import estimate_tokens, input_bound
+from webapp.metering import price_import
 from webapp.metering.makers import Maker, maker_of
 from webapp.metering.price import Price
-from webapp.metering.prices import PriceTable, shipped
+from webapp.metering.prices import PriceTable, shipped, store
 from webapp.setting_parsers import ConfiguredProvider, price_entry
 from webapp.settings import SettingsError, load
+from webapp.storage.database import Database
 
 OVERRIDES = (
     "openai/mine: input=0.1, cached_input=0.01, output=0.7, max_output=99; "
@@ -326,6 +332,26 @@ def test_only_the_maker_can_be_named(tmp_path: object) -> None:
     for variable in ("OPENAI_PRICES", "PROVIDER_X_PRICES"):
         with pytest.raises(SettingsError, match=f"{variable} must be"):
             load(settings | {variable: "cheap"})
+
+
+@pytest.mark.parametrize(("days", "nano"), [(0, 1_000), (1, 1_000), (-1, 150)])
+def test_the_newer_of_two_tables_comes_first(
+    migrated_file: Path, tmp_path: Path, days: int, nano: int
+) -> None:
+    """The database's, unless the shipped one is newer; what only one of them has is found."""
+    database = Database(f"sqlite:///{shutil.copy(migrated_file, tmp_path)}")
+    dated = shipped().date + timedelta(days=days)
+    models = price_lists.table(**{"gpt-new": price_lists.table()["gpt-4o-mini"]})
+    database.write(lambda c: store(c, price_import.read(models, "an update", dated)))
+    prices = PriceTable({}, MAKERS, database)
+    prices.refresh()
+    assert price_of(prices, "openai", "gpt-4o-mini").cost(Usage(1, 0)) == nano
+    assert price_of(prices, "openai", "gpt-new").source == "an update"
+    assert price_of(prices, "openai", "gpt-4.1").source == shipped().source
+    listed = {(found.section, found.model): found.source for found in prices.listed()}
+    assert listed["openai", "gpt-4o-mini"] == ("an update" if days >= 0 else shipped().source)
+    assert price_of(prices, "openai", "gpt-4o-mini-2024-07-18").cost(Usage(1, 0)) == nano
+    database.engine.dispose()
 
 
 def test_a_text_never_has_more_tokens_than_its_bound() -> None:

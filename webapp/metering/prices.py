@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 FILE = Path(__file__).with_name("prices.toml")
 # A version suffix of a model's name, which the table leaves out.
 VERSION = re.compile(r"(-\d{4}-\d{2}-\d{2}|[-@]20\d{6}|-\d{4}|-latest)$")
-CHECK_INTERVAL = 20.0  # seconds between two looks for new prices in the database
+CHECK_INTERVAL = 5.0  # seconds between two looks for new prices in the database
 
 prices = Table(
     "prices",
