@@ -52,7 +52,7 @@ def cost_ceiling(request: ModelRequest, route: Route, prices: Prices) -> CostCei
         if price is None:
             unpriced = unpriced or target.name
         else:
-            nano = max(nano, price.cost(Usage(bound, output)))
+            nano = max(nano, price.cost(Usage(bound, output)) or 0)
     return CostCeiling(
         bound, most, None if unpriced else nano, unpriced, choices, named is not None
     )
