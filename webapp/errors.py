@@ -176,6 +176,8 @@ class ProviderError(WeirError):
     `try_again` says whether the same target is worth a retry, `try_next` whether the next target
     is worth a try; `may_be_charged` whether the provider may charge for the call.
     `provider_status` and `provider_message` are what the provider answered, for the operator.
+    `usage` is what it reported (llm.messages.Usage). `lost_send_seconds` passed before a
+    connection turned out to be closed: the call is made again.
     """
 
     try_again = False
@@ -183,6 +185,8 @@ class ProviderError(WeirError):
     may_be_charged = False
     provider_status: int | None = None
     provider_message: str | None = None
+    usage: Any = None
+    lost_send_seconds: float | None = None
 
     def uncharged(self) -> Self:
         """The same error, for a call that the provider did not process."""
