@@ -43,6 +43,12 @@ class ConfiguredProvider:
     api_key: str = field(default="", repr=False)
 
 
+PRICE_FIELDS = {
+    "input", "cached_input", "output", "cache_write_5m", "cache_write_1h", "audio_input",
+    "audio_output", "image", "web_search",
+}  # fmt: skip
+
+
 class ConfiguredPrice(NamedTuple):
     """A price of MODEL_PRICES, in nano-USD per million tokens; `max_output` is in tokens."""
 
@@ -50,6 +56,8 @@ class ConfiguredPrice(NamedTuple):
     cached_input: int
     output: int
     max_output: int | None
+    context: int | None = None
+    others: tuple[tuple[str, int], ...] = ()
 
 
 class RoutedModel(NamedTuple):
@@ -198,20 +206,26 @@ def prices(text: str) -> dict[str, ConfiguredPrice]:
     for entry in filter(None, (part.strip() for part in text.split(";"))):
         name, _, rates = entry.partition(": ")
         given = dict(rate.strip().partition("=")[::2] for rate in rates.split(","))
-        unknown = given.keys() - set(ConfiguredPrice._fields)
+        unknown = {
+            rate
+            for rate in given.keys() - set(ConfiguredPrice._fields)
+            if rate.rpartition(".")[2] not in PRICE_FIELDS
+        }
         if not re.fullmatch(PRICED_MODEL, name.strip()) or unknown or "input" not in given:
             raise ValueError(
                 "must look like provider/model: input=0.15, cached_input=0.075, output=0.6, "
                 f"max_output=16384; … ({entry!r} does not)"
             )
         try:
-            most = given.pop("max_output", None)
+            most, context = given.pop("max_output", None), given.pop("context", None)
             nano = {rate: money.to_nano(usd) for rate, usd in given.items()}
             prices[name.strip()] = ConfiguredPrice(
                 nano["input"],
                 nano.get("cached_input", nano["input"]),
                 nano.get("output", 0),
                 integer(1, 100_000_000)(most) if most else None,
+                integer(1, 100_000_000)(context) if context else None,
+                tuple(nano.items()),
             )
         except ValueError as error:
             raise ValueError(f"{entry!r}: {error}") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -66,8 +66,17 @@ class Price(Protocol):
         """Whether it may produce hidden reasoning tokens, which cost money."""
         ...
 
-    def cost(self, usage: Usage) -> int:
-        """Nano-USD, rounded up."""
+    @property
+    def tiers(self) -> frozenset[str]:
+        """The service tiers that have rates of their own, beside `standard`."""
+        ...
+
+    def cost(self, usage: Usage) -> int | None:
+        """Nano-USD at the usage's service tier, rounded up; None if a part has no price."""
+        ...
+
+    def dearest(self, usage: Usage, tiers: Collection[str] | None) -> int | None:
+        """The highest cost at any of these tiers; None means all that it has."""
         ...
 
 

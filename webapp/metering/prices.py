@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cache, lru_cache
 from pathlib import Path
@@ -40,18 +40,58 @@ class Price:
     reasoning: bool = False
     above: int | None = None
     rates_above: Rates | None = None
+    others: Mapping[str, int] = field(default_factory=dict)
 
-    def cost(self, usage: Usage) -> int:
+    @property
+    def tiers(self) -> frozenset[str]:
+        return frozenset(name.partition(".")[0] for name in self.others if "." in name)
+
+    def cost(self, usage: Usage) -> int | None:
         """Nano-USD, rounded up."""
-        rates = self.rates
+        tier = usage.service_tier or "standard"
+        if tier in {"standard", *self.tiers}:
+            return self._cost_at(tier, usage)
+        if tier in {"flex", "batch"}:
+            return self._cost_at("standard", usage)
+        return None if tier == "priority" else self.dearest(usage, None)
+
+    def dearest(self, usage: Usage, tiers: Collection[str] | None) -> int | None:
+        """The highest cost at any of these tiers; None means all."""
+        names = self.tiers | {"standard"} if tiers is None else tiers
+        costs = [self.cost(replace(usage, service_tier=tier)) for tier in names]
+        known = [cost for cost in costs if cost is not None]
+        return max(known) if known and len(known) == len(costs) else None
+
+    def _cost_at(self, tier: str, usage: Usage) -> int | None:
+        prefix = "" if tier == "standard" else f"{tier}."
+        rates = {
+            "input": self.rates.input,
+            "cached_input": self.rates.cached_input,
+            "output": self.rates.output,
+            **self.others,
+        }
+        rates.setdefault("cache_write_5m", rates["input"])
+        rates.setdefault("cache_write_1h", rates["cache_write_5m"])
         if self.above is not None and self.rates_above and usage.input_tokens > self.above:
-            rates = self.rates_above
-        uncached = usage.input_tokens - usage.cached_input_tokens
-        total = (
-            uncached * rates.input
-            + usage.cached_input_tokens * rates.cached_input
-            + usage.output_tokens * rates.output
-        )
+            rates |= {name: getattr(self.rates_above, name) for name in Rates.__slots__}
+        parts = {
+            "input": usage.input_tokens - usage.cached_input_tokens - usage.cache_write_tokens
+            - usage.audio_input_tokens,
+            "cached_input": usage.cached_input_tokens,
+            "cache_write_5m": usage.cache_write_5m_tokens,
+            "cache_write_1h": usage.cache_write_1h_tokens,
+            "audio_input": usage.audio_input_tokens,
+            "output": usage.output_tokens - usage.audio_output_tokens,
+            "audio_output": usage.audio_output_tokens,
+            "image": usage.images * MILLION,
+            "web_search": usage.web_searches * MILLION,
+        }  # fmt: skip
+        total = 0
+        for name, amount in parts.items():
+            rate = rates.get(prefix + name, rates.get(name))
+            if amount and rate is None:
+                return None
+            total += max(0, amount) * (rate or 0)
         return -(-total // MILLION)
 
 
@@ -133,4 +173,4 @@ def _rates(entry: Mapping[str, Any]) -> Rates:
 
 def _of_setting(configured: ConfiguredPrice) -> Price:
     rates = Rates(configured.input, configured.cached_input, configured.output)
-    return Price(rates, configured.max_output)
+    return Price(rates, configured.max_output, configured.context, others=dict(configured.others))
