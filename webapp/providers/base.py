@@ -18,19 +18,16 @@ from gevent.lock import BoundedSemaphore
 from webapp import json_codec
 from webapp.errors import ProviderError, ProviderFailed, ProviderTimedOut, WeirError
 from webapp.llm.calls import Outcome
-from webapp.llm.messages import Answer, Chunk, ModelRequest, Usage
+from webapp.llm.messages import Answer, Chunk, ModelRequest
 from webapp.llm.stream_usage import StreamUsage
-from webapp.providers.counting import count
 from webapp.providers.gap_timeout import with_gap_timeout
+from webapp.providers.usage import generated_text, read_usage
 
 CUT = "The provider's stream ended early."
 SLOW = "The provider timed out."
 LISTING_TIMEOUT = 5.0
 LISTING_TTL = 300.0
 LISTING_RETRY_DELAY = 5.0
-MAX_TOKEN_COUNT = 1_000_000_000  # in one call; a larger number is not a valid count
-# The fields of a delta that the model did not generate.
-NO_TOKENS = frozenset({"role", "id", "type"})
 MALFORMED_ERRORS = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
@@ -150,10 +147,13 @@ class BaseProvider(ABC):
         body = json_codec.loads(text)
         if request.operation == "embeddings":
             body["data"][0]["embedding"]
-            content = ""
+            content, generated = "", ""
         else:
-            content = _text(body["choices"][0]["message"]["content"])
-        usage = _usage(body.get("usage"), request, model, content)
+            messages = [choice["message"] for choice in body["choices"]]
+            content = _text(messages[0]["content"])
+            generated = " ".join(map(generated_text, messages))
+        tier = body.get("service_tier")
+        usage = read_usage(body.get("usage"), request, model, generated, tier)
         return Answer(content, str(body.get("model") or model), self.name, usage, body=text)
 
     def _slow(self) -> ProviderTimedOut:
@@ -181,6 +181,8 @@ class _StreamReading:
         self._texts: list[str] = []
         self._model: str | None = None
         self._usage: Any = None
+        self._generated: list[str] = []
+        self._tier: Any = None
         self.finished = False
 
     def read_chunk(self, data: str) -> Chunk | None:
@@ -194,17 +196,19 @@ class _StreamReading:
             delta = choice.get("delta") or {}
             done = done or bool(choice.get("finish_reason"))
             begins = begins or done or any(v for k, v in delta.items() if k != "role")
-            written += _all_text(delta)
+            written += generated_text(delta)
             if choice.get("index", 0) == 0:
                 text += _text(delta.get("content"))
         self._stream_usage.count(written)
+        self._generated.append(written)
+        self._tier = chunk.get("service_tier") or self._tier
         self._model = chunk.get("model") or self._model
         self.finished = self.finished or done
         usage = chunk.get("usage")
         if usage:
             self._usage = usage
             if done or not choices:
-                self._stream_usage.usage = _usage(usage, self._request, "", "")
+                self._stream_usage.usage = read_usage(usage, self._request, "", "", self._tier)
         if text:
             self._texts.append(text)
         if self._request.native:
@@ -217,7 +221,8 @@ class _StreamReading:
 
     def answer(self, provider: BaseProvider, model: str) -> Answer:
         content = "".join(self._texts)
-        usage = _usage(self._usage, self._request, model, content)
+        generated = "".join(self._generated)
+        usage = read_usage(self._usage, self._request, model, generated, self._tier)
         return Answer(content, str(self._model or model), provider.name, usage)
 
 
@@ -228,28 +233,8 @@ def _without_usage(data: str) -> str:
     return json.dumps(chunk)
 
 
-def _all_text(value: Any) -> str:
-    """All text of a delta that may cost tokens: content, reasoning, arguments of tools."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, dict):
-        return "".join(_all_text(item) for name, item in value.items() if name not in NO_TOKENS)
-    return "".join(map(_all_text, value)) if isinstance(value, list) else ""
-
-
 def _text(content: Any) -> str:
     return content if isinstance(content, str) else ""
-
-
-def _usage(usage: Any, request: ModelRequest, model: str, content: str) -> Usage:
-    if isinstance(usage, dict):
-        details = usage.get("prompt_tokens_details")
-        cached = details.get("cached_tokens") if isinstance(details, dict) else None
-        reported = [usage.get("prompt_tokens"), usage.get("completion_tokens") or 0, cached or 0]
-        counts = [n for n in reported if type(n) is int and 0 <= n < MAX_TOKEN_COUNT]
-        if len(counts) == len(reported):
-            return Usage(counts[0], counts[1], min(counts[2], counts[0]))
-    return count(request, model, content)
 
 
 class _MalformedAsProviderFailed:
