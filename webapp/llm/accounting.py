@@ -92,6 +92,11 @@ class CostTracker:
             self._targets[target.name] = TargetCosts(self.demand, target, price, answered)
         return self._targets[target.name]
 
+    def circuit(self, target: Target) -> str:
+        """The name of the circuit that a call to this target belongs to."""
+        operation = self._request.operation
+        return target.name if operation == "chat/completions" else f"{target.name} {operation}"
+
     def check(self) -> None:
         """Raise the error that would refuse such a call in any case."""
         if self.billing.has_budget:
@@ -123,17 +128,20 @@ class CostTracker:
         It is the model's maximum, if that is known and fits. Where a budget depends on the limit,
         there always is one.
         """
-        costs = self.of(target)
-        if not self.demand.generates or self.demand.limits_output or costs.price is None:
-            return self._request
-        required = self.billing.has_budget and costs.output_is_charged
-        cap, context = costs.price.max_output, costs.price.context
-        if required:
-            cap = costs.max_output
+        request, costs = self._request, self.of(target)
+        if not self.demand.generates or costs.price is None:
+            return request
+        needed = self.billing.has_budget and costs.output_is_charged
+        if self.demand.limits_output:
+            return replace(request, output_cap_needed=True) if needed else request
+        cap = costs.max_output if needed else costs.price.max_output
+        context = costs.price.context
         if cap is not None and context is not None and costs.input_tokens + cap > context:
-            estimate = estimate_input_tokens(self._request.body)
-            cap = max(1, min(cap, context - estimate)) if required else None
-        return self._request if cap is None else replace(self._request, output_cap=cap)
+            room = context - estimate_input_tokens(request.body)
+            cap = max(1, min(cap, room)) if needed else None
+        if cap is None:
+            return request
+        return replace(request, output_cap=cap, output_cap_needed=needed)
 
     def with_cost(self, answer: Answer) -> Answer:
         """The answer with the cost of all calls so far."""
@@ -188,7 +196,11 @@ class CallAccounting:
         told = error if isinstance(error, ProviderError) else ProviderError()
         choices = self._tracker.demand.choices
         reported: Usage | None = stream_usage.usage or told.usage
-        if reported is not None:
+        if (
+            reported
+            and not reported.estimated
+            and (reported.output_tokens or not stream_usage.tokens)
+        ):
             self._settle(broken, reported, error)
         elif told.lost_send_seconds is not None:
             output = choices * unseen_tokens(told.lost_send_seconds)
