@@ -60,6 +60,7 @@ class CostTracker:
         check_numbers(request.body, strictly=limited)
         self.billing = billing
         self.usage = Usage(0, 0)
+        self.settled_usage: Usage | None = None
         self.waited = 0.0
         self.answered_tiers = answered_tiers
         self.demand = Demand(request)
@@ -144,8 +145,9 @@ class CostTracker:
         return replace(request, output_cap=cap, output_cap_needed=needed)
 
     def with_cost(self, answer: Answer) -> Answer:
-        """The answer with the cost of all calls so far."""
-        return replace(answer, cost_usd=money.to_usd(self._nano))
+        """The answer with its usage as it was settled, and the cost of all calls so far."""
+        usage = self.settled_usage or answer.usage
+        return replace(answer, usage=usage, cost_usd=money.to_usd(self._nano))
 
     def add(self, usage: Usage, nano: int | None) -> None:
         self.usage += usage
@@ -186,6 +188,7 @@ class CallAccounting:
         tier, costs = usage.service_tier, self._costs
         if tier and costs.price and self._tracker.demand.service_tier is None:
             self._tracker.answered_tiers.add(self._target, tier, costs.price)
+        self._tracker.settled_usage = usage
         self._settle(CallState.SETTLED, usage, model=answer.model)
 
     def fail(self, error: BaseException) -> None:
