@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +22,18 @@ DEFAULT_TIERS = "free=5/minute;premium=20/minute;enterprise=1000/minute"
 MODEL = r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}"
 ROUTED_MODEL = rf"([a-z][a-z0-9_-]{{0,31}})/({MODEL})(?:\*(\d{{1,6}}))?"
 PRICED_MODEL = r"[a-z][a-z0-9_-]{0,31}/[A-Za-z0-9*][A-Za-z0-9._:/@+*-]{0,199}"
+# The fields of a price: of tokens, at a service tier and beyond a length of the input where these
+# stand before it (priority.above_272000.output); a tier's factor stands for all that it leaves out.
+TOKEN_RATES = (
+    "input", "cached_input", "cache_write_5m", "cache_write_1h", "output", "audio_input",
+    "audio_output",
+)  # fmt: skip
+TIER_RATE = re.compile(
+    rf"(?:([a-z][a-z_]{{0,19}})\.)?(?:above_([1-9]\d{{0,8}})\.)?({'|'.join(TOKEN_RATES)})"
+)
+TIER_FACTOR = re.compile(r"([a-z][a-z_]{0,19})\.factor")
+FEES = ("image", "web_search")
+TOKEN_COUNTS = ("max_output", "context")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,23 +53,13 @@ class ConfiguredProvider:
     type: str
     base_url: str = ""
     api_key: str = field(default="", repr=False)
+    prices: str = ""
+    """`maker`: its base URL leads to the maker, whose prices it has."""
 
 
-PRICE_FIELDS = {
-    "input", "cached_input", "output", "cache_write_5m", "cache_write_1h", "audio_input",
-    "audio_output", "image", "web_search",
-}  # fmt: skip
-
-
-class ConfiguredPrice(NamedTuple):
-    """A price of MODEL_PRICES, in nano-USD per million tokens; `max_output` is in tokens."""
-
-    input: int
-    cached_input: int
-    output: int
-    max_output: int | None
-    context: int | None = None
-    others: tuple[tuple[str, int], ...] = ()
+# A price by its fields: rates in nano-USD per million tokens, fees in nano-USD each, factors in
+# billionths, counts in tokens.
+PriceEntry = dict[str, int]
 
 
 class RoutedModel(NamedTuple):
@@ -201,32 +203,43 @@ def webhook_secret(text: str) -> bytes:
     return secret
 
 
-def prices(text: str) -> dict[str, ConfiguredPrice]:
-    prices: dict[str, ConfiguredPrice] = {}
+def prices(text: str) -> dict[str, PriceEntry]:
+    prices: dict[str, PriceEntry] = {}
     for entry in filter(None, (part.strip() for part in text.split(";"))):
-        name, _, rates = entry.partition(": ")
-        given = dict(rate.strip().partition("=")[::2] for rate in rates.split(","))
-        unknown = {
-            rate
-            for rate in given.keys() - set(ConfiguredPrice._fields)
-            if rate.rpartition(".")[2] not in PRICE_FIELDS
-        }
-        if not re.fullmatch(PRICED_MODEL, name.strip()) or unknown or "input" not in given:
+        name, separator, fields = entry.partition(": ")
+        if not separator or not re.fullmatch(PRICED_MODEL, name.strip()):
             raise ValueError(
                 "must look like provider/model: input=0.15, cached_input=0.075, output=0.6, "
                 f"max_output=16384; … ({entry!r} does not)"
             )
+        given = [field.strip().partition("=")[::2] for field in fields.split(",")]
         try:
-            most, context = given.pop("max_output", None), given.pop("context", None)
-            nano = {rate: money.to_nano(usd) for rate, usd in given.items()}
-            prices[name.strip()] = ConfiguredPrice(
-                nano["input"],
-                nano.get("cached_input", nano["input"]),
-                nano.get("output", 0),
-                integer(1, 100_000_000)(most) if most else None,
-                integer(1, 100_000_000)(context) if context else None,
-                tuple(nano.items()),
-            )
+            prices[name.strip()] = price_entry(dict(given))
         except ValueError as error:
             raise ValueError(f"{entry!r}: {error}") from None
     return prices
+
+
+def price_entry(fields: Mapping[str, object]) -> PriceEntry:
+    """A price of its fields, as text or numbers. Raises ValueError, which names the field."""
+    entry: PriceEntry = {}
+    for name, value in fields.items():
+        try:
+            if name in TOKEN_COUNTS:
+                entry[name] = integer(1, 100_000_000)(str(value))
+            elif name == "reasoning":
+                entry[name] = flag(str(value))
+            elif _is_price_field(name):
+                entry[name] = money.to_nano(value)
+            else:
+                raise ValueError("is no field of a price")
+        except ValueError as error:
+            raise ValueError(f"{name} {error}") from None
+    if "input" not in entry:
+        raise ValueError("input must be given")
+    return entry
+
+
+def _is_price_field(name: str) -> bool:
+    known = name in FEES or name == "regional"
+    return bool(known or TIER_RATE.fullmatch(name) or TIER_FACTOR.fullmatch(name))

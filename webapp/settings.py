@@ -17,8 +17,8 @@ from webapp.allowance import Allowance
 from webapp.setting_parsers import (
     DEFAULT_TIERS,
     ConfiguredKey,
-    ConfiguredPrice,
     ConfiguredProvider,
+    PriceEntry,
     RoutedModel,
 )
 
@@ -31,7 +31,7 @@ KNOWN_SECRET_KEYS = frozenset(
     """.split()  # noqa: SIM905 a list would take twenty lines
 )
 NAMED_PROVIDERS = frozenset({"openai", "azure", "anthropic", "offline"})
-PROVIDER_VARIABLE = re.compile(r"PROVIDER_([A-Z][A-Z0-9_]{0,31})_(TYPE|BASE_URL|API_KEY)")
+PROVIDER_VARIABLE = re.compile(r"PROVIDER_([A-Z][A-Z0-9_]{0,31})_(TYPE|BASE_URL|API_KEY|PRICES)")
 TIER_VARIABLE = re.compile(r"TIER_([A-Z][A-Z0-9_]{0,31})")
 PROVIDER_TYPE = re.compile(r"openai|azure|anthropic|langchain:[a-z0-9_]+")
 DEFAULT_DENYLIST = "<script\\b\njavascript:\ndata:[\\w/+.-]+[;,]"
@@ -119,6 +119,11 @@ class Settings:
         "OPENAI_BASE_URL", "", "another server of OpenAI's protocol; alone it is enough",
         parse.url("http", "https"), shown="none",
     )  # fmt: skip
+    openai_prices: str = _setting(
+        "OPENAI_PRICES", "", "`maker`: `OPENAI_BASE_URL` leads to OpenAI, through a proxy for one, "
+        "so its prices hold", parse.one_of("", "maker"),
+        shown="OpenAI's prices at its own hosts, elsewhere those of `MODEL_PRICES` alone",
+    )  # fmt: skip
     azure_openai_endpoint: str = _setting(
         "AZURE_OPENAI_ENDPOINT", "", "Azure OpenAI: the resource's address",
         parse.url("http", "https"), shown="none",
@@ -130,6 +135,10 @@ class Settings:
         "OPENAI_API_VERSION", "", "Azure OpenAI: the API version, such as `2024-10-21`",
         shown="none: Azure's v1 API",
     )  # fmt: skip
+    azure_openai_prices: str = _setting(
+        "AZURE_OPENAI_PRICES", "", "`maker`: the endpoint leads to Azure OpenAI, though its host "
+        "is not Azure's", parse.one_of("", "maker"), shown="as `OPENAI_PRICES`",
+    )  # fmt: skip
     anthropic_api_key: str = _setting(
         "ANTHROPIC_API_KEY", "", "key for Anthropic", secret=True, shown="none"
     )
@@ -137,10 +146,14 @@ class Settings:
         "ANTHROPIC_BASE_URL", "", "another server of Anthropic's protocol",
         parse.url("http", "https"), shown="none",
     )  # fmt: skip
+    anthropic_prices: str = _setting(
+        "ANTHROPIC_PRICES", "", "`maker`: `ANTHROPIC_BASE_URL` leads to Anthropic",
+        parse.one_of("", "maker"), shown="as `OPENAI_PRICES`",
+    )  # fmt: skip
     providers: tuple[ConfiguredProvider, ...] = _setting(
-        "PROVIDER_<NAME>_TYPE", "", "with `PROVIDER_<NAME>_BASE_URL` and `PROVIDER_<NAME>_API_KEY`:"
-        " an additional provider `<name>`; type `openai`, `azure`, `anthropic` or "
-        "`langchain:<init_chat_model provider>`", lambda _: (), shown="`openai`",
+        "PROVIDER_<NAME>_TYPE", "", "with `PROVIDER_<NAME>_BASE_URL`, `PROVIDER_<NAME>_API_KEY` "
+        "and `PROVIDER_<NAME>_PRICES`: an additional provider `<name>`; type `openai`, `azure`, "
+        "`anthropic` or `langchain:<init_chat_model provider>`", lambda _: (), shown="`openai`",
     )  # fmt: skip
     model_routes: dict[str, tuple[RoutedModel, ...]] = _setting(
         "MODEL_ROUTES", "", "`name=provider/model[*weight]>provider/model;…`: the names that "
@@ -187,10 +200,11 @@ class Settings:
         "API_KEYS", "", "`name:tier:key,…`, synchronized at start", parse.api_keys, secret=True,
         shown="the demo keys in development",
     )  # fmt: skip
-    model_prices: dict[str, ConfiguredPrice] = _setting(
+    model_prices: dict[str, PriceEntry] = _setting(
         "MODEL_PRICES", "", "`provider/model: input=0.15, cached_input=0.075, output=0.6, "
         "max_output=16384; …` in USD per million tokens, `*` for any part of a name: adds to the "
-        "built-in prices or overrides them", parse.prices, shown="none",
+        "built-in prices or overrides them; all fields: [Prices](money.md#prices)", parse.prices,
+        shown="none",
     )  # fmt: skip
     unpriced_models: str = _setting(
         "UNPRICED_MODELS", "refuse", "whether keys with a budget may use models without a price: "
@@ -391,14 +405,16 @@ def _complete(values: dict[str, Any], environment: Mapping[str, str]) -> None:
 def _named_providers(values: Mapping[str, Any]) -> Iterator[ConfiguredProvider]:
     """The providers with settings of their own, in order of precedence."""
     if values["openai_api_key"] or values["openai_base_url"]:
-        openai = (values["openai_base_url"], values["openai_api_key"])
+        openai = (values["openai_base_url"], values["openai_api_key"], values["openai_prices"])
         yield ConfiguredProvider("openai", "openai", *openai)
     if values["azure_openai_endpoint"]:
-        azure = (values["azure_openai_endpoint"], values["azure_openai_api_key"])
-        yield ConfiguredProvider("azure", "azure", *azure)
+        endpoint, key = values["azure_openai_endpoint"], values["azure_openai_api_key"]
+        prices = values["azure_openai_prices"]
+        yield ConfiguredProvider("azure", "azure", endpoint, key, prices)
     if values["anthropic_api_key"]:
-        anthropic = (values["anthropic_base_url"], values["anthropic_api_key"])
-        yield ConfiguredProvider("anthropic", "anthropic", *anthropic)
+        url, key = values["anthropic_base_url"], values["anthropic_api_key"]
+        prices = values["anthropic_prices"]
+        yield ConfiguredProvider("anthropic", "anthropic", url, key, prices)
 
 
 def _further_providers(
@@ -426,6 +442,8 @@ def _further_providers(
             problems.append(f"{prefix}_BASE_URL must be set for type {provider.type}")
         if provider.base_url and not provider.base_url.startswith(("http://", "https://")):
             problems.append(f"{prefix}_BASE_URL must start with http:// or https://")
+        if provider.prices not in {"", "maker"}:
+            problems.append(f"{prefix}_PRICES must be maker")
     return providers, problems
 
 
