@@ -24,6 +24,7 @@ STANDARD = "standard"
 STANDARD_NAMES = frozenset({"default", "on_demand", "standard", "standard_only"})
 NAMED_TIERS = frozenset({"flex", "priority", "batch"})
 PRICED_MODALITIES = ({"text"}, {"audio"}, {"text", "audio"})
+UNKNOWN_TIER = "unknown"  # costs as the dearest tier
 MANY = 1_000_000  # tokens: what costs nothing for so many is free
 
 
@@ -151,13 +152,15 @@ class TargetCosts:
             return None
         if self._is_free:
             return 0
-        tier, asked = usage.service_tier, self._demand.service_tier
-        if tier is None and isinstance(asked, str) and asked.lower() in NAMED_TIERS:
-            return self.price.dearest(usage, self.tiers)
-        cost = self.price.cost(usage)
-        if cost is None and self.unpriced is None:
-            cost = self.price.dearest(usage, None)  # a tier that nobody asked for
-        return cost
+        tiers = {usage.service_tier}
+        asked = self._demand.service_tier
+        if usage.service_tier is None and isinstance(asked, str) and asked.lower() in NAMED_TIERS:
+            tiers = {STANDARD, asked.lower()}  # the answer does not say which
+        costs = [self.price.cost(replace(usage, service_tier=tier)) for tier in tiers]
+        if None in costs and self.unpriced is None:
+            # A tier without a price that nobody asked for.
+            costs = [self.price.cost(replace(usage, service_tier=UNKNOWN_TIER))]
+        return None if None in costs else max(cost for cost in costs if cost is not None)
 
     def of_estimate(self, usage: Usage) -> int | None:
         """The most that usage costs whose kinds and tier are not known; None if not known."""
