@@ -220,8 +220,8 @@ class Ledger:
     def _check_price(self, nano: int | None, unpriced: str | None) -> None:
         if nano is None and not self._allow_unpriced:
             raise ModelNotPriced(
-                f"Model {unpriced} has no price, and this API key has a budget. Set MODEL_PRICES "
-                "or UNPRICED_MODELS=allow."
+                f"{unpriced}, and this API key has a budget. Set MODEL_PRICES or "
+                "UNPRICED_MODELS=allow."
             )
 
     def _enqueue(self, settlement: PendingSettlement) -> None:
