@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import price_lists
+from webapp.base_url import parse
 from webapp.llm.messages import Usage
 from webapp.metering import price_import
 from webapp.metering.makers import Maker, maker_of
@@ -270,7 +271,7 @@ def test_a_model_is_found_by_its_provider(
 def test_the_prices_are_those_of_the_maker_that_is_called(
     name: str, kind: str, url: str, prices: str, sections: tuple[str, ...]
 ) -> None:
-    maker = maker_of(ConfiguredProvider(name, kind, url, prices=prices))
+    maker = maker_of(ConfiguredProvider(name, kind, parse(url, kind), prices=prices))
     assert (maker.sections if maker else ()) == sections
 
 
