@@ -184,30 +184,20 @@ class Doctor:
         if redis is None:
             yield Finding("redis", "ok", "not configured: one process, with its own cache")
             return
-        began = time.perf_counter()
-        try:
-            redis.execute("PING")
-            took = (time.perf_counter() - began) * 1000
-            info = redis.execute("INFO").decode() if not self._is_cluster() else ""
-        except RedisUnavailable:
-            yield Finding(
-                "redis",
-                "problem",
-                "cannot be reached",
-                "Check REDIS_URL, and that Redis is running.",
-            )
+        if problem := redis.problem():
+            yield Finding("redis", "problem", problem.found, problem.advice)
             return
+        began = time.perf_counter()
+        redis.execute("PING")
+        took = (time.perf_counter() - began) * 1000
         yield Finding("redis", "ok", f"answers in {took:.1f} ms")
-        values = dict(line.partition(":")[::2] for line in info.splitlines() if ":" in line)
+        values = redis.info()
         policy = values.get("maxmemory_policy", "noeviction")
         if policy.startswith("allkeys") and values.get("maxmemory", "0") != "0":
             yield Finding(
                 "redis", "warning", f"{policy} may evict rate limits when memory is full",
                 "Use volatile-lru: it evicts the least recently used keys, mostly cached answers.",
             )  # fmt: skip
-
-    def _is_cluster(self) -> bool:
-        return "+cluster" in self._settings.redis_url
 
     def _clock_check(self) -> Iterator[Finding]:
         clocks: dict[str, Callable[[], float]] = {}

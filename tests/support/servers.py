@@ -247,6 +247,36 @@ class Valkey(Server):
             return False
 
 
+class ClusterNode(Valkey):
+    """A node of a cluster, at first without slots."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Else it is 10,000 above the other, where systems take ports of outgoing connections from.
+        self._bus_port = str(free_port())
+
+    def _command(self) -> list[str]:
+        options = ["--cluster-enabled", "yes", "--cluster-port", self._bus_port]
+        return [*super()._command(), *options]
+
+    def take_slots(self, first: int = 0, last: int = 16383) -> None:
+        with self.client() as client:
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", first, last)
+            if (first, last) == (0, 16383):
+                self.wait_for_cluster()
+
+    def meet(self, other: ClusterNode) -> None:
+        """Make one cluster of two nodes, which have all slots between them."""
+        with self.client() as client:
+            client.execute_command("CLUSTER", "MEET", "127.0.0.1", other.port, other._bus_port)
+        for node in (self, other):
+            node.wait_for_cluster()
+
+    def wait_for_cluster(self) -> None:
+        with self.client() as client:
+            wait_until(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"))
+
+
 class Postgres(Server):
     """PostgreSQL on TCP; its databases outlive a stop. The only user is `postgres`."""
 
