@@ -12,7 +12,6 @@ from typing import Any
 
 from flask import Flask, request
 from flask.json.provider import DefaultJSONProvider
-from werkzeug.middleware.proxy_fix import ProxyFix
 
 from webapp import api, cli, dashboard
 from webapp.accounts import configured_keys
@@ -29,6 +28,7 @@ from webapp.admission.rate_limits import RateLimits
 from webapp.admission.token_limits import TokenRateLimits
 from webapp.admission.top_budget_usage import TopBudgetUsage
 from webapp.extensions import cache, cors
+from webapp.forwarded import Forwarded
 from webapp.inference.predictions import Predictions
 from webapp.inference.registry import Registry
 from webapp.library_internals import take_latest_after_request
@@ -108,9 +108,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         # Only browsers send an Origin; nobody else needs to pay for the headers.
         answer_browsers = take_latest_after_request(app)
         app.after_request(lambda r: answer_browsers(r) if "Origin" in request.headers else r)
-    if settings.trusted_proxies:
-        hops = settings.trusted_proxies
-        app.wsgi_app = ProxyFix(app.wsgi_app, hops, hops, hops)  # type: ignore[method-assign]
+    app.wsgi_app = Forwarded(app.wsgi_app, settings.trusted_proxies)  # type: ignore[method-assign]
 
     api.register(app, services)
     dashboard.register(app, services)
