@@ -71,10 +71,18 @@ log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "models"
+# What programs in browsers may read, of all that responses carry (tests/api/test_cors.py).
 EXPOSED = [
-    "Age", "Idempotency-Replayed", "Retry-After", "X-Cache", "X-Process-Time", "X-RateLimit-Limit",
+    "Age", "Allow", "Content-Disposition", "Idempotency-Replayed", "Retry-After",
+    "WWW-Authenticate", "X-Cache", "X-Process-Time", "X-RateLimit-Limit",
     "X-RateLimit-Remaining", "X-RateLimit-Reset", "X-Request-ID", "X-Weir-Attempts",
-    "X-Weir-Provider", "X-Weir-Route",
+    "X-Weir-Cost-USD", "X-Weir-Provider", "X-Weir-Route",
+    "retry-after-ms", "x-should-retry",
+    *(
+        f"x-ratelimit-{figure}-{what}"
+        for what in ("requests", "tokens")
+        for figure in ("limit", "remaining", "reset")
+    ),
 ]  # fmt: skip
 
 
