@@ -229,4 +229,4 @@ def _expiry() -> datetime | None:
 
 
 def _secret(key: dict[str, Any], secret: str | None) -> Any:
-    return page("secret.html", key=key, secret=secret, base_url=request.host_url.rstrip("/"))
+    return page("secret.html", key=key, secret=secret, base_url=request.url_root.rstrip("/"))
