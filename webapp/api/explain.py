@@ -24,7 +24,6 @@ from webapp.api.key import budgets_left, limits_left
 from webapp.api.openapi import ONE_OF_THEM, openai_errors_of
 from webapp.api.schemas import Explanation
 from webapp.errors import ValidationError
-from webapp.llm.accounting import price_of
 from webapp.llm.routing import Route
 from webapp.llm.tokens import estimate_input_tokens
 from webapp.services import services
@@ -88,6 +87,7 @@ def _explanation(endpoint: ModelEndpoint) -> dict[str, Any]:
 
 def _price_source(route: Route) -> str | None:
     """Where the prices of the targets come from; None where one has no price."""
-    found = [price_of(target, services().prices) for target in route.targets]
+    prices = services().prices
+    found = [prices.of(t.provider.name, t.provider.kind, t.model) for t in route.targets]
     sources = dict.fromkeys(price.source for price in found if price)
     return "; ".join(sources) if all(found) else None
