@@ -306,6 +306,7 @@ def test_settings_know_every_field_of_a_price(overridden: PriceTable) -> None:
     dear = 3 * (50_000 + 2_000 + 13_000 + 10_500 + 150_000 + 200_000) + 20 * 9_000
     assert price.cost(replace(usage, service_tier="priority")) == dear + fees
     assert price.cost(Usage(200_001, 1)) == 200_001 * 2_000 + 8_000
+    assert price.cost(Usage(200_001, 1, service_tier="priority")) == 200_001 * 6_000 + 18_000
     # Anthropic charges for writing, whether or not the setting says so.
     claude = price_of(overridden, "anthropic", "claude-x")
     assert claude.cost(Usage(2, 0, cache_write_5m_tokens=1, cache_write_1h_tokens=1)) == 3_250
@@ -318,6 +319,7 @@ def test_settings_know_every_field_of_a_price(overridden: PriceTable) -> None:
      ("openai/x: input=1, max_output=0", "max_output"), ("openai/x: input=-1", "input"),
      ("openai/x: input=1, priority.max_output=3", "priority.max_output"),
      ("openai/x: input=1, priority.output=-3", "priority.output"),
+     ("openai/x: input=1, standard.output=3", "standard.output"),
      ("openai/x: input=1, above_0.output=3", "above_0.output"),
      ("openai/x: input=1, web_search", "web_search")],
 )  # fmt: skip
