@@ -32,7 +32,7 @@ TOKEN_RATES = (
     "audio_output",
 )  # fmt: skip
 TIER_RATE = re.compile(
-    rf"(?:([a-z][a-z_]{{0,19}})\.)?(?:above_([1-9]\d{{0,8}})\.)?({'|'.join(TOKEN_RATES)})"
+    rf"(?:(?!standard|default)([a-z][a-z_]{{0,19}})\.)?(?:above_([1-9]\d{{0,8}})\.)?({'|'.join(TOKEN_RATES)})"
 )
 TIER_FACTOR = re.compile(r"([a-z][a-z_]{0,19})\.factor")
 FEES = ("image", "web_search")

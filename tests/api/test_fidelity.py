@@ -298,7 +298,7 @@ def test_every_door_can_be_explained(
         assert said.status_code == 200, said.text
         assert set(said.json()) == {
             "route", "targets", "cache", "would_coalesce", "limits", "budget", "cost_ceiling_usd",
-            "input_tokens",
+            "price_source", "input_tokens",
         }  # fmt: skip
         assert said.json()["targets"] == ["openai/stand-in-1"]
         state: str = said.json()["cache"]

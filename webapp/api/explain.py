@@ -22,6 +22,7 @@ from webapp.api.blueprint import (
 )
 from webapp.api.key import budgets_left, limits_left
 from webapp.api.openapi import ONE_OF_THEM, openai_errors_of
+from webapp.api.schemas import Explanation
 from webapp.errors import ValidationError
 from webapp.llm.routing import Route
 from webapp.llm.tokens import estimate_input_tokens
@@ -52,7 +53,7 @@ def make_blueprint(endpoints: Sequence[ModelEndpoint], example: dict[str, Any]) 
         requestBody={"required": True, "content": content},
     )
     @openai_errors_of(400, 401, 404, 413, 415, 429, 503)
-    @blueprint.response(200)
+    @blueprint.response(200, Explanation)
     def explain() -> dict[str, Any]:
         """Dry run: route, cache result, limits and cost ceiling of a request; consumes nothing"""
         endpoint = by_path.get(request.args.get("endpoint", default.path))

@@ -136,7 +136,8 @@ def _tier(
             given.setdefault("cache_write_1h", base["cache_write_1h"] * factor)
         for name, rate in {**base, **given}.items():
             actual = given.get(name, max(rate, rate * factor))
-            if name not in base or actual != base[name] * factor:
+            named = f"{tier}.{name}" in fields  # then that one would stand for longer inputs, too
+            if named or name not in base or actual != base[name] * factor:
                 fields[prefix + name] = actual
     return fields
 
