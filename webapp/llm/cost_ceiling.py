@@ -137,18 +137,18 @@ class TargetCosts:
             return f"What {path} asks for has no price with model {model}"
         if self._is_free:
             return None
+        if not self._parts_are_priced:
+            kinds = "audio, web searches" if found.searches else "audio"
+            return f"A part of this request ({kinds}) has no price with model {model}"
         if found.hidden and self.price.context is None:
             return f"The input of {found.hidden} has no known limit with model {model}"
         if self.tiers and self.price.dearest(Usage(1, 1), self.tiers) is None:
             return f"Service tier {self._demand.service_tier!r} of model {model} has no price"
-        if self._dearest(self._most) is None:
-            kinds = "audio or web searches" if found.searches else "audio"
-            return f"A part of this request ({kinds}) has no price with model {model}"
         return None
 
     def of_reported(self, usage: Usage) -> int | None:
         """The cost of usage that the provider reported; None if it is not known."""
-        if self.price is None or self._has_unknown_fees:
+        if self.price is None or self._has_unknown_fees or not self._parts_are_priced:
             return None
         if self._is_free:
             return 0
@@ -164,7 +164,7 @@ class TargetCosts:
 
     def of_estimate(self, usage: Usage) -> int | None:
         """The most that usage costs whose kinds and tier are not known; None if not known."""
-        if self.price is None or self._has_unknown_fees:
+        if self.price is None or self._has_unknown_fees or not self._parts_are_priced:
             return None
         if self.unpriced and not self._demand.input.is_bounded:
             return None
@@ -173,8 +173,13 @@ class TargetCosts:
 
     @property
     def _has_unknown_fees(self) -> bool:
-        unknown_modality = self._demand.modalities not in PRICED_MODALITIES
+        unknown_modality = self._demand.modalities not in PRICED_MODALITIES and not self._is_free
         return bool(self._demand.input.unpriced or unknown_modality)
+
+    @cached_property
+    def _parts_are_priced(self) -> bool:
+        """Whether the kinds of tokens that it asks for have a price at the standard tier."""
+        return self._dearest(Usage(1, 1), {STANDARD}) is not None
 
     @property
     def _most(self) -> Usage:

@@ -24,12 +24,13 @@ DATA_URL = re.compile(r"data:([\w.+-]+)/", re.IGNORECASE)
 
 # Parameters that no model reads as text.
 PARAMETERS = {
-    "audio", "dimensions", "encoding_format", "frequency_penalty", "include", "input_type",
-    "logit_bias", "logprobs", "max_completion_tokens", "max_output_tokens", "max_tokens",
-    "max_tool_calls", "metadata", "modalities", "n", "parallel_tool_calls", "presence_penalty",
-    "prompt_cache_key", "prompt_cache_retention", "reasoning_effort", "safety_identifier", "seed",
-    "service_tier", "stop", "store", "stream_options", "temperature", "top_logprobs", "top_p",
-    "truncation", "user", "verbosity",
+    "audio", "best_of", "dimensions", "encoding_format", "frequency_penalty", "include",
+    "input_type", "logit_bias", "logprobs", "max_completion_tokens", "max_new_tokens",
+    "max_output_tokens", "max_tokens", "max_tool_calls", "metadata", "modalities", "n",
+    "n_predict", "num_predict", "parallel_tool_calls", "presence_penalty", "prompt_cache_key",
+    "prompt_cache_retention", "reasoning_effort", "safety_identifier", "seed", "service_tier",
+    "stop", "store", "stream_options", "temperature", "top_logprobs", "top_p", "truncation",
+    "user", "verbosity",
 }  # fmt: skip
 # Fields that refer to input on the provider's side, or that make any amount of it.
 HIDDEN_FIELDS = {
