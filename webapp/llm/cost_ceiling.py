@@ -41,6 +41,13 @@ class CostCeiling:
     nano: int | None
     unpriced: str | None = None
     named: bool = False
+    hidden_tokens: int = 0
+    """Those of the input that are not likely, but possible where a part of it is not seen."""
+
+    @property
+    def likely_tokens(self) -> int:
+        """What a limit on tokens holds back: a context window would be more than most allow."""
+        return self.input_tokens + self.output_tokens - self.hidden_tokens
 
 
 class Demand:
@@ -101,6 +108,12 @@ class TargetCosts:
         visible = found.bound - found.file_size
         files = found.file_size + TOKENS_PER_IMAGE if found.file_size else 0
         return max(visible, context) if context else visible + files
+
+    @property
+    def hidden_tokens(self) -> int:
+        """How much of `input_tokens` is more than an image for each part that is not seen."""
+        found = self._demand.input
+        return max(0, self.input_tokens - found.bound - found.references * TOKENS_PER_IMAGE)
 
     @cached_property
     def output_tokens(self) -> int:

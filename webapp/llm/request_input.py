@@ -86,6 +86,8 @@ class RequestInput:
     """The most web searches that the provider makes for it."""
     hidden: str | None = None
     """The path of input that only the provider sees."""
+    references: int = 0
+    """How many parts of the input are such."""
     unpriced: str | None = None
     """The path of something whose price is not known."""
     cache_ttl: str | None = None
@@ -151,6 +153,7 @@ class _Reading:
             self._other(name, value)
 
     def _hide(self, path: str) -> None:
+        self.input.references += 1
         self.input.hidden = self.input.hidden or path
 
     def _is_unpriced(self, path: str | None) -> None:
