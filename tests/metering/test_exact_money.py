@@ -13,6 +13,8 @@ from tests.conftest import MakeWeir
 from tests.support.books import Books
 from tests.support.scripted import ScriptedProvider
 from tests.support.servers import Weir, wait_until
+from webapp.llm.cached import CachedAnswer, CachedStream, to_entry
+from webapp.llm.messages import Answer, CacheState, FinalAnswer, Usage
 
 KEY = "test_key_0123456789"
 OPENAI = "/v1/chat/completions"
@@ -174,14 +176,18 @@ def weir(
     return start_shared_weir(**SETTINGS, **database, OPENAI_BASE_URL=scripted.base_url)
 
 
-def row_of(weir: Weir, model: str) -> dict[str, Any]:
-    """The only row of a model, once it is settled."""
+def rows_of(weir: Weir, model: str) -> list[dict[str, Any]]:
+    """The rows of a model, once they are settled."""
 
     def settled() -> list[dict[str, Any]]:
-        rows = Books(weir).rows(f"SELECT * FROM ledger WHERE model = '{model}'")
+        rows = Books(weir).rows(f"SELECT * FROM ledger WHERE model = '{model}' ORDER BY id")
         return [] if any(row["state"] == "reserved" for row in rows) else rows
 
-    [row] = wait_until(settled, 10, f"the settling of {model}")
+    return wait_until(settled, 10, f"the settling of {model}")
+
+
+def row_of(weir: Weir, model: str) -> dict[str, Any]:
+    [row] = rows_of(weir, model)
     return row
 
 
@@ -301,3 +307,89 @@ def test_words_of_a_provider_that_no_database_holds_do_not_stop_the_settlement(
     row = row_of(weir, "odd-name")
     assert row["state"] == "settled"
     assert row["answered_model"].startswith("m?x")
+
+
+FAILED = {
+    "in its body": {"error": {"message": "The engine fell over", "code": 502}},
+    "in a choice (c04)": {
+        "choices": [
+            {"index": 0, "message": HI, "delta": HI, "finish_reason": "error",
+             "error": {"code": 502, "message": "Provider disconnected"}}
+        ]
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
+@pytest.mark.parametrize("told", [True, False], ids=["told", "untold"])
+@pytest.mark.parametrize("name", FAILED)
+def test_an_error_with_status_200_costs_only_what_it_says(
+    weir: Weir, scripted: ScriptedProvider, name: str, told: bool, streamed: bool
+) -> None:
+    usage = {"usage": {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}}
+    scripted.answers(HI, **FAILED[name], **(usage if told else {}))
+    model = model_of(f"failed {name}", told, streamed)
+    said = {"model": model, "messages": [{"role": "user", "content": "hello"}], "stream": streamed}
+    assert weir.post(OPENAI, key=KEY, json=said).status_code == 502
+    row = row_of(weir, model)
+    assert (row["error"], row["provider_status"]) == ("ProviderFailed", 502)
+    assert row["provider_message"]
+    if told:
+        assert (row["state"], bool(row["estimated"])) == ("cut", False)
+        assert (row["input_tokens"], row["output_tokens"], row["cost_nano"]) == (9, 2, 29_000)
+    else:
+        assert (row["state"], row["cost_nano"], row["output_tokens"]) == ("failed", 0, 0)
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
+def test_a_send_that_was_lost_costs_what_can_have_been_generated_until_then(
+    weir: Weir, scripted: ScriptedProvider, streamed: bool
+) -> None:
+    # c11
+    scripted.answers(HI, usage={"prompt_tokens": 12, "completion_tokens": 5})
+    said = {"model": model_of("lost", streamed), "stream": streamed}
+    scripted.drops_reused = True
+    try:
+        for text in ("one", "two"):
+            body = {**said, "messages": [{"role": "user", "content": text}]}
+            assert weir.post(OPENAI, key=KEY, json=body).status_code == 200
+    finally:
+        scripted.drops_reused = False
+    rows = rows_of(weir, said["model"])
+    lost = [row for row in rows if row["error"]]
+    assert len(lost) >= 1
+    for row in lost:
+        assert (row["state"], bool(row["estimated"])) == ("cut", True)
+        assert 64 <= row["output_tokens"] < 4_000 < row["ceiling_output_tokens"]
+    settled = [row["cost_nano"] for row in rows if not row["error"]]
+    assert settled == [62_000, 62_000]
+
+
+def test_a_tier_without_a_price_that_nobody_asked_for_costs_as_the_dearest(
+    weir: Weir, scripted: ScriptedProvider
+) -> None:
+    usage = {"prompt_tokens": 12, "completion_tokens": 5}
+    scripted.answers(HI, usage=usage, service_tier="ultrafast")
+    said = {"model": "ultrafast", "messages": [{"role": "user", "content": "hello"}]}
+    answer = weir.post(OPENAI, key=KEY, json=said)
+    assert answer.headers["X-Weir-Cost-USD"] == "0.000124"
+
+
+def test_a_cost_is_written_without_an_exponent(weir: Weir, scripted: ScriptedProvider) -> None:
+    details = {"cached_tokens": 1}
+    usage = {"prompt_tokens": 1, "completion_tokens": 0, "prompt_tokens_details": details}
+    scripted.answers({"content": ""}, usage=usage)
+    said = {"model": "cheap", "messages": [{"role": "user", "content": "hello"}]}
+    answer = weir.post(OPENAI, key=KEY, json=said)
+    assert answer.headers["X-Weir-Cost-USD"] == "0.0000001"
+
+
+def test_entries_of_either_version_are_read() -> None:
+    usage = Usage(7, 3, 2, True, cache_write_5m_tokens=1, service_tier="priority")
+    assert Usage(*json.loads(json.dumps(usage.totals))) == Usage(7, 3, 2, True)
+    entry = to_entry(Answer("Hi", "m1", "openai", usage, 0.5), [], native=True)
+    assert len(entry["usage"]) == 4, "an older version reads no more"
+    stream = CachedStream(CachedAnswer(entry, 0.0), CacheState.HIT, "m1", False)
+    final = [stream.next(0), stream.next(0)][-1]
+    assert isinstance(final, FinalAnswer)
+    assert final.answer.usage == Usage(7, 3, 2, True)

@@ -38,6 +38,15 @@ class Books:
         wait_until(done, timeout, f"the settling of {calls} calls")
         return self.rows()
 
+    def settled_of(self, request_id: str) -> list[dict[str, Any]]:
+        """The rows of a request, once they are settled."""
+
+        def done() -> list[dict[str, Any]]:
+            rows = self.rows(f"SELECT * FROM ledger WHERE request_id = '{request_id}'")
+            return [] if any(row["state"] == "reserved" for row in rows) else rows
+
+        return wait_until(done, 10, f"the settling of request {request_id}")
+
     def forget(self) -> None:
         """Empty the tables of earlier tests, once nothing is reserved."""
         self.settled(0)

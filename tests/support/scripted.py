@@ -11,12 +11,14 @@ from typing import Any, Self
 
 class ScriptedProvider:
     """Answers every chat request with `messages`, one for each choice, and with `fields`, such as
-    its `usage`; and embeddings with `fields`. `bodies` are the requests."""
+    its `usage`; and embeddings with `fields`. `bodies` are the requests. While `drops_reused`, it
+    closes a connection at its second request, without a byte."""
 
     def __init__(self) -> None:
         self.messages: list[dict[str, Any]] = []
         self.fields: dict[str, Any] = {}
         self.bodies: list[dict[str, Any]] = []
+        self.drops_reused = False
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.base_url = f"http://127.0.0.1:{self._server.server_port}/v1"
 
@@ -30,8 +32,15 @@ class ScriptedProvider:
         provider = self
 
         class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            served = 0
+
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                self.served += 1
+                if provider.drops_reused and self.served > 1:
+                    self.close_connection = True
+                    return
                 provider.bodies.append(body)
                 streamed = body.get("stream") is True
                 content = (provider._stream(body) if streamed else provider._whole(body)).encode()
@@ -64,7 +73,8 @@ class ScriptedProvider:
 
     def _chunks(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         head = {"id": "a1", "object": "chat.completion.chunk", "created": 1, "model": body["model"]}
-        told = {name: value for name, value in self.fields.items() if name != "usage"}
+        fails = self.fields.keys() & {"error", "choices"}
+        told = {name: value for name, value in self.fields.items() if fails or name != "usage"}
         for index, message in enumerate(self.messages):
             for delta, reason in ((message, None), ({}, "stop")):
                 choice = {"index": index, "delta": delta, "finish_reason": reason}

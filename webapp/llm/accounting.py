@@ -83,6 +83,7 @@ class CostTracker:
             None if unpriced else max(costs.nano or 0 for costs in targets),
             unpriced,
             named=self.demand.named_max_output is not None,
+            hidden_tokens=min(costs.hidden_tokens for costs in targets),
         )
 
     def of(self, target: Target) -> TargetCosts:

@@ -41,6 +41,13 @@ class CostCeiling:
     nano: int | None
     unpriced: str | None = None
     named: bool = False
+    hidden_tokens: int = 0
+    """Those of the input that are not likely, but possible where a part of it is not seen."""
+
+    @property
+    def likely_tokens(self) -> int:
+        """What a limit on tokens holds back: a context window would be more than most allow."""
+        return self.input_tokens + self.output_tokens - self.hidden_tokens
 
 
 class Demand:
@@ -102,6 +109,12 @@ class TargetCosts:
         files = found.file_size + TOKENS_PER_IMAGE if found.file_size else 0
         return max(visible, context) if context else visible + files
 
+    @property
+    def hidden_tokens(self) -> int:
+        """How much of `input_tokens` is more than an image for each part that is not seen."""
+        found = self._demand.input
+        return max(0, self.input_tokens - found.bound - found.references * TOKENS_PER_IMAGE)
+
     @cached_property
     def output_tokens(self) -> int:
         if not self._demand.generates:
@@ -137,18 +150,18 @@ class TargetCosts:
             return f"What {path} asks for has no price with model {model}"
         if self._is_free:
             return None
+        if not self._parts_are_priced:
+            kinds = "audio, web searches" if found.searches else "audio"
+            return f"A part of this request ({kinds}) has no price with model {model}"
         if found.hidden and self.price.context is None:
             return f"The input of {found.hidden} has no known limit with model {model}"
         if self.tiers and self.price.dearest(Usage(1, 1), self.tiers) is None:
             return f"Service tier {self._demand.service_tier!r} of model {model} has no price"
-        if self._dearest(self._most) is None:
-            kinds = "audio or web searches" if found.searches else "audio"
-            return f"A part of this request ({kinds}) has no price with model {model}"
         return None
 
     def of_reported(self, usage: Usage) -> int | None:
         """The cost of usage that the provider reported; None if it is not known."""
-        if self.price is None or self._has_unknown_fees:
+        if self.price is None or self._has_unknown_fees or not self._parts_are_priced:
             return None
         if self._is_free:
             return 0
@@ -164,7 +177,7 @@ class TargetCosts:
 
     def of_estimate(self, usage: Usage) -> int | None:
         """The most that usage costs whose kinds and tier are not known; None if not known."""
-        if self.price is None or self._has_unknown_fees:
+        if self.price is None or self._has_unknown_fees or not self._parts_are_priced:
             return None
         if self.unpriced and not self._demand.input.is_bounded:
             return None
@@ -173,8 +186,13 @@ class TargetCosts:
 
     @property
     def _has_unknown_fees(self) -> bool:
-        unknown_modality = self._demand.modalities not in PRICED_MODALITIES
+        unknown_modality = self._demand.modalities not in PRICED_MODALITIES and not self._is_free
         return bool(self._demand.input.unpriced or unknown_modality)
+
+    @cached_property
+    def _parts_are_priced(self) -> bool:
+        """Whether the kinds of tokens that it asks for have a price at the standard tier."""
+        return self._dearest(Usage(1, 1), {STANDARD}) is not None
 
     @property
     def _most(self) -> Usage:

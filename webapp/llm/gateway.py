@@ -151,7 +151,7 @@ class Gateway:
         if billing.tokens_per_minute is None:
             yield
             return
-        most, before = ceiling.input_tokens + ceiling.output_tokens, costs.usage.total_tokens
+        most, before = ceiling.likely_tokens, costs.usage.total_tokens
         limit = billing.tokens_per_minute
         reservation = self._token_limits.reserve(billing.bucket, limit, most, named=ceiling.named)
         try:

@@ -24,12 +24,13 @@ DATA_URL = re.compile(r"data:([\w.+-]+)/", re.IGNORECASE)
 
 # Parameters that no model reads as text.
 PARAMETERS = {
-    "audio", "dimensions", "encoding_format", "frequency_penalty", "include", "input_type",
-    "logit_bias", "logprobs", "max_completion_tokens", "max_output_tokens", "max_tokens",
-    "max_tool_calls", "metadata", "modalities", "n", "parallel_tool_calls", "presence_penalty",
-    "prompt_cache_key", "prompt_cache_retention", "reasoning_effort", "safety_identifier", "seed",
-    "service_tier", "stop", "store", "stream_options", "temperature", "top_logprobs", "top_p",
-    "truncation", "user", "verbosity",
+    "audio", "best_of", "dimensions", "encoding_format", "frequency_penalty", "include",
+    "input_type", "logit_bias", "logprobs", "max_completion_tokens", "max_new_tokens",
+    "max_output_tokens", "max_tokens", "max_tool_calls", "metadata", "modalities", "n",
+    "n_predict", "num_predict", "parallel_tool_calls", "presence_penalty", "prompt_cache_key",
+    "prompt_cache_retention", "reasoning_effort", "safety_identifier", "seed", "service_tier",
+    "stop", "store", "stream_options", "temperature", "top_logprobs", "top_p", "truncation",
+    "user", "verbosity",
 }  # fmt: skip
 # Fields that refer to input on the provider's side, or that make any amount of it.
 HIDDEN_FIELDS = {
@@ -85,6 +86,8 @@ class RequestInput:
     """The most web searches that the provider makes for it."""
     hidden: str | None = None
     """The path of input that only the provider sees."""
+    references: int = 0
+    """How many parts of the input are such."""
     unpriced: str | None = None
     """The path of something whose price is not known."""
     cache_ttl: str | None = None
@@ -150,6 +153,7 @@ class _Reading:
             self._other(name, value)
 
     def _hide(self, path: str) -> None:
+        self.input.references += 1
         self.input.hidden = self.input.hidden or path
 
     def _is_unpriced(self, path: str | None) -> None:
