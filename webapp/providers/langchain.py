@@ -23,7 +23,11 @@ from webapp.errors import (
     UnsupportedParameter,
     WeirError,
 )
-from webapp.library_internals import langchain_packages, make_http_client
+from webapp.library_internals import (
+    keep_usage_of_events,
+    langchain_packages,
+    make_http_client,
+)
 from webapp.llm.tokens import estimate_input_tokens
 from webapp.providers.base import CUT, BaseProvider
 from webapp.providers.chat_answer import write_answer, write_chunks
@@ -171,6 +175,8 @@ class LangChainProvider(BaseProvider):
             )
             if "stream_usage" in type(made).model_fields:
                 made = made.model_copy(update={"stream_usage": True})
+            if self._model_provider == "anthropic":
+                keep_usage_of_events()
             make_http_client(made)
             return made
 
