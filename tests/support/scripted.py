@@ -19,10 +19,11 @@ from types import TracebackType
 from typing import Any, Self
 
 MARKER = re.compile(rb"scripted-\d+")
+REPR_MAX = 10_000  # characters
 MODELS = {"object": "list", "data": [{"id": "m1", "object": "model", "created": 1}]}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Reply:
     """An answer: its parts are sent one by one. `cut` ends it before HTTP says that it is over."""
 
@@ -31,6 +32,11 @@ class Reply:
     content_type: str = "application/json"
     headers: Mapping[str, str] = field(default_factory=dict)
     cut: bool = False
+
+    def __repr__(self) -> str:
+        text = repr(list(self.parts))
+        text = text if len(text) < REPR_MAX else f"{text[:REPR_MAX]}…"
+        return f"Reply({text}, {self.status}, {self.content_type!r}, cut={self.cut})"
 
     @classmethod
     def json(cls, body: Any, status: int = 200, **headers: str) -> Self:
@@ -51,7 +57,7 @@ class ScriptedProvider:
         self._numbers = count(1)
         self._replies: dict[str, Mapping[str, Reply]] = {}
         self._calls: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        self.models = Reply.json(MODELS)
+        self.listings: dict[str, Reply] = {}  # by path; others are MODELS
 
     @property
     def url(self) -> str:
@@ -101,7 +107,7 @@ def _handler(provider: ScriptedProvider) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            self._send(provider.models)
+            self._send(provider.listings.get(self.path, Reply.json(MODELS)))
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
