@@ -42,7 +42,7 @@ from typing import Any, Self
 class WeirError(Exception):
     """An error that clients see: `status`, a name (the class's) and a safe message.
 
-    `details` (JSON-ready) helps the client to react; `retry_after` is in whole seconds;
+    `details` (JSON-ready) helps the client to react; `retry_after` is in seconds;
     `attempts` counts the provider calls before it; `should_retry` overrides the clients' default
     for this status.
     """
@@ -57,7 +57,7 @@ class WeirError(Exception):
         message: str | None = None,
         *,
         details: Mapping[str, Any] | None = None,
-        retry_after: int | None = None,
+        retry_after: float | None = None,
     ) -> None:
         self.message = message or self.message
         self.details = details
@@ -174,25 +174,38 @@ class ProviderError(WeirError):
     """The provider failed, not Weir; the message never names the provider's host.
 
     `try_again` says whether the same target is worth a retry, `try_next` whether the next target
-    is worth a try; `may_be_charged` whether the provider may charge for the call.
+    is worth a try; `may_be_charged` whether the provider may charge for the call; `counts` whether
+    the target's circuit breaker counts it, and `unreachable` whether the target was not reached.
     `provider_status` and `provider_message` are what the provider answered, for the operator.
+    `usage` is what it reported (llm.messages.Usage). `lost_send_seconds` passed before a
+    connection turned out to be closed: the call is made again.
     """
 
     try_again = False
     try_next = True
     may_be_charged = False
+    counts = True
+    unreachable = False
     provider_status: int | None = None
     provider_message: str | None = None
+    usage: Any = None
+    lost_send_seconds: float | None = None
 
     def uncharged(self) -> Self:
         """The same error, for a call that the provider did not process."""
         self.may_be_charged = False
         return self
 
+    def not_counted(self, is_so: bool = True) -> Self:
+        """The same error, which says nothing of whether the target works."""
+        self.counts = self.counts and not is_so
+        return self
+
 
 class ProviderRefusedRequest(ProviderError):
     status = 400
     try_next = False
+    counts = False
 
 
 class ProviderFailed(ProviderError):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from flask import Flask
     from flask_limiter import Limiter
     from geventhttpclient import HTTPClient
+    from geventhttpclient.response import HTTPSocketPoolResponse
     from langchain_core.language_models import BaseChatModel
     from prometheus_client import Histogram
 
@@ -42,6 +43,38 @@ def wrap_connecting(client: HTTPClient, wrap: Callable[[Callable[[], Any]], Any]
     """
     pool = client._connection_pool
     pool._create_socket = wrap(pool._create_socket)  # type: ignore[method-assign]
+
+
+def close_idle_connections(client: HTTPClient) -> None:
+    """Close the connections that no request uses.
+
+    geventhttpclient 2.6: ConnectionPool._socket_queue. The library has no way to ask for a new
+    connection. Otherwise a request that met a connection the server had closed may get another one
+    of these.
+    """
+    idle = client._connection_pool._socket_queue
+    while not idle.empty():
+        idle.get(block=False).close()
+
+
+def read_available(response: HTTPSocketPoolResponse) -> bytes:
+    """The bytes of a body that have arrived, or the next ones; empty at its end.
+
+    geventhttpclient 2.6: HTTPSocketResponse._body_buffer and _sock. Its read() waits for a length,
+    readline() for one kind of line end. Otherwise an event waits for the next one.
+    """
+    while not response._body_buffer and not response.message_complete:
+        sock = response._sock
+        if sock is None:
+            break
+        try:
+            response.feed(sock.recv(response.block_size))
+        except BaseException:
+            response.release()
+            raise
+    available = bytes(response._body_buffer)
+    response._body_buffer.clear()
+    return available
 
 
 def observe_all(histogram: Histogram, amounts: Collection[float]) -> None:

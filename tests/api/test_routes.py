@@ -14,10 +14,10 @@ import requests
 from tests.conftest import MakeWeir
 from tests.support.servers import DidNotStart, Provider, Valkey, Weir, wait_until
 
-KEY = "test_key_0123456789"
+KEY, OTHER_KEY = "test_key_0123456789", "other_key_0123456789"
 OPENAI = "/v1/chat/completions"
 SETTINGS = {
-    "API_KEYS": f"test:enterprise:{KEY}",
+    "API_KEYS": f"test:enterprise:{KEY},other:enterprise:{OTHER_KEY}",
     "TIERS": "enterprise=99999/minute",
     "CACHE_TTL": 0,
 }
@@ -42,9 +42,11 @@ def weir(start_shared_weir: MakeWeir, provider: Provider) -> Weir:
     )  # fmt: skip
 
 
-def ask(weir: Weir, text: str, *, streamed: bool = False, **fields: Any) -> requests.Response:
+def ask(
+    weir: Weir, text: str, *, streamed: bool = False, key: str = KEY, **fields: Any
+) -> requests.Response:
     body = {"messages": [{"role": "user", "content": text}], "stream": streamed, **fields}
-    return weir.post(OPENAI, key=KEY, json=body)
+    return weir.post(OPENAI, key=key, json=body)
 
 
 def models(provider: Provider) -> list[str]:
@@ -299,7 +301,8 @@ def test_a_breaker_opens_lets_one_probe_through_and_closes(
 ) -> None:
     provider.fault(status=500)
     for number in range(3):
-        assert ask(guarded, f"break {number}", model="only").status_code == 502
+        key = (KEY, OTHER_KEY)[number % 2]
+        assert ask(guarded, f"break {number}", model="only", key=key).status_code == 502
     known_to_all()
     assert breaker(guarded) == "open"
     refused = [ask(guarded, f"open {number}", model="only") for number in range(8)]
@@ -324,11 +327,68 @@ def test_a_breaker_opens_lets_one_probe_through_and_closes(
 def test_an_open_breaker_sends_calls_to_the_next_target(guarded: Weir, provider: Provider) -> None:
     provider.fault(status=500, model="first")
     for number in range(3):
-        assert ask(guarded, f"break {number}").headers["X-Weir-Attempts"] == "2"
+        key = (KEY, OTHER_KEY)[number % 2]
+        assert ask(guarded, f"break {number}", key=key).headers["X-Weir-Attempts"] == "2"
     known_to_all()
     assert breaker(guarded) == "open"
     answer = ask(guarded, "around it")
     assert (answer.headers["X-Weir-Provider"], answer.headers["X-Weir-Attempts"]) == ("two", "1")
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
+def test_requests_of_one_key_that_fail_keep_only_that_key_away(
+    guarded: Weir, provider: Provider, streamed: bool
+) -> None:
+    provider.fault(status=500)
+    for number in range(3):
+        answer = ask(guarded, f"image {number}", model="only", streamed=streamed)
+        assert answer.status_code == 502
+    known_to_all()
+    assert breaker(guarded) == "closed"
+    provider.fault()
+    assert {ask(guarded, f"away {n}", model="only").status_code for n in range(4)} == {503}
+    others = [ask(guarded, f"fine {n}", model="only", key=OTHER_KEY) for n in range(4)]
+    assert {answer.status_code for answer in others} == {200}
+
+
+def test_a_request_counts_once_however_often_it_was_tried(
+    start_weir: MakeWeir, provider: Provider
+) -> None:
+    settings = BREAKERS | {"LLM_MAX_RETRIES": 2, "MODEL_ROUTES": ROUTES}
+    weir = start_weir(**SETTINGS | providers(provider) | settings)
+    provider.fault(status=500, retry_after="0")
+    for number in range(2):
+        key = (KEY, OTHER_KEY)[number % 2]
+        answer = ask(weir, f"twice {number}", model="only", key=key)
+        assert answer.headers["X-Weir-Attempts"] == "3"
+    assert breaker(weir) == "closed"
+    assert ask(weir, "the third", model="only").status_code == 502
+    assert breaker(weir) == "open"
+
+
+def test_embeddings_that_fail_do_not_break_chat(guarded: Weir, provider: Provider) -> None:
+    provider.fault(status=500)
+    for number in range(3):
+        body = {"model": "only", "input": f"number {number}"}
+        key = (KEY, OTHER_KEY)[number % 2]
+        assert guarded.post("/v1/embeddings", key=key, json=body).status_code == 502
+    known_to_all()
+    provider.fault()
+    assert breaker(guarded, "one/first embeddings") == "open"
+    assert guarded.post("/v1/embeddings", key=KEY, json=body).status_code == 503
+    assert ask(guarded, "still there", model="only").status_code == 200
+
+
+@pytest.mark.parametrize("status", [401, 402, 403, 501])
+def test_what_a_target_does_not_allow_or_cannot_do_goes_to_the_next_one_and_counts_nothing(
+    guarded: Weir, provider: Provider, status: int
+) -> None:
+    provider.fault(status=status, model="first")
+    for number in range(4):
+        key = (KEY, OTHER_KEY)[number % 2]
+        answer = ask(guarded, f"not here {number}", key=key)
+        assert (answer.status_code, answer.headers["X-Weir-Attempts"]) == (200, "2")
+    assert breaker(guarded) == "closed"
 
 
 def test_mistakes_of_callers_do_not_open_a_breaker(guarded: Weir, provider: Provider) -> None:

@@ -116,7 +116,7 @@ class NativeDialect:
         return sse_event({"done": True, **self._describe(final, context)})
 
     def error(self, error: WeirError) -> Body:
-        return {"error": {"error": error.name, "message": error.message}}
+        return {"error": {"error": error.name, "message": error.message, "details": error.details}}
 
 
 class OpenAIDialect:

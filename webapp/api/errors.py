@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from typing import Any
 
@@ -57,7 +58,7 @@ def render(error: errors.WeirError) -> Response:
     if error.status == 401:
         response.headers["WWW-Authenticate"] = 'Bearer realm="weir"'
     if error.status in {429, 503} or isinstance(error, errors.IdempotencyInProgress):
-        response.headers["Retry-After"] = str(error.retry_after or 1)
+        response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after or 1)))
     if error.should_retry is not None:
         response.headers["x-should-retry"] = str(error.should_retry).lower()
     if error.attempts:
@@ -82,14 +83,15 @@ def openai_envelope(error: errors.WeirError) -> dict[str, Any]:
     if isinstance(error, errors.ValidationError | errors.UnsupportedParameter):
         param = next(iter(details), None)
     kind = "server_error" if error.status >= 500 else "invalid_request_error"
-    return {
-        "error": {
-            "message": error.message,
-            "type": OPENAI_TYPES_OF_ERRORS.get(error.name) or OPENAI_TYPES.get(error.status, kind),
-            "param": None if param is None else str(param),
-            "code": details.get("code") or _snake_case(error.name),
-        }
+    body = {
+        "message": error.message,
+        "type": OPENAI_TYPES_OF_ERRORS.get(error.name) or OPENAI_TYPES.get(error.status, kind),
+        "param": None if param is None else str(param),
+        "code": details.get("code") or _snake_case(error.name),
     }
+    if "provider" in details:
+        body["provider"] = details["provider"]
+    return {"error": body}
 
 
 def at_openai_endpoint() -> bool:

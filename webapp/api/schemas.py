@@ -14,6 +14,8 @@ from webapp.api.blueprint import (
     StrictInteger,
     Text,
 )
+from webapp.llm.tasks.chat import DEFAULT_TEMPERATURE
+from webapp.llm.tasks.generate import DEFAULT_MAX_TOKENS
 
 # Characters.
 MAX_MESSAGE_LENGTH = 10_000
@@ -31,7 +33,12 @@ class HistoryEntry(Schema):
 
 class ChatBody(Schema):
     message = Text(required=True, max_length=MAX_MESSAGE_LENGTH)
-    temperature = Number(load_default=0.7, validate=TEMPERATURE)
+    temperature = Number(
+        load_default=None,
+        allow_none=False,
+        validate=TEMPERATURE,
+        metadata={"default": DEFAULT_TEMPERATURE},
+    )
     max_tokens = StrictInteger(load_default=None, validate=MAX_TOKENS)
     model = ModelName(load_default=None)
     system = Text(load_default=None, max_length=MAX_MESSAGE_LENGTH)
@@ -57,7 +64,12 @@ class SummarizeBody(Schema):
 
 class GenerateBody(Schema):
     prompt = Text(required=True, max_length=MAX_MESSAGE_LENGTH)
-    max_tokens = StrictInteger(load_default=1_000, validate=MAX_TOKENS)
+    max_tokens = StrictInteger(
+        load_default=None,
+        allow_none=False,
+        validate=MAX_TOKENS,
+        metadata={"default": DEFAULT_MAX_TOKENS},
+    )
     temperature = Number(load_default=None, validate=TEMPERATURE)
     model = ModelName(load_default=None)
     stream = StrictBoolean(load_default=False, metadata=STREAM)

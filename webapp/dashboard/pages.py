@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import flask
@@ -77,7 +78,7 @@ def error_page(error: WeirError) -> Response:
         response = page("error.html", error=error, request_id=context.request_id)
     response.status_code = error.status
     if error.retry_after:
-        response.headers["Retry-After"] = str(error.retry_after)
+        response.headers["Retry-After"] = str(math.ceil(error.retry_after))
     return response
 
 

@@ -101,6 +101,11 @@ class CostTracker:
     def ceiling(self) -> CostCeiling:
         return cost_ceiling(self._request, self._route, self._prices)
 
+    def circuit(self, target: Target) -> str:
+        """The name of the circuit that a call to this target belongs to."""
+        operation = self._request.operation
+        return target.name if operation == "chat/completions" else f"{target.name} {operation}"
+
     def check(self) -> None:
         """Raise the error that would refuse such a call in any case."""
         if self.billing.has_budget:

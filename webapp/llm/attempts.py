@@ -55,6 +55,7 @@ class Attempts:
 
         def call(target: Target, accounting: CallAccounting) -> Answer:
             answer = target.provider.answer(costs.capped(target), target.model)
+            self._breakers.succeeded(costs.circuit(target), costs.billing.bucket)
             accounting.complete(answer)
             return costs.with_cost(answer)
 
@@ -82,15 +83,17 @@ class Attempts:
     ) -> Success[Result]:
         calls = 0
         failure: ProviderError | None = None
+        who = costs.billing.bucket
         for target in route.in_order():
-            for retry in range(self._retries + 1):
-                if not self._breakers.allows(target.name):
-                    break
+            circuit = costs.circuit(target)
+            retries, resent = self._retries, False
+            failed: ProviderError | None = None
+            while self._breakers.allows(circuit, who):
                 calls += 1
                 try:
-                    result = self._guarded(target, costs, calls, call)
-                    return Success(result, target, calls)
+                    result = _accounted(target, costs, costs.reserve(target, calls), call)
                 except ModelNotFound as missing:
+                    self._breakers.succeeded(circuit, who)
                     missing.attempts = calls
                     if not route.named:
                         raise
@@ -100,42 +103,39 @@ class Attempts:
                     )
                     failure.attempts = calls
                     break
+                except UnsupportedParameter:
+                    self._breakers.succeeded(circuit, who)
+                    raise
                 except ProviderError as error:
                     error.attempts = calls
                     if not error.try_next:
+                        # A target that refuses a request is available.
+                        self._breakers.succeeded(circuit, who)
                         raise
-                    failure = error
-                    if not (error.try_again and retry < self._retries):
+                    failure = failed = error
+                    if error.lost_send_seconds is not None and not resent:
+                        resent = True
+                        continue
+                    if not error.try_again or not retries:
                         break
+                    retry, retries = self._retries - retries, retries - 1
                     if not _pause(retry, error.retry_after, deadline, costs):
                         break
-        raise failure or self._unavailable(route)
+                except BaseException:
+                    self._breakers.abandoned(circuit, who)
+                    raise
+                else:
+                    return Success(result, target, calls)
+            if failed:
+                self._count(circuit, who, failed)
+        raise failure or self._unavailable(route, costs)
 
-    def _guarded(
-        self,
-        target: Target,
-        costs: CostTracker,
-        number: int,
-        call: Callable[[Target, CallAccounting], Result],
-    ) -> Result:
-        """Call a target and report the outcome to its breaker."""
-        try:
-            result = _accounted(target, costs, costs.reserve(target, number), call)
-        except ProviderError as error:
-            if error.try_next:
-                self._breakers.failed(target.name, error.retry_after)
-            else:
-                # A target that refuses a request is available.
-                self._breakers.succeeded(target.name)
-            raise
-        except (ModelNotFound, UnsupportedParameter):
-            self._breakers.succeeded(target.name)
-            raise
-        except BaseException:
-            self._breakers.abandoned(target.name)
-            raise
-        self._breakers.succeeded(target.name)
-        return result
+    def _count(self, circuit: str, who: str, error: ProviderError) -> None:
+        """Report a request that failed to the circuit's breaker."""
+        if error.counts:
+            self._breakers.failed(circuit, who, error.retry_after, unreachable=error.unreachable)
+        else:
+            self._breakers.abandoned(circuit, who)
 
     def _start_stream(
         self, costs: CostTracker, target: Target, accounting: CallAccounting
@@ -147,6 +147,7 @@ class Attempts:
             buffered.append(item)
             if isinstance(item, Answer) or item.begins:
                 break
+        self._breakers.answered(costs.circuit(target), costs.billing.bucket)
         return self._continue_stream(costs, target, accounting, buffered, items)
 
     def _continue_stream(
@@ -161,19 +162,23 @@ class Attempts:
             with closing(items):
                 for item in chain(buffered, items):
                     if isinstance(item, Answer):
+                        self._breakers.succeeded(costs.circuit(target), costs.billing.bucket)
                         accounting.complete(item)
                         item = costs.with_cost(item)
                     yield item
         except ProviderError as error:
             accounting.fail(error)
-            self._breakers.failed(target.name, error.retry_after)
+            self._count(costs.circuit(target), costs.billing.bucket, error)
             raise
         except BaseException as error:
             accounting.fail(error)
             raise
 
-    def _unavailable(self, route: Route) -> ProvidersUnavailable:
-        seconds = min(self._breakers.opens_in(target.name) for target in route.targets)
+    def _unavailable(self, route: Route, costs: CostTracker) -> ProvidersUnavailable:
+        who = costs.billing.bucket
+        seconds = min(
+            self._breakers.opens_in(costs.circuit(target), who) for target in route.targets
+        )
         return ProvidersUnavailable(
             "No provider of this model is available: all have failed repeatedly.",
             retry_after=max(1, math.ceil(seconds)),
@@ -197,10 +202,10 @@ def _accounted(
         costs.waited += time.monotonic() - began
 
 
-def _pause(retry: int, retry_after: int | None, deadline: float, costs: CostTracker) -> bool:
+def _pause(retry: int, retry_after: float | None, deadline: float, costs: CostTracker) -> bool:
     """Wait before the next attempt; False at once if that would take too long."""
     if retry_after is not None:
-        seconds = float(retry_after)
+        seconds = retry_after
         if seconds > MAX_RETRY_AFTER:
             return False
     else:

@@ -310,8 +310,9 @@ class Flights:
             flight.finish(answer)
             return True
         elif kind == "error":
-            name, message, retry_after = values
-            flight.finish(SHARED_ERRORS[name](message, retry_after=retry_after))
+            name, message, retry_after, details = values
+            error = SHARED_ERRORS[name](message, retry_after=retry_after, details=details)
+            flight.finish(error)
             return True
         return False
 
@@ -350,7 +351,7 @@ def _error_entry(error: WeirError) -> list[Any] | None:
     """The entry of an error; None if it is not shared with followers."""
     if type(error).__name__ not in SHARED_ERRORS:
         return None
-    return ["error", error.name, error.message, error.retry_after]
+    return ["error", error.name, error.message, error.retry_after, error.details]
 
 
 def _last_entries(flight: Flight, end: list[Any] | None) -> list[Any]:

@@ -36,6 +36,10 @@ class ModelRequest:
     source: Source | None = None
     output_cap: int | None = None
     """The limit on output tokens where the body sets none."""
+    defaults: frozenset[str] = frozenset()
+    """The parameters of the body that Weir chose, not the client."""
+    output_cap_needed: bool = False
+    """Whether a budget depends on a limit on the output."""
 
     @property
     def usage_wanted(self) -> bool:

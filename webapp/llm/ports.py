@@ -151,21 +151,32 @@ class Observer(Protocol):
 
 
 class Breakers(Protocol):
-    """Keeps calls away from targets that fail repeatedly. Never raises."""
+    """Keeps calls away from circuits that fail repeatedly: a target and an operation.
 
-    def allows(self, target: str) -> bool:
+    `who` is the key whose request it is. Never raises.
+    """
+
+    def allows(self, circuit: str, who: str) -> bool:
         """Whether it may be called now; one probe is let through when a pause is over."""
         ...
 
-    def succeeded(self, target: str) -> None: ...
-
-    def failed(self, target: str, retry_after: int | None) -> None: ...
-
-    def abandoned(self, target: str) -> None:
-        """The call ended without a result that says anything about the target."""
+    def answered(self, circuit: str, who: str) -> None:
+        """An answer has begun; succeeded() or failed() will tell how it ended."""
         ...
 
-    def opens_in(self, target: str) -> float:
+    def succeeded(self, circuit: str, who: str) -> None: ...
+
+    def failed(
+        self, circuit: str, who: str, retry_after: float | None, *, unreachable: bool
+    ) -> None:
+        """A request failed, after all its attempts."""
+        ...
+
+    def abandoned(self, circuit: str, who: str) -> None:
+        """The request ended without a result that says anything about the circuit."""
+        ...
+
+    def opens_in(self, circuit: str, who: str) -> float:
         """Seconds until a probe may be let through."""
         ...
 

@@ -73,7 +73,8 @@ class Gauges(Collector):
     def _breaker_states(self) -> Metric:
         """The state of each breaker; the worst of those that share a label."""
         worst: dict[tuple[str, str], int] = {}
-        for target, shown in self._breakers.states().items():
+        for circuit, shown in self._breakers.states().items():
+            target, _, _operation = circuit.partition(" ")
             provider, _, model = target.partition("/")
             labels = self._labels.of(provider, model)
             worst[labels] = max(worst.get(labels, 0), BREAKER_STATES.index(shown["state"]))

@@ -5,7 +5,6 @@ Providers return JSON text in the format of OpenAI's API, which is parsed here.
 
 from __future__ import annotations
 
-import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Generator
@@ -15,23 +14,17 @@ from typing import Any
 import gevent
 from gevent.lock import BoundedSemaphore
 
-from webapp import json_codec
-from webapp.errors import ProviderError, ProviderFailed, ProviderTimedOut, WeirError
+from webapp.errors import ProviderError, ProviderTimedOut, WeirError
 from webapp.llm.calls import Outcome
-from webapp.llm.messages import Answer, Chunk, ModelRequest, Usage
+from webapp.llm.messages import Answer, Chunk, ModelRequest
 from webapp.llm.stream_usage import StreamUsage
-from webapp.providers.counting import count
+from webapp.providers.answers import StreamReader, read_answer
 from webapp.providers.gap_timeout import with_gap_timeout
 
-CUT = "The provider's stream ended early."
 SLOW = "The provider timed out."
 LISTING_TIMEOUT = 5.0
 LISTING_TTL = 300.0
 LISTING_RETRY_DELAY = 5.0
-MAX_TOKEN_COUNT = 1_000_000_000  # in one call; a larger number is not a valid count
-# The fields of a delta that the model did not generate.
-NO_TOKENS = frozenset({"role", "id", "type"})
-MALFORMED_ERRORS = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
 class BaseProvider(ABC):
@@ -84,8 +77,7 @@ class BaseProvider(ABC):
             self._prepare(model)
             with gevent.Timeout(self._timeout, self._slow()):
                 text = self._complete(request, model)
-            with malformed_as_provider_failed:
-                answer = self._read(text, request, model)
+            answer = read_answer(text, request, model, self.name)
         except Exception as error:
             raise self._recorded(error) from error
         self._succeeded()
@@ -94,23 +86,18 @@ class BaseProvider(ABC):
     def stream(
         self, request: ModelRequest, model: str, stream_usage: StreamUsage
     ) -> Generator[Chunk | Answer]:
-        reading = _StreamReading(request, stream_usage)
+        reader = StreamReader(request, model, self.name, stream_usage)
         try:
             self._prepare(model)
             events = with_gap_timeout(self._events(request, model), self._timeout, self._slow())
             with closing(events):
-                for data in events:
-                    if data == "[DONE]":
+                said_done = False
+                while (data := self._next(events, reader)) is not None:
+                    if said_done := data == "[DONE]":
                         break
-                    with malformed_as_provider_failed:
-                        chunk = reading.read_chunk(data)
-                    if chunk:
-                        yield chunk
-                else:
-                    if not reading.finished:
-                        raise ProviderFailed(CUT)
-            with malformed_as_provider_failed:
-                answer = reading.answer(self, model)
+                    yield from reader.read(data)
+            reader.end(said_done=said_done)
+            answer = reader.answer()
         except Exception as error:
             raise self._recorded(error) from error
         self._succeeded()
@@ -146,15 +133,14 @@ class BaseProvider(ABC):
                 raise
             return self._listed[0]
 
-    def _read(self, text: str, request: ModelRequest, model: str) -> Answer:
-        body = json_codec.loads(text)
-        if request.operation == "embeddings":
-            body["data"][0]["embedding"]
-            content = ""
-        else:
-            content = _text(body["choices"][0]["message"]["content"])
-        usage = _usage(body.get("usage"), request, model, content)
-        return Answer(content, str(body.get("model") or model), self.name, usage, body=text)
+    def _next(self, events: Generator[str], reader: StreamReader) -> str | None:
+        """The next event, or None at the end: also if the stream breaks after its last choice."""
+        try:
+            return next(events, None)
+        except Exception:
+            if reader.is_whole:
+                return None
+            raise
 
     def _slow(self) -> ProviderTimedOut:
         return ProviderTimedOut(f"The provider did not answer within {self._timeout:g} s.")
@@ -165,104 +151,12 @@ class BaseProvider(ABC):
     def _recorded(self, error: Exception) -> Exception:
         """Record a failure, and return the error to raise; an unexpected one becomes a 500."""
         translated = error if isinstance(error, WeirError) else self._translate(error)
-        # A client's mistake is not a failure of the provider.
-        at_fault = isinstance(translated, ProviderError) and translated.status >= 500
+        # A client's mistake is not a failure of the provider, nor is a connection it had closed.
+        at_fault = (
+            isinstance(translated, ProviderError)
+            and translated.status >= 500
+            and translated.lost_send_seconds is None
+        )
         name = translated.name if translated and at_fault else None
         self.latest = Outcome(time.monotonic(), name)
         return translated or error
-
-
-class _StreamReading:
-    """The text and usage of a stream's chunks so far."""
-
-    def __init__(self, request: ModelRequest, stream_usage: StreamUsage) -> None:
-        self._request = request
-        self._stream_usage = stream_usage
-        self._texts: list[str] = []
-        self._model: str | None = None
-        self._usage: Any = None
-        self.finished = False
-
-    def read_chunk(self, data: str) -> Chunk | None:
-        """Parse a chunk; None if it has nothing for the client, such as usage only Weir wanted."""
-        chunk = json_codec.loads(data)
-        if chunk.get("error"):
-            raise ProviderFailed("The provider reported an error in its stream.")
-        choices = chunk["choices"]
-        done, begins, text, written = False, False, "", ""
-        for choice in choices:
-            delta = choice.get("delta") or {}
-            done = done or bool(choice.get("finish_reason"))
-            begins = begins or done or any(v for k, v in delta.items() if k != "role")
-            written += _all_text(delta)
-            if choice.get("index", 0) == 0:
-                text += _text(delta.get("content"))
-        self._stream_usage.count(written)
-        self._model = chunk.get("model") or self._model
-        self.finished = self.finished or done
-        usage = chunk.get("usage")
-        if usage:
-            self._usage = usage
-            if done or not choices:
-                self._stream_usage.usage = _usage(usage, self._request, "", "")
-        if text:
-            self._texts.append(text)
-        if self._request.native:
-            return Chunk("", text) if text else None
-        if "usage" in chunk and not self._request.usage_wanted:
-            if usage and not choices:
-                return None
-            data = _without_usage(data)
-        return Chunk(data, text, begins)
-
-    def answer(self, provider: BaseProvider, model: str) -> Answer:
-        content = "".join(self._texts)
-        usage = _usage(self._usage, self._request, model, content)
-        return Answer(content, str(self._model or model), provider.name, usage)
-
-
-def _without_usage(data: str) -> str:
-    # Not json_codec, which may change numbers: this is passed on to the client.
-    chunk = json.loads(data)
-    del chunk["usage"]
-    return json.dumps(chunk)
-
-
-def _all_text(value: Any) -> str:
-    """All text of a delta that may cost tokens: content, reasoning, arguments of tools."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, dict):
-        return "".join(_all_text(item) for name, item in value.items() if name not in NO_TOKENS)
-    return "".join(map(_all_text, value)) if isinstance(value, list) else ""
-
-
-def _text(content: Any) -> str:
-    return content if isinstance(content, str) else ""
-
-
-def _usage(usage: Any, request: ModelRequest, model: str, content: str) -> Usage:
-    if isinstance(usage, dict):
-        details = usage.get("prompt_tokens_details")
-        cached = details.get("cached_tokens") if isinstance(details, dict) else None
-        reported = [usage.get("prompt_tokens"), usage.get("completion_tokens") or 0, cached or 0]
-        counts = [n for n in reported if type(n) is int and 0 <= n < MAX_TOKEN_COUNT]
-        if len(counts) == len(reported):
-            return Usage(counts[0], counts[1], min(counts[2], counts[0]))
-    return count(request, model, content)
-
-
-class _MalformedAsProviderFailed:
-    """Wraps code that parses a provider's answer, which may hold anything."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: object
-    ) -> None:
-        if isinstance(error, MALFORMED_ERRORS):
-            raise ProviderFailed("The provider's answer does not match OpenAI's schema.") from None
-
-
-# A single instance, as it is entered for every chunk.
-malformed_as_provider_failed = _MalformedAsProviderFailed()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from webapp.errors import ProviderFailed
-from webapp.providers.base import CUT
+from webapp.providers.answers import CUT
 
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage

@@ -5,23 +5,37 @@ An SDK would parse and serialize the JSON that Weir passes on unchanged.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Generator, Mapping
+import math
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+import gevent
 from geventhttpclient import HTTPClient
-from geventhttpclient.response import HTTPParseError, HTTPSocketPoolResponse
+from geventhttpclient.response import (
+    HTTPConnectionClosed,
+    HTTPParseError,
+    HTTPSocketPoolResponse,
+)
 
 from webapp import json_codec
-from webapp.library_internals import wrap_connecting
+from webapp.library_internals import close_idle_connections, read_available, wrap_connecting
 from webapp.observability import tracing
+from webapp.providers.content_encoding import decoder
+from webapp.providers.server_sent_events import read_events
 
 CONNECT_TIMEOUT = 10.0
 MAX_CONNECTIONS = 100_000  # not a limit in practice: Weir's own limits apply to calls
 BLOCK = 64 * 1024
 MAX_ANSWER_BYTES = 64 * 1024 * 1024  # bytes of a plain answer
+# Seconds after which a closed connection no longer means that the request was not processed.
+LOST_SEND_WITHIN = 1.0
+MAX_RETRY_AFTER = 86_400.0  # seconds
 
 # Errors of a connection, a host name or a certificate; and invalid HTTP.
 BROKEN = (OSError, HTTPParseError)
@@ -35,20 +49,42 @@ class NotReached(OSError):
     """The connection failed, so no request was sent."""
 
 
-class RefusedByStatus(Exception):
-    """The provider answered with an error status; `body` is its JSON, or {}."""
+class LostSend(OSError):
+    """The server closed a connection that it had kept before a byte of the answer.
 
-    def __init__(self, status: int, body: dict[str, Any], retry_after: str | None) -> None:
+    `seconds` passed since the request was sent.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__("the connection had been closed")
+        self.seconds = seconds
+
+
+class RefusedByStatus(Exception):
+    """The provider answered with an error status; `body` is its JSON or its text.
+
+    `retry_after` is in seconds.
+    """
+
+    def __init__(self, status: int, body: Any, retry_after: float | None = None) -> None:
         super().__init__(f"status {status}")
         self.status = status
         self.body = body
         self.retry_after = retry_after
 
 
+class ReportedInStream(Exception):
+    """The provider sent an event of the type `error`; `body` is its JSON or its text."""
+
+    def __init__(self, body: Any) -> None:
+        super().__init__("an error in a stream")
+        self.body = body
+
+
 class Endpoint:
     """A server at a base URL, with fixed headers. Times are in seconds.
 
-    All methods raise OSError, HTTPParseError, RefusedByStatus and AnswerTooLong.
+    All methods raise OSError, HTTPParseError, RefusedByStatus, AnswerTooLong and EventTooLong.
     """
 
     def __init__(self, base_url: str, headers: Mapping[str, str], timeout: float) -> None:
@@ -63,26 +99,32 @@ class Endpoint:
             network_timeout=None,  # BaseProvider limits every wait
             **_forward_proxy(parts.scheme, parts.hostname or ""),
         )
-        wrap_connecting(self._client, _raising_not_reached)
+        # The greenlets whose request has opened a connection, instead of reusing one.
+        self._connected: set[object] = set()
+        wrap_connecting(self._client, self._noting_connections)
 
     def get(self, path: str) -> Any:
         """The JSON of a GET. Raises ValueError too."""
-        return json.loads(_whole(self._ask("GET", path, None)))
+        return json.loads(_whole(self._ask("GET", path, None)).decode("utf-8-sig"))
 
     def post(self, path: str, body: Mapping[str, Any]) -> str:
         """The whole answer as text. Raises ValueError if it is not UTF-8."""
-        return _whole(self._ask("POST", path, body)).decode()
+        return _whole(self._ask("POST", path, body)).decode("utf-8-sig")
 
     def stream(self, path: str, body: Mapping[str, Any]) -> Generator[str]:
-        """The data of each server-sent event; comments and other fields are ignored.
+        """The data of each server-sent event, or the whole body of a server that does not stream.
 
-        Closing the iterator closes the connection.
+        Closing the iterator closes the connection. Raises ReportedInStream and ValueError too.
         """
         response = self._ask("POST", path, body)
         try:
-            while line := response.readline(b"\n"):
-                if line.startswith(b"data:"):
-                    yield line[5:].strip().decode()
+            if "json" in str(response.get("content-type")):
+                yield _whole(response).decode("utf-8-sig")
+                return
+            for kind, data in read_events(_parts(response)):
+                if kind == "error":
+                    raise ReportedInStream(_parsed(data))
+                yield data
         finally:
             response.release()
 
@@ -94,7 +136,7 @@ class Endpoint:
         if body is not None:
             content = json_codec.dumps(body)
             headers["Content-Type"] = "application/json"
-        response = self._client.request(method, self._path + path, content, headers)
+        response = self._send(method, self._path + path, content, headers)
         if not 200 <= response.status_code < 300:
             try:
                 raise _refusal(response)
@@ -102,21 +144,48 @@ class Endpoint:
                 response.release()
         return response
 
-
-def _raising_not_reached(connect: Callable[[], Any]) -> Callable[[], Any]:
-    def wrapped() -> Any:
+    def _send(
+        self, method: str, path: str, content: bytes, headers: Mapping[str, str]
+    ) -> HTTPSocketPoolResponse:
+        began = time.monotonic()
         try:
-            return connect()
-        except (OSError, RuntimeError) as error:
-            raise NotReached(str(error)) from error
+            return self._client.request(method, path, content, headers)
+        except (HTTPConnectionClosed, ConnectionResetError, BrokenPipeError) as error:
+            seconds = time.monotonic() - began
+            if gevent.getcurrent() in self._connected or seconds > LOST_SEND_WITHIN:
+                raise
+            # The server has probably closed the others too.
+            close_idle_connections(self._client)
+            raise LostSend(seconds) from error
+        finally:
+            self._connected.discard(gevent.getcurrent())
 
-    return wrapped
+    def _noting_connections(self, connect: Callable[[], Any]) -> Callable[[], Any]:
+        def wrapped() -> Any:
+            self._connected.add(gevent.getcurrent())
+            try:
+                return connect()
+            except (OSError, RuntimeError) as error:
+                raise NotReached(str(error)) from error
+
+        return wrapped
+
+
+def _parts(response: HTTPSocketPoolResponse) -> Iterator[bytes]:
+    """The body as it arrives, decoded."""
+    encoding = response.get("content-encoding")
+    decoding = decoder(str(encoding)) if encoding else None
+    while part := read_available(response):
+        if decoding is None:
+            yield part
+        else:
+            yield from decoding.decode(part)
 
 
 def _whole(response: HTTPSocketPoolResponse) -> bytes:
     try:
         parts, length = [], 0
-        while part := response.read(BLOCK):
+        for part in _parts(response):
             parts.append(part)
             length += len(part)
             if length > MAX_ANSWER_BYTES:
@@ -127,13 +196,35 @@ def _whole(response: HTTPSocketPoolResponse) -> bytes:
 
 
 def _refusal(response: HTTPSocketPoolResponse) -> RefusedByStatus:
-    retry_after = response.get("retry-after")
+    read = b""
+    with contextlib.suppress(ValueError, *BROKEN):
+        for part in _parts(response):
+            read += part
+            if len(read) >= BLOCK:
+                break
+    body = _parsed(read.decode(errors="replace").removeprefix("\ufeff"))
+    return RefusedByStatus(response.status_code, body, retry_after_of(response))
+
+
+def _parsed(text: str) -> Any:
+    """The JSON of a text, or the text itself."""
     try:
-        parsed = json.loads(response.read(BLOCK))
-    except (ValueError, *BROKEN):
-        parsed = {}
-    body = parsed if isinstance(parsed, dict) else {}
-    return RefusedByStatus(response.status_code, body, str(retry_after) if retry_after else None)
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def retry_after_of(headers: Any) -> float | None:
+    """The seconds of `retry-after-ms` and `Retry-After`, a number or a date (RFC 9110, 10.2.3)."""
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        with contextlib.suppress(ValueError, TypeError):
+            seconds = float(headers.get(name)) * unit
+            if math.isfinite(seconds):
+                return min(max(0.0, seconds), MAX_RETRY_AFTER)
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
+        at = parsedate_to_datetime(str(headers.get("retry-after")))
+        return min(max(0.0, at.timestamp() - time.time()), MAX_RETRY_AFTER)
+    return None
 
 
 def _forward_proxy(scheme: str, host: str) -> dict[str, Any]:

@@ -29,11 +29,12 @@ from webapp.library_internals import (
     make_http_client,
 )
 from webapp.llm.tokens import estimate_input_tokens
-from webapp.providers.base import CUT, BaseProvider
+from webapp.providers.answers import CUT
+from webapp.providers.base import BaseProvider
 from webapp.providers.chat_answer import write_answer, write_chunks
 from webapp.providers.chat_request import ParsedChatRequest, read_request
-from webapp.providers.http import BROKEN, Endpoint, RefusedByStatus
-from webapp.providers.openai import translate_status
+from webapp.providers.http import BROKEN, Endpoint, RefusedByStatus, retry_after_of
+from webapp.providers.reported_errors import translate_status
 from webapp.threads import run_in_thread
 
 if TYPE_CHECKING:
@@ -332,12 +333,12 @@ def _translate_one(error: BaseException) -> WeirError | None:
     status = getattr(error, "status_code", None)
     if isinstance(status, int):
         response = getattr(error, "response", None)
-        retry_after = getattr(response, "headers", {}).get("retry-after")
+        retry_after = retry_after_of(getattr(response, "headers", {}))
         return _of_status(status, getattr(error, "body", None), retry_after)
     return _of_kind(error)
 
 
-def _of_status(status: int, body: Any, retry_after: str | None) -> WeirError:
+def _of_status(status: int, body: Any, retry_after: float | None) -> WeirError:
     error = body.get("error", body) if isinstance(body, Mapping) else None
     details: Mapping[str, Any] = error if isinstance(error, Mapping) else {}
     message = str(details.get("message") or "")

@@ -5,26 +5,28 @@ Requests and answers are passed on unchanged, with all their fields.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from functools import cached_property
 from typing import Any
 
-from webapp.errors import (
-    ModelNotFound,
-    ProviderBusy,
-    ProviderFailed,
-    ProviderRefusedRequest,
-    ProviderRefusedWeir,
-    ProviderTimedOut,
-    WeirError,
-)
+from webapp.errors import ProviderFailed, ProviderTimedOut, WeirError
 from webapp.llm.messages import ModelRequest
+from webapp.providers.answers import NOT_UNDERSTOOD
 from webapp.providers.base import BaseProvider
-from webapp.providers.http import BROKEN, AnswerTooLong, Endpoint, NotReached, RefusedByStatus
+from webapp.providers.http import (
+    BROKEN,
+    AnswerTooLong,
+    Endpoint,
+    LostSend,
+    NotReached,
+    RefusedByStatus,
+    ReportedInStream,
+)
+from webapp.providers.parameters import Adaptations, Added, added_to
+from webapp.providers.reported_errors import translate_reported, translate_status
+from webapp.providers.server_sent_events import EventTooLong
 
 OFFICIAL_URL = "https://api.openai.com/v1"
-REFUSALS = {400, 404, 413, 422}
 
 
 class OpenAIProvider(BaseProvider):
@@ -42,6 +44,8 @@ class OpenAIProvider(BaseProvider):
         # truncate longer inputs silently.
         self.max_input_tokens = 100_000 if self._official else 3_000
         self.identity = f"openai@{self._base_url}"
+        self._adaptations = Adaptations()
+        self._private = (api_key,) if api_key else ()
 
     @cached_property
     def _endpoint(self) -> Endpoint:
@@ -53,16 +57,29 @@ class OpenAIProvider(BaseProvider):
         return None if self._official else super().default_model()
 
     def _complete(self, request: ModelRequest, model: str) -> str:
-        return self._endpoint.post(self._path(request, model), self._body(request, model))
+        added = added_to(request, self._limit, streamed=False)
+        while True:
+            body = self._body(request, model, added)
+            try:
+                return self._endpoint.post(self._path(request, model), body)
+            except RefusedByStatus as refusal:
+                if not self._adaptations.learn(model, added, refusal.status, refusal.body):
+                    raise
 
     def _events(self, request: ModelRequest, model: str) -> Generator[str]:
-        options = request.body.get("stream_options") or {}
-        body = self._body(request, model)
-        # The provider rejects a value that is not an object.
-        if isinstance(options, dict):
-            options = {**options, "include_usage": True}
-        body |= {"stream": True, "stream_options": options}
-        return self._endpoint.stream(self._path(request, model), body)
+        added = added_to(request, self._limit, streamed=True)
+        while True:
+            body = self._body(request, model, added) | {"stream": True}
+            options = request.body.get("stream_options")
+            # The provider rejects a value that is not an object.
+            if isinstance(options, dict):
+                body["stream_options"] = {**options, "include_usage": True}
+            try:
+                yield from self._endpoint.stream(self._path(request, model), body)
+                return
+            except RefusedByStatus as refusal:
+                if not self._adaptations.learn(model, added, refusal.status, refusal.body):
+                    raise
 
     def _list_models(self) -> list[dict[str, Any]]:
         return _listed(self._endpoint.get("/models"))
@@ -70,32 +87,40 @@ class OpenAIProvider(BaseProvider):
     def _path(self, request: ModelRequest, model: str) -> str:
         return f"/{request.operation}"
 
-    def _body(self, request: ModelRequest, model: str) -> dict[str, Any]:
+    def _body(self, request: ModelRequest, model: str, added: Added) -> dict[str, Any]:
         body = {"model": model, **request.body}
-        if request.output_cap is not None:
-            body[self._cap] = request.output_cap
-        elif request.native and "max_tokens" in body:
-            body[self._cap] = body.pop("max_tokens")
-        return body
+        if request.native:
+            # Native endpoints name the limit as Weir does, not as the server.
+            body.pop("max_tokens", None)
+            body.pop("temperature", None)
+        return body | self._adaptations.apply(model, added)
 
     @property
-    def _cap(self) -> str:
+    def _limit(self) -> str:
         """OpenAI's newer models accept only the new name; most other servers only the old one."""
         return "max_completion_tokens" if self._official else "max_tokens"
 
     def _translate(self, error: Exception) -> WeirError | None:
         if isinstance(error, RefusedByStatus):
-            return translate_status(error.status, error.body.get("error"), error.retry_after)
+            return translate_status(error.status, error.body, error.retry_after, self._private)
+        if isinstance(error, ReportedInStream):
+            return translate_reported(error.body, private=self._private)
         if isinstance(error, NotReached):
-            return ProviderFailed("The provider is unreachable.").uncharged()
+            unreachable = ProviderFailed("The provider is unreachable.").uncharged()
+            unreachable.unreachable = True
+            return unreachable
+        if isinstance(error, LostSend):
+            lost = ProviderFailed("The provider had closed the connection.").not_counted()
+            lost.lost_send_seconds = error.seconds
+            return lost
         if isinstance(error, TimeoutError):
             return ProviderTimedOut("The provider timed out.")
-        if isinstance(error, AnswerTooLong):
+        if isinstance(error, AnswerTooLong | EventTooLong):
             return ProviderFailed("The provider's answer is too large.")
         if isinstance(error, BROKEN):
             return ProviderFailed("The connection broke during the provider's answer.")
         if isinstance(error, ValueError):
-            return ProviderFailed("The provider's answer does not match OpenAI's schema.")
+            return ProviderFailed(NOT_UNDERSTOOD)
         return None
 
 
@@ -135,43 +160,17 @@ class AzureProvider(OpenAIProvider):
         )
 
 
-def translate_status(status: int, error: Any, retry_after: str | None) -> WeirError:
-    """The WeirError for a provider's error status; `error` is the provider's description of it."""
-    details: Mapping[str, Any] = error if isinstance(error, dict) else {}
-    code = details.get("code")
-    text = error if isinstance(error, str) else ""
-    message = str(details.get("message") or text).strip()[:1000]
-    if status == 404 and code == "model_not_found":
-        return ModelNotFound(message or None)
-    if status in REFUSALS:
-        return ProviderRefusedRequest(
-            f"The provider rejected the request: {message or f'status {status}'}",
-            details={name: details[name] for name in ("param", "code") if details.get(name)}
-            or None,
-        )
-    if status == 429 and code != "insufficient_quota":
-        return ProviderBusy("The provider is busy just now.", retry_after=_seconds(retry_after))
-    if status in {401, 402, 403, 429}:
-        return ProviderRefusedWeir()
-    if status in {408, 504}:
-        return ProviderTimedOut("The provider timed out.").uncharged()
-    return ProviderFailed(
-        f"The provider failed (status {status}).", retry_after=_seconds(retry_after)
-    ).uncharged()
-
-
 def _listed(body: Any) -> list[dict[str, Any]]:
-    """The models of a listing. Raises ValueError if the body is not a listing."""
-    listed = body.get("data") if isinstance(body, dict) else None
+    """The models of a listing: OpenAI's, a bare list, or Ollama's and llama.cpp's `models`.
+
+    Raises ValueError if the body is not a listing.
+    """
+    listed = body
+    if isinstance(body, dict):
+        listed = next((body[name] for name in ("data", "models") if body.get(name)), body)
+        listed = [] if listed is body and {"data", "models"} & body.keys() else listed
     if not isinstance(listed, list):
         raise ValueError("no list of models")
     return [
         model for model in listed if isinstance(model, dict) and isinstance(model.get("id"), str)
     ]
-
-
-def _seconds(retry_after: str | None) -> int | None:
-    try:
-        return max(1, math.ceil(float(retry_after or "")))
-    except (ValueError, OverflowError):
-        return None

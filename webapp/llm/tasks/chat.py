@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 from webapp.llm.messages import ModelRequest, message
 
+DEFAULT_TEMPERATURE = 0.7
+
 
 def chat_request(
     user_message: str,
     *,
-    temperature: float,
+    temperature: float | None,
     max_tokens: int | None,
     model: str | None,
     system: str | None,
@@ -19,13 +21,11 @@ def chat_request(
 ) -> ModelRequest:
     """The request of a chat: the system prompt, the history, and the new message."""
     opening = [message("system", system)] if system else []
-    body = {
+    body: dict[str, object] = {
         "messages": [*opening, *history, message("user", user_message)],
-        "temperature": temperature,
-        "max_tokens": max_tokens,
+        "temperature": DEFAULT_TEMPERATURE if temperature is None else temperature,
     }
-    return ModelRequest(_without_none(body), model, stream=stream)
-
-
-def _without_none(body: dict[str, object]) -> dict[str, object]:
-    return {name: value for name, value in body.items() if value is not None}
+    if max_tokens is not None:
+        body["max_tokens"] = max_tokens
+    defaults = frozenset({"temperature"}) if temperature is None else frozenset[str]()
+    return ModelRequest(body, model, stream=stream, defaults=defaults)

@@ -148,7 +148,9 @@ def summary_request(
         "temperature": TEMPERATURE,
         "max_tokens": max_tokens,
     }
-    return ModelRequest(body, model, stream=stream, source=Source(text, length))
+    defaults = frozenset({"temperature", "max_tokens"})
+    source = Source(text, length)
+    return ModelRequest(body, model, stream=stream, source=source, defaults=defaults)
 
 
 def _with_partials(final: FinalAnswer, partials: Sequence[FinalAnswer]) -> FinalAnswer:

@@ -1,0 +1,109 @@
+"""Parameters that Weir itself adds to a request, and what to do where a server refuses one.
+
+A server that refuses one gets the request again, with the parameter's other name or without it,
+and for an hour its further requests are made so from the start.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from webapp.llm.messages import ModelRequest
+from webapp.providers.reported_errors import read_error
+
+REMEMBERED_FOR = 3600.0  # seconds
+MAX_REMEMBERED = 1_000
+STATUSES = {400, 422}
+OTHER_NAME = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
+
+Learned = dict[str, str | None]  # a parameter: its other name, or None to leave it out
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """The parameters that Weir adds; those in `needed` are sent under some name in any case."""
+
+    values: Mapping[str, Any]
+    needed: frozenset[str] = frozenset()
+
+
+def added_to(request: ModelRequest, limit_name: str, *, streamed: bool) -> Added:
+    """What Weir adds to a request: the options of a stream, what native endpoints send under names
+    of Weir's, a limit on the output, named `limit_name`."""
+    values: dict[str, Any] = {}
+    limit, needed = request.output_cap, set()
+    if request.native:
+        limit = request.body.get("max_tokens", limit)
+        if "temperature" in request.body:
+            values["temperature"] = request.body["temperature"]
+        needed = {"temperature"} - request.defaults
+    if limit is not None:
+        values[limit_name] = limit
+    chosen = request.native and "max_tokens" in request.body.keys() - request.defaults
+    if request.output_cap_needed or chosen:
+        needed.add(limit_name)
+    if streamed and request.body.get("stream_options") is None:
+        values["stream_options"] = {"include_usage": True}
+    return Added(values, frozenset(needed))
+
+
+class Adaptations:
+    """What the servers behind one provider refuse, by model."""
+
+    def __init__(self) -> None:
+        self._learned: dict[str, tuple[float, Learned]] = {}
+
+    def apply(self, model: str, added: Added) -> dict[str, Any]:
+        """The added parameters as this model takes them."""
+        learned = self._of(model)
+        applied = {}
+        for name, value in added.values.items():
+            sent = learned.get(name, name)
+            if sent is None and name in added.needed:
+                sent = name
+            if sent is not None:
+                applied[sent] = value
+        return applied
+
+    def learn(self, model: str, added: Added, status: int, body: Any) -> bool:
+        """Whether the request is worth another call, as the server refused an added parameter."""
+        if status not in STATUSES:
+            return False
+        refused = _named(body)
+        learned = dict(self._of(model))
+        for name in added.values:
+            sent = learned.get(name, name)
+            if sent is None or sent not in refused:
+                continue
+            other = OTHER_NAME.get(name)
+            if other and sent == name:
+                learned[name] = other
+            elif name in added.needed:
+                return False
+            else:
+                learned[name] = None
+            if len(self._learned) >= MAX_REMEMBERED:
+                self._learned.clear()
+            self._learned[model] = (time.monotonic(), learned)
+            return True
+        return False
+
+    def _of(self, model: str) -> Learned:
+        at, learned = self._learned.get(model, (0.0, {}))
+        return learned if time.monotonic() - at < REMEMBERED_FOR else {}
+
+
+def _named(body: Any) -> set[str]:
+    """The names in a provider's error: of its parameter, else the first one in its message.
+
+    A message goes on to recommend the other name, so only the first one counts.
+    """
+    reported = read_error(body)
+    names = "stream_options|temperature|max_completion_tokens|max_tokens"
+    found = re.search(rf"\b({names})\b", reported.param or "")
+    found = found or re.search(rf"\b({names})\b", reported.message)
+    return {found[1]} if found else set()
