@@ -210,6 +210,7 @@ def test_an_error_amid_a_stream_ends_it(weir: Weir, claude: ScriptedProvider) ->
         assert "".join(delta.get("content") or "" for delta in deltas) == "Part"
         assert not any(choice["finish_reason"] for c in chunks for choice in c["choices"])
         assert last["error"]["type"] == "server_error"
+        assert last["error"]["provider"] == {"status": 529, "message": "Overloaded"}
         assert answer.headers["X-Cache"] == "MISS"
         row = booked(weir, answer)
         assert (row["state"], row["estimated"]) == ("cut", 1)
@@ -261,9 +262,14 @@ def test_an_error_is_the_same_by_its_status_and_as_an_event(
         answers += [ask(weir, claude.register(Reply.events(begun(), error)), stream=True)]
     for answer in answers:
         assert answer.status_code == expected, answer.text
-        # Of a credential, an account or a limit only the operator is told.
-        if status in {400, 404, 413}:
-            assert "Words of Anthropic's" in answer.json()["error"]["message"]
+        told = answer.json()["error"]
+        # Of a credential or an account only the operator is told.
+        if status not in {401, 402, 403}:
+            assert "Words of Anthropic's" in told["message"]
+        if status >= 500:
+            assert told["provider"] == {"status": status, "message": "Words of Anthropic's"}
+        row = booked(weir, answer)
+        assert (row["state"], row["cost_nano"]) == ("failed", 0)
 
 
 def test_a_tool_message_may_repeat_the_function_s_name(

@@ -793,7 +793,7 @@ def test_what_the_provider_says_is_told_in_weirs_words(
 def test_a_busy_provider_says_when_to_come_back(anthropic: LangChainProvider) -> None:
     busy = anthropic._translate(SaidByStatus(429, "slow down"))
     assert busy is not None
-    assert busy.retry_after == 7
+    assert busy.retry_after == 6.2
 
 
 def test_a_refusal_says_why(anthropic: LangChainProvider) -> None:
