@@ -268,8 +268,8 @@ def test_an_error_is_the_same_by_its_status_and_as_an_event(
             assert "Words of Anthropic's" in told["message"]
         if status >= 500:
             assert told["provider"] == {"status": status, "message": "Words of Anthropic's"}
-        row = booked(weir, answer)
-        assert (row["state"], row["cost_nano"]) == ("failed", 0)
+    row = booked(weir, answers[0])
+    assert (row["state"], row["cost_nano"]) == ("failed", 0)
 
 
 def test_a_tool_message_may_repeat_the_function_s_name(

@@ -167,6 +167,8 @@ class Fuzz:
         marker = self.provider.register(reply)
         first = self.send(path, body(marker), reply)
         failed = judge(first, path, reply)
+        if must_be_understood(path, reply):
+            assert not failed, first.text
         calls = len(self.provider.calls(marker))
         second = self.send(path, body(marker), reply)
         assert judge(second, path, reply) == failed, "the same again"
@@ -216,9 +218,27 @@ def judge(answer: requests.Response, path: str, reply: Reply) -> bool:
     if path.startswith("/v1/"):
         if answer.headers["X-Weir-Provider"] != "anthropic":
             check_untouched(body, reply)
+            assert not body.get("error")
     else:
         assert isinstance(body[TEXTS[path]], str)
     return False
+
+
+def must_be_understood(path: str, reply: Reply) -> bool:
+    """Whether it is an answer in spite of all that is odd about it."""
+    try:
+        body = json.loads(b"".join(reply.parts).decode("utf-8-sig"))
+        if reply.status != 200 or reply.cut or body.get("error"):
+            return False
+        if path == "/v1/embeddings":
+            return isinstance(body["data"][0]["embedding"], list)
+        choices = body["choices"]
+        return isinstance(choices[0]["message"], dict) and all(
+            isinstance(choice, dict) and choice.get("finish_reason") != "error"
+            for choice in choices
+        )
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return False
 
 
 def check_error(error: dict[str, Any], path: str) -> None:
@@ -305,6 +325,15 @@ def test_streamed_completions(fuzz: Fuzz, reply: Reply) -> None:
         lambda marker: completion(marker, stream=True, stream_options=options),
         reply,
     )
+
+
+@given(mutations.spellings(CHUNKS))
+@fuzzed
+def test_all_spellings_of_a_stream(fuzz: Fuzz, reply: Reply) -> None:
+    body = completion(fuzz.provider.register(reply), stream=True)
+    answer = fuzz.send("/v1/chat/completions", body, reply)
+    assert not judge(answer, "/v1/chat/completions", reply), answer.text
+    assert said(answer, "/v1/chat/completions") == "Hi there"
 
 
 @given(mutations.answers(COMPLETION))

@@ -34,6 +34,8 @@ FIELDS = [
 ]  # fmt: skip
 STATUSES = [200] * 12 + [201, 204, 400, 401, 403, 404, 408, 413, 418, 422, 429, 500, 501, 503, 529]
 LINE_ENDS = [b"\n", b"\r\n", b"\r"]
+# What a reader of events ignores.
+IGNORED = [b"", b"", b": ping\n\n", b":\n", b"\n\n", b"id: 1\nretry: 5\n", b"odd\n", b"data\n\n"]
 INSERTED = [
     b"\xef\xbb\xbf", b"\xff\xfe", b"\0", b"\n\n", b"\r", b": ping\n\n", b":\n", b"<html>",
     b"x" * 70_000, b"event: x\n", b"id: 1\nretry: 5\n", b"data\n\n", b"data:\n\n", b"data: {\n\n",
@@ -89,25 +91,41 @@ def streams(draw: Draw, base: Sequence[Any]) -> Reply:
     return _reply(draw, text, status, "text/event-stream")
 
 
+@st.composite
+def spellings(draw: Draw, events: Sequence[Any]) -> Reply:
+    """A valid stream as the standard allows to write it, split anywhere."""
+    text = draw(st.sampled_from([b"", b"\xef\xbb\xbf"]))
+    for event in events:
+        end = draw(st.sampled_from(LINE_ENDS))
+        text += draw(st.sampled_from(IGNORED)).replace(b"\n", end)
+        text += _event(event, end, draw(st.sampled_from([b" ", b""])), draw(st.booleans()))
+    return Reply(_split(draw, text), content_type="text/event-stream")
+
+
 def _reply(draw: Draw, text: bytes, status: int, content_type: str) -> Reply:
     for _ in range(draw(st.sampled_from([0, 0, 0, 1, 2]))):
         place = draw(st.integers(0, len(text)))
         text = text[:place] + draw(st.sampled_from(INSERTED)) + text[place:]
     if draw(st.integers(0, 7)) == 0:
         text = text[: draw(st.integers(0, len(text)))]
-    places = sorted(draw(st.lists(st.integers(0, len(text)), max_size=4)))
-    parts = [text[a:b] for a, b in zip([0, *places], [*places, len(text)], strict=True)]
     cut = draw(st.integers(0, 9)) == 0
-    return Reply(parts, status, content_type, cut=cut)
+    return Reply(_split(draw, text), status, content_type, cut=cut)
 
 
-def _event(event: Any, end: bytes, space: bytes) -> bytes:
+def _split(draw: Draw, text: bytes) -> list[bytes]:
+    places = sorted(draw(st.lists(st.integers(0, len(text)), max_size=4)))
+    return [text[a:b] for a, b in zip([0, *places], [*places, len(text)], strict=True)]
+
+
+def _event(event: Any, end: bytes, space: bytes, lines: bool = False) -> bytes:
+    """An event; if `lines`, with a field of JSON on each line of its own."""
     if event == "[DONE]":
         return b"data:" + space + b"[DONE]" + end + end
     kind = event.get("type") if isinstance(event, dict) else None
     named = isinstance(kind, str) and re.fullmatch(r"[a-z_]+", kind)
     name = b"event:" + space + kind.encode() + end if named else b""
-    return name + b"data:" + space + _dumped(event) + end + end
+    texts = json.dumps(event, indent=0).encode().split(b"\n") if lines else [_dumped(event)]
+    return name + b"".join(b"data:" + space + text + end for text in texts) + end
 
 
 def _dumped(value: Any) -> bytes:
