@@ -107,6 +107,13 @@ def test_what_a_wrapped_opening_raises_is_raised_by_the_request() -> None:
         client.get("/")
 
 
+def test_localhost_means_both_loopback_addresses() -> None:
+    client = HTTPClient("localhost", 8000)
+    library_internals.resolve_localhost(client)
+    addresses = {info[4][:2] for info in client._connection_pool._resolve()}
+    assert addresses == {("127.0.0.1", 8000), ("::1", 8000)}
+
+
 def test_amounts_observed_together_count_as_one_by_one() -> None:
     registries = CollectorRegistry(), CollectorRegistry()
     one_by_one, at_once = (

@@ -42,6 +42,7 @@ from webapp.metering.alerts import Alerts
 from webapp.metering.calls import Calls
 from webapp.metering.heartbeats import Heartbeats
 from webapp.metering.ledger import Ledger
+from webapp.metering.makers import maker_of
 from webapp.metering.overview import Overview
 from webapp.metering.prices import PriceTable
 from webapp.metering.request_log import RequestLog
@@ -187,6 +188,7 @@ def _make_metering(settings: Settings, stores: _Stores) -> _Metering:
     allow_unpriced = settings.unpriced_models == "allow"
     workers = worker_count(settings)[0]
     token_limits = TokenRateLimits(stores.redis, workers)
+    makers = {provider.name: maker_of(provider) for provider in settings.providers}
     return _Metering(
         traffic=traffic,
         request_log=RequestLog(database, settings.request_log_retention),
@@ -194,7 +196,7 @@ def _make_metering(settings: Settings, stores: _Stores) -> _Metering:
         alerts=alerts,
         ledger=Ledger(database, Heartbeats(database), alerts, allow_unpriced=allow_unpriced),
         calls=Calls(database),
-        prices=PriceTable(settings.model_prices),
+        prices=PriceTable(settings.model_prices, makers, database),
         rate_limits=RateLimits(
             stores.redis, workers, traffic.counted_today, token_limits.used_here
         ),
@@ -278,6 +280,7 @@ def _make_lifecycle(
         migrations.upgrade(database)
         configured_keys.sync_configured_keys(database, settings.api_keys)
         _ensure_admin(stores.accounts, settings)
+        metering.prices.refresh()
 
     expired = [
         request_log.expired(settings.request_log_retention),
@@ -295,6 +298,7 @@ def _make_lifecycle(
             metering.ledger.tick,
             metering.alerts.tick,
             metering.idempotency.tick,
+            metering.prices.tick,
             Retention(database, expired).tick,
             database.seen_lately,
             partial(telemetry.sample, database),

@@ -77,6 +77,32 @@ def read_available(response: HTTPSocketPoolResponse) -> bytes:
     return available
 
 
+def resolve_localhost(client: HTTPClient) -> None:
+    """Let `localhost` mean 127.0.0.1 and ::1, both tried in turn (RFC 6761), as curl does.
+
+    geventhttpclient 2.6: ConnectionPool._resolve. Otherwise it means what /etc/hosts says, which
+    is often one of them only, while the server listens on the other one.
+    """
+    from gevent import socket
+
+    pool = client._connection_pool
+    resolve = pool._resolve
+
+    def both() -> Any:
+        found = resolve()
+        families = {info[0] for info in found}
+        port = found[0][4][1]
+        for family, address in (
+            (socket.AF_INET, ("127.0.0.1", port)),
+            (socket.AF_INET6, ("::1", port, 0, 0)),
+        ):
+            if family not in families:
+                found.append((family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", address))
+        return found
+
+    pool._resolve = both  # type: ignore[method-assign]
+
+
 def observe_all(histogram: Histogram, amounts: Collection[float]) -> None:
     """As histogram.observe() of each amount, which took nearly 10 % of the CPU time of a chunk.
 

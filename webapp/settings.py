@@ -9,16 +9,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
-from webapp import allowance
+from webapp import allowance, base_url
 from webapp import setting_parsers as parse
 from webapp.allowance import Allowance
+from webapp.base_url import BaseURL
 from webapp.setting_parsers import (
     DEFAULT_TIERS,
     ConfiguredKey,
-    ConfiguredPrice,
     ConfiguredProvider,
+    PriceEntry,
     RoutedModel,
 )
 
@@ -31,7 +32,7 @@ KNOWN_SECRET_KEYS = frozenset(
     """.split()  # noqa: SIM905 a list would take twenty lines
 )
 NAMED_PROVIDERS = frozenset({"openai", "azure", "anthropic", "offline"})
-PROVIDER_VARIABLE = re.compile(r"PROVIDER_([A-Z][A-Z0-9_]{0,31})_(TYPE|BASE_URL|API_KEY)")
+PROVIDER_VARIABLE = re.compile(r"PROVIDER_([A-Z][A-Z0-9_]{0,31})_(TYPE|BASE_URL|API_KEY|PRICES)")
 TIER_VARIABLE = re.compile(r"TIER_([A-Z][A-Z0-9_]{0,31})")
 PROVIDER_TYPE = re.compile(r"openai|azure|anthropic|langchain:[a-z0-9_]+")
 DEFAULT_DENYLIST = "<script\\b\njavascript:\ndata:[\\w/+.-]+[;,]"
@@ -76,8 +77,9 @@ class Settings:
         "else `development`",
     )  # fmt: skip
     host: str = _setting(
-        "HOST", "", "address to listen on", shown="`127.0.0.1` in development, else `0.0.0.0`"
-    )
+        "HOST", "", "address to listen on; `::` for IPv6 (and, on most systems, IPv4)", parse.host,
+        shown="`127.0.0.1` in development, else `0.0.0.0`",
+    )  # fmt: skip
     port: int = _setting("PORT", "8000", "port to listen on", parse.integer(1, 65535))
     debug: bool = _setting("DEBUG", "false", "never in production", parse.flag)
     secret_key: str = _setting(
@@ -115,39 +117,53 @@ class Settings:
         "OPENAI_API_KEY", "", "key for OpenAI or an OpenAI-compatible server", secret=True,
         shown="none",
     )  # fmt: skip
-    openai_base_url: str = _setting(
+    openai_base_url: BaseURL = _setting(
         "OPENAI_BASE_URL", "", "another server of OpenAI's protocol; alone it is enough",
-        parse.url("http", "https"), shown="none",
+        parse.provider_url("openai"), shown="none",
     )  # fmt: skip
-    azure_openai_endpoint: str = _setting(
-        "AZURE_OPENAI_ENDPOINT", "", "Azure OpenAI: the resource's address",
-        parse.url("http", "https"), shown="none",
+    openai_prices: str = _setting(
+        "OPENAI_PRICES", "", "`maker`: `OPENAI_BASE_URL` leads to OpenAI, through a proxy for one, "
+        "so its prices hold", parse.one_of("", "maker"),
+        shown="OpenAI's prices at its own hosts, elsewhere those of `MODEL_PRICES` alone",
+    )  # fmt: skip
+    azure_openai_endpoint: BaseURL = _setting(
+        "AZURE_OPENAI_ENDPOINT", "", "Azure OpenAI: the resource's address, with or without "
+        "`/openai/v1`",
+        parse.provider_url("azure"), shown="none",
     )  # fmt: skip
     azure_openai_api_key: str = _setting(
         "AZURE_OPENAI_API_KEY", "", "Azure OpenAI: its key", secret=True, shown="none"
     )
     openai_api_version: str = _setting(
         "OPENAI_API_VERSION", "", "Azure OpenAI: the API version, such as `2024-10-21`",
-        shown="none: Azure's v1 API",
+        shown="what the endpoint's `api-version` says, else none: Azure's v1 API",
+    )  # fmt: skip
+    azure_openai_prices: str = _setting(
+        "AZURE_OPENAI_PRICES", "", "`maker`: the endpoint leads to Azure OpenAI, though its host "
+        "is not Azure's", parse.one_of("", "maker"), shown="as `OPENAI_PRICES`",
     )  # fmt: skip
     anthropic_api_key: str = _setting(
         "ANTHROPIC_API_KEY", "", "key for Anthropic", secret=True, shown="none"
     )
-    anthropic_base_url: str = _setting(
+    anthropic_base_url: BaseURL = _setting(
         "ANTHROPIC_BASE_URL", "", "another server of Anthropic's protocol",
-        parse.url("http", "https"), shown="none",
+        parse.provider_url("anthropic"), shown="none",
+    )  # fmt: skip
+    anthropic_prices: str = _setting(
+        "ANTHROPIC_PRICES", "", "`maker`: `ANTHROPIC_BASE_URL` leads to Anthropic",
+        parse.one_of("", "maker"), shown="as `OPENAI_PRICES`",
     )  # fmt: skip
     providers: tuple[ConfiguredProvider, ...] = _setting(
-        "PROVIDER_<NAME>_TYPE", "", "with `PROVIDER_<NAME>_BASE_URL` and `PROVIDER_<NAME>_API_KEY`:"
-        " an additional provider `<name>`; type `openai`, `azure`, `anthropic` or "
-        "`langchain:<init_chat_model provider>`", lambda _: (), shown="`openai`",
+        "PROVIDER_<NAME>_TYPE", "", "with `PROVIDER_<NAME>_BASE_URL`, `PROVIDER_<NAME>_API_KEY` "
+        "and `PROVIDER_<NAME>_PRICES`: an additional provider `<name>`; type `openai`, `azure`, "
+        "`anthropic` or `langchain:<init_chat_model provider>`", lambda _: (), shown="`openai`",
     )  # fmt: skip
     model_routes: dict[str, tuple[RoutedModel, ...]] = _setting(
         "MODEL_ROUTES", "", "`name=provider/model[*weight]>provider/model;…`: the names that "
         "clients may use, each with an ordered list of targets", parse.routes, shown="none",
     )  # fmt: skip
     default_model: str = _setting(
-        "DEFAULT_MODEL", "", "model for requests without one",
+        "DEFAULT_MODEL", "", "model for requests without one", parse.model_name,
         shown="the route `default`, else the first model that a custom base URL lists, else "
         "`gpt-4o-mini`",
     )  # fmt: skip
@@ -187,10 +203,11 @@ class Settings:
         "API_KEYS", "", "`name:tier:key,…`, synchronized at start", parse.api_keys, secret=True,
         shown="the demo keys in development",
     )  # fmt: skip
-    model_prices: dict[str, ConfiguredPrice] = _setting(
+    model_prices: dict[str, PriceEntry] = _setting(
         "MODEL_PRICES", "", "`provider/model: input=0.15, cached_input=0.075, output=0.6, "
         "max_output=16384; …` in USD per million tokens, `*` for any part of a name: adds to the "
-        "built-in prices or overrides them", parse.prices, shown="none",
+        "built-in prices or overrides them; all fields: [Prices](money.md#prices)", parse.prices,
+        shown="none",
     )  # fmt: skip
     unpriced_models: str = _setting(
         "UNPRICED_MODELS", "refuse", "whether keys with a budget may use models without a price: "
@@ -313,7 +330,9 @@ class Settings:
         """Every value that must not appear in a log line."""
         urls = (self.database_url, self.redis_url, self.alert_webhook_url)
         passwords = [urlsplit(url).password or "" for url in urls]
+        passwords += [unquote(password) for password in passwords]
         provider_keys = [provider.api_key for provider in self.providers]
+        passwords += (secret for provider in self.providers for secret in provider.address.secrets)
         api_keys = [key.secret for key in self.api_keys]
         own = (self.secret_key, self.admin_password, self.metrics_token)
         return tuple(filter(None, (*own, *passwords, *provider_keys, *api_keys)))
@@ -390,15 +409,17 @@ def _complete(values: dict[str, Any], environment: Mapping[str, str]) -> None:
 
 def _named_providers(values: Mapping[str, Any]) -> Iterator[ConfiguredProvider]:
     """The providers with settings of their own, in order of precedence."""
-    if values["openai_api_key"] or values["openai_base_url"]:
-        openai = (values["openai_base_url"], values["openai_api_key"])
+    if values["openai_api_key"] or values["openai_base_url"].url:
+        openai = (values["openai_base_url"], values["openai_api_key"], values["openai_prices"])
         yield ConfiguredProvider("openai", "openai", *openai)
-    if values["azure_openai_endpoint"]:
-        azure = (values["azure_openai_endpoint"], values["azure_openai_api_key"])
-        yield ConfiguredProvider("azure", "azure", *azure)
+    if values["azure_openai_endpoint"].url:
+        endpoint, key = values["azure_openai_endpoint"], values["azure_openai_api_key"]
+        prices = values["azure_openai_prices"]
+        yield ConfiguredProvider("azure", "azure", endpoint, key, prices)
     if values["anthropic_api_key"]:
-        anthropic = (values["anthropic_base_url"], values["anthropic_api_key"])
-        yield ConfiguredProvider("anthropic", "anthropic", *anthropic)
+        url, key = values["anthropic_base_url"], values["anthropic_api_key"]
+        prices = values["anthropic_prices"]
+        yield ConfiguredProvider("anthropic", "anthropic", url, key, prices)
 
 
 def _further_providers(
@@ -413,19 +434,27 @@ def _further_providers(
             found.setdefault(named[1].lower(), {})[named[2].lower()] = value.strip()
     providers = []
     for name, values in found.items():
-        provider = ConfiguredProvider(name, **{"type": "openai"} | values)
-        providers.append(provider)
         prefix = f"PROVIDER_{name.upper()}"
+        provider_type = values.get("type", "openai")
+        address = BaseURL()
+        try:
+            address = base_url.parse(values.get("base_url", ""), provider_type)
+        except ValueError as error:
+            problems.append(f"{prefix}_BASE_URL {error}")
+        provider = ConfiguredProvider(
+            name, provider_type, address, values.get("api_key", ""), values.get("prices", "")
+        )
+        providers.append(provider)
         if name in NAMED_PROVIDERS:
             problems.append(f"{prefix}_…: {name} is a built-in name; choose another name")
         if not PROVIDER_TYPE.fullmatch(provider.type):
             problems.append(
                 f"{prefix}_TYPE must be openai, azure, anthropic or langchain:<provider>"
             )
-        elif provider.type in {"openai", "azure"} and not provider.base_url:
+        elif provider.type in {"openai", "azure"} and "base_url" not in values:
             problems.append(f"{prefix}_BASE_URL must be set for type {provider.type}")
-        if provider.base_url and not provider.base_url.startswith(("http://", "https://")):
-            problems.append(f"{prefix}_BASE_URL must start with http:// or https://")
+        if provider.prices not in {"", "maker"}:
+            problems.append(f"{prefix}_PRICES must be maker")
     return providers, problems
 
 

@@ -34,5 +34,6 @@ def upgrade() -> None:
         sa.Column("model", sa.String(256), primary_key=True),
         sa.Column("entry", sa.Text, nullable=False),
         sa.Column("source", sa.String(200), nullable=False),
+        sa.Column("source_date", sa.Date, nullable=False),
         sa.Column("updated_at", sa.Float, nullable=False),
     )

@@ -11,7 +11,7 @@ import requests
 
 from tests.conftest import MakeWeir
 from tests.support.books import Books
-from tests.support.scripted import Reply, ScriptedProvider
+from tests.support.raw_provider import Reply, RawProvider
 from tests.support.servers import Weir
 
 KEY = "trial_key_0123456789"
@@ -37,13 +37,13 @@ OPENAI = {
 
 
 @pytest.fixture(scope="module")
-def claude() -> Iterator[ScriptedProvider]:
-    with ScriptedProvider() as provider:
+def claude() -> Iterator[RawProvider]:
+    with RawProvider() as provider:
         yield provider
 
 
 @pytest.fixture(scope="module")
-def weir(start_shared_weir: MakeWeir, claude: ScriptedProvider) -> Weir:
+def weir(start_shared_weir: MakeWeir, claude: RawProvider) -> Weir:
     return start_shared_weir(
         API_KEYS=f"trial:enterprise:{KEY}",
         TIERS="enterprise=99999/minute",
@@ -137,7 +137,7 @@ CACHED = {"input_tokens": 9, "cache_creation_input_tokens": 0, "cache_read_input
 )
 def test_a_stream_counts_its_input_once(
     weir: Weir,
-    claude: ScriptedProvider,
+    claude: RawProvider,
     start: Any,
     delta: Any,
     prompt: int,
@@ -161,7 +161,7 @@ def test_a_stream_counts_its_input_once(
 
 
 def test_a_plain_answer_tells_what_was_written_to_the_cache(
-    weir: Weir, claude: ScriptedProvider
+    weir: Weir, claude: RawProvider
 ) -> None:
     by_time = {"ephemeral_5m_input_tokens": 200, "ephemeral_1h_input_tokens": 300}
     counts = {"cache_creation_input_tokens": 500, "cache_read_input_tokens": 1}
@@ -171,7 +171,7 @@ def test_a_plain_answer_tells_what_was_written_to_the_cache(
     assert told["usage"]["prompt_tokens_details"] == {
         "cached_tokens": 1,
         "cache_write_tokens": 500,
-        "cache_creation": by_time,
+        "cache_creation_token_details": by_time,
     }
     assert told["service_tier"] == "priority"
 
@@ -188,7 +188,7 @@ def test_a_plain_answer_tells_what_was_written_to_the_cache(
     ],
 )
 def test_why_claude_stopped_is_told(
-    weir: Weir, claude: ScriptedProvider, reason: str, expected: str
+    weir: Weir, claude: RawProvider, reason: str, expected: str
 ) -> None:  # c39 a and b
     for content in ([], "I"):
         answer = ask(weir, claude.register(Reply.json(message(content, reason))))
@@ -202,7 +202,7 @@ def test_why_claude_stopped_is_told(
     assert [reason for reason in reasons if reason] == [expected]
 
 
-def test_an_error_amid_a_stream_ends_it(weir: Weir, claude: ScriptedProvider) -> None:  # c39 C
+def test_an_error_amid_a_stream_ends_it(weir: Weir, claude: RawProvider) -> None:  # c39 C
     marker = claude.register(Reply.events(begun(), *said("Part")[:3], failing()))
     for _ in range(2):
         *chunks, last = data(answer := ask(weir, marker, stream=True))
@@ -218,7 +218,7 @@ def test_an_error_amid_a_stream_ends_it(weir: Weir, claude: ScriptedProvider) ->
 
 
 def test_an_error_before_any_content_goes_to_the_next_target(
-    weir: Weir, claude: ScriptedProvider
+    weir: Weir, claude: RawProvider
 ) -> None:  # c39 D
     other = Reply.events(
         {"choices": [{"index": 0, "delta": {"content": "Other"}, "finish_reason": None}]},
@@ -254,7 +254,7 @@ def test_an_error_before_any_content_goes_to_the_next_target(
     ],
 )
 def test_an_error_is_the_same_by_its_status_and_as_an_event(
-    weir: Weir, claude: ScriptedProvider, kind: str, status: int, expected: int, streamed: bool
+    weir: Weir, claude: RawProvider, kind: str, status: int, expected: int, streamed: bool
 ) -> None:
     error = failing(kind, "Words of Anthropic's")
     answers = [ask(weir, claude.register(Reply.json(error, status)), stream=streamed)]
@@ -273,7 +273,7 @@ def test_an_error_is_the_same_by_its_status_and_as_an_event(
 
 
 def test_a_tool_message_may_repeat_the_function_s_name(
-    weir: Weir, claude: ScriptedProvider
+    weir: Weir, claude: RawProvider
 ) -> None:  # c37
     called = {
         "role": "assistant",
@@ -319,7 +319,7 @@ FIELDS = {
 }
 
 
-def test_nothing_is_dropped_without_a_word(weir: Weir, claude: ScriptedProvider) -> None:  # c28
+def test_nothing_is_dropped_without_a_word(weir: Weir, claude: RawProvider) -> None:  # c28
     marker = claude.register(Reply.json(message()))
     developer = {"role": "developer", "content": "Be brief."}
     named = {"role": "user", "name": "alex", "content": [*PARTS, {"type": "text", "text": marker}]}

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from tests.conftest import MakeWeir
 from tests.support import mutations
 from tests.support.books import PRICES, Books
-from tests.support.scripted import Reply, ScriptedProvider
+from tests.support.raw_provider import Reply, RawProvider
 from tests.support.servers import Weir
 
 KEY = "test_key_0123456789"
@@ -150,7 +150,7 @@ class Fuzz:
     `replies` are those to requests that have been sent, by the ids of the requests.
     """
 
-    def __init__(self, weir: Weir, provider: ScriptedProvider) -> None:
+    def __init__(self, weir: Weir, provider: RawProvider) -> None:
         self.weir = weir
         self.provider = provider
         self.books = Books(weir)
@@ -280,7 +280,7 @@ def said(answer: requests.Response, path: str) -> Any:
 
 @pytest.fixture(scope="module")
 def fuzz(start_shared_weir: MakeWeir) -> Iterator[Fuzz]:
-    with ScriptedProvider() as provider:
+    with RawProvider() as provider:
         weir = start_shared_weir(
             API_KEYS=f"test:enterprise:{KEY}",
             TIERS="enterprise=999999/minute",

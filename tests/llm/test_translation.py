@@ -560,7 +560,11 @@ def test_the_counts_of_claudes_events_are_cumulative(
 def test_what_claude_writes_to_its_cache_is_told_by_its_time() -> None:
     began = {"input_tokens": 3, "cache_creation_input_tokens": 500, "cache_creation": BY_TIME}
     details = claude(began, {"output_tokens": 7})["usage"]["prompt_tokens_details"]
-    assert details == {"cached_tokens": 0, "cache_write_tokens": 500, "cache_creation": BY_TIME}
+    assert details == {
+        "cached_tokens": 0,
+        "cache_write_tokens": 500,
+        "cache_creation_token_details": BY_TIME,
+    }
 
 
 def test_the_tier_and_the_thoughts_of_claude_are_told() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tests.support.scripted import Reply
+from tests.support.raw_provider import Reply
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 Path = tuple[str | int, ...]

@@ -1,134 +1,81 @@
-"""A provider that answers each call with the very bytes that a test has registered for it.
-
-The stand-in of `tests.support.provider` is a good server with faults; this one has no protocol at
-all. A call names its reply by a marker in its prompt.
-"""
+"""A provider in a thread of the tests that answers with the messages and the usage it is given."""
 
 from __future__ import annotations
 
 import json
-import re
 import threading
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from itertools import count
-from types import TracebackType
 from typing import Any, Self
-
-MARKER = re.compile(rb"scripted-\d+")
-REPR_MAX = 10_000  # characters
-MODELS = {"object": "list", "data": [{"id": "m1", "object": "model", "created": 1}]}
-
-
-@dataclass(frozen=True, repr=False)
-class Reply:
-    """An answer: its parts are sent one by one. `cut` ends it before HTTP says that it is over."""
-
-    parts: Sequence[bytes]
-    status: int = 200
-    content_type: str = "application/json"
-    headers: Mapping[str, str] = field(default_factory=dict)
-    cut: bool = False
-
-    def __repr__(self) -> str:
-        text = repr(list(self.parts))
-        text = text if len(text) < REPR_MAX else f"{text[:REPR_MAX]}…"
-        return f"Reply({text}, {self.status}, {self.content_type!r}, cut={self.cut})"
-
-    @classmethod
-    def json(cls, body: Any, status: int = 200, **headers: str) -> Self:
-        return cls([json.dumps(body).encode()], status, headers=headers)
-
-    @classmethod
-    def events(cls, *events: Any, cut: bool = False) -> Self:
-        """Server-sent events: objects as JSON, named by their `type` if they have one."""
-        return cls([_event(event) for event in events], content_type="text/event-stream", cut=cut)
 
 
 class ScriptedProvider:
-    """Serves on a port of its own while its context lasts, in threads of the test's process."""
+    """Answers every chat request with `messages`, one for each choice, and with `fields`, such as
+    its `usage`; and embeddings with `fields`. `bodies` are the requests."""
 
     def __init__(self) -> None:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
-        self._numbers = count(1)
-        self._replies: dict[str, Mapping[str, Reply]] = {}
-        self._calls: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        self.listings: dict[str, Reply] = {}  # by path; others are MODELS
+        self.messages: list[dict[str, Any]] = []
+        self.fields: dict[str, Any] = {}
+        self.bodies: list[dict[str, Any]] = []
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.base_url = f"http://127.0.0.1:{self._server.server_port}/v1"
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
+    def answers(self, *messages: dict[str, Any], **fields: Any) -> None:
+        """Answer so from now on."""
+        self.messages = [{"role": "assistant", **message} for message in messages]
+        self.fields = fields
+        self.bodies = []
 
-    def register(self, reply: Reply | Mapping[str, Reply]) -> str:
-        """The marker of a reply, to put in a prompt; of several, by the ends of their paths."""
-        marker = f"scripted-{next(self._numbers)}"
-        self._replies[marker] = reply if isinstance(reply, Mapping) else {"": reply}
-        return marker
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        provider = self
 
-    def calls(self, marker: str) -> list[dict[str, Any]]:
-        """The bodies of all calls with this marker."""
-        return self._calls[marker]
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                provider.bodies.append(body)
+                streamed = body.get("stream") is True
+                content = (provider._stream(body) if streamed else provider._whole(body)).encode()
+                self.send_response(200)
+                kind = "text/event-stream" if streamed else "application/json"
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
 
-    def reply(self, path: str, body: bytes) -> Reply:
-        found = MARKER.search(body)
-        marker = found[0].decode() if found else ""
-        self._calls[marker].append(json.loads(body))
-        replies = self._replies.get(marker, {"": Reply.json({}, 404)})
-        return next(reply for end, reply in replies.items() if path.endswith(end))
+            def log_message(self, *_: object) -> None:
+                pass
+
+        return Handler
+
+    def _whole(self, body: dict[str, Any]) -> str:
+        head = {"id": "a1", "object": "chat.completion", "created": 1, "model": body["model"]}
+        if self.messages:
+            choices = [
+                {"index": index, "message": message, "finish_reason": "stop"}
+                for index, message in enumerate(self.messages)
+            ]
+            return json.dumps(head | {"choices": choices} | self.fields)
+        data = [{"object": "embedding", "index": 0, "embedding": [0.5]}]
+        return json.dumps({"object": "list", "data": data, "model": body["model"]} | self.fields)
+
+    def _stream(self, body: dict[str, Any]) -> str:
+        chunks = (json.dumps(chunk) for chunk in self._chunks(body))
+        return "".join(f"data: {data}\n\n" for data in (*chunks, "[DONE]"))
+
+    def _chunks(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        head = {"id": "a1", "object": "chat.completion.chunk", "created": 1, "model": body["model"]}
+        told = {name: value for name, value in self.fields.items() if name != "usage"}
+        for index, message in enumerate(self.messages):
+            for delta, reason in ((message, None), ({}, "stop")):
+                choice = {"index": index, "delta": delta, "finish_reason": reason}
+                yield head | {"choices": [choice]} | told
+        if "usage" in self.fields:
+            yield head | {"choices": [], "usage": self.fields["usage"]} | told
 
     def __enter__(self) -> Self:
-        # A short interval, in which it looks whether it is to end.
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
-
-
-def _event(event: Any) -> bytes:
-    if isinstance(event, str):
-        return f"data: {event}\n\n".encode()
-    name = f"event: {event['type']}\n" if "type" in event else ""
-    return f"{name}data: {json.dumps(event)}\n\n".encode()
-
-
-def _handler(provider: ScriptedProvider) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            self._send(provider.listings.get(self.path, Reply.json(MODELS)))
-
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            self._send(provider.reply(self.path.partition("?")[0], body))
-
-        def log_message(self, *message: Any) -> None: ...
-
-        def _send(self, reply: Reply) -> None:
-            self.close_connection = True
-            # A client may leave before the end.
-            with suppress(OSError):
-                self.send_response(reply.status)
-                self.send_header("Content-Type", reply.content_type)
-                self.send_header("Transfer-Encoding", "chunked")
-                self.send_header("Connection", "close")
-                for name, value in reply.headers.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                for part in filter(None, reply.parts):
-                    self.wfile.write(b"%x\r\n%b\r\n" % (len(part), part))
-                if not reply.cut:
-                    self.wfile.write(b"0\r\n\r\n")
-
-    return Handler

@@ -341,6 +341,51 @@ class Postgres(Server):
             return False
 
 
+class PgBouncer(Server):
+    """PgBouncer (Debian's) in transaction mode: each transaction may get another of the two
+    connections to the server, and finds there what an earlier one has left."""
+
+    CONNECTIONS = 2
+    # Debian has it where only root looks for programs.
+    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+
+    def __init__(self, postgres: Postgres) -> None:
+        super().__init__()
+        settings = {
+            "listen_addr": "127.0.0.1",
+            "listen_port": self.port,
+            "unix_socket_dir": "",
+            "auth_type": "any",
+            "pool_mode": "transaction",
+            "default_pool_size": self.CONNECTIONS,
+        }
+        lines = [f"{name} = {value}" for name, value in settings.items()]
+        server = f"* = host=127.0.0.1 port={postgres.port} user=postgres"
+        self._file = self.folder / "pgbouncer.ini"
+        self._file.write_text("\n".join(["[databases]", server, "[pgbouncer]", *lines, ""]))
+
+    def url(self, database: str) -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+
+    def _command(self) -> list[str]:
+        assert self.program, "PgBouncer is not installed"
+        return [self.program, str(self._file)]
+
+    def _process_options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {"cwd": self.folder}
+        if os.geteuid() == 0:  # PgBouncer refuses to run as root
+            shutil.chown(self.folder, "nobody")
+            options |= {"user": "nobody", "group": pwd.getpwnam("nobody").pw_gid}
+        return options
+
+    def _is_ready(self) -> bool:
+        try:
+            with psycopg.connect(self.url("postgres"), connect_timeout=2, prepare_threshold=None):
+                return True
+        except psycopg.OperationalError:
+            return False
+
+
 class Provider(Server):
     """The stand-in LLM provider of `tests.support.provider`."""
 

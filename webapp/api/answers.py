@@ -30,6 +30,7 @@ from webapp.services import services
 PING_INTERVAL = 15.0  # seconds
 PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
+COST_HEADER = "X-Weir-Cost-USD"
 
 Body = dict[str, Any]
 Describe = Callable[[FinalAnswer, RequestContext], Body]
@@ -126,7 +127,8 @@ class OpenAIDialect:
         return f"data: {chunk.data}\n\n".encode()
 
     def end(self, final: FinalAnswer, context: RequestContext) -> bytes:
-        return b""
+        cost = _cost_text(final)
+        return b"" if cost is None else f": {COST_HEADER.lower()}={cost}\n\n".encode()
 
     def error(self, error: WeirError) -> Body:
         return openai_envelope(error)
@@ -154,15 +156,13 @@ def answer(final: FinalAnswer, describe: Describe) -> tuple[Body, int, dict[str,
     """The whole answer: body, status and headers."""
     context = request_context.current()
     _record(context, final)
-    return describe(final, context), 200, _headers(final.metadata)
+    return describe(final, context), 200, _headers_of(final)
 
 
 def verbatim(final: FinalAnswer) -> Response:
     """The whole answer as the provider sent it."""
     _record(request_context.current(), final)
-    return Response(
-        final.answer.body, mimetype="application/json", headers=_headers(final.metadata)
-    )
+    return Response(final.answer.body, mimetype="application/json", headers=_headers_of(final))
 
 
 def stream(source: Stream, dialect: Dialect) -> Response:
@@ -219,6 +219,18 @@ def _events(
 def sse_event(data: Body) -> bytes:
     """A server-sent event with this data."""
     return f"data: {json.dumps(data)}\n\n".encode()
+
+
+def _headers_of(final: FinalAnswer) -> dict[str, str]:
+    """The headers of a whole answer, whose cost is known."""
+    cost = _cost_text(final)
+    return _headers(final.metadata) | ({} if cost is None else {COST_HEADER: cost})
+
+
+def _cost_text(final: FinalAnswer) -> str | None:
+    """What this request cost in USD, without an exponent; None if that is not known."""
+    cost = final.cost_usd
+    return None if cost is None else f"{cost:.9f}".rstrip("0").rstrip(".")
 
 
 def _headers(metadata: AnswerMetadata) -> dict[str, str]:

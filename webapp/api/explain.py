@@ -23,6 +23,7 @@ from webapp.api.blueprint import (
 from webapp.api.key import budgets_left, limits_left
 from webapp.api.openapi import ONE_OF_THEM, openai_errors_of
 from webapp.errors import ValidationError
+from webapp.llm.routing import Route
 from webapp.llm.tokens import estimate_input_tokens
 from webapp.services import services
 
@@ -78,5 +79,14 @@ def _explanation(endpoint: ModelEndpoint) -> dict[str, Any]:
         "limits": limits_left(),
         "budget": budgets_left(),
         "cost_ceiling_usd": money.to_usd(forecast.ceiling.nano),
+        "price_source": _price_source(forecast.route),
         "input_tokens": estimate_input_tokens(model_request.body),
     }
+
+
+def _price_source(route: Route) -> str | None:
+    """Where the prices of the targets come from; None where one has no price."""
+    prices = services().prices
+    found = [prices.of(t.provider.name, t.provider.kind, t.model) for t in route.targets]
+    sources = dict.fromkeys(price.source for price in found if price)
+    return "; ".join(sources) if all(found) else None

@@ -2,80 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import replace
 from functools import cached_property
-from typing import Any
 
 from webapp import money
 from webapp.errors import ProviderError, WeirError
 from webapp.llm.calls import BillingContext, CallState, ProviderCall, Settlement
+from webapp.llm.cost_ceiling import STANDARD, CostCeiling, Demand, TargetCosts, check_numbers
 from webapp.llm.messages import Answer, ModelRequest, Usage
 from webapp.llm.ports import CallObserver, Ledger, Observer, Price, Prices
 from webapp.llm.routing import Route, Target
-from webapp.llm.stream_usage import StreamUsage
-from webapp.llm.tokens import input_bound
+from webapp.llm.stream_usage import StreamUsage, unseen_tokens
+from webapp.llm.tokens import estimate_input_tokens
 
-# Output tokens of a model whose maximum is not known.
-DEFAULT_MAX_OUTPUT_TOKENS = 16_384
-
-
-@dataclass(frozen=True, slots=True)
-class CostCeiling:
-    """The most that a call of a request can use; `nano` is its cost at the most expensive target.
-
-    `nano` is None where a target, `unpriced`, has no price.
-    """
-
-    input_tokens: int
-    output_tokens: int
-    nano: int | None
-    unpriced: str | None = None
-    choices: int = 1
-    named: bool = False
-    """Whether the client itself limited the output tokens."""
+# Lengths of the ledger's columns.
+MAX_MODEL_LENGTH = 256
+MAX_MESSAGE_LENGTH = 1000
+MAX_TARGETS = 10_000
 
 
-def cost_ceiling(request: ModelRequest, route: Route, prices: Prices) -> CostCeiling:
-    """The ceiling of one call: the whole input and the longest possible output."""
-    bound = input_bound(request.body)
-    named = requested_max_tokens(request.body)
-    choices = request.body.get("n")
-    choices = choices if isinstance(choices, int) and choices > 0 else 1
-    most, nano, unpriced = 0, 0, None
-    for target in route.targets:
-        price = price_of(target, prices)
-        output = 0
-        if request.operation == "chat/completions":
-            output = choices * (named or _maximum(price))
-        most = max(most, output)
-        if price is None:
-            unpriced = unpriced or target.name
-        else:
-            nano = max(nano, price.cost(Usage(bound, output)))
-    return CostCeiling(
-        bound, most, None if unpriced else nano, unpriced, choices, named is not None
-    )
+class AnsweredTiers:
+    """The service tiers at which targets of this process answered requests that named none."""
 
+    def __init__(self) -> None:
+        self._tiers: dict[str, set[str]] = {}
 
-def price_of(target: Target, prices: Prices) -> Price | None:
-    return prices.of(target.provider.name, target.provider.kind, target.model)
+    def of(self, target: Target) -> Collection[str]:
+        return self._tiers.get(target.name, ())
 
-
-def requested_max_tokens(body: Mapping[str, Any]) -> int | None:
-    """The client's own limit on output tokens, if it set one."""
-    named = body.get("max_completion_tokens") or body.get("max_tokens")
-    return named if isinstance(named, int) and named > 0 else None
-
-
-def _maximum(price: Price | None) -> int:
-    return (price and price.max_output) or DEFAULT_MAX_OUTPUT_TOKENS
+    def add(self, target: Target, tier: str, price: Price) -> None:
+        if tier == STANDARD or price.dearest(Usage(1, 1), {tier}) is None:
+            return
+        if len(self._tiers) >= MAX_TARGETS:
+            self._tiers.clear()
+        self._tiers.setdefault(target.name, set()).add(tier)
 
 
 class CostTracker:
     """Tracks the cost of all provider calls of one request.
 
-    `waited` is the total time, in seconds, spent only waiting for providers.
+    `waited` is the total time, in seconds, spent only waiting for providers. Raises
+    ValidationError for numbers whose meaning for the cost is not certain.
     """
 
     def __init__(
@@ -86,20 +54,44 @@ class CostTracker:
         billing: BillingContext,
         request: ModelRequest,
         route: Route,
+        answered_tiers: AnsweredTiers,
     ) -> None:
+        limited = billing.has_budget or billing.tokens_per_minute is not None
+        check_numbers(request.body, strictly=limited)
         self.billing = billing
         self.usage = Usage(0, 0)
+        self.settled_usage: Usage | None = None
         self.waited = 0.0
+        self.answered_tiers = answered_tiers
+        self.demand = Demand(request)
         self._ledger = ledger
         self._prices = prices
         self._observer = observer
         self._request = request
         self._route = route
+        self._targets: dict[str, TargetCosts] = {}
         self._nano: int | None = 0
 
     @cached_property
     def ceiling(self) -> CostCeiling:
-        return cost_ceiling(self._request, self._route, self._prices)
+        """The ceiling of one call, at whatever target of the route."""
+        targets = [self.of(target) for target in self._route.targets]
+        unpriced = next((costs.unpriced for costs in targets if costs.unpriced), None)
+        return CostCeiling(
+            max(costs.input_tokens for costs in targets),
+            max(costs.output_tokens for costs in targets),
+            None if unpriced else max(costs.nano or 0 for costs in targets),
+            unpriced,
+            named=self.demand.named_max_output is not None,
+        )
+
+    def of(self, target: Target) -> TargetCosts:
+        """The costs of calls to a target."""
+        if target.name not in self._targets:
+            price = self._prices.of(target.provider.name, target.provider.kind, target.model)
+            answered = self.answered_tiers.of(target)
+            self._targets[target.name] = TargetCosts(self.demand, target, price, answered)
+        return self._targets[target.name]
 
     def circuit(self, target: Target) -> str:
         """The name of the circuit that a call to this target belongs to."""
@@ -129,21 +121,33 @@ class CostTracker:
         )
         call_id = self._ledger.reserve(call)
         observer = self._observer.call(call, self._request.operation, target.provider.kind)
-        return CallAccounting(self, self._ledger, call_id, price_of(target, self._prices), observer)
+        return CallAccounting(self, self._ledger, call_id, target, observer)
 
     def capped(self, target: Target) -> ModelRequest:
-        """The request with the model's maximum set, where the client set none and it fits."""
-        price = price_of(target, self._prices)
-        if price is None or self.ceiling.named or self._request.operation != "chat/completions":
-            return self._request
-        cap, context = price.max_output, price.context
-        if cap is None or (context is not None and self.ceiling.input_tokens + cap > context):
-            return self._request
-        return replace(self._request, output_cap=cap)
+        """The request with a limit on its output, where the client set none.
+
+        It is the model's maximum, if that is known and fits. Where a budget depends on the limit,
+        there always is one.
+        """
+        request, costs = self._request, self.of(target)
+        if not self.demand.generates or costs.price is None:
+            return request
+        needed = self.billing.has_budget and costs.output_is_charged
+        if self.demand.limits_output:
+            return replace(request, output_cap_needed=True) if needed else request
+        cap = costs.max_output if needed else costs.price.max_output
+        context = costs.price.context
+        if cap is not None and context is not None and costs.input_tokens + cap > context:
+            room = context - estimate_input_tokens(request.body)
+            cap = max(1, min(cap, room)) if needed else None
+        if cap is None:
+            return request
+        return replace(request, output_cap=cap, output_cap_needed=needed)
 
     def with_cost(self, answer: Answer) -> Answer:
-        """The answer with the cost of all calls so far."""
-        return replace(answer, cost_usd=money.to_usd(self._nano))
+        """The answer with its usage as it was settled, and the cost of all calls so far."""
+        usage = self.settled_usage or answer.usage
+        return replace(answer, usage=usage, cost_usd=money.to_usd(self._nano))
 
     def add(self, usage: Usage, nano: int | None) -> None:
         self.usage += usage
@@ -155,64 +159,116 @@ class CallAccounting:
 
     def __init__(
         self,
-        costs: CostTracker,
+        tracker: CostTracker,
         ledger: Ledger,
         call_id: int,
-        price: Price | None,
+        target: Target,
         observer: CallObserver,
     ) -> None:
         self.stream_usage = StreamUsage(observer.chunk)
         self.observer = observer
-        self._costs = costs
+        self._tracker = tracker
         self._ledger = ledger
         self._call_id = call_id
-        self._price = price
+        self._target = target
+        self._costs = tracker.of(target)
         self._settled = False
 
     def complete(self, answer: Answer) -> None:
         """The call ended with this answer."""
-        self._settle(CallState.SETTLED, answer.usage, None, answer.model)
+        usage = answer.usage
+        if usage.estimated:
+            hidden_tokens = self.stream_usage.hidden_tokens if self._may_reason else 0
+            is_seen = self._tracker.demand.input.is_bounded
+            usage = replace(
+                usage,
+                input_tokens=usage.input_tokens if is_seen else self._costs.input_tokens,
+                output_tokens=self._at_most_the_ceiling(usage.output_tokens + hidden_tokens),
+            )
+        tier, costs = usage.service_tier, self._costs
+        if tier and costs.price and self._tracker.demand.service_tier is None:
+            self._tracker.answered_tiers.add(self._target, tier, costs.price)
+        self._tracker.settled_usage = usage
+        self._settle(CallState.SETTLED, usage, model=answer.model)
 
     def fail(self, error: BaseException) -> None:
         """The call failed: settle what it may have cost (docs/money.md)."""
         known = isinstance(error, WeirError)
-        name = error.name if isinstance(error, WeirError) else None
         broken = CallState.CUT if known else CallState.CANCELLED
         stream_usage = self.stream_usage
-        if stream_usage.usage is not None:
-            self._settle(broken, stream_usage.usage, name)
-        elif stream_usage.has_begun:
+        told = error if isinstance(error, ProviderError) else ProviderError()
+        choices = self._tracker.demand.choices
+        reported: Usage | None = stream_usage.usage or told.usage
+        if (
+            reported
+            and not reported.estimated
+            and (reported.output_tokens or not stream_usage.tokens)
+        ):
+            self._settle(broken, reported, error)
+        elif told.lost_send_seconds is not None:
+            output = choices * unseen_tokens(told.lost_send_seconds)
+            self._settle(broken, self._estimate(output), error)
+        elif stream_usage.tokens or (
+            stream_usage.has_begun and (told.may_be_charged or told is not error)
+        ):
             counted = stream_usage.tokens if known else stream_usage.tokens_when_cancelled
-            hidden_tokens = (
-                stream_usage.hidden_tokens if self._price and self._price.reasoning else 0
-            )
-            self._settle(broken, self._capped_usage(counted + hidden_tokens), name)
+            hidden_tokens = stream_usage.hidden_tokens if self._may_reason else 0
+            self._settle(broken, self._estimate(counted + hidden_tokens), error)
         elif not known:
-            self._settle(
-                broken,
-                self._capped_usage(self._costs.ceiling.choices * stream_usage.unseen_tokens),
-                name,
-            )
-        elif isinstance(error, ProviderError) and error.may_be_charged:
-            self._settle(broken, self._capped_usage(self._costs.ceiling.output_tokens), name)
+            self._settle(broken, self._estimate(choices * stream_usage.unseen_tokens), error)
+        elif told.may_be_charged:
+            self._settle(broken, self._estimate(self._costs.output_tokens), error)
         else:
-            self._settle(CallState.FAILED, Usage(0, 0), name)
+            self._settle(CallState.FAILED, Usage(0, 0), error)
 
-    def _capped_usage(self, output: int) -> Usage:
-        ceiling = self._costs.ceiling
-        most = min(output, ceiling.output_tokens)
-        return Usage(ceiling.input_tokens, most, estimated=True)
+    @property
+    def _may_reason(self) -> bool:
+        return bool(self._costs.price and self._costs.price.reasoning)
+
+    def _estimate(self, output_tokens: int) -> Usage:
+        most = self._at_most_the_ceiling(output_tokens)
+        return Usage(self._costs.input_tokens, most, estimated=True)
+
+    def _at_most_the_ceiling(self, output_tokens: int) -> int:
+        return min(output_tokens, self._costs.output_tokens)
 
     def _settle(
-        self, state: CallState, usage: Usage, error: str | None, model: str | None = None
+        self,
+        state: CallState,
+        usage: Usage,
+        error: BaseException | None = None,
+        model: str | None = None,
     ) -> None:
         if self._settled:
             return
         self._settled = True
-        nano = self._price.cost(usage) if self._price else None
-        if state is CallState.FAILED:
-            nano = 0
-        self._costs.add(usage, nano)
-        settlement = Settlement(state, usage, nano, error)
+        nano = 0 if state is CallState.FAILED else self._cost(usage)
+        self._tracker.add(usage, nano)
+        told = error if isinstance(error, ProviderError) else ProviderError()
+        settlement = Settlement(
+            state,
+            usage,
+            nano,
+            error.name if isinstance(error, WeirError) else None,
+            _storable(model, MAX_MODEL_LENGTH),
+            told.provider_status,
+            _storable(told.provider_message, MAX_MESSAGE_LENGTH),
+        )
         self._ledger.settle(self._call_id, settlement)
         self.observer.finished(settlement, model)
+
+    def _cost(self, usage: Usage) -> int | None:
+        if usage.estimated:
+            return self._costs.of_estimate(usage)
+        nano = self._costs.of_reported(usage)
+        if nano is None and self._tracker.billing.has_budget:
+            # A kind of tokens that the request did not ask for, and that has no price.
+            return self._costs.nano
+        return nano
+
+
+def _storable(text: str | None, length: int) -> str | None:
+    """A provider's words as a database can hold them."""
+    if text is None:
+        return None
+    return text[:length].replace("\0", "").encode("utf-8", "replace").decode()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from webapp.llm.messages import (
@@ -34,7 +34,7 @@ def to_entry(answer: Answer, chunks: Sequence[str], *, native: bool) -> dict[str
         "stored_at": time.time(),
         "model": answer.model,
         "provider": answer.provider,
-        "usage": astuple(answer.usage),
+        "usage": answer.usage.totals,
         "cost_usd": answer.cost_usd,
     }
     if native:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import astuple
 from functools import partial
 from itertools import count
 from typing import Any
@@ -344,7 +343,7 @@ def _answer_entry(answer: Answer, attempts: int) -> list[Any]:
     fields = {
         name: getattr(answer, name) for name in ("content", "model", "provider", "cost_usd", "body")
     }
-    return ["answer", fields, astuple(answer.usage), attempts]
+    return ["answer", fields, answer.usage.totals, attempts]
 
 
 def _error_entry(error: WeirError) -> list[Any] | None:

@@ -8,11 +8,12 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 from webapp.errors import ModelNotAllowed, StoreUnavailable
-from webapp.llm.accounting import CostCeiling, CostTracker
+from webapp.llm.accounting import AnsweredTiers, CostTracker
 from webapp.llm.attempts import Attempts
 from webapp.llm.cache_key import cache_key
 from webapp.llm.cached import CachedAnswer, CachedStream, to_entry
 from webapp.llm.calls import CallOptions
+from webapp.llm.cost_ceiling import CostCeiling
 from webapp.llm.flight import Flight, Flights
 from webapp.llm.messages import Answer, CacheState, Chunk, FinalAnswer, ModelRequest
 from webapp.llm.ports import AnswerCache, Ledger, Observer, Prices, TokenLimits
@@ -55,6 +56,7 @@ class Gateway:
         self._prices = prices
         self._token_limits = token_limits
         self._observer = observer
+        self._answered_tiers = AnsweredTiers()
 
     def answer(self, request: ModelRequest, options: CallOptions) -> FinalAnswer:
         """The whole answer."""
@@ -111,7 +113,13 @@ class Gateway:
 
     def _costs(self, request: ModelRequest, route: Route, options: CallOptions) -> CostTracker:
         return CostTracker(
-            self._ledger, self._prices, self._observer, options.billing, request, route
+            self._ledger,
+            self._prices,
+            self._observer,
+            options.billing,
+            request,
+            route,
+            self._answered_tiers,
         )
 
     def _fly(

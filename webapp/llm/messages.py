@@ -80,6 +80,12 @@ class Usage:
         return self.input_tokens + self.output_tokens
 
     @property
+    def totals(self) -> tuple[int, int, int, bool]:
+        """The first fields, as entries of the cache and of flights hold them: the other version
+        reads these, too, during an upgrade."""
+        return self.input_tokens, self.output_tokens, self.cached_input_tokens, self.estimated
+
+    @property
     def cache_write_tokens(self) -> int:
         return self.cache_write_5m_tokens + self.cache_write_1h_tokens
 

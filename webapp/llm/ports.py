@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -53,7 +53,7 @@ class Provider(Protocol):
 
 
 class Price(Protocol):
-    """What the tokens of a model cost. `max_output` and `context` are in tokens."""
+    """What a model costs. `max_output` and `context` are in tokens."""
 
     @property
     def max_output(self) -> int | None: ...
@@ -66,8 +66,30 @@ class Price(Protocol):
         """Whether it may produce hidden reasoning tokens, which cost money."""
         ...
 
-    def cost(self, usage: Usage) -> int:
-        """Nano-USD, rounded up."""
+    @property
+    def source(self) -> str:
+        """Where it comes from, such as `MODEL_PRICES`."""
+        ...
+
+    @property
+    def tiers(self) -> frozenset[str]:
+        """The service tiers that have rates of their own, beside the standard one."""
+        ...
+
+    def cost(self, usage: Usage) -> int | None:
+        """Nano-USD, rounded up, at the usage's service tier; None if a part has no price.
+
+        A tier that nobody knows costs as the dearest; one that is cheaper by its nature (`flex`,
+        `batch`) costs as the standard tier where it has no rates; any other has no price then.
+        """
+        ...
+
+    def dearest(self, usage: Usage, tiers: Collection[str] | None) -> int | None:
+        """The most that this usage, or a smaller one, can cost at any of these tiers.
+
+        None stands for all tiers. Plain input counts as written to the provider's cache where the
+        maker does that unasked. Returns None if a part has no price at one of the tiers.
+        """
         ...
 
 

@@ -7,11 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from webapp.llm.messages import Usage
+from webapp.llm.tokens import byte_length
 
 MAX_TOKENS_PER_SECOND = 4_000  # faster than any provider generates today
 CANCEL_LATENCY = 2.0  # seconds until a provider notices that Weir has disconnected
 MIN_TOKENS_IN_FLIGHT = 64
 MIN_DURATION = 0.05  # seconds; a rate over less time means nothing
+
+
+def unseen_tokens(seconds: float) -> int:
+    """The tokens that may have been generated in this time."""
+    return MIN_TOKENS_IN_FLIGHT + int(seconds * MAX_TOKENS_PER_SECOND)
 
 
 @dataclass(slots=True)
@@ -33,7 +39,7 @@ class StreamUsage:
             self._first_at = time.monotonic()
         if text:
             self.on_chunk()
-        self.tokens += len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+            self.tokens += byte_length(text)
 
     @property
     def has_begun(self) -> bool:
@@ -47,7 +53,7 @@ class StreamUsage:
     @property
     def unseen_tokens(self) -> int:
         """The tokens that may have been generated so far of an answer that is not streamed."""
-        return MIN_TOKENS_IN_FLIGHT + self.hidden_tokens
+        return unseen_tokens(time.monotonic() - self._began_at)
 
     @property
     def tokens_when_cancelled(self) -> int:

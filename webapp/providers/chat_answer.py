@@ -279,7 +279,7 @@ def _usage_of_claude(counts: Mapping[str, Any]) -> dict[str, Any] | None:
         outputs.get("thinking_tokens") if isinstance(outputs, Mapping) else None,
     )
     if by_time:
-        written["prompt_tokens_details"]["cache_creation"] = by_time
+        written["prompt_tokens_details"]["cache_creation_token_details"] = by_time
     return written
 
 

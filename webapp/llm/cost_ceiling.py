@@ -1,0 +1,241 @@
+"""The most that a call can use and cost: of a request, and at each target of its route."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from webapp.errors import ValidationError
+from webapp.llm.messages import ModelRequest, Usage
+from webapp.llm.ports import Price
+from webapp.llm.request_input import TOKENS_PER_IMAGE, RequestInput, read_input, whole_number
+from webapp.llm.routing import Target
+
+# Output tokens of a model whose maximum is not known.
+DEFAULT_MAX_OUTPUT_TOKENS = 16_384
+# The client's limits on the output of a choice, and others that some servers know.
+OUTPUT_LIMITS = ("max_completion_tokens", "max_tokens")
+OTHER_OUTPUT_LIMITS = ("max_output_tokens", "max_new_tokens", "n_predict", "num_predict")
+CHOICES = ("n", "best_of")
+NUMBERS = (*OUTPUT_LIMITS, *OTHER_OUTPUT_LIMITS, *CHOICES, "max_tool_calls")
+STANDARD = "standard"
+STANDARD_NAMES = frozenset({"default", "on_demand", "standard", "standard_only"})
+NAMED_TIERS = frozenset({"flex", "priority", "batch"})
+PRICED_MODALITIES = ({"text"}, {"audio"}, {"text", "audio"})
+UNKNOWN_TIER = "unknown"  # costs as the dearest tier
+MANY = 1_000_000  # tokens: what costs nothing for so many is free
+
+
+@dataclass(frozen=True, slots=True)
+class CostCeiling:
+    """The most that a call of a request can use; `nano` is its cost at the most expensive target.
+
+    `nano` is None where a part has no price: `unpriced` says which. `named` says that the client
+    itself limited the output.
+    """
+
+    input_tokens: int
+    output_tokens: int
+    nano: int | None
+    unpriced: str | None = None
+    named: bool = False
+
+
+class Demand:
+    """What a request asks for, as far as its cost depends on it."""
+
+    def __init__(self, request: ModelRequest) -> None:
+        body = request.body
+        self.generates = request.operation != "embeddings"
+        self.choices = _largest(body, CHOICES) or 1
+        self.named_max_output = _largest(body, OUTPUT_LIMITS)
+        self.max_output = _largest(body, (*OUTPUT_LIMITS, *OTHER_OUTPUT_LIMITS))
+        self.limits_output = any(body.get(name) is not None for name in OUTPUT_LIMITS)
+        self.service_tier = body.get("service_tier")
+        modalities = body.get("modalities")
+        self.modalities = set(map(str, modalities)) if isinstance(modalities, list) else {"text"}
+        self._body = body
+
+    @cached_property
+    def input(self) -> RequestInput:
+        return read_input(self._body)
+
+    def tiers(self, answered: Collection[str]) -> frozenset[str] | None:
+        """The service tiers at which it can be served; None means any.
+
+        `answered` are those of earlier answers to requests that named none.
+        """
+        named = self.service_tier
+        if named is None:
+            return frozenset({STANDARD, *answered})
+        if not isinstance(named, str):
+            return None
+        name = named.lower()
+        if name in STANDARD_NAMES:
+            return frozenset({STANDARD})
+        # A provider may serve it at the standard tier after all.
+        return frozenset({STANDARD, name, *answered}) if name in NAMED_TIERS else None
+
+
+class TargetCosts:
+    """The costs of a request's calls to one target."""
+
+    def __init__(
+        self, demand: Demand, target: Target, price: Price | None, answered: Collection[str]
+    ) -> None:
+        self.price = price
+        self.tiers = demand.tiers(answered)
+        self._demand = demand
+        self._model = target.name
+        self._is_free = bool(price and price.dearest(Usage(MANY, MANY), None) == 0)
+
+    @cached_property
+    def input_tokens(self) -> int:
+        """The context window of the model, where a part of the input is not seen."""
+        found = self._demand.input
+        if found.is_bounded:
+            return found.bound
+        context = self.price and self.price.context
+        visible = found.bound - found.file_size
+        files = found.file_size + TOKENS_PER_IMAGE if found.file_size else 0
+        return max(visible, context) if context else visible + files
+
+    @cached_property
+    def output_tokens(self) -> int:
+        if not self._demand.generates:
+            return 0
+        known = self._demand.max_output
+        if self._demand.named_max_output is None:
+            known = max(known or 0, self.max_output)
+        predicted = self._demand.input.predicted_tokens
+        return self._demand.choices * ((known or 0) + predicted)
+
+    @property
+    def max_output(self) -> int:
+        """The most that the model generates for one choice, if the request sets no limit."""
+        return (self.price and self.price.max_output) or DEFAULT_MAX_OUTPUT_TOKENS
+
+    @property
+    def output_is_charged(self) -> bool:
+        return self.price is not None and not self._is_free
+
+    @cached_property
+    def nano(self) -> int | None:
+        """The ceiling; None if it is not known."""
+        return None if self.unpriced else self._dearest(self._most)
+
+    @cached_property
+    def unpriced(self) -> str | None:
+        """Why the ceiling is not known, as a clause; None if it is."""
+        found, model = self._demand.input, self._model
+        if self.price is None:
+            return f"Model {model} has no price"
+        if self._has_unknown_fees:
+            path = found.unpriced or "modalities"
+            return f"What {path} asks for has no price with model {model}"
+        if self._is_free:
+            return None
+        if found.hidden and self.price.context is None:
+            return f"The input of {found.hidden} has no known limit with model {model}"
+        if self.tiers and self.price.dearest(Usage(1, 1), self.tiers) is None:
+            return f"Service tier {self._demand.service_tier!r} of model {model} has no price"
+        if self._dearest(self._most) is None:
+            kinds = "audio or web searches" if found.searches else "audio"
+            return f"A part of this request ({kinds}) has no price with model {model}"
+        return None
+
+    def of_reported(self, usage: Usage) -> int | None:
+        """The cost of usage that the provider reported; None if it is not known."""
+        if self.price is None or self._has_unknown_fees:
+            return None
+        if self._is_free:
+            return 0
+        tiers = {usage.service_tier}
+        asked = self._demand.service_tier
+        if usage.service_tier is None and isinstance(asked, str) and asked.lower() in NAMED_TIERS:
+            tiers = {STANDARD, asked.lower()}  # the answer does not say which
+        costs = [self.price.cost(replace(usage, service_tier=tier)) for tier in tiers]
+        if None in costs and self.unpriced is None:
+            # A tier without a price that nobody asked for.
+            costs = [self.price.cost(replace(usage, service_tier=UNKNOWN_TIER))]
+        return None if None in costs else max(cost for cost in costs if cost is not None)
+
+    def of_estimate(self, usage: Usage) -> int | None:
+        """The most that usage costs whose kinds and tier are not known; None if not known."""
+        if self.price is None or self._has_unknown_fees:
+            return None
+        if self.unpriced and not self._demand.input.is_bounded:
+            return None
+        tiers = {usage.service_tier} if usage.service_tier else self.tiers
+        return self._dearest(usage, tiers)
+
+    @property
+    def _has_unknown_fees(self) -> bool:
+        unknown_modality = self._demand.modalities not in PRICED_MODALITIES
+        return bool(self._demand.input.unpriced or unknown_modality)
+
+    @property
+    def _most(self) -> Usage:
+        return Usage(self.input_tokens, self.output_tokens)
+
+    def _dearest(self, usage: Usage, tiers: Collection[str] | None = None) -> int | None:
+        """The cost of these tokens if all are of the dearest kinds that the request allows."""
+        if self._is_free:
+            return 0
+        assert self.price is not None
+        tiers = self.tiers if tiers is None else tiers
+        found = self._demand.input
+        audio_input = min(found.audio_tokens, usage.input_tokens)
+        usage = replace(
+            usage,
+            audio_input_tokens=audio_input,
+            web_searches=self._demand.choices * found.searches,
+        )
+        if found.cache_ttl:
+            written = usage.input_tokens - audio_input
+            long = found.cache_ttl == "1h"
+            usage = replace(
+                usage,
+                cache_write_5m_tokens=0 if long else written,
+                cache_write_1h_tokens=written if long else 0,
+            )
+        costs = [self.price.dearest(usage, tiers)]
+        if "audio" in self._demand.modalities:
+            usage = replace(usage, audio_output_tokens=usage.output_tokens)
+            costs.append(self.price.dearest(usage, tiers))
+        if None in costs:
+            return None
+        if not found.is_bounded:
+            # What is not seen may be audio, which some models have a price for.
+            heard = replace(
+                usage,
+                audio_input_tokens=usage.input_tokens,
+                cache_write_5m_tokens=0,
+                cache_write_1h_tokens=0,
+            )
+            costs.append(self.price.dearest(heard, tiers))
+        return max(cost for cost in costs if cost is not None)
+
+
+def check_numbers(body: Mapping[str, Any], *, strictly: bool) -> None:
+    """Refuse numbers that decide about the cost and that providers may read in another way.
+
+    `strictly` refuses 0 and negative ones, too, which mean "no limit" to some servers. Raises
+    ValidationError.
+    """
+    wrong = {}
+    for name in NUMBERS:
+        value = body.get(name)
+        if value is not None and type(value) is not int:
+            wrong[name] = ["Must be a whole number."]
+        elif value is not None and strictly and value < 1:
+            wrong[name] = ["Must be at least 1."]
+    if wrong:
+        raise ValidationError(f"The request is not valid: {', '.join(wrong)}.", details=wrong)
+
+
+def _largest(body: Mapping[str, Any], names: Collection[str]) -> int | None:
+    values = (whole_number(body.get(name)) for name in names)
+    return max((value for value in values if value), default=None)
