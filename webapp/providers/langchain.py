@@ -20,19 +20,22 @@ from webapp.errors import (
     ProviderError,
     ProviderFailed,
     ProviderRefusedRequest,
-    ProviderRefusedWeir,
     ProviderTimedOut,
     UnsupportedParameter,
     WeirError,
 )
-from webapp.library_internals import langchain_packages, make_http_client
+from webapp.library_internals import (
+    keep_usage_of_events,
+    langchain_packages,
+    make_http_client,
+)
 from webapp.llm.tokens import estimate_input_tokens
 from webapp.providers.answers import CUT
 from webapp.providers.base import BaseProvider
 from webapp.providers.chat_answer import write_answer, write_chunks
 from webapp.providers.chat_request import ParsedChatRequest, read_request
 from webapp.providers.http import BROKEN, Endpoint, RefusedByStatus, retry_after_of
-from webapp.providers.reported_errors import translate_status
+from webapp.providers.reported_errors import read_error, translate_status
 from webapp.threads import run_in_thread
 
 if TYPE_CHECKING:
@@ -177,6 +180,8 @@ class LangChainProvider(BaseProvider):
             )
             if "stream_usage" in type(made).model_fields:
                 made = made.model_copy(update={"stream_usage": True})
+            if self._model_provider == "anthropic":
+                keep_usage_of_events()
             make_http_client(made)
             return made
 
@@ -349,18 +354,14 @@ def _translate_one(error: BaseException) -> WeirError | None:
 
 
 def _of_status(status: int, body: Any, retry_after: float | None) -> WeirError:
-    error = body.get("error", body) if isinstance(body, Mapping) else None
-    details: Mapping[str, Any] = error if isinstance(error, Mapping) else {}
-    message = str(details.get("message") or "")
+    reported = read_error(body)
     if status < 400:
-        status = STATUS_OF_TYPE.get(str(details.get("type")), 500)
-    if status == 404 and message.startswith("model"):
-        return ModelNotFound(f"The provider has no such {message}"[:1000])
-    if "credit balance is too low" in message:
-        return ProviderRefusedWeir()
-    code = details.get("code")
-    error = {"message": message, "code": code if isinstance(code, str) else None}
-    return translate_status(status, error, retry_after)
+        status = STATUS_OF_TYPE.get(reported.kind or "", 500)
+    if status == 404 and reported.message.startswith("model"):
+        return ModelNotFound(f"The provider has no such {reported.message}"[:1000])
+    if "credit balance is too low" in reported.message:
+        status = 402  # a 400 of Anthropic's
+    return translate_status(status, body, retry_after)
 
 
 def _not_reached(error: BaseException) -> bool:
