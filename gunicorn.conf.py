@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from webapp.listening import bind_address
 from webapp.observability import logs
 from webapp.observability.uncaught import log_the_uncaught
 from webapp.settings import SettingsError, load
@@ -16,6 +17,7 @@ from webapp.worker_count import worker_count
 
 try:
     settings = load()
+    bind = bind_address(settings)
 except SettingsError as error:
     sys.exit(str(error))
 
@@ -24,7 +26,6 @@ logs.configure(settings.log_level, settings.secrets, settings.log_redact, settin
 log_the_uncaught()
 
 wsgi_app = "wsgi:app"
-bind = f"{settings.host}:{settings.port}"
 workers, _why = worker_count(settings)
 
 # Greenlets: thousands of idle streams in one process.

@@ -76,6 +76,7 @@ def settings(valkey: Valkey, database: str, provider: Provider) -> dict[str, obj
         "REDIS_URL": valkey.url,
         "WEB_CONCURRENCY": 2,
         "OPENAI_BASE_URL": provider.base_url,
+        "OPENAI_PRICES": "maker",
         "MODEL_ROUTES": (
             "small=openai/gpt-4o-mini;large=openai/gpt-4o;"
             "safe=openai/gpt-4o>openai/gpt-4o-mini;own=openai/our-own-model;"

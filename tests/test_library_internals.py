@@ -12,6 +12,14 @@ from typing import Any
 
 import gevent
 import pytest
+from anthropic.types import (
+    Message,
+    MessageDeltaUsage,
+    RawMessageDeltaEvent,
+    RawMessageStartEvent,
+    Usage,
+)
+from anthropic.types.raw_message_delta_event import Delta
 from flask import Flask
 from flask_cors import CORS
 from flask_limiter import Limiter
@@ -19,9 +27,12 @@ from gevent.hub import Hub
 from gevent.threadpool import ThreadPool
 from geventhttpclient import HTTPClient
 from langchain.chat_models import init_chat_model
+from langchain_anthropic import ChatAnthropic
+from langchain_core.messages import AIMessageChunk
 from limits import RateLimitItemPerMinute
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
+from pydantic import SecretStr
 
 from tests.support.servers import REPOSITORY, Provider, free_port
 from webapp import library_internals
@@ -94,6 +105,13 @@ def test_what_a_wrapped_opening_raises_is_raised_by_the_request() -> None:
     library_internals.wrap_connecting(client, wrap)
     with pytest.raises(LookupError):
         client.get("/")
+
+
+def test_localhost_means_both_loopback_addresses() -> None:
+    client = HTTPClient("localhost", 8000)
+    library_internals.resolve_localhost(client)
+    addresses = {info[4][:2] for info in client._connection_pool._resolve()}
+    assert addresses == {("127.0.0.1", 8000), ("::1", 8000)}
 
 
 def test_amounts_observed_together_count_as_one_by_one() -> None:
@@ -173,6 +191,32 @@ def test_copies_of_a_chat_model_share_its_http_client() -> None:
     first, second = (made.model_copy(update={"max_tokens": number}) for number in (1, 2))
     assert "_client" in vars(first)
     assert vars(first)["_client"] is vars(second)["_client"]
+
+
+def test_the_usage_of_each_of_anthropics_events_is_kept() -> None:
+    made = ChatAnthropic(model_name="a-model", api_key=SecretStr("none"))
+    for _ in range(2):
+        library_internals.keep_usage_of_events()
+    start = RawMessageStartEvent.model_construct(
+        type="message_start",
+        message=Message.model_construct(model="m", usage=Usage(input_tokens=9, output_tokens=1)),
+    )
+    delta = RawMessageDeltaEvent.model_construct(
+        type="message_delta",
+        delta=Delta(stop_reason="end_turn"),
+        usage=MessageDeltaUsage(output_tokens=7),
+    )
+    merged = AIMessageChunk("")
+    for event in (start, delta):
+        chunk, _ = made._make_message_chunk_from_anthropic_event(
+            event, coerce_content_to_string=True
+        )
+        assert chunk is not None
+        merged += chunk
+    assert merged.response_metadata["usage_events"] == [
+        {"input_tokens": 9, "output_tokens": 1},
+        {"output_tokens": 7},
+    ]
 
 
 def test_flask_cors_registers_one_function_for_all_its_headers() -> None:

@@ -300,6 +300,7 @@ def watched(
         REDIS_URL=fresh_shared_valkey.url,
         WEB_CONCURRENCY=2,
         OPENAI_BASE_URL=provider.base_url,
+        OPENAI_PRICES="maker",
         LLM_MAX_RETRIES=0,
         BREAKER_FAILURES=2,
     )

@@ -9,17 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
 from limits import RateLimitItem, RateLimitItemPerMinute
 
-from webapp import money
+from webapp import model_names, money
 
 MINUTE = 60
 MAX_COUNT = 1_000_000_000_000
-MODEL_PATTERN = re.compile(r"[A-Za-z0-9*][A-Za-z0-9._:/@+*-]{0,199}")
 
 Network = IPv4Network | IPv6Network
 
@@ -80,18 +78,13 @@ class Allowance:
         """Whether a model is allowed, given all its names."""
         if self.models is None:
             return True
-        return any(fnmatchcase(name, pattern) for name in names for pattern in self.models)
+        return any(model_names.matches(name, model) for name in names for model in self.models)
 
     def allows_address(self, address: str | None) -> bool:
         """Whether requests from this address are allowed."""
         if self.networks is None:
             return True
-        try:
-            parsed = ip_address(address or "")
-        except ValueError:
-            return False
-        parsed = getattr(parsed, "ipv4_mapped", None) or parsed
-        return any(parsed in network for network in self.networks)
+        return address is not None and any(ip_address(address) in net for net in self.networks)
 
 
 # Parsers of overrides: from text or JSON to a JSON-ready value. They raise ValueError.
@@ -116,8 +109,9 @@ def _listed(value: Any) -> list[str]:
 
 
 def _models(value: Any) -> list[str]:
-    models = _listed(value)
-    if wrong := [model for model in models if not MODEL_PATTERN.fullmatch(model)]:
+    listed = _listed(model_names.hide_quoted(value) if isinstance(value, str) else value)
+    models = list(map(model_names.reveal, listed))
+    if wrong := [model for model in models if not re.fullmatch(model_names.NAME, model)]:
         raise ValueError(f"must be model names ({wrong[0]!r} is not one)")
     return models
 
@@ -179,11 +173,13 @@ def shown(overrides: Mapping[str, Any]) -> dict[str, Any]:
 def parse_text(text: str) -> dict[str, Any]:
     """The overrides of `tokens_per_minute=…,usd_per_month=…,models=a|b`. Raises ValueError."""
     values = {}
-    for entry in filter(None, (part.strip() for part in text.split(","))):
+    parts = model_names.hide_quoted(text).split(",")
+    for entry in filter(None, (part.strip() for part in parts)):
         name, separator, value = entry.partition("=")
         if not separator:
             raise ValueError(
-                f"must look like tokens_per_minute=1000,models=a|b ({entry!r} does not)"
+                "must look like tokens_per_minute=1000,models=a|b "
+                f"({model_names.reveal(entry)!r} does not)"
             )
         values[name.strip()] = value
     return parse_overrides(values)

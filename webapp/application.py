@@ -12,7 +12,6 @@ from typing import Any
 
 from flask import Flask, request
 from flask.json.provider import DefaultJSONProvider
-from werkzeug.middleware.proxy_fix import ProxyFix
 
 from webapp import api, cli, dashboard
 from webapp.accounts import configured_keys
@@ -29,6 +28,7 @@ from webapp.admission.rate_limits import RateLimits
 from webapp.admission.token_limits import TokenRateLimits
 from webapp.admission.top_budget_usage import TopBudgetUsage
 from webapp.extensions import cache, cors
+from webapp.forwarded import Forwarded
 from webapp.inference.predictions import Predictions
 from webapp.inference.registry import Registry
 from webapp.library_internals import take_latest_after_request
@@ -72,10 +72,18 @@ log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "models"
+# What programs in browsers may read, of all that responses carry (tests/api/test_cors.py).
 EXPOSED = [
-    "Age", "Idempotency-Replayed", "Retry-After", "X-Cache", "X-Process-Time", "X-RateLimit-Limit",
+    "Age", "Allow", "Content-Disposition", "Idempotency-Replayed", "Retry-After",
+    "WWW-Authenticate", "X-Cache", "X-Process-Time", "X-RateLimit-Limit",
     "X-RateLimit-Remaining", "X-RateLimit-Reset", "X-Request-ID", "X-Weir-Attempts",
-    "X-Weir-Provider", "X-Weir-Route",
+    "X-Weir-Cost-USD", "X-Weir-Provider", "X-Weir-Route",
+    "retry-after-ms", "x-should-retry",
+    *(
+        f"x-ratelimit-{figure}-{what}"
+        for what in ("requests", "tokens")
+        for figure in ("limit", "remaining", "reset")
+    ),
 ]  # fmt: skip
 
 
@@ -109,9 +117,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         # Only browsers send an Origin; nobody else needs to pay for the headers.
         answer_browsers = take_latest_after_request(app)
         app.after_request(lambda r: answer_browsers(r) if "Origin" in request.headers else r)
-    if settings.trusted_proxies:
-        hops = settings.trusted_proxies
-        app.wsgi_app = ProxyFix(app.wsgi_app, hops, hops, hops)  # type: ignore[method-assign]
+    app.wsgi_app = Forwarded(app.wsgi_app, settings.trusted_proxies)  # type: ignore[method-assign]
 
     api.register(app, services)
     dashboard.register(app, services)

@@ -7,7 +7,9 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from email.utils import parsedate_to_datetime
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +25,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from webapp import money
 from webapp.errors import StoreUnavailable, WeirError
 from webapp.llm.routing import Target
+from webapp.metering.makers import host_of, maker_of
+from webapp.metering.prices import Edition
 from webapp.services import Services
+from webapp.setting_parsers import ConfiguredProvider
 from webapp.settings import DEMO_SECRETS, PROVIDER_VARIABLE, TIER_VARIABLE, table
 from webapp.storage import migrations
 from webapp.storage.redis_client import RedisUnavailable
@@ -34,6 +39,12 @@ SKEW_WARNING, SKEW_PROBLEM = 2.0, 30.0
 CONNECTIONS_PER_WORKER = 10  # the maximum of a worker's connections to PostgreSQL
 DISK_WARNING = 500 * 1024 * 1024
 EVENT_INTERVAL = 0.2
+PRICE_AGE_WARNING = 60  # days
+MAKER_VARIABLES = {
+    "openai": "OPENAI_PRICES",
+    "azure": "AZURE_OPENAI_PRICES",
+    "anthropic": "ANTHROPIC_PRICES",
+}
 
 Status = Literal["ok", "warning", "problem"]
 
@@ -173,30 +184,20 @@ class Doctor:
         if redis is None:
             yield Finding("redis", "ok", "not configured: one process, with its own cache")
             return
-        began = time.perf_counter()
-        try:
-            redis.execute("PING")
-            took = (time.perf_counter() - began) * 1000
-            info = redis.execute("INFO").decode() if not self._is_cluster() else ""
-        except RedisUnavailable:
-            yield Finding(
-                "redis",
-                "problem",
-                "cannot be reached",
-                "Check REDIS_URL, and that Redis is running.",
-            )
+        if problem := redis.problem():
+            yield Finding("redis", "problem", problem.found, problem.advice)
             return
+        began = time.perf_counter()
+        redis.execute("PING")
+        took = (time.perf_counter() - began) * 1000
         yield Finding("redis", "ok", f"answers in {took:.1f} ms")
-        values = dict(line.partition(":")[::2] for line in info.splitlines() if ":" in line)
+        values = redis.info()
         policy = values.get("maxmemory_policy", "noeviction")
         if policy.startswith("allkeys") and values.get("maxmemory", "0") != "0":
             yield Finding(
                 "redis", "warning", f"{policy} may evict rate limits when memory is full",
                 "Use volatile-lru: it evicts the least recently used keys, mostly cached answers.",
             )  # fmt: skip
-
-    def _is_cluster(self) -> bool:
-        return "+cluster" in self._settings.redis_url
 
     def _clock_check(self) -> Iterator[Finding]:
         clocks: dict[str, Callable[[], float]] = {}
@@ -252,6 +253,11 @@ class Doctor:
     def _prices_check(self) -> Iterator[Finding]:
         targets = self._targets()
         prices = self._services.prices
+        # Without the database, which has its own check, the built-in prices are checked.
+        with suppress(StoreUnavailable, SQLAlchemyError):
+            prices.refresh()
+        for provider in self._settings.providers:
+            yield from self._maker_check(provider)
         for target in targets:
             if prices.of(target.provider.name, target.provider.kind, target.model) is None:
                 yield Finding(
@@ -260,6 +266,24 @@ class Doctor:
                 )  # fmt: skip
         if targets:
             yield Finding("prices", "ok", f"{len(targets)} models checked")
+        if any(maker_of(provider) for provider in self._settings.providers):
+            yield price_age(prices.editions[0], datetime.now(UTC).date())
+
+    def _maker_check(self, provider: ConfiguredProvider) -> Iterator[Finding]:
+        """Whose prices hold for a provider whose host is not the maker's own."""
+        maker, host = maker_of(provider), host_of(provider)
+        variable = MAKER_VARIABLES.get(provider.name, f"PROVIDER_{provider.name.upper()}_PRICES")
+        if maker and maker.by_setting:
+            found = f"{provider.name}: {host} leads to the maker ({variable}=maker)"
+            yield Finding("prices", "ok", f"{found}: the prices of {maker.sections[0]} hold")
+        elif not maker:
+            found = f"{provider.name}: {host} is not the maker's own host"
+            owners = {name.partition("/")[0] for name in self._services.prices.overrides}
+            if provider.name in owners:
+                yield Finding("prices", "ok", f"{found}: only those of MODEL_PRICES hold")
+            else:
+                advice = f"Set MODEL_PRICES, or {variable}=maker if it leads to the maker."
+                yield Finding("prices", "warning", f"{found}: no prices hold", advice)
 
     def _targets(self) -> list[Target]:
         """The targets that the settings name."""
@@ -329,6 +353,15 @@ class Doctor:
                 "streaming", "problem", "events arrive together: a proxy buffers them",
                 "Disable buffering in the proxy (nginx: proxy_buffering off).",
             )  # fmt: skip
+
+
+def price_age(edition: Edition, today: date) -> Finding:
+    """Whether the prices in use are recent."""
+    days = (today - edition.date).days
+    if days <= PRICE_AGE_WARNING:
+        return Finding("prices", "ok", f"{edition.source}, {days} days old")
+    found = f"{edition.source} is {days} days old"
+    return Finding("prices", "warning", found, "Run flask prices update.")
 
 
 def _broken(check: str, error: Exception) -> Finding:

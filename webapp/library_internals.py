@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter as Tally
 from collections.abc import Callable, Collection, Mapping
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +77,32 @@ def read_available(response: HTTPSocketPoolResponse) -> bytes:
     return available
 
 
+def resolve_localhost(client: HTTPClient) -> None:
+    """Let `localhost` mean 127.0.0.1 and ::1, both tried in turn (RFC 6761), as curl does.
+
+    geventhttpclient 2.6: ConnectionPool._resolve. Otherwise it means what /etc/hosts says, which
+    is often one of them only, while the server listens on the other one.
+    """
+    from gevent import socket
+
+    pool = client._connection_pool
+    resolve = pool._resolve
+
+    def both() -> Any:
+        found = resolve()
+        families = {info[0] for info in found}
+        port = found[0][4][1]
+        for family, address in (
+            (socket.AF_INET, ("127.0.0.1", port)),
+            (socket.AF_INET6, ("::1", port, 0, 0)),
+        ):
+            if family not in families:
+                found.append((family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", address))
+        return found
+
+    pool._resolve = both  # type: ignore[method-assign]
+
+
 def observe_all(histogram: Histogram, amounts: Collection[float]) -> None:
     """As histogram.observe() of each amount, which took nearly 10 % of the CPU time of a chunk.
 
@@ -127,6 +154,32 @@ def make_http_client(model: BaseChatModel) -> None:
     request creates its own client and connection.
     """
     getattr(model, "_client", None)
+
+
+def keep_usage_of_events() -> None:
+    """Keep the usage of each event of Anthropic's streams, as response_metadata["usage_events"].
+
+    langchain-anthropic 1.7: ChatAnthropic._make_message_chunk_from_anthropic_event. It ignores the
+    usage of message_start, which is the only one that some servers count the input in. A list, as
+    LangChain concatenates lists and adds up numbers when it merges chunks.
+    """
+    from langchain_anthropic import ChatAnthropic
+    from pydantic import BaseModel
+
+    original = ChatAnthropic._make_message_chunk_from_anthropic_event
+    if hasattr(original, "__wrapped__"):
+        return
+
+    @wraps(original)
+    def keeping(self: ChatAnthropic, event: Any, **options: Any) -> Any:
+        chunk, block = original(self, event, **options)
+        usage = getattr(getattr(event, "message", event), "usage", None)
+        if chunk is not None and isinstance(usage, BaseModel):
+            counts = usage.model_dump(exclude_unset=True, warnings=False)
+            chunk.response_metadata["usage_events"] = [counts]
+        return chunk, block
+
+    ChatAnthropic._make_message_chunk_from_anthropic_event = keeping  # type: ignore[method-assign]
 
 
 def take_latest_after_request(app: Flask) -> Callable[[Any], Any]:

@@ -8,20 +8,23 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
 
 from limits import RateLimitItem, parse_many
 
-from webapp import money
+from webapp import base_url, money
 from webapp.allowance import Allowance
+from webapp.base_url import BaseURL
+from webapp.model_names import NAME, UNQUOTED_NAME, UNQUOTED_PATTERN, hide_quoted, reveal
 
 DEFAULT_TIERS = "free=5/minute;premium=20/minute;enterprise=1000/minute"
-# The name of a model, alone and in a route: provider/model, with or without *weight.
-MODEL = r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}"
-ROUTED_MODEL = rf"([a-z][a-z0-9_-]{{0,31}})/({MODEL})(?:\*(\d{{1,6}}))?"
-PRICED_MODEL = r"[a-z][a-z0-9_-]{0,31}/[A-Za-z0-9*][A-Za-z0-9._:/@+*-]{0,199}"
+# In texts whose quoted separators are hidden: provider/model, with or without *weight.
+ROUTED_MODEL = rf"([a-z][a-z0-9_-]{{0,31}})/({UNQUOTED_NAME})(?:\*(\d{{1,6}}))?"
+PRICED_MODEL = rf"[a-z][a-z0-9_-]{{0,31}}/{UNQUOTED_PATTERN}"
 # The fields of a price: of tokens, at a service tier and beyond a length of the input where these
 # stand before it (priority.above_272000.output); a tier's factor stands for all that it leaves out.
 TOKEN_RATES = (
@@ -29,7 +32,7 @@ TOKEN_RATES = (
     "audio_output",
 )  # fmt: skip
 TIER_RATE = re.compile(
-    rf"(?:([a-z][a-z_]{{0,19}})\.)?(?:above_([1-9]\d{{0,8}})\.)?({'|'.join(TOKEN_RATES)})"
+    rf"(?:(?!standard|default)([a-z][a-z_]{{0,19}})\.)?(?:above_([1-9]\d{{0,8}})\.)?({'|'.join(TOKEN_RATES)})"
 )
 TIER_FACTOR = re.compile(r"([a-z][a-z_]{0,19})\.factor")
 FEES = ("image", "web_search")
@@ -51,10 +54,14 @@ class ConfiguredProvider:
 
     name: str
     type: str
-    base_url: str = ""
+    address: BaseURL = BaseURL()
     api_key: str = field(default="", repr=False)
     prices: str = ""
     """`maker`: its base URL leads to the maker, whose prices it has."""
+
+    @property
+    def base_url(self) -> str:
+        return self.address.url
 
 
 # A price by its fields: rates in nano-USD per million tokens, fees in nano-USD each, factors in
@@ -126,6 +133,24 @@ def url(*schemes: str) -> Callable[[str], str]:
     return parse
 
 
+def host(text: str) -> str:
+    """An address, an IPv6 one without brackets, or a name."""
+    bare = text.strip()
+    if bare.startswith("[") and bare.endswith("]"):
+        bare = bare[1:-1]
+    with suppress(ValueError):
+        if "%" not in bare:
+            return str(ip_address(bare))
+    # As in URLs, what ends in a number is no name.
+    if bare and not re.fullmatch(r"(?!.*\.?\d+$)[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}", bare):
+        raise ValueError("must be an IPv4 or IPv6 address, or a host name")
+    return bare
+
+
+def provider_url(provider_type: str) -> Callable[[str], BaseURL]:
+    return lambda text: base_url.parse(text, provider_type)
+
+
 def database_url(text: str) -> str:
     checked = url("sqlite", "postgres", "postgresql", "postgresql+psycopg")(text)
     return re.sub(r"^(postgres|postgresql)://", "postgresql+psycopg://", checked)
@@ -177,19 +202,27 @@ def api_keys(text: str) -> tuple[ConfiguredKey, ...]:
 
 def routes(text: str) -> dict[str, tuple[RoutedModel, ...]]:
     routes: dict[str, tuple[RoutedModel, ...]] = {}
-    for entry in filter(None, (part.strip() for part in text.split(";"))):
+    for entry in filter(None, (part.strip() for part in hide_quoted(text).split(";"))):
         name, separator, targets = entry.partition("=")
+        name = name.strip()
         parsed = [re.fullmatch(ROUTED_MODEL, target.strip()) for target in targets.split(">")]
-        if not separator or not re.fullmatch(MODEL, name.strip()) or not all(parsed):
+        if not separator or not re.fullmatch(UNQUOTED_NAME, name) or not all(parsed):
             raise ValueError(
-                f"must look like name=provider/model>provider/model;… ({entry!r} does not)"
+                "must look like name=provider/model>provider/model;…, with names in double quotes "
+                f"where they have ; > = or * ({reveal(entry)!r} does not)"
             )
-        if name.strip() in routes:
-            raise ValueError(f"must not name a route twice ({name.strip()!r} is)")
-        routes[name.strip()] = tuple(
-            RoutedModel(found[1], found[2], int(found[3] or 0)) for found in parsed if found
+        if reveal(name) in routes:
+            raise ValueError(f"must not name a route twice ({reveal(name)!r} is)")
+        routes[reveal(name)] = tuple(
+            RoutedModel(found[1], reveal(found[2]), int(found[3] or 0)) for found in parsed if found
         )
     return routes
+
+
+def model_name(text: str) -> str:
+    if text.strip() and not re.fullmatch(NAME, text.strip()):
+        raise ValueError("must be a model's name: 1 to 256 visible ASCII characters")
+    return text.strip()
 
 
 def webhook_secret(text: str) -> bytes:
@@ -205,18 +238,18 @@ def webhook_secret(text: str) -> bytes:
 
 def prices(text: str) -> dict[str, PriceEntry]:
     prices: dict[str, PriceEntry] = {}
-    for entry in filter(None, (part.strip() for part in text.split(";"))):
+    for entry in filter(None, (part.strip() for part in hide_quoted(text).split(";"))):
         name, separator, fields = entry.partition(": ")
         if not separator or not re.fullmatch(PRICED_MODEL, name.strip()):
             raise ValueError(
                 "must look like provider/model: input=0.15, cached_input=0.075, output=0.6, "
-                f"max_output=16384; … ({entry!r} does not)"
+                f"max_output=16384; … ({reveal(entry)!r} does not)"
             )
         given = [field.strip().partition("=")[::2] for field in fields.split(",")]
         try:
-            prices[name.strip()] = price_entry(dict(given))
+            prices[reveal(name.strip())] = price_entry(dict(given))
         except ValueError as error:
-            raise ValueError(f"{entry!r}: {error}") from None
+            raise ValueError(f"{reveal(entry)!r}: {error}") from None
     return prices
 
 

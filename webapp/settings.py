@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
-from webapp import allowance
+from webapp import allowance, base_url
 from webapp import setting_parsers as parse
 from webapp.allowance import Allowance
+from webapp.base_url import BaseURL
 from webapp.setting_parsers import (
     DEFAULT_TIERS,
     ConfiguredKey,
@@ -76,8 +77,9 @@ class Settings:
         "else `development`",
     )  # fmt: skip
     host: str = _setting(
-        "HOST", "", "address to listen on", shown="`127.0.0.1` in development, else `0.0.0.0`"
-    )
+        "HOST", "", "address to listen on; `::` for IPv6 (and, on most systems, IPv4)", parse.host,
+        shown="`127.0.0.1` in development, else `0.0.0.0`",
+    )  # fmt: skip
     port: int = _setting("PORT", "8000", "port to listen on", parse.integer(1, 65535))
     debug: bool = _setting("DEBUG", "false", "never in production", parse.flag)
     secret_key: str = _setting(
@@ -115,25 +117,26 @@ class Settings:
         "OPENAI_API_KEY", "", "key for OpenAI or an OpenAI-compatible server", secret=True,
         shown="none",
     )  # fmt: skip
-    openai_base_url: str = _setting(
+    openai_base_url: BaseURL = _setting(
         "OPENAI_BASE_URL", "", "another server of OpenAI's protocol; alone it is enough",
-        parse.url("http", "https"), shown="none",
+        parse.provider_url("openai"), shown="none",
     )  # fmt: skip
     openai_prices: str = _setting(
         "OPENAI_PRICES", "", "`maker`: `OPENAI_BASE_URL` leads to OpenAI, through a proxy for one, "
         "so its prices hold", parse.one_of("", "maker"),
         shown="OpenAI's prices at its own hosts, elsewhere those of `MODEL_PRICES` alone",
     )  # fmt: skip
-    azure_openai_endpoint: str = _setting(
-        "AZURE_OPENAI_ENDPOINT", "", "Azure OpenAI: the resource's address",
-        parse.url("http", "https"), shown="none",
+    azure_openai_endpoint: BaseURL = _setting(
+        "AZURE_OPENAI_ENDPOINT", "", "Azure OpenAI: the resource's address, with or without "
+        "`/openai/v1`",
+        parse.provider_url("azure"), shown="none",
     )  # fmt: skip
     azure_openai_api_key: str = _setting(
         "AZURE_OPENAI_API_KEY", "", "Azure OpenAI: its key", secret=True, shown="none"
     )
     openai_api_version: str = _setting(
         "OPENAI_API_VERSION", "", "Azure OpenAI: the API version, such as `2024-10-21`",
-        shown="none: Azure's v1 API",
+        shown="what the endpoint's `api-version` says, else none: Azure's v1 API",
     )  # fmt: skip
     azure_openai_prices: str = _setting(
         "AZURE_OPENAI_PRICES", "", "`maker`: the endpoint leads to Azure OpenAI, though its host "
@@ -142,9 +145,9 @@ class Settings:
     anthropic_api_key: str = _setting(
         "ANTHROPIC_API_KEY", "", "key for Anthropic", secret=True, shown="none"
     )
-    anthropic_base_url: str = _setting(
+    anthropic_base_url: BaseURL = _setting(
         "ANTHROPIC_BASE_URL", "", "another server of Anthropic's protocol",
-        parse.url("http", "https"), shown="none",
+        parse.provider_url("anthropic"), shown="none",
     )  # fmt: skip
     anthropic_prices: str = _setting(
         "ANTHROPIC_PRICES", "", "`maker`: `ANTHROPIC_BASE_URL` leads to Anthropic",
@@ -160,7 +163,7 @@ class Settings:
         "clients may use, each with an ordered list of targets", parse.routes, shown="none",
     )  # fmt: skip
     default_model: str = _setting(
-        "DEFAULT_MODEL", "", "model for requests without one",
+        "DEFAULT_MODEL", "", "model for requests without one", parse.model_name,
         shown="the route `default`, else the first model that a custom base URL lists, else "
         "`gpt-4o-mini`",
     )  # fmt: skip
@@ -327,7 +330,9 @@ class Settings:
         """Every value that must not appear in a log line."""
         urls = (self.database_url, self.redis_url, self.alert_webhook_url)
         passwords = [urlsplit(url).password or "" for url in urls]
+        passwords += [unquote(password) for password in passwords]
         provider_keys = [provider.api_key for provider in self.providers]
+        passwords += (secret for provider in self.providers for secret in provider.address.secrets)
         api_keys = [key.secret for key in self.api_keys]
         own = (self.secret_key, self.admin_password, self.metrics_token)
         return tuple(filter(None, (*own, *passwords, *provider_keys, *api_keys)))
@@ -404,10 +409,10 @@ def _complete(values: dict[str, Any], environment: Mapping[str, str]) -> None:
 
 def _named_providers(values: Mapping[str, Any]) -> Iterator[ConfiguredProvider]:
     """The providers with settings of their own, in order of precedence."""
-    if values["openai_api_key"] or values["openai_base_url"]:
+    if values["openai_api_key"] or values["openai_base_url"].url:
         openai = (values["openai_base_url"], values["openai_api_key"], values["openai_prices"])
         yield ConfiguredProvider("openai", "openai", *openai)
-    if values["azure_openai_endpoint"]:
+    if values["azure_openai_endpoint"].url:
         endpoint, key = values["azure_openai_endpoint"], values["azure_openai_api_key"]
         prices = values["azure_openai_prices"]
         yield ConfiguredProvider("azure", "azure", endpoint, key, prices)
@@ -429,19 +434,25 @@ def _further_providers(
             found.setdefault(named[1].lower(), {})[named[2].lower()] = value.strip()
     providers = []
     for name, values in found.items():
-        provider = ConfiguredProvider(name, **{"type": "openai"} | values)
-        providers.append(provider)
         prefix = f"PROVIDER_{name.upper()}"
+        provider_type = values.get("type", "openai")
+        address = BaseURL()
+        try:
+            address = base_url.parse(values.get("base_url", ""), provider_type)
+        except ValueError as error:
+            problems.append(f"{prefix}_BASE_URL {error}")
+        provider = ConfiguredProvider(
+            name, provider_type, address, values.get("api_key", ""), values.get("prices", "")
+        )
+        providers.append(provider)
         if name in NAMED_PROVIDERS:
             problems.append(f"{prefix}_…: {name} is a built-in name; choose another name")
         if not PROVIDER_TYPE.fullmatch(provider.type):
             problems.append(
                 f"{prefix}_TYPE must be openai, azure, anthropic or langchain:<provider>"
             )
-        elif provider.type in {"openai", "azure"} and not provider.base_url:
+        elif provider.type in {"openai", "azure"} and "base_url" not in values:
             problems.append(f"{prefix}_BASE_URL must be set for type {provider.type}")
-        if provider.base_url and not provider.base_url.startswith(("http://", "https://")):
-            problems.append(f"{prefix}_BASE_URL must start with http:// or https://")
         if provider.prices not in {"", "maker"}:
             problems.append(f"{prefix}_PRICES must be maker")
     return providers, problems

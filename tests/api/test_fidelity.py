@@ -50,6 +50,32 @@ BODIES: dict[str, dict[str, Any]] = {
     | {"x_new": {"deep": [1, 2.5, None, "ü\u2028😀", 12345678901234567890, 1e-07, 1.0]}},
     "half a surrogate pair": messages("\ud83d"),
     "null fields": messages() | {"temperature": None, "tools": None},
+    "audio, files, video and newer parameters": {  # c28
+        "messages": [
+            {"role": "developer", "content": "Be brief."},
+            {
+                "role": "user",
+                "name": "alex",
+                "content": [
+                    {"type": "text", "text": "What is this?"},
+                    {"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}},
+                    {"type": "file", "file": {"filename": "a.pdf", "file_data": "JVBERg=="}},
+                    {"type": "input_video", "input_video": {"data": "AAAA"}},
+                    IMAGE,
+                ],
+            },
+        ],
+        "modalities": ["text", "audio"],
+        "audio": {"voice": "alloy", "format": "wav"},
+        "max_completion_tokens": 64,
+        "reasoning_effort": "low",
+        "verbosity": "low",
+        "service_tier": "flex",
+        "prompt_cache_key": "k1",
+        "safety_identifier": "s1",
+        "metadata": {"weird key é \u0000": "v"},
+        "prediction": {"type": "content", "content": "x"},
+    },
 }
 
 
@@ -122,6 +148,8 @@ def test_usage_that_comes_unasked_is_hidden_and_counted(weir: Weir, provider: Pr
         {"input": ["one", "two"], "dimensions": 4},
         {"input": [[1, 2], [3]], "encoding_format": "base64"},
         {"input": [1, 2, 3], "user": "u", "x_new": [1]},
+        {"input": ["a", ""], "encoding_format": "float", "dimensions": 4},
+        {"input": ["a", ""], "encoding_format": "base64", "dimensions": 4},
     ],
     ids=str,
 )
@@ -270,7 +298,7 @@ def test_every_door_can_be_explained(
         assert said.status_code == 200, said.text
         assert set(said.json()) == {
             "route", "targets", "cache", "would_coalesce", "limits", "budget", "cost_ceiling_usd",
-            "input_tokens",
+            "price_source", "input_tokens",
         }  # fmt: skip
         assert said.json()["targets"] == ["openai/stand-in-1"]
         state: str = said.json()["cache"]

@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import date
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from tests.conftest import MakeWeir
 from tests.support.administrator import SETTINGS
 from tests.support.books import PRICES
 from tests.support.servers import Postgres, Provider, Valkey, Weir, free_port
+from webapp.diagnosis import price_age
+from webapp.metering.prices import Edition
 
 SECRETS = {"SECRET_KEY": "a-secret-of-the-doctor-tests", "OPENAI_API_KEY": "sk-a-provider-s-key-1"}
 
@@ -103,6 +106,38 @@ def test_what_may_go_wrong_is_warned_of(
         "openai/stand-in-1 has no price", "schema is missing",
     ):  # fmt: skip
         assert said in warned, said
+
+
+def test_it_says_whose_prices_hold_where_no_maker_is_called(
+    new_weir: MakeWeir, provider: Provider
+) -> None:
+    url = provider.base_url
+    code, findings = examine(new_weir(
+        OPENAI_BASE_URL=url, PROVIDER_PROXY_BASE_URL=url, PROVIDER_PROXY_PRICES="maker",
+        PROVIDER_LOCAL_BASE_URL=url, MODEL_PRICES="local/*: input=0",
+        MODEL_ROUTES="a=openai/gpt-4o-mini;b=proxy/gpt-4o-mini;c=local/gpt-4o-mini",
+    ))  # fmt: skip
+    assert code == 0, findings
+    said = {finding["found"]: finding for finding in findings["prices"]}
+    assert said["openai: 127.0.0.1 is not the maker's own host: no prices hold"]["advice"] == (
+        "Set MODEL_PRICES, or OPENAI_PRICES=maker if it leads to the maker."
+    )
+    assert (
+        "proxy: 127.0.0.1 leads to the maker (PROVIDER_PROXY_PRICES=maker): "
+        "the prices of openai hold" in said
+    )
+    assert "local: 127.0.0.1 is not the maker's own host: only those of MODEL_PRICES hold" in said
+    unpriced = [found for found in said if "has no price" in found]
+    assert len(unpriced) == 1
+    assert unpriced[0].startswith("openai/gpt-4o-mini")
+
+
+def test_old_prices_are_warned_of() -> None:
+    edition = Edition("LiteLLM 1 (2026-10-21)", date(2026, 10, 21), {})
+    assert price_age(edition, date(2026, 12, 20)).status == "ok"
+    old = price_age(edition, date(2026, 12, 21))
+    assert (old.status, old.advice) == ("warning", "Run flask prices update.")
+    assert old.found == "LiteLLM 1 (2026-10-21) is 61 days old"
 
 
 def test_a_provider_that_refuses_its_key_and_workers_without_redis_are_named(

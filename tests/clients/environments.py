@@ -31,7 +31,7 @@ class Node:
     npm: list[str]
 
 
-def python_environment(client: str) -> Path:
+def python_environment(client: str, *, dependencies: bool = True) -> Path:
     """The interpreter of a virtual environment with what the client's requirements.txt names."""
     requirements = CLIENTS / client / "requirements.txt"
 
@@ -47,6 +47,7 @@ def python_environment(client: str) -> Path:
                 "install",
                 "--quiet",
                 "--compile-bytecode",
+                *([] if dependencies else ["--no-deps"]),
                 "--python",
                 python,
                 "-r",

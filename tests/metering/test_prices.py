@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import random
+import shutil
 from dataclasses import replace
+from datetime import timedelta
 from decimal import ROUND_CEILING, Decimal
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.support import price_lists
+from webapp.base_url import parse
 from webapp.llm.messages import Usage
+from webapp.metering import price_import
 from webapp.metering.makers import Maker, maker_of
-from webapp.metering.price import Price
-from webapp.metering.prices import PriceTable, shipped
+from webapp.metering.price import Price, make_price
+from webapp.metering.prices import PriceTable, shipped, store
 from webapp.setting_parsers import ConfiguredProvider, price_entry
 from webapp.settings import SettingsError, load
+from webapp.storage.database import Database
 
 OVERRIDES = (
     "openai/mine: input=0.1, cached_input=0.01, output=0.7, max_output=99; "
@@ -264,7 +272,7 @@ def test_a_model_is_found_by_its_provider(
 def test_the_prices_are_those_of_the_maker_that_is_called(
     name: str, kind: str, url: str, prices: str, sections: tuple[str, ...]
 ) -> None:
-    maker = maker_of(ConfiguredProvider(name, kind, url, prices=prices))
+    maker = maker_of(ConfiguredProvider(name, kind, parse(url, kind), prices=prices))
     assert (maker.sections if maker else ()) == sections
 
 
@@ -298,6 +306,7 @@ def test_settings_know_every_field_of_a_price(overridden: PriceTable) -> None:
     dear = 3 * (50_000 + 2_000 + 13_000 + 10_500 + 150_000 + 200_000) + 20 * 9_000
     assert price.cost(replace(usage, service_tier="priority")) == dear + fees
     assert price.cost(Usage(200_001, 1)) == 200_001 * 2_000 + 8_000
+    assert price.cost(Usage(200_001, 1, service_tier="priority")) == 200_001 * 6_000 + 18_000
     # Anthropic charges for writing, whether or not the setting says so.
     claude = price_of(overridden, "anthropic", "claude-x")
     assert claude.cost(Usage(2, 0, cache_write_5m_tokens=1, cache_write_1h_tokens=1)) == 3_250
@@ -310,6 +319,7 @@ def test_settings_know_every_field_of_a_price(overridden: PriceTable) -> None:
      ("openai/x: input=1, max_output=0", "max_output"), ("openai/x: input=-1", "input"),
      ("openai/x: input=1, priority.max_output=3", "priority.max_output"),
      ("openai/x: input=1, priority.output=-3", "priority.output"),
+     ("openai/x: input=1, standard.output=3", "standard.output"),
      ("openai/x: input=1, above_0.output=3", "above_0.output"),
      ("openai/x: input=1, web_search", "web_search")],
 )  # fmt: skip
@@ -325,3 +335,64 @@ def test_only_the_maker_can_be_named(tmp_path: object) -> None:
     for variable in ("OPENAI_PRICES", "PROVIDER_X_PRICES"):
         with pytest.raises(SettingsError, match=f"{variable} must be"):
             load(settings | {variable: "cheap"})
+
+
+def imported(**fields: Any) -> Price:
+    """The price that LiteLLM's entry of gpt-4o-mini gives with these fields."""
+    edition = price_import.read(
+        price_lists.table(**{"gpt-4o-mini": fields}), "a test", shipped().date
+    )
+    return make_price(price_entry(edition.sections["openai"]["gpt-4o-mini"]), "a test")
+
+
+def test_an_import_reads_what_litellm_says() -> None:
+    # A tier's rate that is not given is the standard one, if that is higher.
+    price = imported(
+        cache_read_input_token_cost=5e-7, input_cost_per_token_flex=5e-7,
+        input_cost_per_token_priority=2e-6, input_cost_per_token_batches=5e-7,
+        output_cost_per_token_batches=1e-6, cache_read_input_token_cost_batches=2.5e-7,
+    )  # fmt: skip
+    for tier, nano in (("flex", 500 + 500 + 2_000), ("priority", 2_000 + 1_000 + 4_000),
+                       ("batch", 500 + 250 + 1_000)):  # fmt: skip
+        assert price.cost(Usage(2, 1, 1, service_tier=tier)) == nano, tier
+    # Several lengths of the input.
+    price = imported(
+        input_cost_per_token_above_128k_tokens=2e-6, input_cost_per_token_above_200k_tokens=3e-6,
+        output_cost_per_token_above_200k_tokens=4e-6, input_cost_per_token_priority=2e-6,
+        input_cost_per_token_above_200k_tokens_priority=7e-6,
+    )  # fmt: skip
+    assert price.cost(Usage(128_000, 1)) == 128_000_000 + 2_000
+    assert price.cost(Usage(128_001, 1)) == 256_002_000 + 4_000
+    assert price.cost(Usage(200_001, 1)) == 600_003_000 + 4_000
+    assert price.cost(Usage(200_001, 1, service_tier="priority")) == 1_400_007_000 + 8_000
+    # Writing that costs nothing by itself is still input.
+    price = imported(cache_creation_input_token_cost=0.0)
+    assert price.cost(Usage(5, 0, cache_write_5m_tokens=5)) == 5_000
+    price = imported(
+        input_cost_per_audio_token=4e-5, output_cost_per_audio_token=8e-5,
+        output_cost_per_image=0.04, search_context_cost_per_query={"low": 0.01, "high": 0.03},
+        regional_processing_uplift_multiplier_eu=1.1, max_output_tokens="as many as you like",
+    )  # fmt: skip
+    usage = Usage(2, 2, audio_input_tokens=1, audio_output_tokens=1, images=1, web_searches=1)
+    assert price.cost(usage) == 1_000 + 40_000 + 2_000 + 80_000 + 70_000_000
+    assert price.max_output is None
+
+
+@pytest.mark.parametrize(("days", "nano"), [(0, 1_000), (1, 1_000), (-1, 150)])
+def test_the_newer_of_two_tables_comes_first(
+    migrated_file: Path, tmp_path: Path, days: int, nano: int
+) -> None:
+    """The database's, unless the shipped one is newer; what only one of them has is found."""
+    database = Database(f"sqlite:///{shutil.copy(migrated_file, tmp_path)}")
+    dated = shipped().date + timedelta(days=days)
+    models = price_lists.table(**{"gpt-new": price_lists.table()["gpt-4o-mini"]})
+    database.write(lambda c: store(c, price_import.read(models, "an update", dated)))
+    prices = PriceTable({}, MAKERS, database)
+    prices.refresh()
+    assert price_of(prices, "openai", "gpt-4o-mini").cost(Usage(1, 0)) == nano
+    assert price_of(prices, "openai", "gpt-new").source == "an update"
+    assert price_of(prices, "openai", "gpt-4.1").source == shipped().source
+    listed = {(found.section, found.model): found.source for found in prices.listed()}
+    assert listed["openai", "gpt-4o-mini"] == ("an update" if days >= 0 else shipped().source)
+    assert price_of(prices, "openai", "gpt-4o-mini-2024-07-18").cost(Usage(1, 0)) == nano
+    database.engine.dispose()

@@ -10,7 +10,7 @@ from typing import Any
 
 import gevent
 import pytest
-from sqlalchemy import Column, Connection, Integer, MetaData, String, Table, insert, select
+from sqlalchemy import Column, Connection, Integer, MetaData, String, Table, insert, select, text
 from sqlalchemy.exc import IntegrityError
 
 from tests.support.gevent_process import GeventProcess
@@ -114,6 +114,16 @@ def failing(url: str) -> tuple[str, float]:
     except StoreUnavailable as error:
         return error.name, time.monotonic() - began
     return "", time.monotonic() - began
+
+
+def timeouts(url: str) -> tuple[str, str]:
+    """The server's timeout for transactions: in one of Weir's, and after it in the same session."""
+    show = text("SHOW transaction_timeout")
+    inside = database(url).read(lambda c: c.execute(show).scalar_one())
+    with database(url).engine.connect() as connection:
+        assert connection.connection.driver_connection
+        after = connection.connection.driver_connection.execute(str(show)).fetchone()[0]
+    return inside, after
 
 
 def create(url: str) -> None:
@@ -237,6 +247,14 @@ def test_no_connection_stays_in_use(process: GeventProcess, store: Store) -> Non
     assert connections.get("in_use", 0) == 0
     # SQLite has no pool: a connection for each native thread.
     assert bool(connections) == store.url.startswith("postgresql")
+
+
+def test_postgresql_ends_what_a_frozen_worker_began(
+    process: GeventProcess, empty_database: str
+) -> None:
+    """By a timeout that ends with the transaction: a pooler gives the session to others."""
+    url = empty_database.replace("://", "+psycopg://")
+    assert process.run(timeouts, url) == ("10s", "0")
 
 
 def test_a_postgresql_that_is_frozen_is_away_in_time(

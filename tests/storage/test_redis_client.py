@@ -10,7 +10,7 @@ import gevent
 import pytest
 import redis
 
-from tests.support.servers import REPOSITORY, Valkey, free_port, wait_until
+from tests.support.servers import REPOSITORY, ClusterNode, Valkey
 from webapp.storage.redis_client import RedisClient, RedisUnavailable
 
 MANY = """
@@ -23,24 +23,6 @@ gevent.joinall(asked)
 assert sorted(one.value for one in asked) == list(range(1, 501))
 print(len(memory.execute("CLIENT", "LIST").splitlines()))
 """
-
-
-class ClusterNode(Valkey):
-    """A cluster of one node that has all slots."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        # Else it is 10,000 above the other, where systems take ports of outgoing connections from.
-        self._bus_port = str(free_port())
-
-    def _command(self) -> list[str]:
-        options = ["--cluster-enabled", "yes", "--cluster-port", self._bus_port]
-        return [*super()._command(), *options]
-
-    def take_all_slots(self) -> None:
-        with self.client() as client:
-            client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-            wait_until(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"))
 
 
 class Sentinel(Valkey):
@@ -95,7 +77,7 @@ def test_what_redis_refuses_counts_as_away_for_its_caller_alone(memory: RedisCli
 
 def test_a_cluster_and_a_sentinel_are_reached_by_their_urls(fresh_valkey: Valkey) -> None:
     with ClusterNode() as node:
-        node.take_all_slots()
+        node.take_slots()
         memory = RedisClient(f"redis+cluster://127.0.0.1:{node.port}")
         memory.execute("SET", "a", "1")
         assert memory.execute("GET", "a") == b"1"
@@ -105,3 +87,11 @@ def test_a_cluster_and_a_sentinel_are_reached_by_their_urls(fresh_valkey: Valkey
         assert memory.execute("GET", "b") == b"2"
     with redis.Redis.from_url(fresh_valkey.url) as client:
         assert client.get("b") == b"2"
+
+
+def test_a_cluster_of_one_node_is_like_a_redis_without_cluster() -> None:
+    with ClusterNode() as node:
+        node.take_slots()
+        memory = RedisClient(node.url)
+        memory.execute("SET", "a", "1")
+        assert memory.problem() is None, "it needs no cluster URL"

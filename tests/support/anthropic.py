@@ -141,7 +141,7 @@ class Reply:
         if self._fault.no_finish:
             return
         stop = {"stop_reason": self._stop_reason, "stop_sequence": self._stop_sequence}
-        # The whole usage again: LangChain reads only this one.
+        # The whole usage again: its counts are cumulative.
         yield {"type": "message_delta", "delta": stop, "usage": self.usage}
         yield {"type": "message_stop"}
 

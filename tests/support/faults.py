@@ -30,6 +30,14 @@ class Fault:
     gap: float = 0.0  # a pause between the pieces of a stream
     pieces: int = 0  # how many pieces a stream has; the content grows if it is too short
 
+    habit: str = ""  # departs from OpenAI's protocol in this way (habits.HABITS)
+    split: int = 0  # sends what a habit makes in parts of so many bytes
+    refusal: str = ""  # an error of this kind (habits.REFUSALS)
+    refuses: str = ""  # refuses these parameters, joined by `+` ...
+    refuses_like: str = "openai"  # ... as this server does (habits.PARAMETER_REFUSALS)
+    close_reused: bool = False  # closes a connection at its second request, without a byte
+    reset_reused: bool = False  # the same by a reset
+
     # The calls that it applies to; empty means all.
     path: str = ""
     model: str = ""

@@ -16,13 +16,15 @@ import asyncio
 import json
 import re
 import resource
+import socket
+import struct
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from http.client import responses
 from typing import Any
 
-from tests.support import anthropic, completions
+from tests.support import anthropic, completions, habits
 from tests.support.completions import Completion, last_user_message
 from tests.support.faults import Fault
 
@@ -120,6 +122,7 @@ class Connection(asyncio.Protocol):
         self._call: Call | None = None
         self._room = asyncio.Event()
         self._room.set()
+        self._answered = 0  # requests on this connection
 
     # Called by asyncio.
 
@@ -247,10 +250,18 @@ class Connection(asyncio.Protocol):
             return
         endpoint, body = request.endpoint, request.body
         streamed = isinstance(body, dict) and body.get("stream") is True
+        self._answered += 1
+        if self._answered > 1 and (fault.close_reused or fault.reset_reused):
+            self._drop(reset=fault.reset_reused)
+            return
+        if refused := self._refused_parameter(fault, body):
+            self._send(*refused)
+            return
         if await self._fail_at_once(fault, streamed, request.path):
             return
         if endpoint == ("GET", "/v1/models"):
-            self._send(200, completions.models())
+            models = completions.models()
+            self._send(200, [*models["data"], "noise"] if fault.habit == "bare_list" else models)
         elif endpoint[1].startswith("/v1/models/"):
             self._send(*completions.model(endpoint[1].removeprefix("/v1/models/")))
         elif endpoint == ("POST", "/v1/embeddings"):
@@ -264,12 +275,48 @@ class Connection(asyncio.Protocol):
             self._send(404, completions.error(404, message))
         elif wrong := completions.what_is_wrong(body):
             self._send(400, completions.error(400, wrong))
+        elif fault.habit:
+            await self._follow_habit(Completion(body, fault), fault, streamed)
         elif streamed:
             await self._stream(Completion(body, fault), fault)
         else:
             completion = Completion(body, fault)
             self._serve_usage(completion.usage, told=not (fault.no_usage or fault.cut))
             await self._whole(completion.whole(), fault)
+
+    async def _follow_habit(self, completion: Completion, fault: Fault, streamed: bool) -> None:
+        habit = habits.HABITS[fault.habit]
+        self._serve_usage(completion.usage, told=True)
+        if streamed and fault.habit != "whole_answer":
+            content = habit.stream(list(completion.chunks()))
+            self._begin(True, headers=habit.headers)
+            for start in range(0, len(content), fault.split or len(content)):
+                self._write_chunk(content[start : start + (fault.split or len(content))])
+                await self._flush()
+            self._write_chunk(b"")
+        else:
+            content = habit.whole(completion.whole())
+            self._begin(False, len(content), habit.headers)
+            self._transport.write(content)
+            await self._flush()
+
+    def _refused_parameter(self, fault: Fault, body: Any) -> habits.Answer | None:
+        """The refusal of a parameter that the body has."""
+        for name in fault.refuses.split("+") if isinstance(body, dict) else ():
+            if name in body:
+                return habits.PARAMETER_REFUSALS[fault.refuses_like](name)
+        return None
+
+    def _drop(self, *, reset: bool) -> None:
+        """Close the connection without a byte."""
+        if reset:
+            linger = struct.pack("ii", 1, 0)
+            self._transport.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, linger
+            )
+            self._transport.abort()
+        else:
+            self._transport.close()
 
     async def _serve_anthropic(self, request: Request, fault: Fault, streamed: bool) -> None:
         endpoint = (request.method, request.path.removeprefix(ANTHROPIC))
@@ -298,7 +345,10 @@ class Connection(asyncio.Protocol):
             await asyncio.sleep(fault.slow)
         if fault.hang:
             await asyncio.Event().wait()
-        if fault.status:
+        if fault.refusal:
+            refusal = habits.REFUSALS[fault.refusal]
+            self._send(refusal.status, refusal.body)
+        elif fault.status:
             message = f"The stand-in was told to answer {fault.status}."
             headers = {"Retry-After": fault.retry_after} if fault.retry_after else {}
             says = anthropic.error if path.startswith(ANTHROPIC) else completions.error
@@ -393,7 +443,7 @@ class Connection(asyncio.Protocol):
     # Writing.
 
     def _send(self, status: int, body: Any, headers: Mapping[str, str] | None = None) -> None:
-        content = json.dumps(body).encode()
+        content = (body if isinstance(body, str) else json.dumps(body)).encode()
         self._write_head(
             status,
             {"Content-Type": "application/json", "Content-Length": str(len(content))}
@@ -401,12 +451,14 @@ class Connection(asyncio.Protocol):
         )
         self._transport.write(content)
 
-    def _begin(self, streamed: bool, length: int = 0) -> None:
+    def _begin(
+        self, streamed: bool, length: int = 0, headers: Mapping[str, str] | None = None
+    ) -> None:
         """The head of a successful response. `length` is the Content-Length of a plain one."""
-        headers = {"Content-Type": "application/json", "Content-Length": str(length)}
+        head = {"Content-Type": "application/json", "Content-Length": str(length)}
         if streamed:
-            headers = {"Content-Type": "text/event-stream", "Transfer-Encoding": "chunked"}
-        self._write_head(200, headers)
+            head = {"Content-Type": "text/event-stream", "Transfer-Encoding": "chunked"}
+        self._write_head(200, head | dict(headers or {}))
 
     def _write_head(self, status: int, headers: Mapping[str, str]) -> None:
         if not self._keep_alive:

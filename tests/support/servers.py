@@ -247,6 +247,36 @@ class Valkey(Server):
             return False
 
 
+class ClusterNode(Valkey):
+    """A node of a cluster, at first without slots."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Else it is 10,000 above the other, where systems take ports of outgoing connections from.
+        self._bus_port = str(free_port())
+
+    def _command(self) -> list[str]:
+        options = ["--cluster-enabled", "yes", "--cluster-port", self._bus_port]
+        return [*super()._command(), *options]
+
+    def take_slots(self, first: int = 0, last: int = 16383) -> None:
+        with self.client() as client:
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", first, last)
+            if (first, last) == (0, 16383):
+                self.wait_for_cluster()
+
+    def meet(self, other: ClusterNode) -> None:
+        """Make one cluster of two nodes, which have all slots between them."""
+        with self.client() as client:
+            client.execute_command("CLUSTER", "MEET", "127.0.0.1", other.port, other._bus_port)
+        for node in (self, other):
+            node.wait_for_cluster()
+
+    def wait_for_cluster(self) -> None:
+        with self.client() as client:
+            wait_until(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"))
+
+
 class Postgres(Server):
     """PostgreSQL on TCP; its databases outlive a stop. The only user is `postgres`."""
 
@@ -336,6 +366,51 @@ class Postgres(Server):
     def _is_ready(self) -> bool:
         try:
             with self._connect():
+                return True
+        except psycopg.OperationalError:
+            return False
+
+
+class PgBouncer(Server):
+    """PgBouncer (Debian's) in transaction mode: each transaction may get another of the two
+    connections to the server, and finds there what an earlier one has left."""
+
+    CONNECTIONS = 2
+    # Debian has it where only root looks for programs.
+    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+
+    def __init__(self, postgres: Postgres) -> None:
+        super().__init__()
+        settings = {
+            "listen_addr": "127.0.0.1",
+            "listen_port": self.port,
+            "unix_socket_dir": "",
+            "auth_type": "any",
+            "pool_mode": "transaction",
+            "default_pool_size": self.CONNECTIONS,
+        }
+        lines = [f"{name} = {value}" for name, value in settings.items()]
+        server = f"* = host=127.0.0.1 port={postgres.port} user=postgres"
+        self._file = self.folder / "pgbouncer.ini"
+        self._file.write_text("\n".join(["[databases]", server, "[pgbouncer]", *lines, ""]))
+
+    def url(self, database: str) -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+
+    def _command(self) -> list[str]:
+        assert self.program, "PgBouncer is not installed"
+        return [self.program, str(self._file)]
+
+    def _process_options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {"cwd": self.folder}
+        if os.geteuid() == 0:  # PgBouncer refuses to run as root
+            shutil.chown(self.folder, "nobody")
+            options |= {"user": "nobody", "group": pwd.getpwnam("nobody").pw_gid}
+        return options
+
+    def _is_ready(self) -> bool:
+        try:
+            with psycopg.connect(self.url("postgres"), connect_timeout=2, prepare_threshold=None):
                 return True
         except psycopg.OperationalError:
             return False

@@ -22,10 +22,9 @@ from webapp.extensions import limiter
 
 def _address() -> str:
     """An IPv4 address, or the /64 of an IPv6 one: that much anyone gets."""
-    try:
-        parsed = ip_address(request.remote_addr or "")
-    except ValueError:
+    if request.remote_addr is None:
         return "unknown"
+    parsed = ip_address(request.remote_addr)
     return str(parsed) if not isinstance(parsed, IPv6Address) else parsed.exploded[:19]
 
 

@@ -213,8 +213,4 @@ class Identities:
 
 
 def _is_loopback(address: str | None) -> bool:
-    try:
-        parsed = ip_address(address or "")
-    except ValueError:
-        return False
-    return (getattr(parsed, "ipv4_mapped", None) or parsed).is_loopback
+    return address is not None and ip_address(address).is_loopback

@@ -18,6 +18,7 @@ from webapp.api import (
     metrics,
     models,
     openapi,
+    paths,
     predict,
     stats,
     summarize,
@@ -65,6 +66,7 @@ OPENAI_ENDPOINTS = (
 
 def register(app: Flask, services: Services) -> None:
     """Register all endpoints."""
+    paths.register(app)
     hooks.register(app, services)
     api = openapi.configure(app)
     errors.register(app)  # replaces smorest's handlers, whose error format differs

@@ -21,8 +21,8 @@ from webapp import errors
 from webapp.admission import guard
 from webapp.admission.idempotency import idempotent
 from webapp.llm.messages import ModelRequest
+from webapp.model_names import NAME
 from webapp.services import services
-from webapp.setting_parsers import MODEL
 
 View = TypeVar("View", bound=Callable[..., Any])
 AnyBlueprint = TypeVar("AnyBlueprint", bound=flask.Blueprint)
@@ -263,8 +263,8 @@ class ModelName(fields.String):
     """A model's name, with or without its provider."""
 
     def __init__(self, **kwargs: Any) -> None:
-        pattern = validate.Regexp(re.compile(f"^{MODEL}\\Z"), error="Not a valid model name.")
+        pattern = validate.Regexp(re.compile(f"^{NAME}\\Z"), error="Not a valid model name.")
         super().__init__(
-            validate=[pattern], metadata={"pattern": f"^{MODEL}$", "example": "gpt-4o-mini"},
+            validate=[pattern], metadata={"pattern": f"^{NAME}$", "example": "gpt-4o-mini"},
             **kwargs,
         )  # fmt: skip

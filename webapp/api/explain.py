@@ -22,7 +22,9 @@ from webapp.api.blueprint import (
 )
 from webapp.api.key import budgets_left, limits_left
 from webapp.api.openapi import ONE_OF_THEM, openai_errors_of
+from webapp.api.schemas import Explanation
 from webapp.errors import ValidationError
+from webapp.llm.routing import Route
 from webapp.llm.tokens import estimate_input_tokens
 from webapp.services import services
 
@@ -51,7 +53,7 @@ def make_blueprint(endpoints: Sequence[ModelEndpoint], example: dict[str, Any]) 
         requestBody={"required": True, "content": content},
     )
     @openai_errors_of(400, 401, 404, 413, 415, 429, 503)
-    @blueprint.response(200)
+    @blueprint.response(200, Explanation)
     def explain() -> dict[str, Any]:
         """Dry run: route, cache result, limits and cost ceiling of a request; consumes nothing"""
         endpoint = by_path.get(request.args.get("endpoint", default.path))
@@ -78,5 +80,14 @@ def _explanation(endpoint: ModelEndpoint) -> dict[str, Any]:
         "limits": limits_left(),
         "budget": budgets_left(),
         "cost_ceiling_usd": money.to_usd(forecast.ceiling.nano),
+        "price_source": _price_source(forecast.route),
         "input_tokens": estimate_input_tokens(model_request.body),
     }
+
+
+def _price_source(route: Route) -> str | None:
+    """Where the prices of the targets come from; None where one has no price."""
+    prices = services().prices
+    found = [prices.of(t.provider.name, t.provider.kind, t.model) for t in route.targets]
+    sources = dict.fromkeys(price.source for price in found if price)
+    return "; ".join(sources) if all(found) else None

@@ -33,12 +33,13 @@ def home() -> Any:
     """Service, version and links"""
     accepted = request.accept_mimetypes.best_match(["application/json", "text/html"])
     if accepted != "text/html":
-        return {"service": "weir", "version": VERSION, "links": LINKS}, 200, {"Vary": "Accept"}
+        links = {name: request.script_root + path for name, path in LINKS.items()}
+        return {"service": "weir", "version": VERSION, "links": links}, 200, {"Vary": "Accept"}
     settings = services().settings
     page = render_template(
         "landing.html",
         version=VERSION,
-        base_url=request.host_url.rstrip("/"),
+        base_url=request.url_root.rstrip("/"),
         offline=not settings.has_provider,
         example_key="YOUR-KEY" if settings.production else "prod_key_456",
     )

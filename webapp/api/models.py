@@ -27,13 +27,14 @@ def models() -> dict[str, Any]:
     return {"object": "list", "data": _listed()}
 
 
-@blueprint.get("/models/<path:model_id>")
+@blueprint.get("/models/<model_name:model_id>")
 @blueprint.doc(security=ONE_OF_THEM)
 @openai_errors_of(400, 401, 404, 429, 503)
 @blueprint.response(200)
 def model(model_id: str) -> dict[str, Any]:
-    """Get one model; its id may contain slashes"""
-    found = next((listed for listed in _listed() if listed["id"] == model_id), None)
+    """Get one model; its id may contain slashes, and begin and end with them"""
+    listed = {listed["id"]: listed for listed in _listed()}
+    found = listed.get(model_id) or listed.get(model_id.strip("/"))
     if found is None:
         raise ModelNotFound(f"Model {model_id!r} not found. See GET /v1/models.")
     return found
@@ -41,8 +42,9 @@ def model(model_id: str) -> dict[str, Any]:
 
 def _listed() -> list[dict[str, Any]]:
     principal: Principal = g.principal
+    router = services().gateway.router
     return [
         {"id": name, "object": "model", "created": created, "owned_by": owner}
-        for name, owner, created in services().gateway.router.names()
-        if principal.allowance.allows_model(name, name.partition("/")[2])
+        for name, owner, created in router.names()
+        if principal.allowance.allows_model(*router.resolve(name).names)
     ]

@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Any, TypeVar
 
 import flask_smorest
-from flask import Flask, Response, current_app, render_template, url_for
+from flask import Flask, Response, current_app, render_template, request, url_for
 from marshmallow import Schema, fields
 
 from webapp.admission import public
@@ -146,7 +146,10 @@ def openai_answers_and_errors(*, streamed: bool) -> Callable[[View], View]:
 @blueprint.get("/openapi.json")
 def openapi_json() -> Any:
     """The OpenAPI document"""
-    return current_app.extensions["weir.api"].spec.to_dict()
+    document = current_app.extensions["weir.api"].spec.to_dict()
+    return (
+        document | {"servers": [{"url": request.script_root}]} if request.script_root else document
+    )
 
 
 @blueprint.get("/docs")

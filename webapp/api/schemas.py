@@ -246,3 +246,25 @@ class ListedModel(Schema):
 
 class ModelList(Schema):
     models = fields.List(fields.Nested(ListedModel))
+
+
+class Explanation(Schema):
+    """What a request would do."""
+
+    route = fields.String()
+    targets = fields.List(fields.String())
+    cache = fields.String()
+    would_coalesce = fields.Boolean()
+    limits = fields.List(fields.Dict())
+    budget = fields.List(fields.Dict())
+    cost_ceiling_usd = fields.Float(
+        allow_none=True, metadata={"description": "Null where a target has no price."}
+    )
+    price_source = fields.String(
+        allow_none=True,
+        metadata={
+            "description": "Where the prices come from: `MODEL_PRICES`, or a table and its "
+            "date. Null where a target has no price."
+        },
+    )
+    input_tokens = fields.Integer()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from flask import Flask
 
-from webapp.cli import accounts, database, doctor, keys, settings, usage
+from webapp.cli import accounts, database, doctor, keys, prices, settings, usage
 
 
 def register(app: Flask) -> None:
     """Add Weir's commands to `flask`."""
-    for group in (keys.group, accounts.group, usage.group, database.group, settings.group):
-        app.cli.add_command(group)
+    for module in (keys, accounts, usage, prices, database, settings):
+        app.cli.add_command(module.group)
     app.cli.add_command(doctor.command)

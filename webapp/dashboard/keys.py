@@ -17,6 +17,7 @@ from webapp.errors import Conflict, NotAllowed, ValidationError, WeirError
 from webapp.metering.overview import RANGES
 from webapp.metering.request_log import Wanted
 from webapp.metering.usage import Selection
+from webapp.model_names import quoted
 from webapp.services import services
 
 blueprint = members(Blueprint("keys", __name__))
@@ -204,7 +205,7 @@ def _entered(key: dict[str, Any] | None) -> dict[str, str]:
     entered = {name: str(key[name] or "") for name in ("name", "tier", "owner")}
     entered["expires_at"] = (key["expires_at"] or "")[:16]
     for name, value in key["limits"].items():
-        text = "|".join(value) if isinstance(value, list) else str(value)
+        text = "|".join(map(quoted, value)) if isinstance(value, list) else str(value)
         entered[f"limits.{name}"] = text.lower() if isinstance(value, bool) else text
     return entered
 
@@ -228,4 +229,4 @@ def _expiry() -> datetime | None:
 
 
 def _secret(key: dict[str, Any], secret: str | None) -> Any:
-    return page("secret.html", key=key, secret=secret, base_url=request.host_url.rstrip("/"))
+    return page("secret.html", key=key, secret=secret, base_url=request.url_root.rstrip("/"))

@@ -50,7 +50,7 @@ def page(template: str, **context: Any) -> Response:
         user=g.get("user"),
         theme=theme if theme in {"light", "dark"} else "system",
         csrf_token=generate_csrf,
-        here=request.full_path.rstrip("?") if request.method == "GET" else "",
+        here=request.script_root + request.full_path.rstrip("?") if request.method == "GET" else "",
         version=VERSION,
         offline=not services().settings.has_provider,
         **context,

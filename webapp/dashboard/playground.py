@@ -31,7 +31,7 @@ def playground() -> Any:
         "playground.html",
         keys=_usable(),
         models=_models(),
-        base_url=request.host_url.rstrip("/"),
+        base_url=request.url_root.rstrip("/"),
     )
 
 

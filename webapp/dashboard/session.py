@@ -10,7 +10,7 @@ import hashlib
 import hmac
 from datetime import timedelta
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from flask import Flask, Request, Response, g, redirect, request, session, url_for
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
@@ -26,7 +26,7 @@ from webapp.dashboard.pages import Blueprint, page
 from webapp.errors import NotAllowed, NotAuthenticated, NotFound, RateLimitExceeded
 from webapp.services import services
 
-COOKIE_PATH = "/dashboard"
+PATH = "/dashboard"
 SESSION_TTL = timedelta(hours=12)
 THEMES = ("light", "dark", "system")
 SAFE = {"GET", "HEAD", "OPTIONS"}
@@ -38,19 +38,24 @@ def secret_of(secret_key: str) -> bytes:
     return hmac.digest(secret_key.encode(), b"weir session", hashlib.sha256)
 
 
+def cookie_path() -> str:
+    """The path of the dashboard as the browser sees it, below the sub-path of a proxy."""
+    return request.script_root + PATH
+
+
 class DashboardSessions(SecureCookieSessionInterface):
     """Signed cookie sessions for the dashboard only, so that they cost API requests no time."""
 
     digest_method = staticmethod(hashlib.sha256)
 
     def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
-        return super().open_session(app, request) if request.path.startswith(COOKIE_PATH) else None
+        return super().open_session(app, request) if request.path.startswith(PATH) else None
 
     def get_cookie_name(self, app: Flask) -> str:
         return "weir_session"
 
     def get_cookie_path(self, app: Flask) -> str:
-        return COOKIE_PATH
+        return cookie_path()
 
     def get_cookie_samesite(self, app: Flask) -> str:
         return "Lax"
@@ -109,7 +114,7 @@ def _admit() -> AnyResponse | None:
     if account is None:
         if request.method not in SAFE:
             raise NotAuthenticated("You are signed out. Sign in again.")
-        here = quote(request.full_path.rstrip("?"))
+        here = quote(request.script_root + request.full_path.rstrip("?"))
         return redirect(url_for("session.sign_in") + f"?next={here}")
     g.user = account
     check_form()
@@ -183,7 +188,7 @@ def choose_theme() -> AnyResponse:
     chosen = request.form.get("theme")
     if chosen in THEMES:
         response.set_cookie(
-            "weir_theme", chosen, max_age=31_536_000, path=COOKIE_PATH, secure=request.is_secure,
+            "weir_theme", chosen, max_age=31_536_000, path=cookie_path(), secure=request.is_secure,
             httponly=True, samesite="Lax",
         )  # fmt: skip
     return response
@@ -201,6 +206,8 @@ def _next() -> str:
         parts = urlsplit(wanted)
     except ValueError:
         return url_for("overview.overview")
-    same_site = not parts.scheme and not parts.netloc and parts.path.startswith(f"{COOKIE_PATH}/")
-    safe = same_site and "\\" not in wanted and wanted.isprintable()
+    same_site = not parts.scheme and not parts.netloc and parts.path.startswith(f"{cookie_path()}/")
+    # Browsers read \ as / and %2e as a dot.
+    stays = "\\" not in wanted and ".." not in unquote(parts.path)
+    safe = same_site and stays and wanted.isprintable()
     return wanted if safe and "/sign-in" not in parts.path else url_for("overview.overview")

@@ -7,6 +7,7 @@ activity, budgets, each sorted), so that workers cannot deadlock.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections import Counter, defaultdict, deque
@@ -20,6 +21,7 @@ from typing import Any
 import gevent
 from gevent.event import AsyncResult, Event
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     Row,
     and_,
@@ -28,9 +30,15 @@ from sqlalchemy import (
     select,
     tuple_,
 )
+from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
 
 from webapp import money
-from webapp.errors import BudgetExceeded, ModelNotPriced, StoreUnavailable, WeirError
+from webapp.errors import (
+    BudgetExceeded,
+    ModelNotPriced,
+    StoreUnavailable,
+    WeirError,
+)
 from webapp.llm.calls import BillingContext, CallState, ProviderCall, Settlement
 from webapp.llm.messages import Usage
 from webapp.metering.alerts import Alerts
@@ -58,6 +66,10 @@ RESERVE_BATCH_INTERVAL = 0.008
 SWEEP_BATCH = 500
 CALL_IDS_PER_WORKER = 1 << 32
 CLOSE_TIMEOUT = 3.0  # seconds that a worker which ends waits for its settlements
+# Failures of a batch, written one by one, after which the rest waits for the next tick: the
+# database refuses more than single calls.
+MAX_FAILURES = 3
+FAILURE_LOG_INTERVAL = 60.0  # seconds between tracebacks of refused reservations
 
 
 @dataclass(slots=True, eq=False)
@@ -90,6 +102,10 @@ class Ledger:
         self._numbers = count(1)
         self._reserving: deque[_Reservation] = deque()
         self._settling: deque[PendingSettlement] = deque()
+        # What the database refused to write: tried again at the next tick.
+        self._deferred: deque[PendingSettlement] = deque()
+        self._writing = 0  # settlements of the running transaction
+        self._refused_at = -FAILURE_LOG_INTERVAL
         self._billings: dict[int, BillingContext] = {}
         self._queued = Event()
         self._writer: gevent.Greenlet | None = None
@@ -141,24 +157,23 @@ class Ledger:
 
         May raise StoreUnavailable.
         """
-        if self._settling:
-            self._wake()
+        self._retry()
         for worker in self._heartbeats.beat():
             if self._database.write(partial(self._heartbeats.forget, worker)):
                 log.warning("Worker %d ended without a shutdown", worker)
-        while self._database.read(_any_orphaned) and self._database.write(self._sweep):
+        while self._database.read(_any_orphaned) and self._database.write(_sweep):
             pass
 
     def close(self) -> None:
         """Write the remaining settlements before this worker ends."""
         until = time.monotonic() + CLOSE_TIMEOUT
-        while self._settling and time.monotonic() < until:
-            self._wake()
+        while (unsettled := self._unsettled) and time.monotonic() < until:
+            self._retry()
             gevent.sleep(0.02)
-        if self._settling:
+        if unsettled:
             log.error(
                 "%d calls could not be settled and will be settled at their cost ceilings",
-                len(self._settling),
+                unsettled,
             )
         else:
             self._heartbeats.leave()
@@ -214,6 +229,16 @@ class Ledger:
         if self._settle_timer is None:
             self._settle_timer = gevent.spawn_later(SETTLE_BATCH_DELAY, self._settle_timer_fired)
 
+    @property
+    def _unsettled(self) -> int:
+        return len(self._settling) + len(self._deferred) + self._writing
+
+    def _retry(self) -> None:
+        self._settling.extend(self._deferred)
+        self._deferred.clear()
+        if self._settling:
+            self._wake()
+
     def _settle_timer_fired(self) -> None:
         self._settle_timer = None
         self._wake()
@@ -230,7 +255,10 @@ class Ledger:
             while self._reserving or self._settling:
                 settling = _take_batch(self._settling)
                 reserving = _take_batch(self._reserving)
-                if not self._write(settling, reserving):
+                self._writing = len(settling)
+                available = self._write(settling, reserving)
+                self._writing = 0
+                if not available:
                     break  # until the next tick
                 if len(reserving) > 1:
                     gevent.sleep(RESERVE_BATCH_INTERVAL)
@@ -244,22 +272,66 @@ class Ledger:
             for reservation in reserving:
                 reservation.outcome.set_exception(unavailable)
             return False
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 no settlement may be lost, and nobody wait for ever
             if len(settling) + len(reserving) > 1:
-                # Write them one by one, so that a faulty one does not fail the others.
-                return all(
-                    [self._write([settlement], []) for settlement in settling]
-                    + [self._write([], [reservation]) for reservation in reserving]
-                )
-            log.exception("The ledger could not write %s", settling or reserving)
+                return self._write_one_by_one(settling, reserving)
+            for pending in settling:
+                self._settling_failed(pending, error)
             for reservation in reserving:
-                reservation.outcome.set_exception(error)
+                self._reserving_failed(reservation, error)
             return True
         for reservation, outcome in zip(reserving, outcomes, strict=True):
             reservation.outcome.set(outcome)
         for settlement in settling:
             self._billings.pop(settlement.id, None)
+            if settlement.told:
+                log.warning("Call %d has been settled now", settlement.id)
         return True
+
+    def _write_one_by_one(
+        self, settling: list[PendingSettlement], reserving: list[_Reservation]
+    ) -> bool:
+        """Write the calls of a failed batch, so that a faulty one does not fail the others."""
+        available = True
+        deferred = len(self._deferred)
+        for tried, pending in enumerate(settling):
+            if len(self._deferred) - deferred >= MAX_FAILURES:
+                self._deferred.extendleft(reversed(settling[tried:]))
+                break
+            if not self._write([pending], []):
+                self._settling.extend(settling[tried + 1 :])
+                available = False
+                break
+        for reservation in reserving:
+            available = self._write([], [reservation]) and available
+        return available
+
+    def _settling_failed(self, pending: PendingSettlement, error: Exception) -> None:
+        """Defer a settlement, or book its call at the ceiling if no other try can write it."""
+        if pending.settlement is None or _may_be_mended(error):
+            if not pending.told:
+                cause = getattr(error, "orig", None) or error
+                log.error("Call %d is not settled yet, it is tried again: %s", pending.id, cause)
+        else:
+            if not pending.told:
+                log.exception("Call %d cannot be settled, it is booked at its ceiling", pending.id)
+            this = (ledger.c.id == pending.id, ledger.c.state == CallState.RESERVED)
+            with contextlib.suppress(StoreUnavailable, SQLAlchemyError):
+                self._database.write(lambda c: _settle_at_ceilings(c, "InternalError", *this))
+                self._billings.pop(pending.id, None)
+                return
+        pending.told = True
+        self._deferred.append(pending)
+
+    def _reserving_failed(self, reservation: _Reservation, error: Exception) -> None:
+        now = time.monotonic()
+        if now - self._refused_at > FAILURE_LOG_INTERVAL:
+            self._refused_at = now
+            log.exception("The ledger could not write %s", reservation)
+        if _may_be_mended(error):
+            reservation.outcome.set(StoreUnavailable())  # rolled back: there is no row to delete
+        else:
+            reservation.outcome.set_exception(error)
 
     def _apply(
         self,
@@ -352,14 +424,6 @@ class Ledger:
             spent = found[key].spent
             self._alerts.note(connection, *key, spent - change.spent, spent, limit)
 
-    def _sweep(self, connection: Connection) -> int:
-        """Settle calls of workers that are gone at their cost ceilings. Returns their number."""
-        orphaned = select(ledger).where(*_ORPHANED).order_by(ledger.c.id).limit(SWEEP_BATCH)
-        rows = connection.execute(orphaned.with_for_update(skip_locked=True)).all()
-        lost = [PendingSettlement(row.id, _at_ceiling(row)) for row in rows]
-        _add_spending(connection, settle(connection, lost))
-        return len(lost)
-
 
 # Reserved calls of workers that are gone.
 _ORPHANED = (
@@ -372,9 +436,27 @@ def _any_orphaned(connection: Connection) -> bool:
     return connection.execute(select(ledger.c.id).where(*_ORPHANED).limit(1)).first() is not None
 
 
-def _at_ceiling(row: Row[Any]) -> Settlement:
+def _sweep(connection: Connection) -> int:
+    return _settle_at_ceilings(connection, "WorkerLost", *_ORPHANED)
+
+
+def _settle_at_ceilings(connection: Connection, error: str, *which: ColumnElement[bool]) -> int:
+    """Settle reserved calls at their cost ceilings. Returns their number."""
+    query = select(ledger).where(*which).order_by(ledger.c.id).limit(SWEEP_BATCH)
+    rows = connection.execute(query.with_for_update(skip_locked=True)).all()
+    lost = [PendingSettlement(row.id, _at_ceiling(row, error)) for row in rows]
+    _add_spending(connection, settle(connection, lost))
+    return len(lost)
+
+
+def _at_ceiling(row: Row[Any], error: str) -> Settlement:
     ceiling = Usage(row.ceiling_input_tokens, row.ceiling_output_tokens, estimated=True)
-    return Settlement(CallState.LOST, ceiling, row.ceiling_nano, "WorkerLost")
+    return Settlement(CallState.LOST, ceiling, row.ceiling_nano, error)
+
+
+def _may_be_mended(error: Exception) -> bool:
+    """Whether the same statement may succeed later: not if its own values are at fault."""
+    return isinstance(error, DBAPIError) and not isinstance(error, DataError)
 
 
 def _take_batch(waiting: deque[Any]) -> list[Any]:

@@ -144,11 +144,10 @@ def make_price(
     )
     uplift = entry.get("regional", NANO) if regional else NANO
     factors = CLAUDE_WRITE_FACTORS if claude else (NANO, NANO)
-    standard = [(limit, _standard_rates(entry, limit, factors)) for limit in sorted(limits | {-1})]
+    standard = {limit: _standard_rates(entry, limit, factors) for limit in sorted(limits | {-1})}
     bands = {
         tier: tuple(
-            (limit, _rates(_of_tier(entry, tier, limit, rates), uplift))
-            for limit, rates in standard
+            (limit, _rates(_tier_rates(entry, tier, limit, standard), uplift)) for limit in standard
         )
         for tier in tiers
     }
@@ -172,8 +171,8 @@ def _standard_rates(entry: PriceEntry, limit: int, factors: tuple[int, int]) -> 
     """
     rates = {name: entry[name] for name in TOKEN_RATES if name in entry}
     rates.setdefault("cached_input", rates["input"])
-    rates.setdefault("cache_write_5m", times(rates["input"], factors[0]))
-    longer = max(times(rates["input"], factors[1]), rates["cache_write_5m"])
+    rates.setdefault("cache_write_5m", _times(rates["input"], factors[0]))
+    longer = max(_times(rates["input"], factors[1]), rates["cache_write_5m"])
     rates.setdefault("cache_write_1h", longer)
     rates.setdefault("output", 0)
     if limit < 0:
@@ -182,18 +181,31 @@ def _standard_rates(entry: PriceEntry, limit: int, factors: tuple[int, int]) -> 
     return _scaled(rates, given, _ratio(given["input"], rates["input"]))
 
 
-def _of_tier(entry: PriceEntry, tier: str, limit: int, rates: dict[str, int]) -> dict[str, int]:
-    """The rates of a tier: by its factor, those aside that it names."""
+def _tier_rates(
+    entry: PriceEntry, tier: str, limit: int, standard: Mapping[int, dict[str, int]]
+) -> dict[str, int]:
+    """The rates of a tier: by its factor, those aside that it names.
+
+    One that it names for any length of the input rises with the standard one for longer inputs.
+    """
+    rates, base = standard[limit], standard[-1]
     if tier == STANDARD:
         return rates
     ratio = _ratio(entry.get(f"{tier}.input"), entry["input"])
     factor = entry.get(f"{tier}.factor", ratio)
-    above = f"above_{limit}." if limit >= 0 else ""
-    return _scaled(rates, {n: entry.get(f"{tier}.{above}{n}") for n in TOKEN_RATES}, factor)
+    given = {name: entry.get(f"{tier}.{name}") for name in TOKEN_RATES}
+    if limit >= 0:
+        risen = {
+            name: _times(rate, _ratio(rates.get(name), base.get(name, 0)))
+            for name, rate in given.items()
+            if rate is not None
+        }
+        given = {n: entry.get(f"{tier}.above_{limit}.{n}", risen.get(n)) for n in TOKEN_RATES}
+    return _scaled(rates, given, factor)
 
 
 def _scaled(rates: dict[str, int], given: Mapping[str, int | None], factor: int) -> dict[str, int]:
-    scaled = {name: times(rate, factor) for name, rate in rates.items()}
+    scaled = {name: _times(rate, factor) for name, rate in rates.items()}
     return scaled | {name: rate for name, rate in given.items() if rate is not None}
 
 
@@ -202,13 +214,13 @@ def _ratio(rate: int | None, base: int) -> int:
     return NANO if rate is None or rate <= base or not base else -(-rate * NANO // base)
 
 
-def times(rate: int, factor: int) -> int:
+def _times(rate: int, factor: int) -> int:
     """A rate times a factor in billionths, rounded up."""
     return -(-rate * factor // NANO)
 
 
 def _rates(rates: dict[str, int], uplift: int) -> Rates:
-    return Rates(**{name: times(rate, uplift) for name, rate in rates.items()})
+    return Rates(**{name: _times(rate, uplift) for name, rate in rates.items()})
 
 
 FREE = make_price(dict.fromkeys((*TOKEN_RATES, "image", "web_search"), 0), "offline")

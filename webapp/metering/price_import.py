@@ -1,4 +1,4 @@
-"""Reads LiteLLM's table of the makers' prices (MIT licensed) as fields of Weir's prices."""
+"""Reads LiteLLM's table of the makers' prices (MIT licensed), and says what an update changes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import date
 from decimal import ROUND_CEILING, Decimal
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
-from webapp.metering.prices import VERSION, Edition
-from webapp.setting_parsers import TOKEN_RATES, price_entry
+from webapp import money
+from webapp.metering.prices import VERSION, Edition, PriceTable, shipped
+from webapp.setting_parsers import TOKEN_COUNTS, TOKEN_RATES, PriceEntry, price_entry
 
 URL = "https://raw.githubusercontent.com/BerriAI/litellm/main/model_prices_and_context_window.json"
 # Our section, LiteLLM's name of the maker, and the prefix of its models there.
@@ -71,9 +72,13 @@ def _section(table: Mapping[str, Any], maker: str, prefix: str) -> Iterator[tupl
             and entry.get("litellm_provider") == maker
             and entry.get("mode") in MODES
             and not LEFT_OUT.search(name)
-            and (fields := _fields(entry))
         ):
-            yield name, fields
+            try:
+                fields = _fields(entry)
+            except ValueError as error:
+                raise ValueError(f"{full_name}: {error}") from None
+            if fields:
+                yield name, fields
 
 
 def _fields(entry: Mapping[str, Any]) -> Fields | None:
@@ -100,9 +105,9 @@ def _fields(entry: Mapping[str, Any]) -> Fields | None:
     if uplifts:
         fields["regional"] = max(uplifts)
     if entry["mode"] != "embedding":
-        fields["max_output"] = entry.get("max_output_tokens")
-        fields["context"] = entry.get("max_input_tokens")
-        fields["reasoning"] = entry.get("supports_reasoning") or None
+        fields["max_output"] = _count(entry.get("max_output_tokens"))
+        fields["context"] = _count(entry.get("max_input_tokens"))
+        fields["reasoning"] = True if entry.get("supports_reasoning") else None
     fields = {name: value for name, value in fields.items() if value is not None}
     price_entry(fields)
     return fields
@@ -131,7 +136,8 @@ def _tier(
             given.setdefault("cache_write_1h", base["cache_write_1h"] * factor)
         for name, rate in {**base, **given}.items():
             actual = given.get(name, max(rate, rate * factor))
-            if name not in base or actual != base[name] * factor:
+            named = f"{tier}.{name}" in fields  # then that one would stand for longer inputs, too
+            if named or name not in base or actual != base[name] * factor:
                 fields[prefix + name] = actual
     return fields
 
@@ -151,9 +157,14 @@ def _fees(entry: Mapping[str, Any]) -> Fields:
     fees: Fields = {}
     if image := entry.get("output_cost_per_image"):
         fees["image"] = _decimal(image)
-    if searches := entry.get("search_context_cost_per_query"):
+    searches = entry.get("search_context_cost_per_query")
+    if isinstance(searches, dict) and searches:
         fees["web_search"] = max(map(_decimal, searches.values()))
     return fees
+
+
+def _count(value: Any) -> int | None:
+    return int(value) if isinstance(value, int | float) and value >= 1 else None
 
 
 def _decimal(value: Any) -> Decimal:
@@ -178,11 +189,65 @@ def _undated(models: dict[str, Fields]) -> dict[str, Fields]:
     }
 
 
-def field_order(name: str) -> tuple[int, ...]:
-    """Sorts the fields of a model: the standard rates, longer inputs, tiers, fees, counts."""
-    *scope, field = name.split(".")
+def field_order(name: str) -> tuple[int, str, int]:
+    """Sorts the fields of a price: standard rates, longer inputs, tiers, fees, counts."""
+    scope, _, field = name.rpartition(".")
     known = [*TOKEN_RATES, "image", "web_search", "regional", "max_output", "context", "reasoning"]
     rank = known.index(field) if field in known else -1
     if not scope:
-        return (0 if rank < len(TOKEN_RATES) else 3, rank)
-    return (1 if scope[0].startswith("above") else 2, rank)
+        return (0 if rank < len(TOKEN_RATES) else 3, "", rank)
+    return (1 if scope.startswith("above") else 2, scope, rank)
+
+
+class Difference(NamedTuple):
+    """What an update changes about a model (`provider/model`)."""
+
+    model: str
+    kind: Literal["added", "changed", "removed"]
+    detail: str
+
+
+def differences(table: PriceTable, new: Edition) -> Iterator[Difference]:
+    """What changes where these prices replace those of the database."""
+    old = {(found.section, found.model): found for found in table.listed()}
+    for section, models in sorted(new.sections.items()):
+        for model, fields in sorted(models.items()):
+            found, now = old.get((section, model)), price_entry(fields)
+            if found is None:
+                yield Difference(f"{section}/{model}", "added", listed(now))
+                continue
+            before = price_entry(found.fields)
+            if before != now:
+                changes = _changes(as_text(before), as_text(now))
+                yield Difference(f"{section}/{model}", "changed", changes)
+    for section, model in sorted(old):
+        if model not in new.sections.get(section, {}):
+            built_in = shipped().sections.get(section, {}).get(model)
+            stays = f"its price of {shipped().source} stays" if built_in else "has no price then"
+            yield Difference(f"{section}/{model}", "removed", stays)
+
+
+def _changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    names = sorted(before.keys() | now.keys(), key=field_order)
+    return ", ".join(
+        f"{name} {before.get(name, 'none')} → {now.get(name, 'none')}"
+        for name in names
+        if before.get(name) != now.get(name)
+    )
+
+
+def as_text(entry: PriceEntry) -> dict[str, str]:
+    """The fields of a price as MODEL_PRICES has them."""
+    texts = {}
+    for name, value in entry.items():
+        if name == "reasoning":
+            texts[name] = str(bool(value)).lower()
+        else:
+            texts[name] = str(value) if name in TOKEN_COUNTS else money.text(value)
+    return texts
+
+
+def listed(entry: PriceEntry) -> str:
+    """A price as MODEL_PRICES has it."""
+    texts = as_text(entry)
+    return ", ".join(f"{name}={texts[name]}" for name in sorted(texts, key=field_order))

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
-from fnmatch import fnmatchcase
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from webapp import json_codec
 from webapp.metering.makers import Maker
 from webapp.metering.price import FREE, Price, make_price
+from webapp.model_names import matches
 from webapp.setting_parsers import PriceEntry, price_entry
 from webapp.storage.database import Database, metadata
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 FILE = Path(__file__).with_name("prices.toml")
 # A version suffix of a model's name, which the table leaves out.
 VERSION = re.compile(r"(-\d{4}-\d{2}-\d{2}|[-@]20\d{6}|-\d{4}|-latest)$")
-CHECK_INTERVAL = 20.0  # seconds between two looks for new prices in the database
+CHECK_INTERVAL = 5.0  # seconds between two looks for new prices in the database
 
 prices = Table(
     "prices",
@@ -148,7 +148,7 @@ class PriceTable:
         claude = kind.endswith("anthropic") or "claude" in model
         name = f"{provider}/{model}"
         for pattern, entry in self.overrides.items():
-            if fnmatchcase(name, pattern):
+            if matches(name, pattern):
                 return make_price(entry, "MODEL_PRICES", claude=claude)
         maker = self._makers.get(provider)
         if maker is None:

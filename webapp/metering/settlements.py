@@ -20,10 +20,14 @@ from webapp.storage.database import increment
 
 @dataclass(slots=True)
 class PendingSettlement:
-    """The settlement of a row. None deletes the row, as no provider was called."""
+    """The settlement of a row. None deletes the row, as no provider was called.
+
+    `told`: the log says that it could not be written yet.
+    """
 
     id: int
     settlement: Settlement | None
+    told: bool = False
 
 
 def settle(

@@ -15,7 +15,7 @@ from webapp.errors import WeirError
 from webapp.llm.calls import Outcome
 from webapp.observability.lifecycle import Lifecycle
 from webapp.storage.database import Database
-from webapp.storage.redis_client import RedisClient, RedisUnavailable
+from webapp.storage.redis_client import RedisClient
 
 HEALTHY, DEGRADED, UNHEALTHY = "healthy", "degraded", "unhealthy"
 WEIGHTS = {"api": 20, "llm": 25, "cache": 15, "database": 40}
@@ -131,10 +131,10 @@ class Health:
     def _cache(self) -> tuple[str, str | None]:
         if self._redis is None:
             return HEALTHY, None
-        try:
-            self._redis.execute("PING")
-        except RedisUnavailable:
-            return DEGRADED, "Redis is unreachable; each process counts limits by itself"
+        problem = self._redis.problem()
+        if problem:
+            found = f"{problem.found}; each process counts limits by itself. {problem.advice}"
+            return DEGRADED, found
         return HEALTHY, None
 
     def _storage(self) -> tuple[str, str | None]:

@@ -20,13 +20,14 @@ def make_providers(settings: Settings) -> dict[str, BaseProvider]:
 
 
 def _make(provider: ConfiguredProvider, azure_version: str, timeout: float) -> BaseProvider:
-    name, key, url = provider.name, provider.api_key, provider.base_url
+    name, key, address = provider.name, provider.api_key, provider.address
     match provider.type:
         case "openai":
-            return OpenAIProvider(name, api_key=key, base_url=url, timeout=timeout)
+            return OpenAIProvider(name, api_key=key, address=address, timeout=timeout)
         case "azure":
+            version = azure_version or address.api_version
             return AzureProvider(
-                name, api_key=key, base_url=url, api_version=azure_version, timeout=timeout
+                name, api_key=key, address=address, api_version=version, timeout=timeout
             )
         case "anthropic":
             return _langchain(provider, "anthropic", timeout)
@@ -47,6 +48,6 @@ def _langchain(provider: ConfiguredProvider, model_provider: str, timeout: float
         provider.name,
         model_provider,
         api_key=provider.api_key,
-        base_url=provider.base_url,
+        address=provider.address,
         timeout=timeout,
     )

@@ -124,7 +124,7 @@ class StreamReader:
             self._texts.append(text)
         self._answered = _name(chunk.get("model")) or self._answered
         self._tier = chunk.get("service_tier") or self._tier
-        usage = chunk.get("usage")
+        usage = chunk.get("usage") or _usage_of_choice(choices)
         if usage:
             self._usage = usage
             if ended or not choices:
@@ -204,6 +204,11 @@ def _message(choice: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _usage(body: dict[str, Any], request: ModelRequest, model: str, generated: str) -> Usage:
     return read_usage(body.get("usage"), request, model, generated, body.get("service_tier"))
+
+
+def _usage_of_choice(choices: list[dict[str, Any]]) -> Any:
+    """The usage that Moonshot puts into the last choice (platform.moonshot.ai/docs)."""
+    return next((choice["usage"] for choice in choices if choice.get("usage")), None)
 
 
 def _name(value: Any) -> str | None:

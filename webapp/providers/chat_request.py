@@ -65,12 +65,14 @@ class ParsedChatRequest:
 
 def read_request(body: Mapping[str, Any]) -> ParsedChatRequest:
     """Raises UnsupportedParameter for what cannot be converted or is malformed."""
+    # Messages first: so they come in a body, and the error names the first field.
+    messages = _messages(body.get("messages"))
     _only(body, SUPPORTED, "", NEUTRAL)
     _stream_options(body.get("stream_options"))
     tools = _tools(body.get("tools"))
     limit = "max_completion_tokens" if _given(body, "max_completion_tokens") else "max_tokens"
     return ParsedChatRequest(
-        messages=_messages(body.get("messages")),
+        messages=messages,
         temperature=_number(body.get("temperature"), "temperature"),
         top_p=_number(body.get("top_p"), "top_p"),
         max_tokens=_integer(body.get(limit), limit),
@@ -85,6 +87,7 @@ def read_request(body: Mapping[str, Any]) -> ParsedChatRequest:
 def _messages(value: Any) -> list[dict[str, Any]]:
     """The messages; all system messages are merged into one at the start."""
     system, others = [], []
+    called: dict[str, str] = {}  # the names of the functions, by the ids of their calls
     for position, entry in enumerate(_list(value, "messages", empty=False)):
         path = f"messages.{position}"
         message = _object(entry, path)
@@ -96,11 +99,15 @@ def _messages(value: Any) -> list[dict[str, Any]]:
             others.append(_user(message, path))
         elif role == "assistant":
             others.append(_assistant(message, path))
+            calls = others[-1].get("tool_calls", [])
+            called |= {call["id"]: call["function"]["name"] for call in calls}
         elif role == "tool":
-            others.append(_tool_result(message, path))
+            others.append(_tool_result(message, path, called))
         else:
             raise _wrong(f"{path}.role", "system, developer, user, assistant or tool")
-    head = [{"role": "system", "content": "\n\n".join(system)}] if any(system) else []
+    head = (
+        [{"role": "system", "content": "\n\n".join(system)}] if any(map(str.strip, system)) else []
+    )
     return head + others
 
 
@@ -122,22 +129,27 @@ def _assistant(message: Mapping[str, Any], path: str) -> dict[str, Any]:
         content = _plain_text(content, f"{path}.content")
     read: dict[str, Any] = {"role": "assistant", "content": content}
     if calls:
-        read["tool_calls"] = [_call(call, f"{path}.tool_calls.{i}") for i, call in enumerate(calls)]
+        read["tool_calls"] = [_call(call, path, i) for i, call in enumerate(calls)]
     return read
 
 
-def _tool_result(message: Mapping[str, Any], path: str) -> dict[str, Any]:
-    _only(message, {"role", "content", "tool_call_id"}, path)
-    return {
-        "role": "tool",
-        "content": _plain_text(message.get("content"), f"{path}.content"),
-        "tool_call_id": _text(message.get("tool_call_id"), f"{path}.tool_call_id", empty=False),
-    }
+def _tool_result(
+    message: Mapping[str, Any], path: str, called: Mapping[str, str]
+) -> dict[str, Any]:
+    _only(message, {"role", "name", "content", "tool_call_id"}, path)
+    id_ = _text(message.get("tool_call_id"), f"{path}.tool_call_id", empty=False)
+    # Many clients repeat the function's name, which the call's id already tells.
+    if _given(message, "name") and message["name"] != called.get(id_):
+        raise _wrong(f"{path}.name", "the name of the function that the call with this id names")
+    content = _plain_text(message.get("content"), f"{path}.content")
+    return {"role": "tool", "content": content, "tool_call_id": id_}
 
 
-def _call(value: Any, path: str) -> dict[str, Any]:
+def _call(value: Any, path: str, position: int) -> dict[str, Any]:
+    path = f"{path}.tool_calls.{position}"
     call = _object(value, path)
-    _only(call, {"id", "type", "function"}, path)
+    # Clients that join the chunks of a stream send their index back.
+    _only(call, {"id", "type", "function"}, path, {"index": position})
     _is_function(call, path)
     function = _object(call.get("function"), f"{path}.function")
     _only(function, {"name", "arguments"}, f"{path}.function")
@@ -216,7 +228,7 @@ def _tool(value: Any, path: str) -> dict[str, Any]:
     if _given(function, "description"):
         read["description"] = _text(function["description"], f"{path}.description")
     parameters = _object(function.get("parameters") or WITHOUT_PARAMETERS, f"{path}.parameters")
-    read["parameters"] = dict(parameters)
+    read["parameters"] = {"type": "object", **parameters}
     return {"type": "function", "function": read}
 
 

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from email.utils import parsedate_to_datetime
+from itertools import chain
 from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -24,10 +25,15 @@ from geventhttpclient.response import (
 )
 
 from webapp import json_codec
-from webapp.library_internals import close_idle_connections, read_available, wrap_connecting
+from webapp.library_internals import (
+    close_idle_connections,
+    read_available,
+    resolve_localhost,
+    wrap_connecting,
+)
 from webapp.observability import tracing
 from webapp.providers.content_encoding import decoder
-from webapp.providers.server_sent_events import read_events
+from webapp.providers.server_sent_events import BYTE_ORDER_MARK, read_events
 
 CONNECT_TIMEOUT = 10.0
 MAX_CONNECTIONS = 100_000  # not a limit in practice: Weir's own limits apply to calls
@@ -82,23 +88,27 @@ class ReportedInStream(Exception):
 
 
 class Endpoint:
-    """A server at a base URL, with fixed headers. Times are in seconds.
+    """A server at a base URL, with fixed headers and query. Times are in seconds.
 
     All methods raise OSError, HTTPParseError, RefusedByStatus, AnswerTooLong and EventTooLong.
     """
 
-    def __init__(self, base_url: str, headers: Mapping[str, str], timeout: float) -> None:
+    def __init__(
+        self, base_url: str, headers: Mapping[str, str], timeout: float, query: str = ""
+    ) -> None:
         parts = urlsplit(base_url)
-        self._path = parts.path.rstrip("/")
+        self._path, self._query = parts.path, query
         self._headers = dict(headers)
         self._client = HTTPClient.from_url(
-            f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}",
+            f"{parts.scheme}://{parts.netloc}",
             concurrency=MAX_CONNECTIONS,
             block_size=BLOCK,
             connection_timeout=min(CONNECT_TIMEOUT, timeout),
             network_timeout=None,  # BaseProvider limits every wait
             **_forward_proxy(parts.scheme, parts.hostname or ""),
         )
+        if parts.hostname == "localhost":
+            resolve_localhost(self._client)
         # The greenlets whose request has opened a connection, instead of reusing one.
         self._connected: set[object] = set()
         wrap_connecting(self._client, self._noting_connections)
@@ -118,10 +128,12 @@ class Endpoint:
         """
         response = self._ask("POST", path, body)
         try:
-            if "json" in str(response.get("content-type")):
-                yield _whole(response).decode("utf-8-sig")
+            # Servers mislabel both, but no event begins as JSON does.
+            parts, begins = _peeked(_parts(response))
+            if begins in {b"{", b"["}:
+                yield _joined(parts).decode("utf-8-sig")
                 return
-            for kind, data in read_events(_parts(response)):
+            for kind, data in read_events(parts):
                 if kind == "error":
                     raise ReportedInStream(_parsed(data))
                 yield data
@@ -136,13 +148,19 @@ class Endpoint:
         if body is not None:
             content = json_codec.dumps(body)
             headers["Content-Type"] = "application/json"
-        response = self._send(method, self._path + path, content, headers)
+        response = self._send(method, self._target(path), content, headers)
         if not 200 <= response.status_code < 300:
             try:
                 raise _refusal(response)
             finally:
                 response.release()
         return response
+
+    def _target(self, path: str) -> str:
+        """The path below the base URL, with the base URL's query."""
+        if not self._query:
+            return self._path + path
+        return f"{self._path}{path}{'&' if '?' in path else '?'}{self._query}"
 
     def _send(
         self, method: str, path: str, content: bytes, headers: Mapping[str, str]
@@ -182,17 +200,32 @@ def _parts(response: HTTPSocketPoolResponse) -> Iterator[bytes]:
             yield from decoding.decode(part)
 
 
+def _peeked(parts: Iterator[bytes]) -> tuple[Iterator[bytes], bytes]:
+    """The same parts, and the first byte that is no space and no byte order mark."""
+    head = begins = b""
+    for part in parts:
+        head += part
+        begins = head.lstrip(BYTE_ORDER_MARK + b" \t\r\n")[:1]
+        if begins:
+            break
+    return chain([head], parts), begins
+
+
 def _whole(response: HTTPSocketPoolResponse) -> bytes:
     try:
-        parts, length = [], 0
-        for part in _parts(response):
-            parts.append(part)
-            length += len(part)
-            if length > MAX_ANSWER_BYTES:
-                raise AnswerTooLong
-        return b"".join(parts)
+        return _joined(_parts(response))
     finally:
         response.release()
+
+
+def _joined(parts: Iterator[bytes]) -> bytes:
+    read, length = [], 0
+    for part in parts:
+        read.append(part)
+        length += len(part)
+        if length > MAX_ANSWER_BYTES:
+            raise AnswerTooLong
+    return b"".join(read)
 
 
 def _refusal(response: HTTPSocketPoolResponse) -> RefusedByStatus:

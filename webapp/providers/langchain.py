@@ -10,27 +10,32 @@ from datetime import datetime
 from functools import cached_property
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
 from gevent.lock import BoundedSemaphore
 
+from webapp.base_url import BaseURL
 from webapp.errors import (
     ModelNotFound,
     ProviderError,
     ProviderFailed,
     ProviderRefusedRequest,
-    ProviderRefusedWeir,
     ProviderTimedOut,
     UnsupportedParameter,
     WeirError,
 )
-from webapp.library_internals import langchain_packages, make_http_client
+from webapp.library_internals import (
+    keep_usage_of_events,
+    langchain_packages,
+    make_http_client,
+)
 from webapp.llm.tokens import estimate_input_tokens
 from webapp.providers.answers import CUT
 from webapp.providers.base import BaseProvider
 from webapp.providers.chat_answer import write_answer, write_chunks
 from webapp.providers.chat_request import ParsedChatRequest, read_request
 from webapp.providers.http import BROKEN, Endpoint, RefusedByStatus, retry_after_of
-from webapp.providers.reported_errors import translate_status
+from webapp.providers.reported_errors import read_error, translate_status
 from webapp.threads import run_in_thread
 
 if TYPE_CHECKING:
@@ -78,15 +83,15 @@ class LangChainProvider(BaseProvider):
     """The models of one provider, by its name in LangChain's `init_chat_model`."""
 
     def __init__(
-        self, name: str, model_provider: str, *, api_key: str, base_url: str, timeout: float
+        self, name: str, model_provider: str, *, api_key: str, address: BaseURL, timeout: float
     ) -> None:
         super().__init__(name, timeout)
-        self.identity = f"langchain:{model_provider}@{base_url}"
+        self.identity = f"langchain:{model_provider}@{address.url}?{address.query}".rstrip("?")
         self.max_input_tokens = 100_000
         self.kind = "anthropic" if model_provider == "anthropic" else f"langchain:{model_provider}"
         self._model_provider = model_provider
         self._api_key = api_key
-        self._base_url = base_url
+        self._address = address
         self._making = BoundedSemaphore()
         self._chat_models: dict[str, BaseChatModel] = {}
 
@@ -124,11 +129,14 @@ class LangChainProvider(BaseProvider):
 
     @cached_property
     def _endpoint(self) -> Endpoint:
+        address = self._address
         headers = {
-            "Authorization": f"Bearer {self._api_key or NO_KEY}",
+            "Authorization": address.authorization or f"Bearer {self._api_key or NO_KEY}",
             "anthropic-version": ANTHROPIC_VERSION,
         }
-        return Endpoint(self._base_url or ANTHROPIC_URL, headers, self._timeout)
+        if address.authorization:
+            headers["X-Api-Key"] = self._api_key or NO_KEY
+        return Endpoint(address.url or ANTHROPIC_URL, headers, self._timeout, address.query)
 
     def _parsed(self, request: ModelRequest) -> ParsedChatRequest:
         if request.operation != "chat/completions":
@@ -168,15 +176,26 @@ class LangChainProvider(BaseProvider):
                 model_provider=self._model_provider,
                 timeout=self._timeout,
                 max_retries=0,
-                **EXPLICIT_OPTIONS.get(self._model_provider, {}) | self._address(),
+                **EXPLICIT_OPTIONS.get(self._model_provider, {}) | self._address_options(),
             )
             if "stream_usage" in type(made).model_fields:
                 made = made.model_copy(update={"stream_usage": True})
+            if self._model_provider == "anthropic":
+                keep_usage_of_events()
             make_http_client(made)
             return made
 
-    def _address(self) -> dict[str, str]:
-        options = {"api_key": self._api_key, "base_url": self._base_url}
+    def _address_options(self) -> dict[str, Any]:
+        address = self._address
+        options: dict[str, Any] = {"api_key": self._api_key, "base_url": address.complete}
+        if self._model_provider == "anthropic":
+            options["base_url"] = address.url
+            if address.authorization:
+                # Beside another Authorization, the SDK would leave out the key.
+                options["default_headers"] = {
+                    "Authorization": address.authorization,
+                    "X-Api-Key": self._api_key,
+                }
         return {name: value for name, value in options.items() if value}
 
     def _with_parameters(
@@ -198,6 +217,8 @@ class LangChainProvider(BaseProvider):
         if parsed.user is not None and not anthropic:
             raise UnsupportedParameter("user")
         extra = dict(ANTHROPIC_SAMPLING) if anthropic and sampling else {}
+        if anthropic and self._address.query:
+            extra["extra_query"] = dict(parse_qsl(self._address.query, keep_blank_values=True))
         return extra if parsed.user is None else extra | {"metadata": {"user_id": parsed.user}}
 
     def _with_tools(
@@ -333,18 +354,14 @@ def _translate_one(error: BaseException) -> WeirError | None:
 
 
 def _of_status(status: int, body: Any, retry_after: float | None) -> WeirError:
-    error = body.get("error", body) if isinstance(body, Mapping) else None
-    details: Mapping[str, Any] = error if isinstance(error, Mapping) else {}
-    message = str(details.get("message") or "")
+    reported = read_error(body)
     if status < 400:
-        status = STATUS_OF_TYPE.get(str(details.get("type")), 500)
-    if status == 404 and message.startswith("model"):
-        return ModelNotFound(f"The provider has no such {message}"[:1000])
-    if "credit balance is too low" in message:
-        return ProviderRefusedWeir()
-    code = details.get("code")
-    error = {"message": message, "code": code if isinstance(code, str) else None}
-    return translate_status(status, error, retry_after)
+        status = STATUS_OF_TYPE.get(reported.kind or "", 500)
+    if status == 404 and reported.message.startswith("model"):
+        return ModelNotFound(f"The provider has no such {reported.message}"[:1000])
+    if "credit balance is too low" in reported.message:
+        status = 402  # a 400 of Anthropic's
+    return translate_status(status, body, retry_after)
 
 
 def _not_reached(error: BaseException) -> bool:

@@ -6,10 +6,13 @@ Requests and answers are passed on unchanged, with all their fields.
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
+from urllib.parse import quote, urlsplit
 
-from webapp.errors import ProviderFailed, ProviderTimedOut, WeirError
+from webapp.base_url import BaseURL
+from webapp.errors import ModelNotFound, ProviderFailed, ProviderTimedOut, WeirError
 from webapp.llm.messages import ModelRequest
 from webapp.providers.answers import NOT_UNDERSTOOD
 from webapp.providers.base import BaseProvider
@@ -27,30 +30,39 @@ from webapp.providers.reported_errors import translate_reported, translate_statu
 from webapp.providers.server_sent_events import EventTooLong
 
 OFFICIAL_URL = "https://api.openai.com/v1"
+MIN_PRIVATE_LENGTH = 4
 
 
 class OpenAIProvider(BaseProvider):
-    """One server of OpenAI's protocol; an empty `base_url` means OpenAI itself."""
+    """One server of OpenAI's protocol; an empty `address` means OpenAI itself."""
 
     openai_family = True
     kind = "openai"
 
-    def __init__(self, name: str, *, api_key: str, base_url: str, timeout: float) -> None:
+    def __init__(self, name: str, *, api_key: str, address: BaseURL, timeout: float) -> None:
         super().__init__(name, timeout)
         self._api_key = api_key
-        self._base_url = base_url or OFFICIAL_URL
-        self._official = self._base_url.rstrip("/") == OFFICIAL_URL
+        self._address = address
+        self._base_url = address.url or OFFICIAL_URL
+        self._official = self._base_url == OFFICIAL_URL
         # OpenAI's models accept far more. Other servers often have a small context window, and
         # truncate longer inputs silently.
         self.max_input_tokens = 100_000 if self._official else 3_000
-        self.identity = f"openai@{self._base_url}"
+        self.identity = f"openai@{self._base_url}?{address.query}".rstrip("?")
         self._adaptations = Adaptations()
-        self._private = (api_key,) if api_key else ()
+        host = "" if self._official else urlsplit(self._base_url).netloc
+        # What a provider says must not show these to clients.
+        self._private = [
+            text for text in (api_key, *address.secrets, host) if len(text) >= MIN_PRIVATE_LENGTH
+        ]
 
     @cached_property
     def _endpoint(self) -> Endpoint:
+        # As the openai SDK: user and password of the URL replace the key.
         headers = {"Authorization": f"Bearer {self._api_key}"} if self._api_key else {}
-        return Endpoint(self._base_url, headers, self._timeout)
+        if self._address.authorization:
+            headers = {"Authorization": self._address.authorization}
+        return Endpoint(self._base_url, headers, self._timeout, self._address.query)
 
     def default_model(self) -> str | None:
         """The first model that a custom server lists; OpenAI's own list has no order."""
@@ -125,39 +137,43 @@ class OpenAIProvider(BaseProvider):
 
 
 class AzureProvider(OpenAIProvider):
-    """Azure OpenAI: `base_url` is the resource's endpoint, a model is a deployment.
+    """Azure OpenAI: `address` is the resource's endpoint, a model is a deployment.
 
-    Without an API version, requests use its v1 API
+    Without a dated API version, requests use its v1 API
     (learn.microsoft.com/azure/ai-foundry/openai/api-version-lifecycle).
     """
 
     kind = "azure"
 
     def __init__(
-        self, name: str, *, api_key: str, base_url: str, api_version: str, timeout: float
+        self, name: str, *, api_key: str, address: BaseURL, api_version: str, timeout: float
     ) -> None:
-        root = f"{base_url.rstrip('/')}/openai"
-        super().__init__(
-            name, api_key=api_key, base_url=root if api_version else f"{root}/v1", timeout=timeout
-        )
+        # v1 has versions too, but they are words, such as `preview`.
+        self._by_deployment = api_version[:1].isdigit()
+        root = f"{address.url}/openai" if self._by_deployment else f"{address.url}/openai/v1"
+        super().__init__(name, api_key=api_key, address=replace(address, url=root), timeout=timeout)
         self._query = f"?api-version={api_version}" if api_version else ""
         self._official = True
         self.max_input_tokens = 100_000
-        self.identity = f"azure@{self._base_url}{self._query}"
+        self.identity = f"azure@{self._base_url}{self._query}?{address.query}".rstrip("?")
 
     @cached_property
     def _endpoint(self) -> Endpoint:
-        return Endpoint(self._base_url, {"api-key": self._api_key}, self._timeout)
+        headers = {"api-key": self._api_key}
+        if self._address.authorization:
+            headers["Authorization"] = self._address.authorization
+        return Endpoint(self._base_url, headers, self._timeout, self._address.query)
 
     def _list_models(self) -> list[dict[str, Any]]:
         return _listed(self._endpoint.get(f"/models{self._query}"))
 
     def _path(self, request: ModelRequest, model: str) -> str:
-        return (
-            f"/deployments/{model}/{request.operation}{self._query}"
-            if self._query
-            else f"/{request.operation}"
-        )
+        if not self._by_deployment:
+            return f"/{request.operation}{self._query}"
+        # A client may name any model: it must not lead to another path.
+        if ".." in model or model == ".":
+            raise ModelNotFound(f"Model {model!r} not found. See GET /v1/models.")
+        return f"/deployments/{quote(model, safe='')}/{request.operation}{self._query}"
 
 
 def _listed(body: Any) -> list[dict[str, Any]]:

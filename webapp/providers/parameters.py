@@ -17,7 +17,11 @@ from webapp.providers.reported_errors import read_error
 
 REMEMBERED_FOR = 3600.0  # seconds
 MAX_REMEMBERED = 1_000
-STATUSES = {400, 422}
+# A validation error (422) may also be about the value of a parameter that the server knows.
+UNKNOWN = re.compile(
+    r"extra|not permitted|forbidden|unexpected|unknown|unsupported|unrecogni[sz]ed|not supported",
+    re.IGNORECASE,
+)
 OTHER_NAME = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 
 Learned = dict[str, str | None]  # a parameter: its other name, or None to leave it out
@@ -71,9 +75,7 @@ class Adaptations:
 
     def learn(self, model: str, added: Added, status: int, body: Any) -> bool:
         """Whether the request is worth another call, as the server refused an added parameter."""
-        if status not in STATUSES:
-            return False
-        refused = _named(body)
+        refused = _named(status, body)
         learned = dict(self._of(model))
         for name in added.values:
             sent = learned.get(name, name)
@@ -97,12 +99,12 @@ class Adaptations:
         return learned if time.monotonic() - at < REMEMBERED_FOR else {}
 
 
-def _named(body: Any) -> set[str]:
-    """The names in a provider's error: of its parameter, else the first one in its message.
-
-    A message goes on to recommend the other name, so only the first one counts.
-    """
+def _named(status: int, body: Any) -> set[str]:
+    """The name in a provider's error: of its parameter, else the first one in its message, which
+    may go on to recommend another one."""
     reported = read_error(body)
+    if status != 400 and not (status == 422 and UNKNOWN.search(reported.message)):
+        return set()
     names = "stream_options|temperature|max_completion_tokens|max_tokens"
     found = re.search(rf"\b({names})\b", reported.param or "")
     found = found or re.search(rf"\b({names})\b", reported.message)

@@ -184,9 +184,13 @@ class Database:
         return engine
 
     def _postgres_engine(self) -> Engine:
+        """An engine that leaves nothing in a session: with a pooler in transaction mode, each
+        transaction may get another one. The settings of a transaction are sent with its BEGIN, in
+        the same round trip, and end with it."""
         engine = create_engine(
-            self.url,
+            self.url.difference_update_query(["schema"]),
             hide_parameters=True,  # otherwise errors would log them
+            isolation_level="AUTOCOMMIT",  # the BEGIN below, not the driver's
             pool_size=5,
             max_overflow=5,
             pool_timeout=CONNECT_TIMEOUT,
@@ -197,19 +201,34 @@ class Database:
                 "keepalives_interval": 2,
                 "keepalives_count": 2,
                 "tcp_user_timeout": int(ANSWER_TIMEOUT * 1000),
+                "prepare_threshold": None,  # prepared statements belong to a session
             },
         )
+        schemas = _quoted(self.url.query.get("schema", ""))
 
         @event.listens_for(engine, "connect")
-        def prepare(connection, _record):  # type: ignore[no-untyped-def]
+        def prepare(connection, record):  # type: ignore[no-untyped-def]
             # Limits how long others wait for the locks of a frozen worker or a lost replica.
             # Older servers only detect workers that froze between two statements.
             recent = connection.info.server_version >= 170000
             name = "transaction_timeout" if recent else "idle_in_transaction_session_timeout"
-            connection.execute(f"SET {name} = '{FROZEN_TIMEOUT}s'")
-            connection.commit()
+            statements = ["BEGIN", f"SET LOCAL {name} = '{FROZEN_TIMEOUT}s'"]
+            if schemas:
+                statements.append(f"SET LOCAL search_path = {schemas}")
+            record.info["begin"] = "; ".join(statements)
+
+        @event.listens_for(engine, "begin")
+        def begin(connection: Connection) -> None:
+            connection.exec_driver_sql(connection.info["begin"])
 
         return engine
+
+
+def _quoted(schemas: str | tuple[str, ...]) -> str:
+    """Comma-separated names of schemas as SQL."""
+    names = schemas if isinstance(schemas, tuple) else schemas.split(",")
+    quoted = ('"' + name.strip().strip('"').replace('"', '""') + '"' for name in names if name)
+    return ", ".join(quoted)
 
 
 def increment(connection: Connection, table: Table, counters: Sequence[str]) -> Any:

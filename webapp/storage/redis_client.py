@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import re
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -19,27 +20,54 @@ from typing import Any
 
 import gevent
 from gevent.event import AsyncResult, Event
+from gevent.lock import BoundedSemaphore
 from redis import Redis, RedisCluster, Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 from redis.retry import Retry
 
 from webapp.storage.instrumentation import InstrumentationHook
+from webapp.storage.redis_problems import (
+    CLUSTER_NODE,
+    REFUSED,
+    UNREACHABLE,
+    RedisProblem,
+    problem_of,
+)
 
 log = logging.getLogger(__name__)
 
+Argument = str | bytes | int | float
+
 TIMEOUT = 0.2
 PROBE_INTERVAL = 0.5
+# What Redis refuses is mended by people; a full one is full again at once.
+REFUSED_PROBE_INTERVAL = 2.0
+REMIND_INTERVAL = 300.0  # seconds after which the log repeats what is wrong
+REJECTION_LOG_INTERVAL = 60.0
 MAX_BATCH = 256
+# These show whether Weir can work: a script that reads and writes; and whether the rest of a
+# cluster's keys are elsewhere. Any server answers PING.
+CHECKS: list[tuple[Argument, ...]] = [
+    ("EVAL", "return redis.call('SET', KEYS[1], '1', 'PX', 1000)", 1, "weir:check"),
+    ("CLUSTER", "INFO"),
+]
 
-Argument = str | bytes | int | float
 QueuedCommand = tuple[tuple[Argument, ...], AsyncResult]
 
 
 class RedisUnavailable(Exception):
-    """Redis cannot be reached or does not answer in time."""
+    """Redis cannot be reached, does not answer in time, or refuses what Weir needs."""
+
+
+class RedisRefuses(Exception):
+    """The checks found a problem."""
+
+    def __init__(self, problem: RedisProblem) -> None:
+        self.problem = problem
+        super().__init__(problem.found)
 
 
 class Script:
@@ -54,8 +82,8 @@ class Script:
 class RedisClient:
     """Runs commands: a reply within TIMEOUT, or RedisUnavailable.
 
-    After a failure it is `unavailable`, and commands fail at once, until a background probe
-    succeeds. `instrument` wraps each round trip.
+    After a failure, or an error that all commands would get, it is `unavailable`: commands fail at
+    once, until a background probe succeeds. `instrument` wraps each round trip.
     """
 
     def __init__(
@@ -72,7 +100,30 @@ class RedisClient:
         self._queued = Event()
         self._sender: gevent.Greenlet | None = None
         self._connected = False
-        self.unavailable = False
+        self._trip = BoundedSemaphore()
+        self._problem: RedisProblem | None = None
+        self._told: tuple[RedisProblem, float] | None = None  # in the log, and when
+        self._loss_is_told = False
+        self._rejection_told_at = -REJECTION_LOG_INTERVAL
+
+    @property
+    def unavailable(self) -> bool:
+        return self._problem is not None
+
+    def problem(self) -> RedisProblem | None:
+        """What is wrong with Redis, tried now. None if it does what Weir needs."""
+        if not self.unavailable:
+            self._check()
+        return self._problem
+
+    def info(self) -> dict[str, str]:
+        """The fields of INFO; none where the user may not ask, or of a cluster."""
+        if self._is_cluster:
+            return {}
+        with self._trip:
+            [reply] = self._send([("INFO",)])
+        lines = reply.decode().splitlines() if isinstance(reply, bytes) else []
+        return dict(line.partition(":")[::2] for line in lines if ":" in line)
 
     @cached_property
     def _client(self) -> Any:
@@ -90,13 +141,15 @@ class RedisClient:
     def execute(self, *command: Argument) -> Any:
         """The reply to one command.
 
-        Raises RedisUnavailable, also if Redis rejects the command (full, read-only, loading).
+        Raises RedisUnavailable, also if Redis rejects the command.
         """
-        return _reply(self._enqueue(command))
+        return self._reply(self._enqueue(command))
 
     def execute_all(self, *commands: tuple[Argument, ...]) -> list[Any]:
         """The replies to several commands, in order, in one round trip. Raises as execute()."""
-        return [_reply(waiting) for waiting in [self._enqueue(command) for command in commands]]
+        return [
+            self._reply(waiting) for waiting in [self._enqueue(command) for command in commands]
+        ]
 
     def run(self, script: Script, *arguments: Argument) -> Any:
         """The reply of a script to its keys and arguments."""
@@ -127,16 +180,25 @@ class RedisClient:
             while self._waiting:
                 batch = [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
                 try:
-                    with self._instrument("trip"):
+                    with self._trip, self._instrument("trip"):
                         replies = self._send([command for command, _ in batch])
                 except Exception as error:  # noqa: BLE001 no request may wait for ever
-                    self._fail(batch, error)
+                    for _, waiting in batch:
+                        waiting.set_exception(RedisUnavailable())
+                    self._lose(error)
                     break
-                for (_, waiting), reply in zip(batch, replies, strict=True):
-                    if isinstance(reply, Exception):
-                        waiting.set_exception(reply)
-                    else:
-                        waiting.set(reply)
+                self._distribute(batch, replies)
+
+    def _distribute(self, batch: list[QueuedCommand], replies: list[Any]) -> None:
+        refused = None
+        for (_, waiting), reply in zip(batch, replies, strict=True):
+            if isinstance(reply, Exception):
+                waiting.set_exception(reply)
+                refused = reply if problem_of(reply) else refused
+            else:
+                waiting.set(reply)
+        if refused:
+            self._lose(refused)
 
     def _send(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
         send = self._through_cluster if self._is_cluster else self._through_connection
@@ -153,19 +215,24 @@ class RedisClient:
         return send(commands)
 
     def _through_connection(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
-        """Without redis-py's pipeline, whose overhead is larger than the cost of the round trip."""
         connection = self._connection
         try:
             if not self._connected:
+                connection.disconnect()
                 connection.connect()
+                _raise_problem(self._exchange(CHECKS))
                 self._connected = True
-            connection.send_packed_command(connection.pack_commands(commands))
-            return [_read(connection) for _ in commands]
+            return self._exchange(commands)
         except BaseException:
             # Replies not read yet would be mistaken for those of the next commands.
             self._connected = False
             connection.disconnect()
             raise
+
+    def _exchange(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
+        """Without redis-py's pipeline, whose overhead is larger than the cost of the round trip."""
+        self._connection.send_packed_command(self._connection.pack_commands(commands))
+        return [_read(self._connection) for _ in commands]
 
     def _through_cluster(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
         pipeline = self._client.pipeline(transaction=False)
@@ -173,23 +240,69 @@ class RedisClient:
             pipeline.execute_command(*command)
         return list(pipeline.execute(raise_on_error=False))
 
-    def _fail(self, batch: list[QueuedCommand], error: Exception) -> None:
-        self.unavailable = True
-        log.warning("Redis is unavailable: %s", type(error).__name__)
-        for _, reply in [*batch, *self._waiting]:
+    def _check(self) -> None:
+        """Find out whether Redis does what Weir needs."""
+        try:
+            with self._trip:
+                # A cluster's client knows its nodes.
+                _raise_problem(self._send(CHECKS[:1] if self._is_cluster else CHECKS))
+        except Exception as error:  # noqa: BLE001 whatever it is: Redis cannot be used
+            self._lose(error)
+        else:
+            self._recover()
+
+    def _lose(self, error: Exception) -> None:
+        """Redis cannot be used. Who waits for it need not wait any longer."""
+        known = error.problem if isinstance(error, RedisRefuses) else problem_of(error)
+        unknown = REFUSED if isinstance(error, ResponseError) else UNREACHABLE
+        new, was_available = known or unknown, not self.unavailable
+        self._problem = new
+        self._connected = False  # a name may lead elsewhere after a failover
+        for _, reply in self._waiting:
             reply.set_exception(RedisUnavailable())
         self._waiting.clear()
-        gevent.spawn(self._probe_until_back)
+        if was_available:
+            self._loss_is_told = False
+            gevent.spawn(self._probe_until_back)
+        # A full Redis takes a command now and then: that is told once, not each time.
+        again = self._told and self._told[0] == new and new is not UNREACHABLE
+        if again or (new is UNREACHABLE and not was_available):
+            self._remind()
+        else:
+            self._tell(f"Redis is unavailable: {new.found} ({type(error).__name__})")
+
+    def _tell(self, message: str) -> None:
+        assert self._problem
+        log.warning("%s. %s", message, self._problem.advice)
+        self._told = (self._problem, time.monotonic())
+        self._loss_is_told = True
+
+    def _remind(self) -> None:
+        if self._told and self._problem and time.monotonic() - self._told[1] > REMIND_INTERVAL:
+            self._tell(f"Redis is still unavailable: {self._problem.found}")
+
+    def _recover(self) -> None:
+        if self._problem and self._loss_is_told:
+            log.warning("Redis is available again")
+        self._problem = None
 
     def _probe_until_back(self) -> None:
-        while self.unavailable:
-            gevent.sleep(PROBE_INTERVAL)
-            try:
-                self._client.ping()
-            except (RedisError, RedisClusterException, OSError):
-                continue
-            self.unavailable = False
-            log.warning("Redis is available again")
+        while self._problem:
+            unreachable = self._problem is UNREACHABLE
+            gevent.sleep(PROBE_INTERVAL if unreachable else REFUSED_PROBE_INTERVAL)
+            self._check()
+
+    def _reply(self, waiting: AsyncResult) -> Any:
+        try:
+            return waiting.get()
+        except NoScriptError:
+            raise
+        except RedisError as error:
+            now = time.monotonic()
+            if not problem_of(error) and now - self._rejection_told_at > REJECTION_LOG_INTERVAL:
+                self._rejection_told_at = now
+                log.error("Redis rejected a command: %s", error)
+            raise RedisUnavailable from error
 
 
 def _read(connection: Any) -> Any:
@@ -200,14 +313,16 @@ def _read(connection: Any) -> Any:
         return error
 
 
-def _reply(waiting: AsyncResult) -> Any:
-    try:
-        return waiting.get()
-    except NoScriptError:
-        raise
-    except RedisError as error:
-        log.error("Redis rejected a command: %s", error)
-        raise RedisUnavailable from error
+def _raise_problem(replies: Sequence[Any]) -> None:
+    """Raise RedisRefuses if the replies to CHECKS show a problem."""
+    written, *cluster = replies
+    if isinstance(written, Exception):
+        raise written
+    for reply in cluster:
+        moved = isinstance(reply, Exception) and problem_of(reply) == CLUSTER_NODE
+        several = isinstance(reply, bytes) and re.search(rb"cluster_size:(?![01]\b)\d", reply)
+        if moved or several:
+            raise RedisRefuses(CLUSTER_NODE)
 
 
 def _behind_sentinels(rest: str, *, tls: bool, options: dict[str, Any]) -> Any:

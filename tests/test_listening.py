@@ -1,0 +1,105 @@
+"""Where Weir listens: every way to write HOST (c44)."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.conftest import MakeWeir
+from tests.support.servers import REPOSITORY, DidNotStart, Weir
+from tests.test_manifests import image_health_command
+from webapp import settings
+from webapp.listening import bind_address
+
+
+class OnIPv6(Weir):
+    """A Weir that only IPv6 reaches."""
+
+    @property
+    def url(self) -> str:
+        return f"http://[::1]:{self.port}"
+
+
+def is_alive(weir: Weir, host: str) -> bool:
+    try:
+        return requests.get(f"http://{host}:{weir.port}/liveness", timeout=5).ok
+    except requests.ConnectionError:
+        return False
+
+
+def is_healthy(weir: Weir, host: str) -> bool:
+    """What the image's own check says."""
+    _, *arguments = image_health_command()
+    environment = {"HOST": host, "PORT": str(weir.port)}
+    return subprocess.run([sys.executable, *arguments], env=environment, timeout=30).returncode == 0
+
+
+@pytest.mark.parametrize("host", ["::", " [::] "])
+def test_the_unspecified_ipv6_address_means_both(start_weir: MakeWeir, host: str) -> None:
+    weir = start_weir(HOST=host)
+    assert is_alive(weir, "127.0.0.1")
+    assert is_alive(weir, "[::1]")
+    assert is_healthy(weir, host)
+    # Its own client came by IPv4: the demo keys work from there.
+    demo = weir.post("/chat", key="dev_key_123", json={"message": "hello"})
+    assert demo.status_code == 200
+    assert "valid for development" in weir.run_flask("doctor").stdout
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_an_ipv6_address_means_that_one_only(host: str) -> None:
+    with OnIPv6({"HOST": host}) as weir:
+        assert is_alive(weir, "[::1]")
+        assert not is_alive(weir, "127.0.0.1")
+        assert is_healthy(weir, host)
+        demo = weir.post("/chat", key="dev_key_123", json={"message": "hello"})
+        assert demo.status_code == 200
+        assert any(f"[::1]:{weir.port}" in str(line["message"]) for line in weir.logs())
+
+
+@pytest.mark.parametrize(
+    ("host", "bound"),
+    [
+        ("", "127.0.0.1:8000"),
+        ("0.0.0.0", "0.0.0.0:8000"),
+        ("127.0.0.2", "127.0.0.2:8000"),
+        ("localhost", "127.0.0.1:8000"),
+        ("::", "[::]:8000"),
+        ("0:0:0:0:0:0:0:1", "[::1]:8000"),
+    ],
+)
+def test_gunicorn_is_told_in_its_own_notation(tmp_path: Path, host: str, bound: str) -> None:
+    assert bind_address(settings.load({"HOST": host, "DATA_DIR": str(tmp_path)})) == bound
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["not a host", "nosuchhost.invalid", "192.0.2.1", "300.1.1.1", "[::1", "fe80::1%lo",
+     "http://x", "127.0.0.1:8000"],
+)  # fmt: skip
+def test_a_bad_host_stops_the_start_with_one_message(new_weir: MakeWeir, host: str) -> None:
+    with pytest.raises(DidNotStart) as ended:
+        new_weir(HOST=host).start()
+    assert ended.value.output.count("HOST must be") == 1
+    assert "Traceback" not in ended.value.output
+
+
+def test_a_port_in_use_ends_in_lines_that_say_so(start_weir: MakeWeir, new_weir: MakeWeir) -> None:
+    first = start_weir()
+    with pytest.raises(DidNotStart) as ended:
+        new_weir(PORT=first.port, until="/nothing").start()
+    lines = [json.loads(line) for line in ended.value.output.splitlines()]
+    assert any(
+        f"Connection in use: ('127.0.0.1', {first.port})" in line["message"] for line in lines
+    )
+
+
+def test_every_start_reads_the_same_configuration() -> None:
+    """`make run`, the Procfile, the image and the platforms: none names an address of its own."""
+    for name in ("Makefile", "Procfile", "deploy/Dockerfile", "railway.json", "render.yaml"):
+        assert "--bind" not in (REPOSITORY / name).read_text()
