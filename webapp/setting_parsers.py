@@ -116,11 +116,6 @@ def url(*schemes: str) -> Callable[[str], str]:
     return parse
 
 
-def database_url(text: str) -> str:
-    checked = url("sqlite", "postgres", "postgresql", "postgresql+psycopg")(text)
-    return re.sub(r"^(postgres|postgresql)://", "postgresql+psycopg://", checked)
-
-
 def patterns(text: str) -> tuple[re.Pattern[str], ...]:
     try:
         return tuple(re.compile(line, re.IGNORECASE) for line in text.splitlines() if line.strip())
