@@ -61,7 +61,8 @@ class Container(Weir):
             "API_KEYS": f"Image:premium:{KEY}",
         }
         settings = [f"--env={name}={value}" for name, value in environment.items()]
-        return ["podman", "run", "--rm", f"--name={self.name}", *RUN, *self.options, *settings, "weir"]
+        options = [f"--name={self.name}", *RUN, *settings, *self.options]
+        return ["podman", "run", "--rm", *options, "weir"]
 
 
 def files_of_the_repository() -> dict[str, str]:
