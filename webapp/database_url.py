@@ -116,6 +116,8 @@ def _hosts(text: str) -> list[str]:
         if not found or int(found[2] or 1) not in range(1, 65536):
             raise ValueError(MALFORMED)
         host = unquote(found[1])
+        if re.search(r"[@?#\s]", host) or ("/" in host and host[0] != "/"):
+            raise ValueError(MALFORMED)
         hosts.append(host + (f":{found[2]}" if found[2] else ""))
     return hosts
 
