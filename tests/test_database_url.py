@@ -83,6 +83,7 @@ def test_passwords_that_are_clear_are_taken(password: str) -> None:
         f"postgres://u:{SECRET}@h:99999/weir",
         f"postgres://u:12?{SECRET}@h/weir",
         f"postgres://u:{SECRET}?x@h/weir",
+        f"postgres://u:12?{SECRET}=x@h/weir",
         f"postgres://u:{SECRET}@[::1/weir",
         f"postgres://u:x@{SECRET}%40h/weir",
         f"postgres://u:{SECRET}@h/weir?sslmode=maybe",

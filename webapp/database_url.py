@@ -70,9 +70,10 @@ def parse(text: str) -> str:
 
 def _postgresql(rest: str) -> str:
     head, _, query = rest.partition("?")
-    credentials, _, place = head.rpartition("@")
+    credentials, at, place = head.rpartition("@")
     parameters = _parameters(query)
-    if "@" in credentials:
+    cut_by_a_password = not at and "/" not in head and "@" in query
+    if "@" in credentials or cut_by_a_password:
         raise ValueError(MALFORMED)
     user, _, password = credentials.partition(":")
     user, password = unquote(user) or _pop(parameters, "user"), unquote(password)
