@@ -151,11 +151,6 @@ def provider_url(provider_type: str) -> Callable[[str], BaseURL]:
     return lambda text: base_url.parse(text, provider_type)
 
 
-def database_url(text: str) -> str:
-    checked = url("sqlite", "postgres", "postgresql", "postgresql+psycopg")(text)
-    return re.sub(r"^(postgres|postgresql)://", "postgresql+psycopg://", checked)
-
-
 def patterns(text: str) -> tuple[re.Pattern[str], ...]:
     try:
         return tuple(re.compile(line, re.IGNORECASE) for line in text.splitlines() if line.strip())
