@@ -38,6 +38,7 @@ from benchmarks.upstream import MODEL
 from webapp.admission.limits import STRATEGY, SlidingWindowStrategy
 from webapp.admission.rate_limits import RateLimits, limits_of
 from webapp.allowance import Allowance
+from webapp.base_url import BaseURL
 from webapp.llm.messages import ModelRequest, message
 from webapp.providers.openai import OpenAIProvider
 from webapp.storage import redis_client
@@ -155,7 +156,7 @@ def _request(app: Flask) -> Action:
 
 def provider_clients(upstream: str, seconds: float, request: Timed) -> Costs:
     """An uncached call: from the fields of a request to a parsed answer that is dumped as JSON."""
-    provider = OpenAIProvider("bench", api_key="key", base_url=upstream, timeout=60)
+    provider = OpenAIProvider("bench", api_key="key", address=BaseURL(upstream), timeout=60)
     model_request = ModelRequest(BODY, native=False)
     sdk = OpenAI(base_url=upstream, api_key="key", max_retries=0, timeout=60)
 

@@ -8,7 +8,7 @@ from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 # An address in brackets, with or without a port; IPv4 with a port; or anything else.
 WRITTEN = re.compile(r"\[([^]]*)\](?::\d+)?|([\d.]+):\d+|(.*)")

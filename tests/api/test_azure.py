@@ -23,7 +23,7 @@ def test_azure_is_asked_as_azure_wants_it(
 ) -> None:
     weir = start_weir(
         API_KEYS=f"test:enterprise:{KEY}",
-        AZURE_OPENAI_ENDPOINT=f"{provider.azure_url}/",
+        AZURE_OPENAI_ENDPOINT=f"{provider.azure_url}/openai/v1/",  # c35
         AZURE_OPENAI_API_KEY="azure-secret-0123456789",
         OPENAI_API_VERSION=version,
         DEFAULT_MODEL="azure/my-gpt",

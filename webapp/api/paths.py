@@ -13,7 +13,7 @@ from flask import Flask
 from werkzeug.routing import PathConverter
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 DASHBOARD = "/dashboard"
 DOUBLED = re.compile(r"//+")
