@@ -34,7 +34,7 @@ TOKEN_RATES = (
 TIER_RATE = re.compile(
     rf"(?:(?!standard|default)([a-z][a-z_]{{0,19}})\.)?(?:above_([1-9]\d{{0,8}})\.)?({'|'.join(TOKEN_RATES)})"
 )
-TIER_FACTOR = re.compile(r"([a-z][a-z_]{0,19})\.factor")
+TIER_FACTOR = re.compile(r"(?!standard|default)([a-z][a-z_]{0,19})\.factor")
 FEES = ("image", "web_search")
 TOKEN_COUNTS = ("max_output", "context")
 

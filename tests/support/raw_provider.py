@@ -65,7 +65,7 @@ class RawProvider:
 
     def register(self, reply: Reply | Mapping[str, Reply]) -> str:
         """The marker of a reply, to put in a prompt; of several, by the ends of their paths."""
-        marker = f"reply-{next(self._numbers)}"
+        marker = f"reply-{next(self._numbers):06}"
         self._replies[marker] = reply if isinstance(reply, Mapping) else {"": reply}
         return marker
 
