@@ -8,6 +8,7 @@ import string
 
 import pytest
 
+from webapp.errors import MalformedRequest
 from webapp.llm.request_input import read_input
 from webapp.llm.tokens import byte_length, estimate_tokens, most_tokens
 
@@ -53,8 +54,18 @@ def test_a_text_never_has_more_tokens_than_its_bound(said: str) -> None:
     [{"messages": 5}, {"messages": [None, [1], {"content": {"a": 1}}]}, {}, {"input": {}},
      {"input": None}, {"tools": 7}, {"tools": [None, {}]}, {"prediction": []},
      {"messages": [{"content": [{"type": 5}, {"type": "image_url", "image_url": None}]}]},
-     {"messages": [{"content": [{"type": "document", "source": {"type": "text"}}]}]}],
+     {"messages": [{"content": [{"type": "document", "source": {"type": "text"}}]}]},
+     {"messages": [{"content": [{"type": "document", "source": {"type": {}}}]}]}],
     ids=str,
 )  # fmt: skip
 def test_any_shape_of_a_body_is_read(body: dict[str, object]) -> None:
     assert read_input(body).bound >= 0
+
+
+def test_a_body_of_any_depth_is_read_or_refused() -> None:
+    deep: object = "x"
+    for _ in range(5_000):
+        deep = {"a": [deep]}
+    for body in ({"messages": [deep]}, {"x_extra": deep}, {"audio_url": deep}):
+        with pytest.raises(MalformedRequest):
+            read_input(body)

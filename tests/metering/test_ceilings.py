@@ -14,7 +14,7 @@ from tests.support.books import Books
 from tests.support.scripted import ScriptedProvider
 from tests.support.servers import Weir
 
-FREE, BUDGETED = "free_key_0123456789", "paid_key_0123456789"
+FREE, BUDGETED, LIMITED = "free_key_0123456789", "paid_key_0123456789", "slow_key_0123456789"
 OPENAI = "/v1/chat/completions"
 INPUT, OUTPUT = 1_000, 10_000  # nano-USD per token
 CONTEXT, MAX_OUTPUT = 100_000, 8_000
@@ -40,9 +40,10 @@ def scripted() -> Iterator[ScriptedProvider]:
 @pytest.fixture(scope="module")
 def weir(start_shared_weir: MakeWeir, scripted: ScriptedProvider) -> Weir:
     return start_shared_weir(
-        API_KEYS=f"free:enterprise:{FREE},paid:paid:{BUDGETED}",
-        TIERS="enterprise=99999/minute;paid=99999/minute",
+        API_KEYS=f"free:enterprise:{FREE},paid:paid:{BUDGETED},slow:slow:{LIMITED}",
+        TIERS="enterprise=99999/minute;paid=99999/minute;slow=99999/minute",
         TIER_PAID="usd_per_month=1000",
+        TIER_SLOW="tokens_per_minute=60000",
         MODEL_PRICES="; ".join(f"{name}: {price}" for name, price in PRICES.items()),
         OPENAI_BASE_URL=scripted.base_url,
         LLM_MAX_RETRIES=0,
@@ -152,6 +153,14 @@ def test_without_a_known_window_it_has_no_price(weir: Weir, name: str) -> None:
     assert "no known limit" in refused.json()["error"]["message"]
     assert explained(weir, model="bare", **HIDDEN[name]).json()["cost_ceiling_usd"] is None
     assert explained(weir, BUDGETED, model="gratis", **HIDDEN[name]).status_code == 200
+
+
+def test_a_limit_on_tokens_counts_it_as_an_image(weir: Weir, scripted: ScriptedProvider) -> None:
+    scripted.answers({"content": "Hi"}, usage=USAGE)
+    asked = body(**HIDDEN["an image's address"])
+    assert weir.post(OPENAI, key=LIMITED, json=asked).status_code == 200
+    two = parts(*[{"type": "image_url", "image_url": {"url": f"{URL}{n}"}} for n in range(2)])
+    assert code(weir.post(OPENAI, key=LIMITED, json=body(**two))) == "rate_limit_exceeded"
 
 
 def test_images_and_sounds_that_are_sent_have_a_bound(weir: Weir) -> None:

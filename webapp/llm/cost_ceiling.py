@@ -183,7 +183,10 @@ class TargetCosts:
         if self.unpriced and not self._demand.input.is_bounded:
             return None
         tiers = {usage.service_tier} if usage.service_tier else self.tiers
-        return self._dearest(usage, tiers)
+        cost = self._dearest(usage, tiers)
+        if cost is None and self.unpriced is None:
+            cost = self._dearest(usage, {UNKNOWN_TIER})
+        return cost
 
     @property
     def _has_unknown_fees(self) -> bool:

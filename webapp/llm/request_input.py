@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from webapp.errors import MalformedRequest
 from webapp.llm.tokens import byte_length
 
 # What prompt templates add by themselves: to a request, to each message, and for tools.
@@ -105,12 +106,15 @@ class RequestInput:
 
 
 def read_input(body: Mapping[str, Any]) -> RequestInput:
-    """The input of a body in any of OpenAI's formats, or Anthropic's."""
+    """The input of a body in any of OpenAI's formats, or Anthropic's. Raises MalformedRequest."""
     reading = _Reading(body)
-    for name, value in body.items():
-        # An empty object may switch something on.
-        if value is not None and value is not False and name not in PARAMETERS:
-            reading.read(name, value)
+    try:
+        for name, value in body.items():
+            # An empty object may switch something on.
+            if value is not None and value is not False and name not in PARAMETERS:
+                reading.read(name, value)
+    except RecursionError:
+        raise MalformedRequest("The body is nested too deeply.") from None
     return reading.input
 
 
@@ -215,7 +219,7 @@ class _Reading:
 
     def _media(self, kind: str, value: Any) -> None:
         source = value.get("source") if isinstance(value, dict) else None
-        if isinstance(source, dict) and source.get("type") in {"text", "content"}:
+        if isinstance(source, dict) and source.get("type") in ("text", "content"):
             self._content(source)  # a document of Anthropic's that is text
             value = {name: item for name, item in value.items() if name != "source"}
         images, small = 0, False
