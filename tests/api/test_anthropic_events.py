@@ -11,7 +11,7 @@ import requests
 
 from tests.conftest import MakeWeir
 from tests.support.books import Books
-from tests.support.raw_provider import Reply, RawProvider
+from tests.support.raw_provider import RawProvider, Reply
 from tests.support.servers import Weir
 
 KEY = "trial_key_0123456789"

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from tests.conftest import MakeWeir
 from tests.support import mutations
 from tests.support.books import PRICES, Books
-from tests.support.raw_provider import Reply, RawProvider
+from tests.support.raw_provider import RawProvider, Reply
 from tests.support.servers import Weir
 
 KEY = "test_key_0123456789"

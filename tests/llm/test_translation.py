@@ -19,6 +19,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk, convert_to_messag
 from langchain_core.messages.tool import tool_call_chunk
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from webapp.base_url import BaseURL
 from webapp.errors import (
     ModelNotFound,
     ProviderBusy,
@@ -743,13 +744,13 @@ def test_a_prompt_that_the_provider_did_not_count_is_estimated() -> None:
 
 @pytest.fixture
 def anthropic() -> LangChainProvider:
-    return LangChainProvider("claude", "anthropic", api_key="k", base_url="", timeout=5)
+    return LangChainProvider("claude", "anthropic", api_key="k", address=BaseURL(), timeout=5)
 
 
 @pytest.fixture
 def other() -> LangChainProvider:
     """One whose model is LangChain's stand-in, with no parameters at all."""
-    provider = LangChainProvider("other", "mistralai", api_key="k", base_url="", timeout=5)
+    provider = LangChainProvider("other", "mistralai", api_key="k", address=BaseURL(), timeout=5)
     provider._chat_models["m"] = FakeListChatModel(responses=["Hello"])
     return provider
 
