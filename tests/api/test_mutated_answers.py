@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -185,16 +186,48 @@ class Fuzz:
             reply = self.replies.get(row["request_id"])
             if reply is None:
                 continue
-            cost = row["cost_nano"]
-            assert cost >= 0, (row, reply)
-            assert row["input_tokens"] >= row["cached_input_tokens"] >= 0, (row, reply)
-            assert row["output_tokens"] >= 0, (row, reply)
-            if row["estimated"]:
-                assert cost <= row["ceiling_nano"], (row, reply)
-            # LangChain does not tell the status of an answer that breaks off.
-            told = not (reply.cut and row["provider"] == "anthropic")
-            if told and not 200 <= reply.status < 300:
-                assert (row["state"], cost) == ("failed", 0), (row, reply)
+            try:
+                check_row(row, reply)
+            except AssertionError as wrong:
+                raise AssertionError(row, reply) from wrong
+
+
+def parsed_body(reply: Reply) -> dict[str, Any]:
+    """The object that a plain reply with status 200 is, empty if it is none."""
+    with suppress(ValueError):
+        body = json.loads(b"".join(reply.parts).decode("utf-8-sig"))
+        if isinstance(body, dict) and reply.status == 200 and not reply.cut:
+            return body
+    return {}
+
+
+def check_row(row: dict[str, Any], reply: Reply) -> None:
+    """What was booked for a call that was answered so."""
+    cost, tokens = row["cost_nano"], (row["input_tokens"], row["output_tokens"])
+    cached, written = row["cached_input_tokens"], row["cache_write_tokens"]
+    assert cost >= 0
+    assert tokens[1] >= 0
+    assert tokens[0] >= cached + written
+    assert min(cached, written) >= 0
+    if row["estimated"]:
+        assert cost <= row["ceiling_nano"]
+    body = parsed_body(reply)
+    # LangChain does not tell the status of an answer that breaks off.
+    told = not (reply.cut and row["provider"] == "anthropic")
+    failed = told and not 200 <= reply.status < 300
+    reported = row["provider"] != "anthropic" and body.get("error") and not body.get("usage")
+    if failed or reported:
+        assert (row["state"], cost) == ("failed", 0)
+    if row["provider"] != "anthropic" and row["state"] == "settled" and body:
+        usage = body.get("usage")
+        if isinstance(usage, dict) and whole(usage) and not row["estimated"]:
+            assert tokens[0] >= usage["prompt_tokens"]
+            assert sum(tokens) >= usage["total_tokens"]
+
+
+def whole(usage: dict[str, Any]) -> bool:
+    counts = (usage.get("prompt_tokens"), usage.get("total_tokens"))
+    return all(type(count) is int and 0 <= count < 1_000_000_000 for count in counts)
 
 
 def judge(answer: requests.Response, path: str, reply: Reply) -> bool:
@@ -226,10 +259,10 @@ def judge(answer: requests.Response, path: str, reply: Reply) -> bool:
 
 def must_be_understood(path: str, reply: Reply) -> bool:
     """Whether it is an answer in spite of all that is odd about it."""
+    body = parsed_body(reply)
+    if body.get("error"):
+        return False
     try:
-        body = json.loads(b"".join(reply.parts).decode("utf-8-sig"))
-        if reply.status != 200 or reply.cut or body.get("error"):
-            return False
         if path == "/v1/embeddings":
             return isinstance(body["data"][0]["embedding"], list)
         choices = body["choices"]
@@ -237,7 +270,7 @@ def must_be_understood(path: str, reply: Reply) -> bool:
             isinstance(choice, dict) and choice.get("finish_reason") != "error"
             for choice in choices
         )
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (LookupError, TypeError):
         return False
 
 
