@@ -36,7 +36,7 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 STATUSES = {200, 400, 404, 413, 422, 502, 503, 504}
 
 fuzzed = settings(
-    max_examples=int(EXAMPLES or 50),
+    max_examples=int(EXAMPLES or 120),
     derandomize=EXAMPLES is None,
     database=None,
     deadline=None,
