@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from tests.conftest import MakeWeir
 from tests.support import mutations
-from tests.support.books import PRICES, Books
+from tests.support.books import Books
 from tests.support.raw_provider import RawProvider, Reply
 from tests.support.servers import Weir
 
@@ -28,6 +28,8 @@ KEY = "test_key_0123456789"
 HEADERS = {"X-API-Key": KEY}
 TIMEOUT = 10.0  # of a request; far above LLM_TIMEOUT
 LISTINGS = 24
+# Of all that an answer may count, so that each has a cost.
+PRICE = "input=1, output=2, audio_input=3, audio_output=4, web_search=0.01, max_output=1000"
 EXAMPLES = os.environ.get("FUZZ_EXAMPLES")
 # The field that an answer's text is in.
 TEXTS = {"/chat": "response", "/summarize": "summary", "/generate": "content"}
@@ -322,7 +324,7 @@ def fuzz(start_shared_weir: MakeWeir) -> Iterator[Fuzz]:
             ANTHROPIC_API_KEY="sk-ant-0123456789",
             ANTHROPIC_BASE_URL=provider.url,
             MODEL_ROUTES="m1=openai/m1;claude=anthropic/claude-haiku-4-5",
-            MODEL_PRICES=f"{PRICES}; anthropic/*: input=1, output=2, max_output=1000",
+            MODEL_PRICES=f"openai/*: {PRICE}; anthropic/*: {PRICE}",
             LLM_TIMEOUT=2,
             LLM_MAX_RETRIES=0,
             BREAKER_FAILURES=1_000_000,
