@@ -40,14 +40,17 @@ timeout = 60
 keepalive = 75
 graceful_timeout = int(settings.shutdown_grace)
 # The heartbeat file in memory: on a slow disk, a worker would seem to hang.
-worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108
+worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
 control_socket_disable = True
 
 # Each worker writes its metrics into files of this folder, in memory if possible. A second master,
 # which USR2 starts, needs its own folder; a reload does not.
 METRICS = "PROMETHEUS_MULTIPROC_DIR"
 if METRICS not in os.environ or "GUNICORN_PID" in os.environ:
-    os.environ[METRICS] = tempfile.mkdtemp(prefix="weir-metrics-", dir=worker_tmp_dir)
+    try:
+        os.environ[METRICS] = tempfile.mkdtemp(prefix="weir-metrics-", dir=worker_tmp_dir)
+    except OSError as error:
+        sys.exit(f"Weir does not start. Please set TMPDIR to a folder it can write: {error}")
 metrics_folder = Path(os.environ[METRICS])
 
 logger_class = "webapp.observability.logs.WeirGunicornLogger"

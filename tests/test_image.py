@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -38,6 +38,8 @@ def podman(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 class Container(Weir):
     """Weir in the image: without root, without capabilities, on a root that is read-only."""
 
+    options: Sequence[str] = ()
+
     @property
     def name(self) -> str:
         return f"weir-test-{self.port}"
@@ -59,7 +61,8 @@ class Container(Weir):
             "API_KEYS": f"Image:premium:{KEY}",
         }
         settings = [f"--env={name}={value}" for name, value in environment.items()]
-        return ["podman", "run", "--rm", f"--name={self.name}", *RUN, *settings, "weir"]
+        options = [f"--name={self.name}", *RUN, *settings, *self.options]
+        return ["podman", "run", "--rm", *options, "weir"]
 
 
 def files_of_the_repository() -> dict[str, str]:
@@ -154,6 +157,27 @@ def test_it_holds_nothing_to_install_with(container: Container, program: str) ->
     found = container.run("sh", "-c", f"ls /opt/venv/bin/{program} || command -v {program}")
     # The base of Python has a pip of its own, outside of Weir's environment.
     assert found.stdout in {"", "/usr/local/bin/pip\n"}
+
+
+def test_any_user_of_group_0_may_run_it(container: Container) -> None:
+    """As OpenShift does. The volume takes owner and mode from the image, as there."""
+    weir = Container({})
+    weir.options = ["--user=1234567:0", "--env=HOME="]
+    try:
+        weir.start()
+        assert weir.post("/chat", key=KEY, json={"message": "Hello"}).status_code == 200
+        assert weir.run("id", "-u").stdout == "1234567\n"
+    finally:
+        weir.close()
+
+
+def test_where_it_may_not_write_it_says_so_in_one_line(container: Container) -> None:
+    environment = ["--env=SECRET_KEY=a-secret-for-the-image-test", "--env=DATA_DIR=/opt"]
+    password = "--env=ADMIN_PASSWORD=a-password-for-the-image"
+    ended = podman("run", "--rm", "--user=1234567:0", *RUN, *environment, password, "weir")
+    assert ended.returncode != 0
+    assert "DATA_DIR must be a folder" in ended.stderr
+    assert "Traceback" not in ended.stdout + ended.stderr
 
 
 def test_its_bytecode_is_made(container: Container) -> None:

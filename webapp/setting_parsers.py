@@ -34,7 +34,7 @@ TOKEN_RATES = (
 TIER_RATE = re.compile(
     rf"(?:(?!standard|default)([a-z][a-z_]{{0,19}})\.)?(?:above_([1-9]\d{{0,8}})\.)?({'|'.join(TOKEN_RATES)})"
 )
-TIER_FACTOR = re.compile(r"([a-z][a-z_]{0,19})\.factor")
+TIER_FACTOR = re.compile(r"(?!standard|default)([a-z][a-z_]{0,19})\.factor")
 FEES = ("image", "web_search")
 TOKEN_COUNTS = ("max_output", "context")
 
@@ -149,11 +149,6 @@ def host(text: str) -> str:
 
 def provider_url(provider_type: str) -> Callable[[str], BaseURL]:
     return lambda text: base_url.parse(text, provider_type)
-
-
-def database_url(text: str) -> str:
-    checked = url("sqlite", "postgres", "postgresql", "postgresql+psycopg")(text)
-    return re.sub(r"^(postgres|postgresql)://", "postgresql+psycopg://", checked)
 
 
 def patterns(text: str) -> tuple[re.Pattern[str], ...]:

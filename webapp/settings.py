@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from webapp import allowance, base_url
+from webapp import allowance, base_url, database_url
 from webapp import setting_parsers as parse
 from webapp.allowance import Allowance
 from webapp.base_url import BaseURL
@@ -96,7 +98,7 @@ class Settings:
         "DATA_DIR", "./data", "where SQLite and the development secret live", Path
     )
     database_url: str = _setting(
-        "DATABASE_URL", "", "PostgreSQL or SQLite; `postgres://` is accepted", parse.database_url,
+        "DATABASE_URL", "", "PostgreSQL or SQLite; `postgres://` is accepted", database_url.parse,
         secret=True, shown="SQLite in `DATA_DIR`",
     )  # fmt: skip
     allow_ephemeral_sqlite: bool = _setting(
@@ -329,8 +331,8 @@ class Settings:
     def secrets(self) -> tuple[str, ...]:
         """Every value that must not appear in a log line."""
         urls = (self.database_url, self.redis_url, self.alert_webhook_url)
-        passwords = [urlsplit(url).password or "" for url in urls]
-        passwords += [unquote(password) for password in passwords]
+        written = [urlsplit(url).password or "" for url in urls]
+        passwords = [*written, *map(unquote, written)]
         provider_keys = [provider.api_key for provider in self.providers]
         passwords += (secret for provider in self.providers for secret in provider.address.secrets)
         api_keys = [key.secret for key in self.api_keys]
@@ -379,7 +381,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         for name, tier in values["tiers"].items()
     }
     settings = Settings(**values)
-    problems = _weaknesses(settings)
+    problems = [*_weaknesses(settings), *_unwritable(settings)]
     if problems:
         raise SettingsError(_refusal(problems))
     return settings
@@ -554,6 +556,23 @@ def _weaknesses(settings: Settings) -> list[str]:
             "ALLOW_EPHEMERAL_SQLITE=true allows that)"
         )
     return problems
+
+
+def _unwritable(settings: Settings) -> Iterator[str]:
+    """The problem of an SQLite file that cannot be written, as under another user's folder."""
+    if not settings.database_url.startswith("sqlite"):
+        return
+    file = Path(settings.database_url.removeprefix("sqlite:///"))
+    in_data_dir = file == settings.data_dir.resolve() / "weir.db"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # SQLite adds files beside its own. That one is not opened: closing it would end its locks.
+        with tempfile.TemporaryFile(dir=file.parent):
+            if file.exists() and not os.access(file, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        setting = "DATA_DIR must be a folder" if in_data_dir else "DATABASE_URL must name a file"
+        yield f"{setting} that user {os.geteuid()} may write to: {error.strerror}"
 
 
 def _refusal(problems: list[str]) -> str:

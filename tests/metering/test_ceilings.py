@@ -302,6 +302,16 @@ def test_a_number_that_is_none_is_refused_by_its_name(
     assert not scripted.bodies
 
 
+def test_a_number_beyond_any_column_is_only_too_much_for_a_budget(
+    weir: Weir, scripted: ScriptedProvider
+) -> None:
+    scripted.answers({"content": "Hi"}, usage=USAGE)
+    asked = body(max_tokens=10**30, n=10**6)
+    assert code(weir.post(OPENAI, key=BUDGETED, json=asked)) == "budget_exceeded"
+    answer = weir.post(OPENAI, key=FREE, json=asked)
+    assert (answer.status_code, answer.headers["X-Weir-Cost-USD"]) == (200, "0.000062")
+
+
 @pytest.mark.parametrize("name", ["n", "max_tokens"])
 def test_no_limit_is_refused_only_where_a_budget_applies(
     weir: Weir, scripted: ScriptedProvider, name: str

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import gevent
+import psycopg
 import pytest
 from sqlalchemy import Column, Connection, Integer, MetaData, String, Table, insert, select, text
 from sqlalchemy.exc import IntegrityError
@@ -255,6 +256,24 @@ def test_postgresql_ends_what_a_frozen_worker_began(
     """By a timeout that ends with the transaction: a pooler gives the session to others."""
     url = empty_database.replace("://", "+psycopg://")
     assert process.run(timeouts, url) == ("10s", "0")
+
+
+def test_a_primary_that_becomes_a_standby_is_away_until_there_is_one_that_writes(
+    process: GeventProcess, empty_database: str
+) -> None:
+    url = empty_database.replace("://", "+psycopg://")
+    process.run(create, url)
+    name = empty_database.rpartition("/")[2]
+    with psycopg.connect(empty_database, autocommit=True) as administrator:
+        # Sessions keep what they began with, as those of a lost primary do.
+        administrator.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        standby = url + "?application_name=standby"
+        with pytest.raises(StoreUnavailable):
+            process.run(put, standby, "refused")
+        administrator.execute("SET default_transaction_read_only = off")
+        administrator.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+    wait_until(lambda: process.run(ping, standby), 5, "the way back")
+    assert process.run(put, standby, "taken")
 
 
 def test_a_postgresql_that_is_frozen_is_away_in_time(

@@ -29,10 +29,8 @@ def pooler(postgres: Postgres) -> Iterator[PgBouncer]:
 
 def settings_of_sessions(url: str) -> set[tuple[str, ...]]:
     """What other clients of the pool find set: on each of the pool's connections."""
-    shown = "SELECT pg_backend_pid(), current_setting('transaction_timeout'), "
-    shown += (
-        "current_setting('idle_in_transaction_session_timeout'), current_setting('search_path')"
-    )
+    names = ("transaction_timeout", "idle_in_transaction_session_timeout", "search_path")
+    shown = ", ".join(f"current_setting('{name}')" for name in names)
     found = {}
     # Open transactions at the same time are on different connections.
     clients = [psycopg.connect(url) for _ in range(PgBouncer.CONNECTIONS)]

@@ -18,7 +18,7 @@ from itertools import count
 from types import TracebackType
 from typing import Any, Self
 
-MARKER = re.compile(rb"raw-reply-\d+")
+MARKER = re.compile(rb"reply-\d+")
 REPR_MAX = 10_000  # characters
 MODELS = {"object": "list", "data": [{"id": "m1", "object": "model", "created": 1}]}
 
@@ -65,7 +65,7 @@ class RawProvider:
 
     def register(self, reply: Reply | Mapping[str, Reply]) -> str:
         """The marker of a reply, to put in a prompt; of several, by the ends of their paths."""
-        marker = f"raw-reply-{next(self._numbers)}"
+        marker = f"reply-{next(self._numbers):06}"
         self._replies[marker] = reply if isinstance(reply, Mapping) else {"": reply}
         return marker
 

@@ -20,6 +20,7 @@ from webapp.llm.tokens import estimate_input_tokens
 MAX_MODEL_LENGTH = 256
 MAX_MESSAGE_LENGTH = 1000
 MAX_TARGETS = 10_000
+MAX_NANO = 10**15  # of one call: the ledger's columns must hold the sums of many
 
 
 class AnsweredTiers:
@@ -77,10 +78,11 @@ class CostTracker:
         """The ceiling of one call, at whatever target of the route."""
         targets = [self.of(target) for target in self._route.targets]
         unpriced = next((costs.unpriced for costs in targets if costs.unpriced), None)
+        nano = max(costs.nano or 0 for costs in targets)
         return CostCeiling(
             max(costs.input_tokens for costs in targets),
             max(costs.output_tokens for costs in targets),
-            None if unpriced else max(costs.nano or 0 for costs in targets),
+            None if unpriced else min(nano, MAX_NANO),
             unpriced,
             named=self.demand.named_max_output is not None,
             hidden_tokens=min(costs.hidden_tokens for costs in targets),

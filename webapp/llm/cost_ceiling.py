@@ -15,6 +15,7 @@ from webapp.llm.routing import Target
 
 # Output tokens of a model whose maximum is not known.
 DEFAULT_MAX_OUTPUT_TOKENS = 16_384
+MAX_OUTPUT_TOKENS = 10**10  # more than any call generates, whatever a client names
 # The client's limits on the output of a choice, and others that some servers know.
 OUTPUT_LIMITS = ("max_completion_tokens", "max_tokens")
 OTHER_OUTPUT_LIMITS = ("max_output_tokens", "max_new_tokens", "n_predict", "num_predict")
@@ -123,7 +124,7 @@ class TargetCosts:
         if self._demand.named_max_output is None:
             known = max(known or 0, self.max_output)
         predicted = self._demand.input.predicted_tokens
-        return self._demand.choices * ((known or 0) + predicted)
+        return min(self._demand.choices * ((known or 0) + predicted), MAX_OUTPUT_TOKENS)
 
     @property
     def max_output(self) -> int:

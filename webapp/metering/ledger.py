@@ -30,7 +30,7 @@ from sqlalchemy import (
     select,
     tuple_,
 )
-from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError
 
 from webapp import money
 from webapp.errors import (
@@ -316,7 +316,7 @@ class Ledger:
             if not pending.told:
                 log.exception("Call %d cannot be settled, it is booked at its ceiling", pending.id)
             this = (ledger.c.id == pending.id, ledger.c.state == CallState.RESERVED)
-            with contextlib.suppress(StoreUnavailable, SQLAlchemyError):
+            with contextlib.suppress(Exception):  # then it is tried again; the writer must not end
                 self._database.write(lambda c: _settle_at_ceilings(c, "InternalError", *this))
                 self._billings.pop(pending.id, None)
                 return

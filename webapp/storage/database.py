@@ -34,6 +34,7 @@ SQLITE_BUSY_TIMEOUT = 4
 # of keys.
 SQLITE_WRITERS, SQLITE_READERS = 2, 8
 FRESH_TTL = 30.0
+READ_ONLY = "25006"  # PostgreSQL's code of a standby that refuses to write
 
 
 class Database:
@@ -129,6 +130,9 @@ class Database:
                 raise StoreUnavailable from error
             if ended_by and not isinstance(ended_by, Exception):
                 raise ended_by from error
+            if getattr(error.orig, "sqlstate", None) == READ_ONLY:
+                engine.dispose()  # a name may lead to the new primary
+                raise StoreUnavailable from error
             if error.connection_invalidated or isinstance(error, OperationalError):
                 raise StoreUnavailable from error
             raise

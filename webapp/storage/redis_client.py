@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import re
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -29,13 +28,7 @@ from redis.exceptions import TimeoutError as RedisTimeout
 from redis.retry import Retry
 
 from webapp.storage.instrumentation import InstrumentationHook
-from webapp.storage.redis_problems import (
-    CLUSTER_NODE,
-    REFUSED,
-    UNREACHABLE,
-    RedisProblem,
-    problem_of,
-)
+from webapp.storage.redis_problems import REFUSED, UNREACHABLE, RedisProblem, problem_of
 
 log = logging.getLogger(__name__)
 
@@ -48,26 +41,17 @@ REFUSED_PROBE_INTERVAL = 2.0
 REMIND_INTERVAL = 300.0  # seconds after which the log repeats what is wrong
 REJECTION_LOG_INTERVAL = 60.0
 MAX_BATCH = 256
-# These show whether Weir can work: a script that reads and writes; and whether the rest of a
-# cluster's keys are elsewhere. Any server answers PING.
+# These show whether Weir can work, where any server answers PING: a script that writes, and keys in
+# many slots of a cluster, of which one node has only some.
 CHECKS: list[tuple[Argument, ...]] = [
     ("EVAL", "return redis.call('SET', KEYS[1], '1', 'PX', 1000)", 1, "weir:check"),
-    ("CLUSTER", "INFO"),
+    *(("EXISTS", f"weir:check:{number}") for number in range(32)),
 ]
-
 QueuedCommand = tuple[tuple[Argument, ...], AsyncResult]
 
 
 class RedisUnavailable(Exception):
     """Redis cannot be reached, does not answer in time, or refuses what Weir needs."""
-
-
-class RedisRefuses(Exception):
-    """The checks found a problem."""
-
-    def __init__(self, problem: RedisProblem) -> None:
-        self.problem = problem
-        super().__init__(problem.found)
 
 
 class Script:
@@ -220,7 +204,7 @@ class RedisClient:
             if not self._connected:
                 connection.disconnect()
                 connection.connect()
-                _raise_problem(self._exchange(CHECKS))
+                _raise_refusal(self._exchange(CHECKS))
                 self._connected = True
             return self._exchange(commands)
         except BaseException:
@@ -244,8 +228,7 @@ class RedisClient:
         """Find out whether Redis does what Weir needs."""
         try:
             with self._trip:
-                # A cluster's client knows its nodes.
-                _raise_problem(self._send(CHECKS[:1] if self._is_cluster else CHECKS))
+                _raise_refusal(self._send(CHECKS))
         except Exception as error:  # noqa: BLE001 whatever it is: Redis cannot be used
             self._lose(error)
         else:
@@ -253,9 +236,8 @@ class RedisClient:
 
     def _lose(self, error: Exception) -> None:
         """Redis cannot be used. Who waits for it need not wait any longer."""
-        known = error.problem if isinstance(error, RedisRefuses) else problem_of(error)
         unknown = REFUSED if isinstance(error, ResponseError) else UNREACHABLE
-        new, was_available = known or unknown, not self.unavailable
+        new, was_available = problem_of(error) or unknown, not self.unavailable
         self._problem = new
         self._connected = False  # a name may lead elsewhere after a failover
         for _, reply in self._waiting:
@@ -313,16 +295,10 @@ def _read(connection: Any) -> Any:
         return error
 
 
-def _raise_problem(replies: Sequence[Any]) -> None:
-    """Raise RedisRefuses if the replies to CHECKS show a problem."""
-    written, *cluster = replies
-    if isinstance(written, Exception):
-        raise written
-    for reply in cluster:
-        moved = isinstance(reply, Exception) and problem_of(reply) == CLUSTER_NODE
-        several = isinstance(reply, bytes) and re.search(rb"cluster_size:(?![01]\b)\d", reply)
-        if moved or several:
-            raise RedisRefuses(CLUSTER_NODE)
+def _raise_refusal(replies: Sequence[Any]) -> None:
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
 
 
 def _behind_sentinels(rest: str, *, tls: bool, options: dict[str, Any]) -> Any:
