@@ -219,6 +219,18 @@ def test_the_usage_of_each_of_anthropics_events_is_kept() -> None:
     ]
 
 
+def test_anthropics_answers_are_checked_before_langchain_reads_them() -> None:
+    checked: list[Any] = []
+    library_internals.check_anthropics_answers(checked.append)
+    library_internals.check_anthropics_answers(checked.append)
+    made = ChatAnthropic(model_name="a-model", api_key=SecretStr("none"))
+    answer = Message.model_construct(
+        type="message", content=[], usage=Usage(input_tokens=9, output_tokens=1)
+    )
+    assert made._format_output(answer).generations
+    assert checked == [answer]
+
+
 def test_flask_cors_registers_one_function_for_all_its_headers() -> None:
     app = Flask(__name__)
     CORS().init_app(app, origins=["https://shop.example"], always_send=False)

@@ -182,6 +182,26 @@ def keep_usage_of_events() -> None:
     ChatAnthropic._make_message_chunk_from_anthropic_event = keeping  # type: ignore[method-assign]
 
 
+def check_anthropics_answers(check: Callable[[Any], None]) -> None:
+    """Call `check` with each plain answer of Anthropic's before LangChain reads it.
+
+    langchain-anthropic 1.7: ChatAnthropic._format_output. It breaks on errors with status 200
+    without their words.
+    """
+    from langchain_anthropic import ChatAnthropic
+
+    original = ChatAnthropic._format_output
+    if hasattr(original, "__wrapped__"):
+        return
+
+    @wraps(original)
+    def checking(self: ChatAnthropic, data: Any, **options: Any) -> Any:
+        check(data)
+        return original(self, data, **options)
+
+    ChatAnthropic._format_output = checking  # type: ignore[method-assign]
+
+
 def take_latest_after_request(app: Flask) -> Callable[[Any], Any]:
     """Unregister the latest after_request function, and return it.
 

@@ -272,6 +272,25 @@ def test_an_error_is_the_same_by_its_status_and_as_an_event(
     assert (row["state"], row["cost_nano"]) == ("failed", 0)
 
 
+def test_an_error_with_status_200_is_one(weir: Weir, claude: RawProvider) -> None:
+    marker = claude.register(Reply.json(failing()))
+    for _ in range(2):
+        answer = ask(weir, marker)
+        assert answer.status_code == 502, answer.text
+        assert answer.json()["error"]["provider"] == {"status": 529, "message": "Overloaded"}
+        row = booked(weir, answer)
+        assert (row["state"], row["cost_nano"]) == ("failed", 0)
+
+
+def test_a_stream_whose_end_counts_nothing_is_estimated(weir: Weir, claude: RawProvider) -> None:
+    end = ended()
+    del end[0]["usage"]
+    marker = claude.register(Reply.events(begun(), *said("Hi there, all of you"), *end))
+    row = booked(weir, ask(weir, marker, stream=True))
+    assert (row["state"], row["input_tokens"], row["estimated"]) == ("settled", 9, 1)
+    assert row["output_tokens"] > 1
+
+
 def test_a_tool_message_may_repeat_the_function_s_name(
     weir: Weir, claude: RawProvider
 ) -> None:  # c37

@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from tests.conftest import MakeWeir
 from tests.support import mutations
-from tests.support.books import PRICES, Books
+from tests.support.books import Books
 from tests.support.raw_provider import RawProvider, Reply
 from tests.support.servers import Weir
 
@@ -27,6 +28,8 @@ KEY = "test_key_0123456789"
 HEADERS = {"X-API-Key": KEY}
 TIMEOUT = 10.0  # of a request; far above LLM_TIMEOUT
 LISTINGS = 24
+# Of all that an answer may count, so that each has a cost.
+PRICE = "input=1, output=2, audio_input=3, audio_output=4, web_search=0.01, max_output=1000"
 EXAMPLES = os.environ.get("FUZZ_EXAMPLES")
 # The field that an answer's text is in.
 TEXTS = {"/chat": "response", "/summarize": "summary", "/generate": "content"}
@@ -35,7 +38,7 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 STATUSES = {200, 400, 404, 413, 422, 502, 503, 504}
 
 fuzzed = settings(
-    max_examples=int(EXAMPLES or 50),
+    max_examples=int(EXAMPLES or 120),
     derandomize=EXAMPLES is None,
     database=None,
     deadline=None,
@@ -185,16 +188,48 @@ class Fuzz:
             reply = self.replies.get(row["request_id"])
             if reply is None:
                 continue
-            cost = row["cost_nano"]
-            assert cost >= 0, (row, reply)
-            assert row["input_tokens"] >= row["cached_input_tokens"] >= 0, (row, reply)
-            assert row["output_tokens"] >= 0, (row, reply)
-            if row["estimated"]:
-                assert cost <= row["ceiling_nano"], (row, reply)
-            # LangChain does not tell the status of an answer that breaks off.
-            told = not (reply.cut and row["provider"] == "anthropic")
-            if told and not 200 <= reply.status < 300:
-                assert (row["state"], cost) == ("failed", 0), (row, reply)
+            try:
+                check_row(row, reply)
+            except AssertionError as wrong:
+                raise AssertionError(row, reply) from wrong
+
+
+def parsed_body(reply: Reply) -> dict[str, Any]:
+    """The object that a plain reply with status 200 is, empty if it is none."""
+    with suppress(ValueError):
+        body = json.loads(b"".join(reply.parts).decode("utf-8-sig"))
+        if isinstance(body, dict) and reply.status == 200 and not reply.cut:
+            return body
+    return {}
+
+
+def check_row(row: dict[str, Any], reply: Reply) -> None:
+    """What was booked for a call that was answered so."""
+    cost, tokens = row["cost_nano"], (row["input_tokens"], row["output_tokens"])
+    cached, written = row["cached_input_tokens"], row["cache_write_tokens"]
+    assert cost >= 0
+    assert tokens[1] >= 0
+    assert tokens[0] >= cached + written
+    assert min(cached, written) >= 0
+    if row["estimated"]:
+        assert cost <= row["ceiling_nano"]
+    body = parsed_body(reply)
+    # LangChain does not tell the status of an answer that breaks off.
+    told = not (reply.cut and row["provider"] == "anthropic")
+    failed = told and not 200 <= reply.status < 300
+    reported = row["provider"] != "anthropic" and body.get("error") and not body.get("usage")
+    if failed or reported:
+        assert (row["state"], cost) == ("failed", 0)
+    if row["provider"] != "anthropic" and row["state"] == "settled" and body:
+        usage = body.get("usage")
+        if isinstance(usage, dict) and whole(usage) and not row["estimated"]:
+            assert tokens[0] >= usage["prompt_tokens"]
+            assert sum(tokens) >= usage["total_tokens"]
+
+
+def whole(usage: dict[str, Any]) -> bool:
+    counts = (usage.get("prompt_tokens"), usage.get("total_tokens"))
+    return all(type(count) is int and 0 <= count < 1_000_000_000 for count in counts)
 
 
 def judge(answer: requests.Response, path: str, reply: Reply) -> bool:
@@ -226,10 +261,10 @@ def judge(answer: requests.Response, path: str, reply: Reply) -> bool:
 
 def must_be_understood(path: str, reply: Reply) -> bool:
     """Whether it is an answer in spite of all that is odd about it."""
+    body = parsed_body(reply)
+    if body.get("error"):
+        return False
     try:
-        body = json.loads(b"".join(reply.parts).decode("utf-8-sig"))
-        if reply.status != 200 or reply.cut or body.get("error"):
-            return False
         if path == "/v1/embeddings":
             return isinstance(body["data"][0]["embedding"], list)
         choices = body["choices"]
@@ -237,7 +272,7 @@ def must_be_understood(path: str, reply: Reply) -> bool:
             isinstance(choice, dict) and choice.get("finish_reason") != "error"
             for choice in choices
         )
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (LookupError, TypeError):
         return False
 
 
@@ -289,7 +324,7 @@ def fuzz(start_shared_weir: MakeWeir) -> Iterator[Fuzz]:
             ANTHROPIC_API_KEY="sk-ant-0123456789",
             ANTHROPIC_BASE_URL=provider.url,
             MODEL_ROUTES="m1=openai/m1;claude=anthropic/claude-haiku-4-5",
-            MODEL_PRICES=f"{PRICES}; anthropic/*: input=1, output=2, max_output=1000",
+            MODEL_PRICES=f"openai/*: {PRICE}; anthropic/*: {PRICE}",
             LLM_TIMEOUT=2,
             LLM_MAX_RETRIES=0,
             BREAKER_FAILURES=1_000_000,

@@ -521,8 +521,9 @@ def test_tokens_from_a_cache_are_part_of_the_prompt() -> None:
 
 
 def claude(*events: Any) -> dict[str, Any]:
-    """The usage of a stream whose events count this."""
-    parts = [part(response_metadata={"usage_events": [event]}) for event in events]
+    """The usage of a stream whose events count this: message_start, then message_delta."""
+    start, *deltas = ({"response_metadata": {"usage_events": [event]}} for event in events)
+    parts = [part(**start), *(part(**delta, usage_metadata=USAGE) for delta in deltas)]
     *_, usage = chunks(*parts, part(response_metadata={"stop_reason": "end_turn"}))
     return usage
 
@@ -556,6 +557,11 @@ def test_the_counts_of_claudes_events_are_cumulative(
     assert found == counted
     assert usage["completion_tokens"] == 7
     assert usage["total_tokens"] == counted[0] + 7
+
+
+def test_the_output_that_claude_counts_at_the_start_is_not_all_of_it() -> None:
+    usage = claude({"input_tokens": 9, "output_tokens": 1})["usage"]
+    assert (usage["prompt_tokens"], usage["completion_tokens"]) == (9, 0)
 
 
 def test_what_claude_writes_to_its_cache_is_told_by_its_time() -> None:

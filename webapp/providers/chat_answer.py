@@ -97,7 +97,11 @@ class _StreamWriting:
         self._head["model"] = _model_name(message) or self._head["model"]
         self._reason = _reason(message) or self._reason
         for counts in message.response_metadata.get("usage_events") or ():
-            self._counts = _merged(self._counts, counts)
+            # message_start, whose usage LangChain leaves out, counts only the output until then.
+            # With none at all, Weir counts the output itself.
+            hidden = () if message.usage_metadata else ("output_tokens",)
+            given = {name: count for name, count in counts.items() if name not in hidden}
+            self._counts = _merged(self._counts, given)
             self._head |= _tier(self._counts)
         if message.usage_metadata:
             self._usage = add_usage(self._usage, message.usage_metadata)
@@ -309,7 +313,7 @@ def _merged(earlier: dict[str, Any], later: Any) -> dict[str, Any]:
     merged = earlier | given
     if _input(merged) < _input(earlier):
         merged |= {name: earlier.get(name) for name in INPUT_COUNTS}
-    if _count(merged, "output_tokens") < _count(earlier, "output_tokens"):
+    if _count(earlier, "output_tokens") > _count(merged, "output_tokens"):
         merged["output_tokens"] = earlier["output_tokens"]
     return merged
 

@@ -25,6 +25,7 @@ from webapp.errors import (
     WeirError,
 )
 from webapp.library_internals import (
+    check_anthropics_answers,
     keep_usage_of_events,
     langchain_packages,
     make_http_client,
@@ -182,6 +183,7 @@ class LangChainProvider(BaseProvider):
                 made = made.model_copy(update={"stream_usage": True})
             if self._model_provider == "anthropic":
                 keep_usage_of_events()
+                check_anthropics_answers(_raise_reported)
             make_http_client(made)
             return made
 
@@ -325,6 +327,12 @@ def _langchain() -> Iterator[None]:
         raise _of_value_error(error) from error
     except (AttributeError, LookupError, TypeError, RecursionError) as error:
         raise ProviderFailed(UNREADABLE) from error
+
+
+def _raise_reported(answer: Any) -> None:
+    """Raise the error that Anthropic, or a proxy of it, reports with status 200."""
+    if getattr(answer, "type", None) == "error":
+        raise RefusedByStatus(200, answer.model_dump(warnings=False), None)
 
 
 def _of_value_error(error: ValueError) -> WeirError:
