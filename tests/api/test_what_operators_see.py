@@ -7,6 +7,7 @@ import io
 import re
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -323,3 +324,17 @@ class Unfinished:
 
     def __exit__(self, *_: object) -> None:
         self._socket.close()
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["answered", "failed"])
+def test_a_coalesced_request_has_the_target_of_the_one_that_led(
+    weir: Weir, raw: RawProvider, fails: bool
+) -> None:
+    failed = Reply.json({"error": {"message": "down"}}, 500)
+    marker = raw.register(failed if fails else Reply.json(ANSWER))
+    with ThreadPoolExecutor(4) as pool:
+        ask = lambda _: weir.post(OPENAI, key=KEY, json=body(marker, "two"))  # noqa: E731
+        answers = list(pool.map(ask, range(4)))
+    model = "second" if fails else "first"
+    for answer in answers:
+        assert seen(weir, answer) == ("openai", model, "openai", model)

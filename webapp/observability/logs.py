@@ -182,7 +182,7 @@ def log_request(context: RequestContext, status: int) -> None:
     level, name = (logging.ERROR, "error") if status >= 500 else (logging.INFO, "info")
     if not request_log.isEnabledFor(level):
         return
-    fields = {
+    fields: dict[str, Any] = {
         "timestamp": _timestamp(time.time()),
         "level": name,
         "request_id": context.request_id,
