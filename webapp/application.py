@@ -225,7 +225,7 @@ def _make_models(settings: Settings, stores: _Stores, metering: _Metering) -> _M
         metering.ledger,
         metering.prices,
         metering.token_limits,
-        Telemetry(labels),
+        Telemetry(labels, settings.log_redact),
     )
     predictions = Predictions(Registry(settings.model_path or MODELS), stores.answers)
     return _Models(providers, labels, breakers, flights, gateway, predictions)

@@ -44,11 +44,14 @@ class WeirError(Exception):
 
     `details` (JSON-ready) helps the client to react; `retry_after` is in seconds;
     `attempts` counts the provider calls before it; `should_retry` overrides the clients' default
-    for this status.
+    for this status. `provider_status` and `provider_message` are what the provider answered, for
+    the operator.
     """
 
     status = 500
     attempts = 0
+    provider_status: int | None = None
+    provider_message: str | None = None
     should_retry: bool | None = None
     message = "Internal error. Search the log for the request id."
 
@@ -176,7 +179,6 @@ class ProviderError(WeirError):
     `try_again` says whether the same target is worth a retry, `try_next` whether the next target
     is worth a try; `may_be_charged` whether the provider may charge for the call; `counts` whether
     the target's circuit breaker counts it, and `unreachable` whether the target was not reached.
-    `provider_status` and `provider_message` are what the provider answered, for the operator.
     `usage` is what it reported (llm.messages.Usage). `lost_send_seconds` passed before a
     connection turned out to be closed: the call is made again.
     """
@@ -186,8 +188,6 @@ class ProviderError(WeirError):
     may_be_charged = False
     counts = True
     unreachable = False
-    provider_status: int | None = None
-    provider_message: str | None = None
     usage: Any = None
     lost_send_seconds: float | None = None
 

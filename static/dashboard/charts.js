@@ -2,8 +2,8 @@
 "use strict";
 
 // The Okabe-Ito palette, safe for colour blindness; dashes distinguish the lines as well.
-const STROKES = ["--series-1", "--series-2", "--series-3"];
-const DASHES = [[], [6, 3], [2, 3]];
+const STROKES = ["--series-1", "--series-2", "--series-3", "--series-4"];
+const DASHES = [[], [6, 3], [2, 3], [8, 3, 2, 3]];
 
 function colour(name) {
   const probe = document.createElement("span");

@@ -103,7 +103,7 @@ def test_figures_equal_those_of_the_api_in_every_range(
         assert tile(page, "Billed tokens") == str(stats["tokens"]) == str(tokens)
         assert tile(page, "Error rate") == f"{100 / 7:.1f} %"
         values = re.findall(r'<td class="n" data-value="(\d+)">', page.split('id="hit-rate"')[0])
-        hits, misses, errors = (sum(map(int, values[column::3])) for column in range(3))
+        hits, misses, errors = (sum(map(int, values[column::4])) for column in range(3))
         assert (hits, misses, errors) == (
             stats["cache_hits"],
             stats["cache_misses"],
@@ -221,6 +221,9 @@ def test_requests_are_found_by_what_became_of_them(
     assert found("status=422") == {bad}
     assert found("cache=HIT") == {hit}
     assert found("model=first") >= {good}
+    assert found("model=second") == {failed}
+    assert found("provider=openai") == everything - {bad}
+    assert found("provider=other") == set()
     assert found("endpoint=%2Fchat") == everything
     assert found(f"key={max(admin.ids_of_keys())}") == {theirs}
     assert found("since=2999-01-01T00:00") == set()

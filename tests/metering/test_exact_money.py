@@ -387,7 +387,7 @@ def test_a_cost_is_written_without_an_exponent(weir: Weir, scripted: ScriptedPro
 def test_entries_of_either_version_are_read() -> None:
     usage = Usage(7, 3, 2, True, cache_write_5m_tokens=1, service_tier="priority")
     assert Usage(*json.loads(json.dumps(usage.totals))) == Usage(7, 3, 2, True)
-    entry = to_entry(Answer("Hi", "m1", "openai", usage, 0.5), [], native=True)
+    entry = to_entry(Answer("Hi", "m1", "openai", usage, 0.5), "m1", [], native=True)
     assert len(entry["usage"]) == 4, "an older version reads no more"
     stream = CachedStream(CachedAnswer(entry, 0.0), CacheState.HIT, "m1", False)
     final = [stream.next(0), stream.next(0)][-1]

@@ -81,6 +81,7 @@ def consume() -> None:
     cached answer a seventh more; docs/architecture.md has the figures.
     """
     principal: Principal = g.principal
+    g.limited = True
     request = f"{_process}.{next(_numbers)}"
     g.decision = _strategy().acquire(principal.bucket, limits_of(principal.allowance), request)
     check_left()

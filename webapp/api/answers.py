@@ -65,9 +65,12 @@ class HTTPClientConnection:
             return True
 
 
-def call_options(*, streamed: bool) -> CallOptions:
-    """The options of this request: its key, its client, its deadline, its Cache-Control."""
+def call_options(model: str | None, *, streamed: bool) -> CallOptions:
+    """The options of this request, which names a model or none: its key, its client, its deadline,
+    its Cache-Control."""
     principal: Principal = g.principal
+    context = request_context.current()
+    context.asked_model = model
     settings = services().settings
     timeout = settings.stream_deadline if streamed else settings.plain_deadline
     return CallOptions(
@@ -77,6 +80,8 @@ def call_options(*, streamed: bool) -> CallOptions:
         cache=cache_use(),
         only_cached=principal.stale,
         allows_model=principal.allowance.allows_model,
+        routed=context.routed,
+        failed=context.call_failed,
     )
 
 
@@ -137,7 +142,7 @@ class OpenAIDialect:
 def native(request: ModelRequest, describe: Describe) -> Any:
     """The answer of a native endpoint that makes one model request, whole or streamed."""
     keep_prompt(request.body)
-    gateway, options = services().gateway, call_options(streamed=request.stream)
+    gateway, options = services().gateway, call_options(request.model, streamed=request.stream)
     if request.stream:
         return stream(gateway.open(request, options), NativeDialect(describe))
     return answer(gateway.answer(request, options), describe)
@@ -146,7 +151,7 @@ def native(request: ModelRequest, describe: Describe) -> Any:
 def openai(request: ModelRequest) -> Response:
     """The answer of one of OpenAI's endpoints, whole or streamed."""
     keep_prompt(request.body)
-    gateway, options = services().gateway, call_options(streamed=request.stream)
+    gateway, options = services().gateway, call_options(request.model, streamed=request.stream)
     if request.stream:
         return stream(gateway.open(request, options), OpenAIDialect())
     return verbatim(gateway.answer(request, options))
@@ -179,7 +184,7 @@ def stream(source: Stream, dialect: Dialect) -> Response:
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     if isinstance(first, AnswerMetadata):
         headers |= _headers(first)
-        context.began_to_answer = context.milliseconds / 1000
+        _begun(context, first)
     events = _events(source, first, dialect, context)
     response = Response(events, mimetype="text/event-stream", headers=headers)
     # A generator that was never started does not run its `finally`, so the source is closed here.
@@ -199,7 +204,7 @@ def _events(
             elif isinstance(event, Chunk):
                 yield dialect.chunk(event)
             else:
-                context.began_to_answer = context.began_to_answer or context.milliseconds / 1000
+                _begun(context, event)
             event = source.next(PING_INTERVAL)
         _record(context, event)
         yield dialect.end(event, context) + DONE
@@ -210,7 +215,7 @@ def _events(
         known = error if isinstance(error, WeirError) else InternalError()
         if known is not error:
             log.exception("A stream failed", extra={"request_id": context.request_id})
-        context.error, context.failed = known.name, known.status >= 500
+        context.ended_with(known)
         yield sse_event(dialect.error(known)) + DONE
     finally:
         source.close()
@@ -256,6 +261,12 @@ def keep_prompt(body: Mapping[str, Any]) -> None:
         context.prompt = cut(redact_json(prompt, context.redacted))
 
 
+def _begun(context: RequestContext, metadata: AnswerMetadata) -> None:
+    """Record that a stream has begun, which may end before its FinalAnswer."""
+    context.began_to_answer = context.began_to_answer or context.milliseconds / 1000
+    context.routed(metadata.provider, metadata.model)
+
+
 def _record(context: RequestContext, final: FinalAnswer) -> None:
     if context.prompt is not None:
         content, body = final.answer.content, final.answer.body
@@ -264,8 +275,8 @@ def _record(context: RequestContext, final: FinalAnswer) -> None:
         )
     context.cache = str(final.metadata.cache)
     context.waited = final.metadata.waited
-    context.model = final.answer.model
-    context.provider = final.answer.provider
+    context.routed(final.answer.provider, final.metadata.model or final.answer.model)
+    context.answered_model = final.answer.model
     context.tokens = final.answer.usage.total_tokens
     context.cost_usd = final.cost_usd
     if final.is_free:

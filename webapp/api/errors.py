@@ -47,10 +47,7 @@ def render(error: errors.WeirError) -> Response:
     openai = at_openai_endpoint()
     if openai and isinstance(error, errors.NotAllowed):
         error = errors.NotAuthenticated(error.message)
-    context = request_context.current()
-    context.error, context.failed = error.name, error.status >= 500
-    if isinstance(error, errors.RateLimitExceeded | errors.BudgetExceeded | errors.BudgetReserved):
-        context.limit = (error.details or {}).get("limit")
+    request_context.current().ended_with(error)
     response = jsonify(openai_envelope(error) if openai else native_envelope(error))
     response.status_code = error.status
     if openai and type(error) is errors.ValidationError:

@@ -70,7 +70,7 @@ def _explanation(endpoint: ModelEndpoint) -> dict[str, Any]:
     endpoint.check(body)
     check_left()
     model_request = endpoint.to_model_request(body)
-    options = answers.call_options(streamed=model_request.stream)
+    options = answers.call_options(model_request.model, streamed=model_request.stream)
     forecast = services().gateway.forecast(model_request, options)
     return {
         "route": forecast.route.name,

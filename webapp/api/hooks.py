@@ -16,6 +16,7 @@ from webapp.metering.request_log import LoggedRequest
 from webapp.metering.totals import UsageTotals
 from webapp.observability import request_context, telemetry, tracing
 from webapp.observability.logs import log_request
+from webapp.observability.refusals import COUNTER_OF_LIMIT
 from webapp.observability.request_context import RequestContext
 from webapp.services import Services
 
@@ -77,7 +78,7 @@ def _finish(services: Services, response: Response) -> Response:
             principal.mask,
             principal.tier,
         )
-    context.admitted = g.get("admitted", False)
+    context.limited, context.admitted = g.get("limited", False), g.get("admitted", False)
     ended = limits.over()
     if ended:
         response.call_on_close(ended)
@@ -101,7 +102,9 @@ def _closed(services: Services, context: RequestContext, status: int) -> None:
             status=status,
             cache=context.cache,
             provider=context.provider,
-            model=context.model,
+            model=context.routed_model,
+            asked_model=context.asked_model,
+            answered_model=context.answered_model,
             tokens=context.tokens,
             cost_nano=None if context.cost_usd is None else round(context.cost_usd * money.NANO),
             milliseconds=context.milliseconds,
@@ -110,7 +113,11 @@ def _closed(services: Services, context: RequestContext, status: int) -> None:
             answer=context.answer,
         )
     )
-    if context.admitted:
+    if context.limit:
+        if context.limited:
+            refused = UsageTotals(**{COUNTER_OF_LIMIT[context.limit]: 1})
+            services.traffic.count(context.key_id, refused)
+    elif context.admitted:
         counts = UsageTotals(
             requests=1,
             hits=int(context.cache in {"HIT", "STALE"}),

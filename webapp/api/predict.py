@@ -81,6 +81,8 @@ def _predict(bodies: list[dict[str, Any]]) -> list[Predicted]:
         PredictionInput(tuple(body["features"]), body["model"], body["model_version"])
         for body in bodies
     ]
+    context = request_context.current()
+    context.asked_model = rows[0].model
     principal: Principal = g.principal
     registry = services().predictions.registry
     for row in rows:
@@ -89,7 +91,6 @@ def _predict(bodies: list[dict[str, Any]]) -> list[Predicted]:
             raise ModelNotAllowed(f"This API key is not allowed to use model {name!r}.")
     use = cache_use()
     answers = services().predictions.predict(rows, use)
-    context = request_context.current()
     context.model = answers[0].model
     context.cache = "HIT" if all(answer.age is not None for answer in answers) else "MISS"
     if not use.read:

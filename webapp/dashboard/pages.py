@@ -71,7 +71,7 @@ def number_of(sent: str | None, largest: int) -> int | None:
 def error_page(error: WeirError) -> Response:
     """An error as a page, or as JSON if the client accepts only that."""
     context = request_context.current()
-    context.error, context.failed = error.name, error.status >= 500
+    context.ended_with(error)
     if request.accept_mimetypes.best_match(["text/html", "application/json"]) != "text/html":
         response = flask.jsonify(error=error.name, message=error.message)
     else:

@@ -10,9 +10,9 @@ from flask import request
 
 from webapp.accounts.keys import LARGEST_ID
 from webapp.dashboard.pages import LARGEST_BIG_ID, Blueprint, number_of, page
-from webapp.dashboard.session import members
+from webapp.dashboard.session import is_admin, members
 from webapp.dashboard.visibility import names_of_keys, visible_ids
-from webapp.errors import NotFound
+from webapp.errors import NotFound, ProviderRefusedWeir
 from webapp.metering.request_log import Wanted
 from webapp.observability.request_context import REQUEST_ID
 from webapp.services import services
@@ -31,6 +31,7 @@ def latest() -> Any:
     wanted = Wanted(
         key_ids=_key_ids(filters.get("key", ""), visible),
         endpoint=filters.get("endpoint"),
+        provider=filters.get("provider"),
         model=filters.get("model"),
         cache=filters.get("cache") if filters.get("cache") in CACHES else None,
         status=number_of(filters.get("status"), LARGEST_ID),
@@ -42,7 +43,7 @@ def latest() -> Any:
     found = services().request_log.page(
         wanted, before=number_of(filters.get("before"), LARGEST_BIG_ID)
     )
-    endpoints, models = services().request_log.names(visible)
+    endpoints, providers, models = services().request_log.names(visible)
     older = None
     if found.older is not None:
         older = "?" + urlencode(filters | {"before": str(found.older)})
@@ -53,6 +54,7 @@ def latest() -> Any:
         older=older,
         names=names_of_keys(),
         endpoints=endpoints,
+        providers=providers,
         models=models,
         caches=CACHES,
         log_prompts=services().settings.log_prompts,
@@ -78,9 +80,17 @@ def one(request_id: str) -> Any:
         "request.html",
         request_id=request_id,
         rows=rows,
-        calls=[call | {"milliseconds": _took(call)} for call in reversed(calls)],
+        calls=[_shown(call) for call in reversed(calls)],
         names=names_of_keys(),
     )
+
+
+def _shown(call: dict[str, Any]) -> dict[str, Any]:
+    """A provider call with its duration. What a provider says of Weir's own account and
+    credentials is for administrators only."""
+    private = call["error"] == ProviderRefusedWeir.__name__ and not is_admin()
+    words = None if private else call["provider_message"]
+    return call | {"milliseconds": _took(call), "provider_message": words}
 
 
 def _took(call: dict[str, Any]) -> float | None:

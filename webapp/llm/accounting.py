@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import cached_property
 
@@ -43,7 +43,9 @@ class AnsweredTiers:
 class CostTracker:
     """Tracks the cost of all provider calls of one request.
 
-    `waited` is the total time, in seconds, spent only waiting for providers. Raises
+    `waited` is the total time, in seconds, spent only waiting for providers; `target` are the
+    provider and model that were tried last. `routed` is told of each, `failed` of each call
+    that failed. Raises
     ValidationError for numbers whose meaning for the cost is not certain.
     """
 
@@ -56,6 +58,8 @@ class CostTracker:
         request: ModelRequest,
         route: Route,
         answered_tiers: AnsweredTiers,
+        routed: Callable[[str, str], object] = lambda *_: None,
+        failed: Callable[[str, Settlement], object] = lambda *_: None,
     ) -> None:
         limited = billing.has_budget or billing.tokens_per_minute is not None
         check_numbers(request.body, strictly=limited)
@@ -65,11 +69,15 @@ class CostTracker:
         self.waited = 0.0
         self.answered_tiers = answered_tiers
         self.demand = Demand(request)
+        self.target: tuple[str, str] | None = None
+        self.redact = observer.redact
+        self.failed = failed
         self._ledger = ledger
         self._prices = prices
         self._observer = observer
         self._request = request
         self._route = route
+        self._routed = routed
         self._targets: dict[str, TargetCosts] = {}
         self._nano: int | None = 0
 
@@ -111,6 +119,8 @@ class CostTracker:
 
         Raises BudgetExceeded, BudgetReserved, ModelNotPriced and StoreUnavailable.
         """
+        self.target = target.provider.name, target.model
+        self._routed(*self.target)
         call = ProviderCall(
             self.billing,
             route=self._route.name,
@@ -247,7 +257,8 @@ class CallAccounting:
         self._settled = True
         nano = 0 if state is CallState.FAILED else self._cost(usage)
         self._tracker.add(usage, nano)
-        told = error if isinstance(error, ProviderError) else ProviderError()
+        told = error if isinstance(error, WeirError) else WeirError()
+        words = self._tracker.redact(told.provider_message) if told.provider_message else None
         settlement = Settlement(
             state,
             usage,
@@ -255,8 +266,10 @@ class CallAccounting:
             error.name if isinstance(error, WeirError) else None,
             _storable(model, MAX_MODEL_LENGTH),
             told.provider_status,
-            _storable(told.provider_message, MAX_MESSAGE_LENGTH),
+            _storable(words, MAX_MESSAGE_LENGTH),
         )
+        if settlement.error:
+            self._tracker.failed(self._target.name, settlement)
         self._ledger.settle(self._call_id, settlement)
         self.observer.finished(settlement, model)
 

@@ -28,11 +28,14 @@ class CachedAnswer:
     age: float
 
 
-def to_entry(answer: Answer, chunks: Sequence[str], *, native: bool) -> dict[str, Any]:
+def to_entry(
+    answer: Answer, routed_model: str | None, chunks: Sequence[str], *, native: bool
+) -> dict[str, Any]:
     """The entry of an answer: a native answer's text; of any other, what the provider sent."""
     entry: dict[str, Any] = {
         "stored_at": time.time(),
         "model": answer.model,
+        "routed_model": routed_model,
         "provider": answer.provider,
         "usage": answer.usage.totals,
         "cost_usd": answer.cost_usd,
@@ -59,7 +62,9 @@ def _events(
     cached: CachedAnswer, state: CacheState, route: str, streamed: bool
 ) -> Iterator[StreamEvent]:
     entry = cached.entry
-    metadata = AnswerMetadata(state, route, entry["provider"], age=cached.age)
+    # Entries of earlier versions have only the name that the provider gave.
+    model = entry.get("routed_model") or entry["model"]
+    metadata = AnswerMetadata(state, route, entry["provider"], age=cached.age, model=model)
     content = entry.get("content", "")
     yield metadata
     if streamed:

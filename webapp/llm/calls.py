@@ -124,6 +124,10 @@ class CallOptions:
     only_cached: bool = False
     allows_model: Callable[..., bool] = lambda *_: True
     """Whether a model is allowed, given all its names."""
+    routed: Callable[[str, str], object] = lambda *_: None
+    """Told the provider and model of each target, before it is tried or refused."""
+    failed: Callable[[str, Settlement], object] = lambda *_: None
+    """Told the target of each call that failed, and how it was settled."""
 
     @property
     def uncached_state(self) -> CacheState:

@@ -60,6 +60,8 @@ class Flight:
         self.key = key
         self.chunks: list[Chunk] = []
         self.provider = ""
+        self.model: str | None = None
+        self.target: tuple[str, str] | None = None
         self.attempts = 0
         self.waited: float | None = None
         self.begun = False
@@ -76,9 +78,11 @@ class Flight:
 
     # Called by the leader's work.
 
-    def begin(self, provider: str, attempts: int, waited: float | None = None) -> None:
-        """A provider has begun to answer, after `waited` seconds."""
-        self.provider, self.attempts, self.begun = provider, attempts, True
+    def begin(
+        self, provider: str, attempts: int, model: str | None = None, waited: float | None = None
+    ) -> None:
+        """A provider has begun to answer with this model, after `waited` seconds."""
+        self.provider, self.attempts, self.model, self.begun = provider, attempts, model, True
         self.waited = waited
         self._wake()
 
@@ -105,9 +109,14 @@ class Flight:
         """The entries that were not published yet; they count as published from now on."""
         new = [_chunk_entry(chunk) for chunk in self.chunks[self._published :]]
         if new and not self._published:
-            new.insert(0, ["begin", self.provider, self.attempts])
+            new.insert(0, self.beginning)
         self._published = len(self.chunks)
         return new
+
+    @property
+    def beginning(self) -> list[Any]:
+        """The entry that comes before all others."""
+        return ["begin", self.provider, self.attempts, self.model]
 
     def finish(self, end: Answer | Exception) -> None:
         """Set the end of the flight. The first end is final."""
@@ -245,7 +254,7 @@ class Flights:
             flight.finish(answer)
             end = _answer_entry(answer, flight.attempts)
         except WeirError as error:
-            end = _error_entry(error)
+            end = _error_entry(error, flight.target)
             flight.finish(error)
         except FlightLost as error:
             flight.finish(error)
@@ -305,12 +314,14 @@ class Flights:
         elif kind == "answer":
             fields, usage, attempts = values
             answer = Answer(usage=Usage(*usage), **fields)
-            flight.begin(answer.provider, attempts)
+            flight.begin(answer.provider, attempts, flight.model)
             flight.finish(answer)
             return True
         elif kind == "error":
-            name, message, retry_after, details = values
+            # An earlier version writes fewer values.
+            name, message, retry_after, details, target = [*values, None, None][:5]
             error = SHARED_ERRORS[name](message, retry_after=retry_after, details=details)
+            flight.target = target
             flight.finish(error)
             return True
         return False
@@ -346,13 +357,16 @@ def _answer_entry(answer: Answer, attempts: int) -> list[Any]:
     return ["answer", fields, answer.usage.totals, attempts]
 
 
-def _error_entry(error: WeirError) -> list[Any] | None:
+def _error_entry(error: WeirError, target: tuple[str, str] | None) -> list[Any] | None:
     """The entry of an error; None if it is not shared with followers."""
     if type(error).__name__ not in SHARED_ERRORS:
         return None
-    return ["error", error.name, error.message, error.retry_after, error.details]
+    return ["error", error.name, error.message, error.retry_after, error.details, target]
 
 
 def _last_entries(flight: Flight, end: list[Any] | None) -> list[Any]:
     """The last entries of a flight; empty if another process should lead."""
-    return [*flight.unpublished(), end] if end else []
+    if not end:
+        return []
+    new = [*flight.unpublished(), end]
+    return new if flight.chunks or not flight.begun else [flight.beginning, *new]

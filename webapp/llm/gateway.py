@@ -6,10 +6,11 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from webapp.errors import ModelNotAllowed, StoreUnavailable
 from webapp.llm.accounting import AnsweredTiers, CostTracker
-from webapp.llm.attempts import Attempts
+from webapp.llm.attempts import Attempts, Success
 from webapp.llm.cache_key import cache_key
 from webapp.llm.cached import CachedAnswer, CachedStream, to_entry
 from webapp.llm.calls import CallOptions
@@ -80,8 +81,11 @@ class Gateway:
 
         def work(flight: Flight) -> Answer:
             # In the flight's own greenlet.
-            with span.current():
-                return self._fly(request, route, key, options, costs, flight)
+            try:
+                with span.current():
+                    return self._fly(request, route, key, options, costs, flight)
+            finally:
+                flight.target = costs.target
 
         return FlightSubscription(
             request.stream,
@@ -107,6 +111,8 @@ class Gateway:
 
     def _resolve(self, request: ModelRequest, options: CallOptions) -> Route:
         route = self.router.resolve(request.model)
+        first = route.targets[0]
+        options.routed(first.provider.name, first.model)
         if not options.allows_model(*route.names):
             raise ModelNotAllowed(f"This API key is not allowed to use model {route.name!r}.")
         return route
@@ -120,6 +126,8 @@ class Gateway:
             request,
             route,
             self._answered_tiers,
+            options.routed,
+            options.failed,
         )
 
     def _fly(
@@ -137,11 +145,11 @@ class Gateway:
                 answer = self._fly_streamed(route, options, costs, flight)
             else:
                 success = self._attempts.answer(route, costs, options.deadline)
-                flight.begin(success.target.provider.name, success.attempts, costs.waited)
+                flight.begin(*_began(success, costs))
                 answer = success.result
         if options.cache.write and self._cache.ttl:
             chunks = [] if request.native else [chunk.data for chunk in flight.chunks]
-            self._cache.put(key, to_entry(answer, chunks, native=request.native))
+            self._cache.put(key, to_entry(answer, flight.model, chunks, native=request.native))
         return answer
 
     @contextmanager
@@ -163,7 +171,7 @@ class Gateway:
         self, route: Route, options: CallOptions, costs: CostTracker, flight: Flight
     ) -> Answer:
         success = self._attempts.stream(route, costs, options.deadline)
-        flight.begin(success.target.provider.name, success.attempts, costs.waited)
+        flight.begin(*_began(success, costs))
         with closing(success.result) as items:
             for event in items:
                 if not isinstance(event, Chunk):
@@ -192,3 +200,9 @@ class Gateway:
             options.cache.max_age is not None and age > options.cache.max_age
         )
         return None if too_old else CachedAnswer(entry, age)
+
+
+def _began(success: Success[Any], costs: CostTracker) -> tuple[str, int, str, float]:
+    """What a flight is told when its provider has begun to answer."""
+    target = success.target
+    return target.provider.name, success.attempts, target.model, costs.waited

@@ -153,8 +153,9 @@ class CacheState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AnswerMetadata:
-    """Where an answer comes from, for the response headers. `age` is in seconds.
+    """Where an answer comes from, for the response headers and logs. `age` is in seconds.
 
+    `model` is that of the target, which `provider` may have answered under another name.
     `waited` is how long (seconds) providers took to answer or to begin a stream; None if unknown.
     """
 
@@ -164,6 +165,7 @@ class AnswerMetadata:
     attempts: int = 0
     age: float = 0.0
     waited: float | None = 0.0
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

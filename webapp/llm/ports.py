@@ -167,6 +167,10 @@ class Observer(Protocol):
 
     def span(self, name: str) -> Span: ...
 
+    def redact(self, words: str) -> str:
+        """A provider's words without secrets, and without what the operator wants redacted."""
+        ...
+
     def call(self, call: ProviderCall, operation: str, kind: str) -> CallObserver:
         """A call that begins now: `operation` is the request's, `kind` the provider's."""
         ...

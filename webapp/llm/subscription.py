@@ -130,6 +130,8 @@ class FlightSubscription:
     def _failure(self, end: Exception) -> Exception:
         """The error that this listener raises when its flight has failed."""
         if isinstance(end, WeirError) and end.name in SHARED_ERRORS:
+            if target := self._listener.flight.target:
+                self._options.routed(*target)
             return copy.copy(end)
         if not isinstance(end, FlightLost) and self._listener.leads:
             return end
@@ -150,4 +152,11 @@ class FlightSubscription:
         flight = self._listener.flight
         state = self._options.uncached_state if self._listener.leads else CacheState.COALESCED
         waited = flight.waited if self._listener.leads else None
-        return AnswerMetadata(state, self._route, flight.provider, flight.attempts, waited=waited)
+        return AnswerMetadata(
+            state,
+            self._route,
+            flight.provider,
+            flight.attempts,
+            waited=waited,
+            model=flight.model,
+        )

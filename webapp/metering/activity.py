@@ -12,6 +12,7 @@ from functools import partial
 
 from sqlalchemy import BigInteger, Column, ColumnElement, Connection, Integer, Table, and_, or_
 
+from webapp.metering.totals import REFUSALS
 from webapp.storage.database import increment, metadata
 from webapp.storage.retention import Expired
 
@@ -47,7 +48,6 @@ MINUTE, HALF_HOUR = 60, 1_800
 # For how many seconds rows of each span are stored: two ranges, to compare one with the last.
 RETENTION = {MINUTE: 3 * 3_600, HALF_HOUR: 49 * 3_600}
 COUNTERS = [column.name for column in activity.columns if not column.primary_key]
-REFUSALS = ("refused_rate", "refused_tokens", "refused_budget", "refused_parallel")
 COUNTED = ("requests", "hits", "misses", "errors", "saved_nano", *REFUSALS)
 
 

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import (
@@ -24,6 +25,7 @@ from sqlalchemy import (
     func,
     insert,
     not_,
+    or_,
     select,
 )
 
@@ -36,6 +38,7 @@ from webapp.storage.retention import Expired
 log = logging.getLogger(__name__)
 
 MAX_MODEL_LENGTH = 256
+MAX_ROUTE_LENGTH = 300
 
 requests = Table(
     "requests",
@@ -54,12 +57,14 @@ requests = Table(
     Column("milliseconds", Float, nullable=False),
     Column("error", String(40)),
     # The names of the model that the client asked for, and of the one that answered.
-    Column("asked_model", String(300)),
+    Column("asked_model", String(MAX_ROUTE_LENGTH)),
     Column("answered_model", String(MAX_MODEL_LENGTH)),
     # Both only if LOG_PROMPTS is on.
     Column("prompt", Text),
     Column("answer", Text),
 )
+MODELS = (requests.c.model, requests.c.asked_model, requests.c.answered_model)
+MODEL_LENGTHS = (MAX_MODEL_LENGTH, MAX_ROUTE_LENGTH, MAX_MODEL_LENGTH)
 LISTED = [column for column in requests.columns if column.name not in {"prompt", "answer"}]
 
 # While the database is unavailable, this many are queued; then the oldest are dropped.
@@ -90,16 +95,20 @@ class LoggedRequest:
     cost_nano: int | None
     milliseconds: float
     error: str | None
+    asked_model: str | None = None
+    answered_model: str | None = None
     prompt: str | None = None
     answer: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Filters for requests; None matches all. `failed` selects requests with an error."""
+    """Filters for requests; None matches all. `failed` selects requests with an error; `model` is
+    that of the target, or what the client or the provider called it."""
 
     key_ids: Collection[int] | None = None
     endpoint: str | None = None
+    provider: str | None = None
     model: str | None = None
     cache: str | None = None
     status: int | None = None
@@ -109,7 +118,9 @@ class Wanted:
 
     @property
     def needs_search(self) -> bool:
-        filters = (self.endpoint, self.model, self.cache, self.status, self.failed)
+        filters = (
+            self.endpoint, self.provider, self.model, self.cache, self.status, self.failed,
+        )  # fmt: skip
         several_keys = self.key_ids is not None and len(self.key_ids) > 1
         return several_keys or any(value is not None for value in filters)
 
@@ -212,17 +223,19 @@ class RequestLog:
         rows = self._database.read(lambda connection: connection.execute(query).all())
         return {key_id: at for key_id, at in rows if at is not None}
 
-    def names(self, key_ids: Collection[int] | None) -> tuple[list[str], list[str]]:
-        """The endpoints and models of the latest requests, for the filters to offer."""
+    def names(self, key_ids: Collection[int] | None) -> tuple[list[str], list[str], list[str]]:
+        """The endpoints, providers and models of the latest requests, for the filters to offer."""
 
-        def work(connection: Connection) -> tuple[list[str], list[str]]:
-            latest = select(requests.c.endpoint, requests.c.model)
+        def work(connection: Connection) -> tuple[list[str], list[str], list[str]]:
+            latest = select(requests.c.endpoint, requests.c.provider, *MODELS)
             if key_ids is not None:
                 latest = latest.where(requests.c.key_id.in_(key_ids), *_newest(connection))
             latest = latest.order_by(requests.c.id.desc()).limit(NAMES_BATCH)
             rows = connection.execute(select(latest.subquery()).distinct()).all()
-            endpoints = sorted({row.endpoint for row in rows})
-            return endpoints, sorted({row.model for row in rows if row.model})
+            endpoints, providers, *models = zip(*rows, strict=True) if rows else ((), ())
+            found = (endpoints, providers, chain.from_iterable(models))
+            first, second, third = (sorted(set(names) - {None}) for names in found)
+            return first, second, third
 
         return self._database.read(work)
 
@@ -264,8 +277,9 @@ def cut(text: str | None) -> str | None:
 def _row(request: LoggedRequest) -> dict[str, Any]:
     """A row for the table. Texts are cleaned, as a provider may send what databases refuse."""
     row = {name: getattr(request, name) for name in LoggedRequest.__slots__}
-    if request.model is not None:
-        row["model"] = _clean(request.model, MAX_MODEL_LENGTH)
+    for column, length in zip(MODELS, MODEL_LENGTHS, strict=True):
+        if row[column.name] is not None:
+            row[column.name] = _clean(row[column.name], length)
     if request.prompt is not None:
         row["prompt"] = _clean(request.prompt, MAX_STORED_LENGTH)
         row["answer"] = _clean(request.answer or "", MAX_STORED_LENGTH)
@@ -291,10 +305,12 @@ def _first_id(connection: Connection, moment: float) -> int | None:
 def _conditions(wanted: Wanted) -> list[Any]:
     equal = {
         name: value
-        for name in ("endpoint", "model", "cache", "status")
+        for name in ("endpoint", "provider", "cache", "status")
         if (value := getattr(wanted, name)) is not None
     }
     conditions: list[Any] = [requests.c[name] == value for name, value in equal.items()]
+    if wanted.model is not None:
+        conditions.append(or_(*(column == wanted.model for column in MODELS)))
     if wanted.key_ids is not None:
         conditions.append(requests.c.key_id.in_(wanted.key_ids))
     if wanted.failed is not None:

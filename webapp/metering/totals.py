@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+REFUSALS = ("refused_rate", "refused_tokens", "refused_budget", "refused_parallel")
+
 
 @dataclass(slots=True)
 class UsageTotals:
@@ -45,6 +47,11 @@ class UsageTotals:
     def hit_rate(self) -> float | None:
         looked_up = self.hits + self.misses
         return self.hits / looked_up if looked_up else None
+
+    @property
+    def refused(self) -> int:
+        """Requests that Weir's own limits refused; they are in none of the other fields."""
+        return sum(getattr(self, name) for name in REFUSALS)
 
     @property
     def error_rate(self) -> float | None:

@@ -66,15 +66,16 @@ class Traffic:
         self._minutes: dict[tuple[int, int], UsageTotals] = {}
         self._minute_latency: Counter[tuple[int, int]] = Counter()
 
-    def count(self, key_id: int, counts: UsageTotals, milliseconds: float) -> None:
-        """Add one request to what the next flush writes."""
+    def count(self, key_id: int, counts: UsageTotals, milliseconds: float | None = None) -> None:
+        """Add one request to what the next flush writes. One that was refused has no latency."""
         today = datetime.now(UTC).date()
         self._counts.setdefault((today, key_id), UsageTotals()).add(counts)
         minute = activity.this_minute()
         self._minutes.setdefault((minute, key_id), UsageTotals()).add(counts)
-        bucket = _bucket(milliseconds)
-        self._latency[today, bucket] += 1
-        self._minute_latency[minute, bucket] += 1
+        if milliseconds is not None:
+            bucket = _bucket(milliseconds)
+            self._latency[today, bucket] += 1
+            self._minute_latency[minute, bucket] += 1
 
     def flush(self) -> None:
         """Write the counts. If StoreUnavailable is raised, they stay for the next flush."""
@@ -90,7 +91,8 @@ class Traffic:
             activity.add(
                 connection, [(*key, _activity(totals)) for key, totals in by_minute.items()]
             )
-            activity.add_latencies(connection, minute_timings)
+            if minute_timings:
+                activity.add_latencies(connection, minute_timings)
 
         try:
             self._database.write(work)
@@ -131,6 +133,7 @@ class Traffic:
             select(traffic.c.key_id, api_keys.c.mask, func.sum(traffic.c.requests))
             .join(api_keys, api_keys.c.id == traffic.c.key_id)
             .group_by(traffic.c.key_id, api_keys.c.mask)
+            .having(func.sum(traffic.c.requests) > 0)
             .order_by(traffic.c.key_id)
         )
 
@@ -202,4 +205,5 @@ def _add(
         for (day, bucket), requests in sorted(timings.items())
     ]
     connection.execute(increment(connection, traffic, COUNTERS), rows)
-    connection.execute(increment(connection, latency, ["requests"]), buckets)
+    if buckets:
+        connection.execute(increment(connection, latency, ["requests"]), buckets)

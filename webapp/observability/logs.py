@@ -109,10 +109,11 @@ class RedactingHandler(logging.Handler):
 
     def _masked(self, line: bytes) -> bytes:
         # Only in strings: a password may look like a number or like JSON.
-        def masked(text: str) -> str:
-            return self._secrets.sub(lambda secret: mask(secret[0]), text)
+        return json.dumps(each_text(json.loads(line), self.masked)).encode()
 
-        return json.dumps(each_text(json.loads(line), masked)).encode()
+    def masked(self, text: str) -> str:
+        """The text with known secrets masked."""
+        return self._secrets.sub(lambda secret: mask(secret[0]), text)
 
 
 class WeirGunicornLogger(GunicornLogger):  # type: ignore[misc]
@@ -168,15 +169,20 @@ def add_request_ids(current: Callable[[], str | None]) -> None:
     _current_request = current
 
 
+def masked(text: str) -> str:
+    """The text with the secrets masked that the log masks."""
+    return _handler.masked(text)
+
+
 def log_request(context: RequestContext, status: int) -> None:
     """Write the line of one request. Successful ones are sampled with LOG_SAMPLE."""
-    sampled = _sample < 1 and status < 400 and not (context.error or context.failed)
+    sampled = _sample < 1 and status < 400 and not (context.error or context.attempts)
     if sampled and not _is_chosen(context.request_id):
         return
     level, name = (logging.ERROR, "error") if status >= 500 else (logging.INFO, "info")
     if not request_log.isEnabledFor(level):
         return
-    fields = {
+    fields: dict[str, Any] = {
         "timestamp": _timestamp(time.time()),
         "level": name,
         "request_id": context.request_id,
@@ -187,13 +193,18 @@ def log_request(context: RequestContext, status: int) -> None:
         "status_code": status,
         "response_time_ms": round(context.milliseconds, 2),
         "cache_hit": context.cache in {"HIT", "STALE"} if context.cache else None,
-        "model": context.model,
+        "model": context.routed_model,
         "provider": context.provider,
         "tokens": context.tokens,
         "cost_usd": context.cost_usd,
         "error": context.error,
         "trace_id": context.trace_id,
     }
+    for other in ("asked_model", "answered_model"):
+        if (name := getattr(context, other)) and name != context.routed_model:
+            fields[other] = name
+    if context.attempts:
+        fields["attempts"] = context.attempts
     if sampled:
         fields["sample_rate"] = _sample
     if context.prompt is not None:
@@ -203,8 +214,9 @@ def log_request(context: RequestContext, status: int) -> None:
     if not line.isascii():
         # Escaped, as some readers split lines at Unicode's line separators.
         line = json.dumps(fields).encode()
-    # Only these values come from clients, so only they can contain a secret.
-    from_client = f"{context.request_id} {context.method} {context.model}"
+    # Only these values come from clients, so only they can contain a secret: the words in
+    # `attempts` have been redacted.
+    from_client = f"{context.request_id} {context.method} {context.model} {context.asked_model}"
     if context.prompt is not None or _handler.may_contain_secret(from_client):
         _handler.write(line)
     else:

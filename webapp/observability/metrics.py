@@ -17,6 +17,7 @@ from typing import TypeVar
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
 from webapp import errors
+from webapp.observability.refusals import COUNTER_OF_LIMIT
 
 Labelled = TypeVar("Labelled", Counter, Histogram)
 
@@ -130,11 +131,6 @@ WORKERS = Gauge("weir_workers", "Running workers", multiprocess_mode="livesum")
 STARTS = Counter("weir_worker_starts", "Started workers")
 MEMORY = Gauge("weir_resident_memory_bytes", "Memory of all workers", multiprocess_mode="livesum")
 
-# What can refuse a request with a valid key: `requests` stands for all limits of requests per time.
-LIMITS = (
-    "requests", "requests_per_day", "parallel_requests", "tokens_per_minute", "usd_per_day",
-    "usd_per_month", "usd_reserved",
-)  # fmt: skip
 CACHE_RESULTS = ("hit", "miss", "coalesced", "stale", "bypass")
 MAX_MODEL_LABELS = 50
 OTHER = "other"
@@ -163,7 +159,7 @@ def begin(shared: Path, tiers: Iterable[str]) -> None:
             ERRORS.labels(error.__name__)
     REFUSALS.labels("credentials", "none")
     for tier in tiers:
-        for limit in LIMITS:
+        for limit in COUNTER_OF_LIMIT:
             REFUSALS.labels(limit, tier)
 
 

@@ -13,11 +13,12 @@ from types import TracebackType
 from prometheus_client import Histogram
 
 from webapp import money
-from webapp.errors import BudgetReserved, StoreUnavailable, WeirError
+from webapp.errors import StoreUnavailable, WeirError
 from webapp.library_internals import observe_all
 from webapp.llm.calls import CallState, ProviderCall, Settlement
-from webapp.observability import metrics, tracing
+from webapp.observability import logs, metrics, tracing
 from webapp.observability.metrics import ModelLabels
+from webapp.observability.redaction import Patterns, redact
 from webapp.observability.request_context import RequestContext
 from webapp.observability.tracing import Span
 from webapp.storage.database import Database
@@ -32,11 +33,15 @@ GAP_FLUSH_INTERVAL = 1.0  # seconds after which gaps between chunks are added to
 class Telemetry:
     """Observes the gateway (implements llm.ports.Observer)."""
 
-    def __init__(self, labels: ModelLabels) -> None:
+    def __init__(self, labels: ModelLabels, redacted: Patterns = ()) -> None:
         self.labels = labels
+        self._redacted = redacted
 
     def span(self, name: str) -> Span:
         return tracing.span(name)
+
+    def redact(self, words: str) -> str:
+        return redact(logs.masked(words), self._redacted)
 
     def call(self, call: ProviderCall, operation: str, kind: str) -> CallTelemetry:
         return CallTelemetry(self.labels, call, OPERATIONS.get(operation, operation), kind)
@@ -201,16 +206,8 @@ def request_over(context: RequestContext, status: int) -> None:
     if context.error:
         metrics.child(metrics.ERRORS, context.error).inc()
     if context.limit:
-        metrics.child(metrics.REFUSALS, _limit(context, context.limit), tier).inc()
+        limit = context.limit if context.tier else "credentials"
+        metrics.child(metrics.REFUSALS, limit, tier).inc()
     if context.waited is not None and context.cache:
         own = (context.began_to_answer or seconds) - context.waited
         metrics.child(metrics.OVERHEAD_SECONDS, context.cache.lower()).observe(max(0.0, own))
-
-
-def _limit(context: RequestContext, limit: str) -> str:
-    """The label of the limit that refused a request, one of metrics.LIMITS or `credentials`."""
-    if context.tier is None:
-        return "credentials"
-    if context.error == BudgetReserved.__name__:
-        return "usd_reserved"
-    return limit if limit in metrics.LIMITS else "requests"

@@ -73,8 +73,7 @@ def translate_status(
     """The WeirError for a provider's error status and body."""
     reported = read_error(body, private)
     error = _translate(status, reported, retry_after)
-    if isinstance(error, ProviderError):
-        error.provider_status, error.provider_message = status, reported.message or None
+    error.provider_status, error.provider_message = status, reported.message or None
     return error
 
 
@@ -88,11 +87,10 @@ def translate_reported(
     ).uncharged()
     if reported.status:
         error = _translate(reported.status, reported, retry_after)
-    if isinstance(error, ProviderError):
-        error.provider_status = reported.status or 200
-        error.provider_message = reported.message or None
-        if type(error) is ProviderFailed:
-            _show_provider(error, reported.status or 200, reported.message)
+    error.provider_status = reported.status or 200
+    error.provider_message = reported.message or None
+    if type(error) is ProviderFailed:
+        _show_provider(error, reported.status or 200, reported.message)
     return error
 
 
