@@ -286,6 +286,9 @@ def test_providers_show_breakers_and_models_without_a_price(
     for number in range(5):
         ask(weir, secret, f"fails {number}")
     page = text_of(admin.get("/dashboard/providers").text)
+    assert "default : openai/first closed, open for 1 key → openai/second" in page
+    ask(weir, admin.create_key("another shop"), "fails for two")
+    page = text_of(admin.get("/dashboard/providers").text)
     assert "openai openai" in page
     assert "open" in page
     assert "other unpriced Unpriced 1" in page

@@ -118,7 +118,7 @@ def test_what_fails_for_one_key_alone_keeps_that_key_alone_away(
     assert 0 < breakers.opens_in(TARGET, KEY) <= PAUSE
     assert breakers.opens_in(TARGET, OTHER) == 0
     assert [breakers.allows(TARGET, OTHER) for _ in range(3)] == [True] * 3
-    assert breakers.states() == {TARGET: {"state": "closed", "keys": 1}}
+    assert breakers.states() == {TARGET: {"state": "closed", "paused_keys": 1}}
     wait_for_the_probe(breakers)
     assert not breakers.allows(TARGET, KEY)
     breakers.failed(TARGET, KEY)

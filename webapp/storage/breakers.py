@@ -166,7 +166,7 @@ class CircuitBreakers:
             if view.state == "open":
                 shown[circuit]["probe_in_s"] = round(self.opens_in(circuit, EVERYBODY), 1)
             if keys := len(view.pauses.keys() - {EVERYBODY}):
-                shown[circuit]["keys"] = keys
+                shown[circuit]["paused_keys"] = keys
         return shown
 
     def _kept_away(self, view: Circuit, failed: str) -> str:

@@ -99,6 +99,7 @@ def problem_of(error: BaseException) -> RedisProblem | None:
     for pattern, problem in _KNOWN:
         if re.search(pattern, described):
             if problem is NOT_PERMITTED and (command := re.search(r"'([\w|-]+)'", described)):
-                return problem._replace(found=f"the Redis user may not run '{command[1]}'")
+                found = f"the Redis user may not run '{command[1]}'"
+                return RedisProblem(found, problem.advice)
             return problem
     return None
