@@ -313,7 +313,7 @@ def _merged(earlier: dict[str, Any], later: Any) -> dict[str, Any]:
     merged = earlier | given
     if _input(merged) < _input(earlier):
         merged |= {name: earlier.get(name) for name in INPUT_COUNTS}
-    if _count(earlier, "output_tokens") > _count(merged, "output_tokens"):
+    if _count(merged, "output_tokens") < _count(earlier, "output_tokens"):
         merged["output_tokens"] = earlier["output_tokens"]
     return merged
 
