@@ -177,7 +177,8 @@ def _raise_error(
 ) -> None:
     """Raise the error that an answer or a chunk is, or that one of its choices ended with."""
     found = body if body.get("error") or body.get("object") == "error" else None
-    for choice in _choices(body) if found is None else ():
+    generates = request.operation != "embeddings"
+    for choice in _choices(body) if found is None and generates else ():
         if choice.get("finish_reason") == "error":
             reported = choice.get("error")
             found = {"error": reported} if reported else {"error": "The generation failed."}

@@ -165,7 +165,7 @@ class CircuitBreakers:
                 self._shared("SREM", TRIPPED, circuit)
             if view.state == "open":
                 shown[circuit]["probe_in_s"] = round(self.opens_in(circuit, EVERYBODY), 1)
-            if keys := len(view.pauses.keys() - {EVERYBODY}):
+            elif keys := len(view.pauses.keys() - {EVERYBODY}):
                 shown[circuit]["paused_keys"] = keys
         return shown
 
