@@ -28,11 +28,13 @@ REFUSALS = {400, 404, 413, 414, 415, 422, 431}
 # A model that is missing is reported with one of these.
 STATUSES_OF_MISSING_MODELS = {400, 404, 422}
 CODES_OF_MISSING_MODELS = {"model_not_found", "deploymentnotfound", "invalid_model"}
+# "The model `x` does not exist", "model 'x' not found", "Model Not Exist", "Invalid model: x".
 MISSING_MODEL = re.compile(
-    r"\bmodel\b.{0,300}?(\bnot found|\bdoes(n't| not) exist|\bnot exist|\bis not a valid model)"
-    r"|\b(unknown|invalid|no such|nonexistent) model\b"
+    r"\bmodel\b:?\s+(?:(?:with|named?|id)\s+){0,2}(?:\S{1,260}\s+)?(?:(?:was|is|could)\s+)?"
+    r"(?:not\s+(?:be\s+)?found|does(?:n't| not) exist|not exist)"
+    r"|\bis not a valid model\b|\b(?:unknown|invalid|no such|nonexistent) model\b"
     r"|\bapi deployment for this resource does not exist",
-    re.IGNORECASE | re.DOTALL,
+    re.IGNORECASE,
 )
 USED_UP_CODES = {"insufficient_quota", "billing_hard_limit_reached", "insufficient_credits"}
 USED_UP = re.compile(r"exceeded your current quota|credit balance is too low", re.IGNORECASE)
