@@ -353,10 +353,10 @@ def ask_everything(weir: Weir, budgeted_key: str) -> None:
     assert weir.post("/chat", key=KEY, json={"message": f"Unpriced {turn}", "model": "secret-1"}).ok
     together(weir, {**body, "message": f"Together {turn} [[fault:slow=0.5]]"})
     assert weir.post("/chat", key=budgeted_key, json={**body, "message": f"Mine {turn}"}).ok
-    for number in range(2):
-        # Of a model of its own, whose breaker opens.
-        failing = {"message": f"Fail {turn} {number} [[fault:status=500]]", "model": "gpt-4o"}
-        assert weir.post("/chat", key=KEY, json=failing).status_code in {502, 503}
+    for key in (KEY, SMALL_KEY):
+        # Of a model of its own, whose breaker opens for everybody, as two keys failed.
+        failing = {"message": f"Fail {turn} [[fault:status=500]]", "model": "gpt-4o"}
+        assert weir.post("/chat", key=key, json=failing).status_code in {429, 502, 503}
     too_dear = {**body, "message": f"Too dear {turn}", "max_tokens": 4000}
     assert weir.post("/chat", key=budgeted_key, json=too_dear).status_code == 429
     refused = [weir.post("/predict", key=SMALL_KEY, json=features).status_code for _ in range(6)]

@@ -139,6 +139,7 @@ def test_charts_draw_what_the_tables_say(admin: Page, weir: Weir, filled: dict[s
         4,
         4,
         1,
+        0,
     ]
     assert admin.evaluate(COLOURS_DRAWN) > 10
     admin.locator("#requests-plot .u-over").hover(position={"x": 5, "y": 20})

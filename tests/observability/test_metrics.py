@@ -225,8 +225,8 @@ def test_label_values_are_bounded_whatever_clients_send(weir: Weir, provider: Pr
 def test_an_open_breaker_shows(start_weir: MakeWeir, provider: Provider) -> None:
     weir = start_weir(**SETTINGS, OPENAI_BASE_URL=provider.base_url, BREAKER_FAILURES=2)
     provider.fault(status=500)
-    for number in range(3):
-        chat(weir, f"failing {number}")
+    for key in (KEY, FREE):
+        chat(weir, "failing", key)
     seen = scrape(weir)
     labels = {"provider": "openai"}
     assert seen.value("weir_breaker_state", state="open", **labels) == 1

@@ -30,6 +30,9 @@ LONGEST_FIRST = (
     "api/test_fault_table.py", "admission/test_identity.py", "test_observability.py",
     "clients/test_langchain.py", "api/test_flights.py", "inference/test_predict.py",
     "metering/test_survival.py", "cli/test_doctor.py", "metering/test_stats.py",
+    "api/test_provider_habits.py", "providers/test_base_url.py", "metering/test_exact_money.py",
+    "storage/test_redis_problems.py", "metering/test_refused_writes.py", "cli/test_prices.py",
+    "clients/test_real_model.py", "api/test_mutated_answers.py", "api/test_what_operators_see.py",
 )  # fmt: skip
 
 
