@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -154,8 +155,9 @@ def test_native_endpoints_take_the_text_that_there_is(
     assert json.loads(last)["model"] == "stand-in-1"
 
 
-def test_a_server_that_does_not_stream_is_streamed(weir: Weir) -> None:
-    body = body_of("whole [[fault:habit=whole_answer]]")
+@pytest.mark.parametrize("habit", habits.WHOLE)
+def test_a_server_that_does_not_stream_is_streamed(weir: Weir, habit: str) -> None:
+    body = body_of(f"whole [[fault:habit={habit}]]")
     wanted = weir.post(OPENAI, key=KEY, json=body).json()
     *chunks, end = events(weir.post(OPENAI, key=KEY, json=body | {"stream": True}))
     assert end == "[DONE]"
@@ -239,7 +241,7 @@ def test_a_broken_generation_is_settled_as_told_and_not_kept(  # c04
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
 @pytest.mark.parametrize("endpoint", [OPENAI, "/chat"])
-@pytest.mark.parametrize("name", habits.REFUSALS)
+@pytest.mark.parametrize("name", sorted(habits.REFUSALS.keys() - {"limit_too_large"}))
 def test_the_words_of_a_refusal_arrive(  # c06
     weir: Weir, provider: Provider, name: str, endpoint: str, streamed: bool
 ) -> None:
@@ -274,6 +276,19 @@ def test_code_and_field_of_a_refusal_arrive(weir: Weir) -> None:
     assert error("fastapi")["param"] == "temperature"
     assert error("numeric_code")["param"] == "stop"
     assert error("no_model_azure")["code"] == "model_not_found"
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
+@pytest.mark.parametrize("fault", ["refusal=tells_secrets", "habit=error_with_secrets"])
+def test_no_word_of_a_provider_shows_weir_s_key_or_whom_it_calls(
+    weir: Weir, fault: str, streamed: bool
+) -> None:
+    body = body_of(f"secrets {streamed} [[fault:{fault}]]", stream=streamed)
+    answer = weir.post(OPENAI, key=KEY, json=body)
+    assert answer.status_code == 502
+    assert "for *** at ***" in answer.json()["error"]["message"]
+    assert "sk-provider" not in answer.text
+    assert "127.0.0.1" not in answer.text
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
@@ -366,6 +381,30 @@ def test_a_limit_is_sent_under_its_other_name_then_left_out(
     assert refused.status_code == 400
     assert fresh.post("/generate", key=KEY, json={"prompt": "four"}).status_code == 200
     assert not any("max" in name for name in sent(provider)[-1])
+
+
+def test_a_limit_that_one_client_chose_too_large_changes_nothing_for_others(
+    fresh: Weir, provider: Provider
+) -> None:
+    provider.fault(refusal="limit_too_large")
+    large = {"message": "large", "max_tokens": 4_000}
+    assert fresh.post("/chat", key=KEY, json=large).status_code == 400
+    provider.fault(refuses="max_completion_tokens")
+    answer = fresh.post("/chat", key=KEY, json={"message": "small", "max_tokens": 7})
+    assert answer.status_code == 200, answer.text
+    assert [names & {"max_tokens", "max_completion_tokens"} for names in sent(provider)] == [
+        {"max_tokens"}, {"max_tokens"},
+    ]  # fmt: skip
+
+
+def test_requests_that_learn_it_together_are_all_asked_again(
+    fresh: Weir, provider: Provider
+) -> None:
+    provider.fault(refuses="stream_options", slow=0.3)
+    bodies = [body_of(f"together {number}", stream=True) for number in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda body: fresh.post(OPENAI, key=KEY, json=body), bodies))
+    assert {answer.status_code for answer in answers} == {200}
 
 
 def test_a_temperature_that_nobody_chose_is_left_out_where_it_is_refused(

@@ -52,6 +52,24 @@ def test_a_small_body_that_becomes_large_is_decoded_block_by_block(
     assert len(next(blocks)) <= 2 * BLOCK
 
 
+@pytest.mark.parametrize("length", [65_535, 65_536, 65_537, 131_072, 131_073])
+@pytest.mark.parametrize(("name", "encode"), ENCODERS)
+def test_no_byte_is_lost_at_the_end_of_a_block(
+    name: str, encode: Callable[[bytes], bytes], length: int
+) -> None:
+    decoding = decoder(name)
+    assert decoding
+    assert b"".join(decoding.decode(encode(b"a" * length))) == b"a" * length
+
+
+def test_gzip_may_have_several_members_and_padding() -> None:
+    decoding = decoder("gzip")
+    assert decoding
+    encoded = gzip.compress(b"one ") + gzip.compress(b"two") + bytes(16)
+    parts = (encoded[start : start + 3] for start in range(0, len(encoded), 3))
+    assert b"".join(block for part in parts for block in decoding.decode(part)) == b"one two"
+
+
 @pytest.mark.parametrize("name", ["gzip", "br"])
 def test_what_is_not_encoded_so_is_refused(name: str) -> None:
     decoding = decoder(name)

@@ -6,7 +6,12 @@ from typing import Any
 
 import pytest
 
-from webapp.errors import ModelNotFound, ProviderError, ProviderRefusedRequest
+from webapp.errors import (
+    ModelNotFound,
+    ProviderError,
+    ProviderRefusedRequest,
+    ProviderRefusedWeir,
+)
 from webapp.providers.reported_errors import read_error, translate_reported, translate_status
 
 MISSING = [
@@ -31,6 +36,10 @@ NOT_MISSING = [
     "This model does not support images",
     "The schema of the model's output does not exist",
     "A file was not found",
+    "Unknown model parameter: foo",
+    "Invalid model output: not JSON",
+    "tool 'x' of the model not found",
+    "file referenced by the model does not exist",
 ]
 
 
@@ -63,7 +72,7 @@ def test_what_else_is_missing_is_a_refusal(message: str) -> None:
         ("a", "a"),
         ("<!DOCTYPE html><title>502</title>", ""),
         ({"error": {"message": "a\x00b\r\n\x1b[31mc"}}, "a b [31mc"),
-        ({"error": {"message": "x" * 5_000}}, "x" * 1_000),
+        ({"error": {"message": "x" * 5_000}}, "x" * 4_000),
         ({"error": {"message": None}}, ""),
         ({"error": {"message": {"a": [1]}}}, ""),
         (None, ""), (7, ""), ([], ""), ([7], ""), ({}, ""),
@@ -74,10 +83,16 @@ def test_the_message_is_found(body: Any, message: str) -> None:
     assert read_error(body).message == message
 
 
-def test_no_credential_and_no_host_is_told() -> None:
-    said = "Incorrect key sk-abcdef123456 at 10.0.0.1:8000 for pa@ss:1 (Bearer abcdefgh)"
-    told = read_error({"error": said}, ["10.0.0.1:8000", "pa@ss:1"]).message
-    assert told == "Incorrect key sk-*** at *** for *** (Bearer ***)"
+def test_what_looks_like_a_key_is_not_told() -> None:
+    said = "Incorrect key sk-abcdef123456 (Bearer abcdefgh)"
+    assert read_error({"error": said}).message == "Incorrect key sk-*** (Bearer ***)"
+
+
+def test_an_error_of_any_depth_is_read() -> None:
+    body: Any = "deep"
+    for _ in range(5_000):
+        body = {"error": body}
+    assert read_error(body).message == ""
 
 
 @pytest.mark.parametrize("code", [400, "400", 7, None, "", ["a"], {"a": 1}, True])
@@ -87,10 +102,24 @@ def test_a_code_that_is_no_text_is_left_out(code: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "status"), [(429, 503), ("503", 502), (400, 400), (None, 502), (7, 502), ("x", 502)]
+    ("code", "status"),
+    [(429, 503), ("503", 502), (400, 400), (None, 502), (7, 502), ("x", 502), ("\u00b2", 502)],
 )
 def test_an_error_with_status_200_has_the_status_that_it_names(code: object, status: int) -> None:
     error = translate_reported({"error": {"message": "a", "code": code}})
     assert error.status == status
     assert isinstance(error, ProviderError)
     assert not error.may_be_charged
+
+
+@pytest.mark.parametrize("code", ["insufficient_quota", "invalid_api_key"])
+def test_what_concerns_weir_s_account_is_for_the_operator_alone(code: str) -> None:
+    error = translate_reported({"error": {"message": "your account acme", "code": code}})
+    assert type(error) is ProviderRefusedWeir
+    assert "acme" not in error.message
+    assert error.provider_message == "your account acme"
+
+
+def test_openai_s_403_for_a_model_names_the_model() -> None:
+    body = {"error": {"message": "Project p does not have access", "code": "model_not_found"}}
+    assert type(translate_status(403, body)) is ModelNotFound

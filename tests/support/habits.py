@@ -157,6 +157,7 @@ def _error_instead(error: Any) -> Habit:
     return Habit(body=lambda _: error, chunks=lambda _: [error])
 
 
+SECRETS = "No entry for SK-provider-secret-1234 at 127.0.0.1, try later"
 # What can be understood: the answer is whole.
 TOLERATED: dict[str, Habit] = {
     "no_content": _without("content"),
@@ -198,6 +199,20 @@ TOLERATED: dict[str, Habit] = {
     "no_last_line_end": Habit(events=lambda chunks: _events(chunks).rstrip()),
     "no_done": Habit(chunks=lambda chunks: chunks[:-1]),
     "azure_filters": Habit(chunks=_azure_filters),
+    "labelled_as_whole": Habit(
+        chunks=lambda chunks: [
+            chunk | {"object": "chat.completion"} if isinstance(chunk, dict) else chunk
+            for chunk in chunks
+        ]
+    ),
+    "message_beside_delta": Habit(
+        chunks=lambda chunks: [
+            chunk | {"choices": [c | {"message": {"content": "so far"}} for c in chunk["choices"]]}
+            if isinstance(chunk, dict)
+            else chunk
+            for chunk in chunks
+        ]
+    ),
     "labelled_as_json": Habit(headers={"Content-Type": "application/json"}),
     "gzip": _encoded("gzip", gzip.compress),
     "deflate": _encoded("deflate", zlib.compress),
@@ -231,11 +246,19 @@ BROKEN: dict[str, Habit] = {
     "error_event": Habit(events=_error_event),
     "first_choice_unfinished": Habit(chunks=_first_choice_unfinished),
 }
+WHOLE: dict[str, Habit] = {
+    "whole_answer": Habit(),
+    "whole_answer_without_object": Habit(lambda body: {"choices": body["choices"]}),
+    "whole_answer_in_lines": Habit(
+        content=lambda content: json.dumps(json.loads(content), indent=2).encode()
+    ),
+}
 HABITS: dict[str, Habit] = {
+    **WHOLE,
+    "error_with_secrets": _error_instead({"error": SECRETS}),
     **TOLERATED,
     **{name: habit for name, (habit, _) in ERRORS.items()},
     **BROKEN,
-    "whole_answer": Habit(),
 }
 
 
@@ -414,6 +437,17 @@ REFUSALS: dict[str, Refusal] = {
         },
         "filtered",
     ),
+    "limit_too_large": Refusal(
+        400,
+        {
+            "error": {
+                "message": "max_tokens is too large: 4000. This model supports at most 2048.",
+                "param": "max_tokens",
+            }
+        },
+        "too large",
+    ),
+    "tells_secrets": Refusal(500, {"error": SECRETS}, "No entry"),
     "gateway_timeout": Refusal(504, {"message": "the upstream was too slow"}, "too slow"),
 }
 # What refuses a parameter: the body for its name.

@@ -287,7 +287,7 @@ class Connection(asyncio.Protocol):
     async def _follow_habit(self, completion: Completion, fault: Fault, streamed: bool) -> None:
         habit = habits.HABITS[fault.habit]
         self._serve_usage(completion.usage, told=True)
-        if streamed and fault.habit != "whole_answer":
+        if streamed and fault.habit not in habits.WHOLE:
             content = habit.stream(list(completion.chunks()))
             self._begin(True, headers=habit.headers)
             for start in range(0, len(content), fault.split or len(content)):

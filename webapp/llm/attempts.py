@@ -83,59 +83,46 @@ class Attempts:
     ) -> Success[Result]:
         calls = 0
         failure: ProviderError | None = None
-        who = costs.billing.bucket
         for target in route.in_order():
-            circuit = costs.circuit(target)
+            tries = _Tries(self._breakers, costs.circuit(target), costs.billing.bucket)
             retries, resent = self._retries, False
-            failed: ProviderError | None = None
-            while self._breakers.allows(circuit, who):
-                calls += 1
-                try:
-                    result = _accounted(target, costs, costs.reserve(target, calls), call)
-                except ModelNotFound as missing:
-                    self._breakers.succeeded(circuit, who)
-                    missing.attempts = calls
-                    if not route.named:
+            with tries:
+                while tries.allowed():
+                    calls += 1
+                    try:
+                        result = _accounted(target, costs, costs.reserve(target, calls), call)
+                        tries.told = True
+                        return Success(result, target, calls)
+                    except ModelNotFound as missing:
+                        tries.succeeded()
+                        missing.attempts = calls
+                        if not route.named:
+                            raise
+                        # Not the client's mistake: the route that it named exists.
+                        failure = ProviderFailed(
+                            "A target of this route does not exist at its provider."
+                        )
+                        failure.attempts = calls
+                        break
+                    except UnsupportedParameter:
+                        tries.succeeded()
                         raise
-                    # Not the client's mistake: the route that it named exists.
-                    failure = ProviderFailed(
-                        "A target of this route does not exist at its provider."
-                    )
-                    failure.attempts = calls
-                    break
-                except UnsupportedParameter:
-                    self._breakers.succeeded(circuit, who)
-                    raise
-                except ProviderError as error:
-                    error.attempts = calls
-                    if not error.try_next:
-                        # A target that refuses a request is available.
-                        self._breakers.succeeded(circuit, who)
-                        raise
-                    failure = failed = error
-                    if error.lost_send_seconds is not None and not resent:
+                    except ProviderError as error:
+                        error.attempts = calls
+                        if not error.try_next:
+                            # A target that refuses a request is available.
+                            tries.succeeded()
+                            raise
+                        failure = tries.failed = error
+                    if failure.lost_send_seconds is not None and not resent:
                         resent = True
                         continue
-                    if not error.try_again or not retries:
+                    if not failure.try_again or not retries:
                         break
                     retry, retries = self._retries - retries, retries - 1
-                    if not _pause(retry, error.retry_after, deadline, costs):
+                    if not _pause(retry, failure.retry_after, deadline, costs):
                         break
-                except BaseException:
-                    self._breakers.abandoned(circuit, who)
-                    raise
-                else:
-                    return Success(result, target, calls)
-            if failed:
-                self._count(circuit, who, failed)
         raise failure or self._unavailable(route, costs)
-
-    def _count(self, circuit: str, who: str, error: ProviderError) -> None:
-        """Report a request that failed to the circuit's breaker."""
-        if error.counts:
-            self._breakers.failed(circuit, who, error.retry_after, unreachable=error.unreachable)
-        else:
-            self._breakers.abandoned(circuit, who)
 
     def _start_stream(
         self, costs: CostTracker, target: Target, accounting: CallAccounting
@@ -168,7 +155,7 @@ class Attempts:
                     yield item
         except ProviderError as error:
             accounting.fail(error)
-            self._count(costs.circuit(target), costs.billing.bucket, error)
+            _count(self._breakers, costs.circuit(target), costs.billing.bucket, error)
             raise
         except BaseException as error:
             accounting.fail(error)
@@ -183,6 +170,46 @@ class Attempts:
             "No provider of this model is available: all have failed repeatedly.",
             retry_after=max(1, math.ceil(seconds)),
         )
+
+
+class _Tries:
+    """The tries of one target by one request, of which its breaker learns once, at the end."""
+
+    def __init__(self, breakers: Breakers, circuit: str, who: str) -> None:
+        self._breakers = breakers
+        self._circuit = circuit
+        self._who = who
+        self._begun = False
+        self.failed: ProviderError | None = None
+        self.told = False
+
+    def allowed(self) -> bool:
+        allowed = self._breakers.allows(self._circuit, self._who)
+        self._begun = self._begun or allowed
+        return allowed
+
+    def succeeded(self) -> None:
+        self.told = True
+        self._breakers.succeeded(self._circuit, self._who)
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None:
+        """Whatever ends the tries: the client may leave during a pause between two."""
+        if self.told or not self._begun:
+            return
+        if self.failed:
+            _count(self._breakers, self._circuit, self._who, self.failed)
+        else:
+            self._breakers.abandoned(self._circuit, self._who)
+
+
+def _count(breakers: Breakers, circuit: str, who: str, error: ProviderError) -> None:
+    """Report a request that failed to the circuit's breaker."""
+    if error.counts:
+        breakers.failed(circuit, who, error.retry_after, unreachable=error.unreachable)
+    else:
+        breakers.abandoned(circuit, who)
 
 
 def _accounted(

@@ -77,7 +77,7 @@ class StreamReader:
                 return []
             if not isinstance(chunk, dict):
                 raise ValueError("no object")
-            if chunk.get("object") == "chat.completion":
+            if _is_whole(chunk):
                 return [part for whole in _chunks_of(chunk) for part in self.read(whole)]
             _raise_error(chunk, self._request, self._model, self._usage)
             read = self._read(chunk, data)
@@ -205,6 +205,13 @@ def _message(choice: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _usage(body: dict[str, Any], request: ModelRequest, model: str, generated: str) -> Usage:
     return read_usage(body.get("usage"), request, model, generated, body.get("service_tier"))
+
+
+def _is_whole(body: dict[str, Any]) -> bool:
+    """Whether it is an answer of a server that does not stream, not a chunk."""
+    choices = _choices(body)
+    whole = any(isinstance(choice.get("message"), dict) for choice in choices)
+    return whole and not any("delta" in choice for choice in choices)
 
 
 def _usage_of_choice(choices: list[dict[str, Any]]) -> Any:

@@ -5,23 +5,29 @@ Providers return JSON text in the format of OpenAI's API, which is parsed here.
 
 from __future__ import annotations
 
+import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import closing
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import gevent
 from gevent.lock import BoundedSemaphore
 
+from webapp.base_url import BaseURL
 from webapp.errors import ProviderError, ProviderTimedOut, WeirError
 from webapp.llm.calls import Outcome
 from webapp.llm.messages import Answer, Chunk, ModelRequest
 from webapp.llm.stream_usage import StreamUsage
 from webapp.providers.answers import StreamReader, read_answer
 from webapp.providers.gap_timeout import with_gap_timeout
+from webapp.providers.http import ReportedInStream
 
 SLOW = "The provider timed out."
+MAX_MESSAGE_LENGTH = 1_000  # characters of what a provider says
+MIN_PRIVATE_LENGTH = 4
 LISTING_TIMEOUT = 5.0
 LISTING_TTL = 300.0
 LISTING_RETRY_DELAY = 5.0
@@ -44,6 +50,16 @@ class BaseProvider(ABC):
         self._listing = BoundedSemaphore()
         self._listed: tuple[list[dict[str, Any]], float] = ([], -LISTING_TTL)
         self.latest: Outcome | None = None
+        self._private: re.Pattern[str] | None = None
+
+    def _keep_private(self, api_key: str, address: BaseURL) -> None:
+        """Keep what errors must not show: the key, and who is called if that is not the maker."""
+        parts = urlsplit(address.url)
+        values = [value for _, value in parse_qsl(address.query)]
+        texts = {api_key, *address.secrets, parts.netloc, parts.hostname or "", *values}
+        found = sorted((text for text in texts if len(text) >= MIN_PRIVATE_LENGTH), key=len)
+        if found:
+            self._private = re.compile("|".join(map(re.escape, reversed(found))), re.IGNORECASE)
 
     @abstractmethod
     def _complete(self, request: ModelRequest, model: str) -> str:
@@ -137,6 +153,8 @@ class BaseProvider(ABC):
         """The next event, or None at the end: also if the stream breaks after its last choice."""
         try:
             return next(events, None)
+        except ReportedInStream:
+            raise
         except Exception:
             if reader.is_whole:
                 return None
@@ -159,4 +177,19 @@ class BaseProvider(ABC):
         )
         name = translated.name if translated and at_fault else None
         self.latest = Outcome(time.monotonic(), name)
+        if translated:
+            translated.message = self._masked(translated.message)[:MAX_MESSAGE_LENGTH]
+            translated.details = self._masked_details(translated.details)
+            if translated.provider_message:
+                translated.provider_message = self._masked(translated.provider_message)
         return translated or error
+
+    def _masked(self, text: str) -> str:
+        return self._private.sub("***", text) if self._private else text
+
+    def _masked_details(self, details: Any) -> Any:
+        if isinstance(details, str):
+            return self._masked(details)[:MAX_MESSAGE_LENGTH]
+        if isinstance(details, Mapping):
+            return {name: self._masked_details(value) for name, value in details.items()}
+        return details

@@ -61,6 +61,7 @@ class _Zlib:
     """gzip, and deflate with or without its header: servers send both (RFC 9110, 8.4.1.2)."""
 
     def __init__(self, bits: int, *, may_be_raw: bool = False) -> None:
+        self._bits, self._ended = bits, False
         self._object = zlib.decompressobj(bits)
         self._may_be_raw = may_be_raw
         self._head = b""
@@ -74,12 +75,20 @@ class _Zlib:
             # The header of zlib is a multiple of 31 (RFC 1950).
             if int.from_bytes(part[:ZLIB_HEADER]) % 31:
                 self._object = zlib.decompressobj(-zlib.MAX_WBITS)
-        while part and not self._object.eof:
+        decoded = b""
+        # A full block may not be all that zlib holds.
+        while part or len(decoded) == BLOCK:
             try:
                 decoded = self._object.decompress(part, BLOCK)
             except zlib.error as error:
+                if self._ended:
+                    return  # what follows a complete body is padding
                 raise UnknownEncoding("the body does not match its encoding") from error
             part = self._object.unconsumed_tail
+            if self._object.eof:
+                # gzip may go on with another member (RFC 1952, 2.2).
+                self._ended, part = True, self._object.unused_data
+                self._object = zlib.decompressobj(self._bits)
             if decoded:
                 yield decoded
 

@@ -9,6 +9,7 @@ import contextlib
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from itertools import chain
@@ -25,6 +26,7 @@ from geventhttpclient.response import (
 )
 
 from webapp import json_codec
+from webapp.errors import ProviderTimedOut
 from webapp.library_internals import (
     close_idle_connections,
     read_available,
@@ -37,6 +39,7 @@ from webapp.providers.server_sent_events import BYTE_ORDER_MARK, read_events
 
 CONNECT_TIMEOUT = 10.0
 MAX_CONNECTIONS = 100_000  # not a limit in practice: Weir's own limits apply to calls
+MAX_CONNECTS = 3  # for one request
 BLOCK = 64 * 1024
 MAX_ANSWER_BYTES = 64 * 1024 * 1024  # bytes of a plain answer
 # Seconds after which a closed connection no longer means that the request was not processed.
@@ -109,13 +112,17 @@ class Endpoint:
         )
         if parts.hostname == "localhost":
             resolve_localhost(self._client)
-        # The greenlets whose request has opened a connection, instead of reusing one.
-        self._connected: set[object] = set()
+        # How many connections the request of a greenlet has opened, instead of reusing one.
+        self._connected: Counter[object] = Counter()
         wrap_connecting(self._client, self._noting_connections)
 
     def get(self, path: str) -> Any:
         """The JSON of a GET. Raises ValueError too."""
-        return json.loads(_whole(self._ask("GET", path, None)).decode("utf-8-sig"))
+        text = _whole(self._ask("GET", path, None)).decode("utf-8-sig")
+        try:
+            return json.loads(text)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
 
     def post(self, path: str, body: Mapping[str, Any]) -> str:
         """The whole answer as text. Raises ValueError if it is not UTF-8."""
@@ -176,15 +183,21 @@ class Endpoint:
             close_idle_connections(self._client)
             raise LostSend(seconds) from error
         finally:
-            self._connected.discard(gevent.getcurrent())
+            del self._connected[gevent.getcurrent()]
 
     def _noting_connections(self, connect: Callable[[], Any]) -> Callable[[], Any]:
         def wrapped() -> Any:
-            self._connected.add(gevent.getcurrent())
+            self._connected[gevent.getcurrent()] += 1
+            if self._connected[gevent.getcurrent()] > MAX_CONNECTS:
+                # The library repeats a GET as often as the server closes the connection.
+                raise NotReached("the server closes every connection")
             try:
                 return connect()
             except (OSError, RuntimeError) as error:
                 raise NotReached(str(error)) from error
+            except ProviderTimedOut as error:
+                error.uncharged().unreachable = True
+                raise
 
         return wrapped
 

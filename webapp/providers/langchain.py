@@ -93,6 +93,7 @@ class LangChainProvider(BaseProvider):
         self._model_provider = model_provider
         self._api_key = api_key
         self._address = address
+        self._keep_private(api_key, address)
         self._making = BoundedSemaphore()
         self._chat_models: dict[str, BaseChatModel] = {}
 
@@ -125,7 +126,7 @@ class LangChainProvider(BaseProvider):
         translated = next((cause for cause in chain if isinstance(cause, WeirError)), None)
         translated = translated or next(filter(None, map(_translate_one, chain)), None)
         if isinstance(translated, ProviderError) and any(map(_not_reached, chain)):
-            return translated.uncharged()
+            translated.uncharged().unreachable = True
         return translated
 
     @cached_property

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import replace
 from functools import cached_property
+from itertools import count
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from webapp.base_url import BaseURL
 from webapp.errors import ModelNotFound, ProviderFailed, ProviderTimedOut, WeirError
@@ -25,12 +26,11 @@ from webapp.providers.http import (
     RefusedByStatus,
     ReportedInStream,
 )
-from webapp.providers.parameters import Adaptations, Added, added_to
+from webapp.providers.parameters import MAX_CALLS, Adaptations, Added, added_to
 from webapp.providers.reported_errors import translate_reported, translate_status
 from webapp.providers.server_sent_events import EventTooLong
 
 OFFICIAL_URL = "https://api.openai.com/v1"
-MIN_PRIVATE_LENGTH = 4
 
 
 class OpenAIProvider(BaseProvider):
@@ -50,11 +50,7 @@ class OpenAIProvider(BaseProvider):
         self.max_input_tokens = 100_000 if self._official else 3_000
         self.identity = f"openai@{self._base_url}?{address.query}".rstrip("?")
         self._adaptations = Adaptations()
-        host = "" if self._official else urlsplit(self._base_url).netloc
-        # What a provider says must not show these to clients.
-        self._private = [
-            text for text in (api_key, *address.secrets, host) if len(text) >= MIN_PRIVATE_LENGTH
-        ]
+        self._keep_private(api_key, address)
 
     @cached_property
     def _endpoint(self) -> Endpoint:
@@ -70,18 +66,21 @@ class OpenAIProvider(BaseProvider):
 
     def _complete(self, request: ModelRequest, model: str) -> str:
         added = added_to(request, self._limit, streamed=False)
-        while True:
-            body = self._body(request, model, added)
+        for calls in count(1):
+            sent = self._adaptations.apply(model, added)
+            body = self._body(request, model) | sent
             try:
                 return self._endpoint.post(self._path(request, model), body)
             except RefusedByStatus as refusal:
-                if not self._adaptations.learn(model, added, refusal.status, refusal.body):
+                if not self._may_adapt(refusal, model, added, sent, calls):
                     raise
+        raise AssertionError
 
     def _events(self, request: ModelRequest, model: str) -> Generator[str]:
         added = added_to(request, self._limit, streamed=True)
-        while True:
-            body = self._body(request, model, added) | {"stream": True}
+        for calls in count(1):
+            sent = self._adaptations.apply(model, added)
+            body = self._body(request, model) | sent | {"stream": True}
             options = request.body.get("stream_options")
             # The provider rejects a value that is not an object.
             if isinstance(options, dict):
@@ -90,8 +89,16 @@ class OpenAIProvider(BaseProvider):
                 yield from self._endpoint.stream(self._path(request, model), body)
                 return
             except RefusedByStatus as refusal:
-                if not self._adaptations.learn(model, added, refusal.status, refusal.body):
+                if not self._may_adapt(refusal, model, added, sent, calls):
                     raise
+
+    def _may_adapt(
+        self, refusal: RefusedByStatus, model: str, added: Added, sent: dict[str, Any], calls: int
+    ) -> bool:
+        """Whether to call again with other parameters."""
+        return calls < MAX_CALLS and self._adaptations.learn(
+            model, added, sent, refusal.status, refusal.body
+        )
 
     def _list_models(self) -> list[dict[str, Any]]:
         return _listed(self._endpoint.get("/models"))
@@ -99,13 +106,13 @@ class OpenAIProvider(BaseProvider):
     def _path(self, request: ModelRequest, model: str) -> str:
         return f"/{request.operation}"
 
-    def _body(self, request: ModelRequest, model: str, added: Added) -> dict[str, Any]:
+    def _body(self, request: ModelRequest, model: str) -> dict[str, Any]:
         body = {"model": model, **request.body}
         if request.native:
             # Native endpoints name the limit as Weir does, not as the server.
             body.pop("max_tokens", None)
             body.pop("temperature", None)
-        return body | self._adaptations.apply(model, added)
+        return body
 
     @property
     def _limit(self) -> str:
@@ -114,9 +121,9 @@ class OpenAIProvider(BaseProvider):
 
     def _translate(self, error: Exception) -> WeirError | None:
         if isinstance(error, RefusedByStatus):
-            return translate_status(error.status, error.body, error.retry_after, self._private)
+            return translate_status(error.status, error.body, error.retry_after)
         if isinstance(error, ReportedInStream):
-            return translate_reported(error.body, private=self._private)
+            return translate_reported(error.body)
         if isinstance(error, NotReached):
             unreachable = ProviderFailed("The provider is unreachable.").uncharged()
             unreachable.unreachable = True
@@ -177,7 +184,7 @@ class AzureProvider(OpenAIProvider):
 
 
 def _listed(body: Any) -> list[dict[str, Any]]:
-    """The models of a listing: OpenAI's, a bare list, or Ollama's and llama.cpp's `models`.
+    """The models of a listing: OpenAI's, a bare list, or a list under `models`.
 
     Raises ValueError if the body is not a listing.
     """

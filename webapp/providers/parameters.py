@@ -22,6 +22,8 @@ UNKNOWN = re.compile(
     r"extra|not permitted|forbidden|unexpected|unknown|unsupported|unrecogni[sz]ed|not supported",
     re.IGNORECASE,
 )
+TOO_MUCH = re.compile(r"too (large|long|many)|at most|maximum|exceed|less than", re.IGNORECASE)
+MAX_CALLS = 4  # with other parameters, for one request
 OTHER_NAME = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 
 Learned = dict[str, str | None]  # a parameter: its other name, or None to leave it out
@@ -73,18 +75,28 @@ class Adaptations:
                 applied[sent] = value
         return applied
 
-    def learn(self, model: str, added: Added, status: int, body: Any) -> bool:
-        """Whether the request is worth another call, as the server refused an added parameter."""
-        refused = _named(status, body)
+    def learn(
+        self, model: str, added: Added, sent: Mapping[str, Any], status: int, body: Any
+    ) -> bool:
+        """Whether the request is worth another call, as the server refused an added parameter.
+
+        `sent` is what apply() returned for the refused call.
+        """
+        refused = _refused(status, body)
         learned = dict(self._of(model))
         for name in added.values:
-            sent = learned.get(name, name)
-            if sent is None or sent not in refused:
+            names = {name, OTHER_NAME.get(name, name)}
+            if refused is None or refused.name not in names & sent.keys():
                 continue
+            if learned.get(name, name) != refused.name:
+                return True  # another request has learnt it meanwhile
             other = OTHER_NAME.get(name)
-            if other and sent == name:
+            if other and refused.name == name and not refused.value_only:
                 learned[name] = other
             elif name in added.needed:
+                # Both names are refused, or the value: nothing is learnt of it.
+                if learned.pop(name, None):
+                    self._learned[model] = (time.monotonic(), learned)
                 return False
             else:
                 learned[name] = None
@@ -99,13 +111,24 @@ class Adaptations:
         return learned if time.monotonic() - at < REMEMBERED_FOR else {}
 
 
-def _named(status: int, body: Any) -> set[str]:
-    """The name in a provider's error: of its parameter, else the first one in its message, which
-    may go on to recommend another one."""
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """A parameter that a server refuses. `value_only`: it knows the parameter."""
+
+    name: str
+    value_only: bool
+
+
+def _refused(status: int, body: Any) -> _Refused | None:
+    """The parameter that an error names, else the first one in its message, which may go on to
+    recommend another one."""
     reported = read_error(body)
     if status != 400 and not (status == 422 and UNKNOWN.search(reported.message)):
-        return set()
+        return None
     names = "stream_options|temperature|max_completion_tokens|max_tokens"
     found = re.search(rf"\b({names})\b", reported.param or "")
     found = found or re.search(rf"\b({names})\b", reported.message)
-    return {found[1]} if found else set()
+    if not found:
+        return None
+    about_value = TOO_MUCH.search(reported.message) and not UNKNOWN.search(reported.message)
+    return _Refused(found[1], bool(about_value))

@@ -7,7 +7,7 @@ llama.cpp.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from webapp.errors import (
     WeirError,
 )
 
-MAX_MESSAGE_LENGTH = 1_000
+MAX_READ_LENGTH = 4_000  # characters; what is told is cut later, after it was masked
 # These end a request: the next provider would refuse it too.
 REFUSALS = {400, 404, 413, 414, 415, 422, 431}
 # A model that is missing is reported with one of these.
@@ -30,14 +30,15 @@ STATUSES_OF_MISSING_MODELS = {400, 404, 422}
 CODES_OF_MISSING_MODELS = {"model_not_found", "deploymentnotfound", "invalid_model"}
 # "The model `x` does not exist", "model 'x' not found", "Model Not Exist", "Invalid model: x".
 MISSING_MODEL = re.compile(
-    r"\bmodel\b:?\s+(?:(?:with|named?|id)\s+){0,2}(?:\S{1,260}\s+)?(?:(?:was|is|could)\s+)?"
-    r"(?:not\s+(?:be\s+)?found|does(?:n't| not) exist|not exist)"
-    r"|\bis not a valid model\b|\b(?:unknown|invalid|no such|nonexistent) model\b"
-    r"|\bapi deployment for this resource does not exist",
+    r"(?<!of the )(?<!by the )\bmodel\b:?\s+(?:(?:with|named?|id)\s+){0,2}(?:\S{1,260}\s+)?"
+    r"(?:(?:was|is|could)\s+)?(?:not\s+(?:be\s+)?found|does(?:n't| not) exist|not exist)"
+    r"|\bis not a valid model\b|\bapi deployment for this resource does not exist"
+    r"|\b(?:unknown|invalid|no such|nonexistent) model\b\s*(?:[:.,'\"`(]|$)",
     re.IGNORECASE,
 )
 USED_UP_CODES = {"insufficient_quota", "billing_hard_limit_reached", "insufficient_credits"}
 USED_UP = re.compile(r"exceeded your current quota|credit balance is too low", re.IGNORECASE)
+CREDENTIAL_CODES = {"authentication_error", "invalid_api_key", "invalid_authentication"}
 MODERATION_CODES = {"moderation", "content_filter", "content_policy_violation"}
 MODERATION = re.compile(r"\bmoderation\b|\bflagged\b|\bcontent polic", re.IGNORECASE)
 CREDENTIAL = re.compile(r"\b(sk-|Bearer +|Basic +|eyJ)[\w.*/+=-]{6,}")
@@ -60,35 +61,33 @@ class ReportedError:
         return {name.lower() for name in (self.code, self.kind) if name}
 
 
-def read_error(body: Any, private: Collection[str] = ()) -> ReportedError:
-    """The error in a body of any shape. `private` must not appear in its message."""
-    found = _read(body)
+def read_error(body: Any) -> ReportedError:
+    """The error in a body of any shape, without control characters and what looks like a key."""
+    try:
+        found = _read(body)
+    except RecursionError:
+        return ReportedError()
     message = CREDENTIAL.sub(r"\1***", CONTROL.sub(" ", found.message)).strip()
-    for secret in private:
-        message = message.replace(secret, "***")
-    return replace(found, message=message[:MAX_MESSAGE_LENGTH])
+    return replace(found, message=message[:MAX_READ_LENGTH])
 
 
-def translate_status(
-    status: int, body: Any, retry_after: float | None = None, private: Collection[str] = ()
-) -> WeirError:
+def translate_status(status: int, body: Any, retry_after: float | None = None) -> WeirError:
     """The WeirError for a provider's error status and body."""
-    reported = read_error(body, private)
+    reported = read_error(body)
     error = _translate(status, reported, retry_after)
     error.provider_status, error.provider_message = status, reported.message or None
     return error
 
 
-def translate_reported(
-    body: Any, retry_after: float | None = None, private: Collection[str] = ()
-) -> WeirError:
+def translate_reported(body: Any, retry_after: float | None = None) -> WeirError:
     """The WeirError for an error that came with status 200: by the status within, else a 502."""
-    reported = read_error(body, private)
+    reported = read_error(body)
     error: WeirError = ProviderFailed(
         _with_words("The provider reported an error", reported.message)
     ).uncharged()
-    if reported.status:
-        error = _translate(reported.status, reported, retry_after)
+    status = reported.status or _status_of_codes(reported)
+    if status:
+        error = _translate(status, reported, retry_after)
     error.provider_status = reported.status or 200
     error.provider_message = reported.message or None
     if type(error) is ProviderFailed:
@@ -98,7 +97,7 @@ def translate_reported(
 
 def _translate(status: int, reported: ReportedError, retry_after: float | None) -> WeirError:
     words = reported.message
-    if status in STATUSES_OF_MISSING_MODELS and _is_missing_model(reported):
+    if _is_missing_model(status, reported):
         return ModelNotFound(words or None)
     if status in REFUSALS:
         details = {"param": reported.param, "code": reported.code}
@@ -134,10 +133,17 @@ def _forbidden(reported: ReportedError) -> ProviderError:
     return ProviderRefusedWeir("The provider does not allow this call.").not_counted()
 
 
-def _is_missing_model(reported: ReportedError) -> bool:
+def _is_missing_model(status: int, reported: ReportedError) -> bool:
     if reported.codes & CODES_OF_MISSING_MODELS:
-        return True
-    return bool(MISSING_MODEL.search(reported.message))
+        return 400 <= status < 500  # OpenAI has it with 403 too
+    return status in STATUSES_OF_MISSING_MODELS and bool(MISSING_MODEL.search(reported.message))
+
+
+def _status_of_codes(reported: ReportedError) -> int | None:
+    """The status of errors whose words are for the operator alone."""
+    if reported.codes & USED_UP_CODES or USED_UP.search(reported.message):
+        return 429
+    return 401 if reported.codes & CREDENTIAL_CODES else None
 
 
 def _with_words(sentence: str, words: str) -> str:
@@ -205,11 +211,12 @@ def _place(location: Any) -> str | None:
 
 def _code(value: Any) -> str | None:
     """A code that is a text. Numbers are left out: they repeat the status."""
-    return value[:200] if isinstance(value, str) and value and not value.isdigit() else None
+    value = CONTROL.sub(" ", value) if isinstance(value, str) else None
+    return value[:200] if value and not value.isdecimal() else None
 
 
 def _status(value: Any) -> int | None:
-    if isinstance(value, str) and value.isdigit():
+    if isinstance(value, str) and value.isdecimal():
         value = int(value[:9])
     known = isinstance(value, int) and not isinstance(value, bool) and 400 <= value <= 599
     return value if known else None

@@ -73,6 +73,7 @@ class Circuit:
     """This process's view of one circuit: who failed lately, and who is kept away."""
 
     failures: deque[tuple[float, str]] = field(default_factory=deque)
+    failures_elsewhere: bool = False
     pauses: dict[str, Pause] = field(default_factory=dict)
     refreshed_at: float = float("-inf")
 
@@ -116,8 +117,9 @@ class CircuitBreakers:
 
     def succeeded(self, circuit: str, who: str) -> None:
         view = self._circuit(circuit)
-        if view.failures:
+        if view.failures or view.failures_elsewhere:
             view.failures.clear()
+            view.failures_elsewhere = False
             self._shared("DEL", KEY % (circuit, "failures"))
         if view.pauses:
             self._close(circuit, who)
@@ -217,9 +219,8 @@ class CircuitBreakers:
         }
         if not failures:
             view.failures.clear()
-        elif not view.failures:
-            # So that a success in this process ends the shared row.
-            view.failures.append((now, EVERYBODY))
+        # So that a success in this process ends the shared row.
+        view.failures_elsewhere = bool(failures)
         return view
 
     def _circuit(self, circuit: str) -> Circuit:
@@ -227,9 +228,15 @@ class CircuitBreakers:
 
     def _forget_closed(self) -> None:
         """Drop closed breakers: clients may name any model, so targets are not limited."""
-        self._circuits = {
-            name: view for name, view in self._circuits.items() if view.pauses or view.failures
+        now = time.monotonic()
+        kept = {
+            name: view
+            for name, view in self._circuits.items()
+            if any(now < pause.until + WINDOW for pause in view.pauses.values())
+            or (view.failures and now < view.failures[-1][0] + WINDOW)
         }
+        # A flood of names that all fail: the oldest have to go.
+        self._circuits = dict(list(kept.items())[-MAX_REMEMBERED // 2 :])
 
     def _may_probe(self, circuit: str, who: str, pause: Pause, now: float) -> bool:
         """Claim the single probe, among all processes or in this one alone."""
