@@ -366,6 +366,25 @@ def test_a_request_counts_once_however_often_it_was_tried(
     assert breaker(weir) == "open"
 
 
+def test_a_probe_whose_client_leaves_between_two_tries_has_failed(
+    start_weir: MakeWeir, provider: Provider
+) -> None:
+    settings = BREAKERS | {"BREAKER_FAILURES": 2, "LLM_MAX_RETRIES": 1, "MODEL_ROUTES": ROUTES}
+    weir = start_weir(**SETTINGS | providers(provider) | settings | {"BREAKER_PAUSE": 1})
+    provider.fault(status=500, retry_after="0")
+    for key in (KEY, OTHER_KEY):
+        assert ask(weir, "break", model="only", key=key).status_code == 502
+    wait_until(lambda: breaker(weir) == "half-open", 5)
+    provider.reset()
+    provider.fault(status=500, retry_after="15")
+    probe = {"model": "only", "messages": [{"role": "user", "content": "it leaves"}]}
+    with pytest.raises(requests.Timeout):
+        weir.post(OPENAI, key=KEY, json=probe, timeout=0.5)
+    assert len(provider.completions()) == 1
+    # Not half-open for as long as a probe may take (30 s).
+    wait_until(lambda: breaker(weir) == "open", 5)
+
+
 def test_embeddings_that_fail_do_not_break_chat(guarded: Weir, provider: Provider) -> None:
     provider.fault(status=500)
     for number in range(3):
