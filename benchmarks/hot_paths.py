@@ -36,6 +36,7 @@ from benchmarks.processes import cpu_of_all
 from benchmarks.run import QUESTION
 from benchmarks.upstream import MODEL
 from webapp.admission.limits import STRATEGY, SlidingWindowStrategy
+from webapp.admission.parts import EXTENSION
 from webapp.admission.rate_limits import RateLimits, limits_of
 from webapp.allowance import Allowance
 from webapp.base_url import BaseURL
@@ -115,7 +116,7 @@ def _app(
 ) -> Flask:
     """An application with one route that is limited by a call or by a decorator."""
     app = Flask(__name__)
-    app.extensions["weir"] = SimpleNamespace(rate_limits=rate_limits)
+    app.extensions[EXTENSION] = SimpleNamespace(rate_limits=rate_limits)
     check = limit
     if not callable(limit):
         options = {"strategy": strategy, "storage_uri": storage, "headers_enabled": False}
