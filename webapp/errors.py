@@ -180,7 +180,8 @@ class ProviderError(WeirError):
     is worth a try; `may_be_charged` whether the provider may charge for the call; `counts` whether
     the target's circuit breaker counts it, and `unreachable` whether the target was not reached.
     `usage` is what it reported (llm.messages.Usage). `lost_send_seconds` passed before a
-    connection turned out to be closed: the call is made again.
+    connection turned out to be closed: the call is made again. `leader_only`: a target was left out
+    for the key that pays alone, so the error says nothing to identical requests of other keys.
     """
 
     try_again = False
@@ -188,6 +189,7 @@ class ProviderError(WeirError):
     may_be_charged = False
     counts = True
     unreachable = False
+    leader_only = False
     usage: Any = None
     lost_send_seconds: float | None = None
 

@@ -366,6 +366,23 @@ def test_a_request_counts_once_however_often_it_was_tried(
     assert breaker(weir) == "open"
 
 
+def test_a_key_that_is_kept_away_does_not_fail_who_asks_the_same(
+    guarded: Weir, provider: Provider
+) -> None:
+    provider.fault(status=500)
+    for number in range(3):
+        ask(guarded, f"image {number}", model="only")
+    known_to_all()
+    provider.reset()
+    provider.fault(status=500, slow=1, model="second")
+    with ThreadPoolExecutor(2) as pool:
+        kept_away = pool.submit(ask, guarded, "the same")
+        wait_until(lambda: models(provider) == ["second"], 5)
+        other = pool.submit(ask, guarded, "the same", key=OTHER_KEY)
+    assert kept_away.result().status_code == 502
+    assert (other.result().status_code, other.result().headers["X-Weir-Provider"]) == (200, "one")
+
+
 def test_a_probe_whose_client_leaves_between_two_tries_has_failed(
     start_weir: MakeWeir, provider: Provider
 ) -> None:

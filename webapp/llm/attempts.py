@@ -83,6 +83,7 @@ class Attempts:
     ) -> Success[Result]:
         calls = 0
         failure: ProviderError | None = None
+        leader_only = False
         for target in route.in_order():
             tries = _Tries(self._breakers, costs.circuit(target), costs.billing.bucket)
             retries, resent = self._retries, False
@@ -122,7 +123,11 @@ class Attempts:
                     retry, retries = self._retries - retries, retries - 1
                     if not _pause(retry, failure.retry_after, deadline, costs):
                         break
-        raise failure or self._unavailable(route, costs)
+            if not tries.begun and not self._breakers.is_open_for_all(tries.circuit):
+                leader_only = True
+        failure = failure or self._unavailable(route, costs)
+        failure.leader_only = leader_only
+        raise failure
 
     def _start_stream(
         self, costs: CostTracker, target: Target, accounting: CallAccounting
@@ -177,31 +182,31 @@ class _Tries:
 
     def __init__(self, breakers: Breakers, circuit: str, who: str) -> None:
         self._breakers = breakers
-        self._circuit = circuit
+        self.circuit = circuit
         self._who = who
-        self._begun = False
+        self.begun = False
         self.failed: ProviderError | None = None
         self.told = False
 
     def allowed(self) -> bool:
-        allowed = self._breakers.allows(self._circuit, self._who)
-        self._begun = self._begun or allowed
+        allowed = self._breakers.allows(self.circuit, self._who)
+        self.begun = self.begun or allowed
         return allowed
 
     def succeeded(self) -> None:
         self.told = True
-        self._breakers.succeeded(self._circuit, self._who)
+        self._breakers.succeeded(self.circuit, self._who)
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, *_: object) -> None:
         """Whatever ends the tries: the client may leave during a pause between two."""
-        if self.told or not self._begun:
+        if self.told or not self.begun:
             return
         if self.failed:
-            _count(self._breakers, self._circuit, self._who, self.failed)
+            _count(self._breakers, self.circuit, self._who, self.failed)
         else:
-            self._breakers.abandoned(self._circuit, self._who)
+            self._breakers.abandoned(self.circuit, self._who)
 
 
 def _count(breakers: Breakers, circuit: str, who: str, error: ProviderError) -> None:

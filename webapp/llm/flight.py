@@ -357,9 +357,14 @@ def _answer_entry(answer: Answer, attempts: int) -> list[Any]:
     return ["answer", fields, answer.usage.totals, attempts]
 
 
+def is_shared(error: Exception) -> bool:
+    """Whether an error of the leader's call holds for all identical requests."""
+    return type(error).__name__ in SHARED_ERRORS and not getattr(error, "leader_only", False)
+
+
 def _error_entry(error: WeirError, target: tuple[str, str] | None) -> list[Any] | None:
     """The entry of an error; None if it is not shared with followers."""
-    if type(error).__name__ not in SHARED_ERRORS:
+    if not is_shared(error):
         return None
     return ["error", error.name, error.message, error.retry_after, error.details, target]
 

@@ -202,6 +202,10 @@ class Breakers(Protocol):
         """The request ended without a result that says anything about the circuit."""
         ...
 
+    def is_open_for_all(self, circuit: str) -> bool:
+        """Whether not only some keys are kept away from it."""
+        ...
+
     def opens_in(self, circuit: str, who: str) -> float:
         """Seconds until a probe may be let through."""
         ...

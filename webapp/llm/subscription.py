@@ -11,7 +11,7 @@ from webapp.deadline_timer import DeadlineTimer
 from webapp.errors import ProviderError, ProviderFailed, ProviderTimedOut, WeirError
 from webapp.llm.cached import CachedAnswer, CachedStream
 from webapp.llm.calls import CallOptions
-from webapp.llm.flight import SHARED_ERRORS, FlightLost, Listener
+from webapp.llm.flight import FlightLost, Listener, is_shared
 from webapp.llm.messages import Answer, AnswerMetadata, CacheState, Chunk, FinalAnswer, StreamEvent
 from webapp.llm.ports import Span
 
@@ -129,7 +129,7 @@ class FlightSubscription:
 
     def _failure(self, end: Exception) -> Exception:
         """The error that this listener raises when its flight has failed."""
-        if isinstance(end, WeirError) and end.name in SHARED_ERRORS:
+        if is_shared(end):
             if target := self._listener.flight.target:
                 self._options.routed(*target)
             return copy.copy(end)

@@ -155,6 +155,9 @@ class CircuitBreakers:
         end = max(found[1].until, found[1].probing_until) if found else 0.0
         return max(0.0, end - time.monotonic())
 
+    def is_open_for_all(self, circuit: str) -> bool:
+        return EVERYBODY in self._circuit(circuit).pauses
+
     def states(self) -> dict[str, dict[str, Any]]:
         """The state of each circuit for everybody, of an open one the seconds until a probe is let
         through, and the number of keys that are kept away from it alone."""
