@@ -58,6 +58,12 @@ def parts(*content: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": list(content)}]}
 
 
+def calling(call: dict[str, Any]) -> dict[str, Any]:
+    """The turn of an assistant that calls a tool."""
+    calls = [{"id": "call_1", **call}]
+    return {"messages": [{"role": "assistant", "content": None, "tool_calls": calls}]}
+
+
 def explained(weir: Weir, key: str = FREE, **fields: Any) -> requests.Response:
     return weir.post("/v1/explain", key=key, json=body(**fields))
 
@@ -78,8 +84,18 @@ LONG = "word " * 2_000
 TEXTS: dict[str, dict[str, Any]] = {
     "a message": {"messages": [{"role": "user", "content": LONG}]},
     "a name": {"messages": [{"role": "user", "content": "hi", "name": LONG}]},
-    "arguments of tools": {
-        "messages": [{"role": "assistant", "tool_calls": [{"function": {"arguments": LONG}}]}]
+    "arguments of tools": calling(
+        {"type": "function", "function": {"name": "f", "arguments": LONG}}
+    ),
+    "input of a custom tool": calling({"type": "custom", "custom": {"name": "f", "input": LONG}}),
+    "an agent's second turn": {
+        "messages": [
+            *SAID,
+            *calling(
+                {"type": "function", "function": {"name": "weather", "arguments": '{"in": "Bonn"}'}}
+            )["messages"],
+            {"role": "tool", "tool_call_id": "call_1", "content": LONG},
+        ]
     },
     "tools": {"tools": [{"type": "function", "function": {"name": "f", "description": LONG}}]},
     "functions": {"functions": [{"name": "f", "description": LONG}]},

@@ -49,7 +49,7 @@ CLIENT_TOOLS = (
 )  # fmt: skip
 # The types of content that are text. All others are media.
 TEXT_TYPES = re.compile(
-    r"json|message|reasoning[\w.]*|redacted_thinking|refusal|thinking|tool_reference"
+    r"custom|function|json|message|reasoning[\w.]*|redacted_thinking|refusal|thinking|tool_reference"
     r"|(?:\w+_)?(?:call|call_output|citation|location|output|result|text|use)"
 )
 # Fields that hold media even where the content does not say its type.
