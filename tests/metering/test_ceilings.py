@@ -103,6 +103,16 @@ TEXTS: dict[str, dict[str, Any]] = {
     "documents": {"documents": [{"title": "a", "text": LONG}]},
     "an unknown field": {"x_extra": [{"deep": {"er": LONG}}]},
     "names of fields": {"x_extra": {LONG: 1}},
+    "names of fields in a message": parts({"type": "text", "text": "a", "x": {LONG: 1}}),
+    "names of fields beside media": parts(
+        {"type": "image_url", "image_url": {"url": "a", LONG: 1}}
+    ),
+    "names in arguments": calling({"type": "function", "function": {"arguments": {LONG: 1}}}),
+    "a role in arguments": calling({"type": "function", "function": {"arguments": {"role": LONG}}}),
+    "many empty values": calling(
+        {"type": "function", "function": {"arguments": [{"text": ""}] * 1_000}}
+    ),
+    "a long role": {"messages": [{"role": LONG, "content": "a"}]},
     "other scripts": {"messages": [{"role": "user", "content": "ж" * 5_000}]},
     "a text at the place of an image": parts({"type": "image_url", "image_url": {"url": LONG}}),
     "a text file": parts(

@@ -58,6 +58,8 @@ MEDIA_FIELDS = {
     "image_url", "inline_data", "inlineData", "input_audio", "input_image", "input_video", "video",
     "video_url",
 }  # fmt: skip
+# Fields whose value may be an object where it should be its JSON text.
+ARGUMENTS = {"arguments", "input"}
 # Fields of JSON schemas, whose addresses nobody reads.
 SCHEMAS = {"functions", "response_format", "tools"}
 # Fields of media: identifiers of what the provider has, data, and words about it.
@@ -67,6 +69,14 @@ WORDS = {
     "context", "detail", "filename", "format", "media_type", "mime_type", "mimeType", "name",
     "text", "title", "ttl", "type",
 }  # fmt: skip
+# The fields of ordinary messages and their parts, among the tokens of their message.
+ORDINARY_FIELDS = MEDIA_FIELDS | DATA | WORDS | {
+    "annotations", "arguments", "cache_control", "call_id", "content", "custom", "function",
+    "function_call", "id", "index", "input", "is_error", "output", "reasoning",
+    "reasoning_content", "reasoning_details", "refusal", "role", "signature", "source", "status",
+    "summary", "thinking", "tool_call_id", "tool_calls", "tool_use_id", "url",
+}  # fmt: skip
+NAME_OF_FIELD = "(name)"
 
 
 @dataclass(slots=True)
@@ -138,8 +148,7 @@ class _Reading:
             self._hide(name)
         if name == "messages" and isinstance(value, list):
             for message in value:
-                self.input.tokens += TOKENS_PER_MESSAGE
-                self._content(message)
+                self._message(message)
         elif name == "input":
             self._embedded(value)
         elif name == "tools":
@@ -166,8 +175,7 @@ class _Reading:
     def _embedded(self, inputs: Any) -> None:
         """A text, tokens, or a list of either; or the items of OpenAI's Responses."""
         if not isinstance(inputs, list):
-            self.input.tokens += TOKENS_PER_MESSAGE
-            self._content(inputs)
+            self._message(inputs)
         elif all(type(item) is int for item in inputs):
             self.input.tokens += len(inputs)
         else:
@@ -195,6 +203,13 @@ class _Reading:
         else:
             self._is_unpriced(path)
 
+    def _message(self, message: Any) -> None:
+        self.input.tokens += TOKENS_PER_MESSAGE
+        role = message.get("role") if isinstance(message, dict) else None
+        if isinstance(role, str) and byte_length(role) <= TOKENS_PER_MESSAGE:
+            message = {name: item for name, item in message.items() if name != "role"}
+        self._content(message)
+
     def _content(self, value: Any) -> None:
         """A message, or a part of it."""
         if isinstance(value, str):
@@ -208,10 +223,12 @@ class _Reading:
             self._media(kind, value)
         else:
             for name, item in value.items():
+                if name not in ORDINARY_FIELDS:
+                    self.input.texts.append(name)
                 if name == "cache_control":
                     self._cache_control(item)
-                elif name == "role":
-                    continue  # among the tokens of its message
+                elif name in ARGUMENTS and isinstance(item, dict | list):
+                    self.input.texts.append(json.dumps(item, ensure_ascii=False))
                 elif name in MEDIA_FIELDS and item:
                     self._media(name, item)
                 else:
@@ -268,7 +285,7 @@ class _Reading:
 
 
 def _strings(name: str, value: Any) -> Iterator[tuple[str, str]]:
-    """All strings in a value, each with the name of its field."""
+    """All strings in a value, each with the name of its field, and names that are not ordinary."""
     if isinstance(value, str):
         yield name, value
     elif isinstance(value, list):
@@ -276,12 +293,14 @@ def _strings(name: str, value: Any) -> Iterator[tuple[str, str]]:
             yield from _strings(name, item)
     elif isinstance(value, dict):
         for key, item in value.items():
+            if key not in ORDINARY_FIELDS:
+                yield NAME_OF_FIELD, key
             yield from _strings(key, item)
 
 
 def _medium(kind: str, name: str, text: str) -> str:
     """What a string of media is: `text`, `image`, `audio`, `file`, or `hidden` at the provider."""
-    if name in WORDS:
+    if name in WORDS or name == NAME_OF_FIELD:
         return "text"
     if REFERENCE.match(text) or name in IDENTIFIERS:
         return "hidden"
