@@ -23,7 +23,7 @@ PRICES = {
     "openai/full*": "input=1, output=10, cache_write_1h=4, audio_input=40, audio_output=80, "
     f"web_search=0.01, priority.input=2, priority.output=20, flex.input=0.5, flex.output=5, "
     f"max_output={MAX_OUTPUT}, context={CONTEXT}",
-    "openai/bare": "input=1, output=10",
+    "openai/bare*": "input=1, output=10",
     "openai/gratis": "input=0, output=0",
 }
 USAGE = {"prompt_tokens": 12, "completion_tokens": 5}
@@ -244,6 +244,9 @@ SEARCH = {"type": "web_search_20250305", "name": "web_search"}
     ("fields", "searches"),
     [
         ({"web_search_options": {}}, 1),
+        ({"model": "full-search-preview-1"}, 1),
+        ({"model": "full-search-api", "n": 2}, 2),
+        ({"model": "full-search-preview", "web_search_options": {}}, 1),
         ({"tools": [{**SEARCH, "max_uses": 3}]}, 3),
         ({"tools": [SEARCH], "max_tool_calls": 2}, 2),
         ({"tools": [{**SEARCH, "max_uses": 3}], "max_tool_calls": 2}, 2),
@@ -274,6 +277,7 @@ UNPRICED: dict[str, dict[str, Any]] = {
     },
     "spoken answers without a price": {"model": "bare", "modalities": ["text", "audio"]},
     "searches without a price": {"model": "bare", "web_search_options": {}},
+    "searches that nobody asked for": {"model": "bare-search-api"},
 }
 
 

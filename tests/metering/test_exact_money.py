@@ -53,6 +53,7 @@ class Case:
     written: int = 0
     tier: str | None = None
     messages: tuple[dict[str, Any], ...] = (HI,)
+    model: str = ""
     body: dict[str, Any] = field(default_factory=dict)
     fields: dict[str, Any] = field(default_factory=dict)
 
@@ -144,6 +145,10 @@ CASES = {
         {"prompt_tokens": 12, "completion_tokens": 5}, (12, 5), 62_000 + 10_000_000,
         body={"web_search_options": {}},
     ),
+    "web searches of a model that always makes them": Case(
+        {"prompt_tokens": 12, "completion_tokens": 10}, (12, 10), 112_000 + 20_000_000,
+        messages=(HI, HI), body={"n": 2}, model="-search-preview",
+    ),
     "numbers as texts and floats": Case(
         {"prompt_tokens": 12.0, "completion_tokens": "5", "total_tokens": "17"}, (12, 5), 62_000
     ),
@@ -200,7 +205,8 @@ def model_of(name: str, *more: object) -> str:
 def test_each_kind_is_booked_to_the_token(
     weir: Weir, scripted: ScriptedProvider, name: str, streamed: bool
 ) -> None:
-    case, model = CASES[name], model_of(name, streamed)
+    case = CASES[name]
+    model = model_of(name, streamed) + case.model
     scripted.answers(*case.messages, usage=case.usage, **case.fields)
     said = {"messages": [{"role": "user", "content": "hello"}], **case.body}
     answer = weir.post(OPENAI, key=KEY, json={"model": model, **said, "stream": streamed})

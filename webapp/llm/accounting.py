@@ -192,7 +192,7 @@ class CallAccounting:
         usage = answer.usage
         if usage.estimated:
             hidden_tokens = self.stream_usage.hidden_tokens if self._may_reason else 0
-            is_seen = self._tracker.demand.input.is_bounded
+            is_seen = self._costs.input.is_bounded
             usage = replace(
                 usage,
                 input_tokens=usage.input_tokens if is_seen else self._costs.input_tokens,

@@ -10,7 +10,13 @@ from typing import Any
 from webapp.errors import ValidationError
 from webapp.llm.messages import ModelRequest, Usage
 from webapp.llm.ports import Price
-from webapp.llm.request_input import TOKENS_PER_IMAGE, RequestInput, read_input, whole_number
+from webapp.llm.request_input import (
+    TOKENS_PER_IMAGE,
+    RequestInput,
+    always_searches,
+    read_input,
+    whole_number,
+)
 from webapp.llm.routing import Target
 
 # Output tokens of a model whose maximum is not known.
@@ -97,12 +103,22 @@ class TargetCosts:
         self.tiers = demand.tiers(answered)
         self._demand = demand
         self._model = target.name
+        self._searches_unasked = demand.generates and always_searches(target.model)
         self._is_free = bool(price and price.dearest(Usage(MANY, MANY), None) == 0)
+
+    @cached_property
+    def input(self) -> RequestInput:
+        """The request's input, with what a model that always searches the web finds there."""
+        found = self._demand.input
+        if found.searches or not self._searches_unasked:
+            return found
+        hidden = found.hidden or "web_search_options"
+        return replace(found, searches=1, hidden=hidden, references=found.references + 1)
 
     @cached_property
     def input_tokens(self) -> int:
         """The context window of the model, where a part of the input is not seen."""
-        found = self._demand.input
+        found = self.input
         if found.is_bounded:
             return found.bound
         context = self.price and self.price.context
@@ -113,7 +129,7 @@ class TargetCosts:
     @property
     def hidden_tokens(self) -> int:
         """How much of `input_tokens` is more than an image for each part that is not seen."""
-        found = self._demand.input
+        found = self.input
         return max(0, self.input_tokens - found.bound - found.references * TOKENS_PER_IMAGE)
 
     @cached_property
@@ -123,7 +139,7 @@ class TargetCosts:
         known = self._demand.max_output
         if self._demand.named_max_output is None:
             known = max(known or 0, self.max_output)
-        predicted = self._demand.input.predicted_tokens
+        predicted = self.input.predicted_tokens
         return min(self._demand.choices * ((known or 0) + predicted), MAX_OUTPUT_TOKENS)
 
     @property
@@ -143,7 +159,7 @@ class TargetCosts:
     @cached_property
     def unpriced(self) -> str | None:
         """Why the ceiling is not known, as a clause; None if it is."""
-        found, model = self._demand.input, self._model
+        found, model = self.input, self._model
         if self.price is None:
             return f"Model {model} has no price"
         if self._has_unknown_fees:
@@ -180,7 +196,7 @@ class TargetCosts:
         """The most that usage costs whose kinds and tier are not known; None if not known."""
         if self.price is None or self._has_unknown_fees or not self._parts_are_priced:
             return None
-        if self.unpriced and not self._demand.input.is_bounded:
+        if self.unpriced and not self.input.is_bounded:
             return None
         tiers = {usage.service_tier} if usage.service_tier else self.tiers
         cost = self._dearest(usage, tiers)
@@ -191,7 +207,7 @@ class TargetCosts:
     @property
     def _has_unknown_fees(self) -> bool:
         unknown_modality = self._demand.modalities not in PRICED_MODALITIES and not self._is_free
-        return bool(self._demand.input.unpriced or unknown_modality)
+        return bool(self.input.unpriced or unknown_modality)
 
     @cached_property
     def _parts_are_priced(self) -> bool:
@@ -208,7 +224,7 @@ class TargetCosts:
             return 0
         assert self.price is not None
         tiers = self.tiers if tiers is None else tiers
-        found = self._demand.input
+        found = self.input
         audio_input = min(found.audio_tokens, usage.input_tokens)
         usage = replace(
             usage,

@@ -128,6 +128,11 @@ def read_input(body: Mapping[str, Any]) -> RequestInput:
     return reading.input
 
 
+def always_searches(model: str) -> bool:
+    """Whether a model searches the web once for each answer, without being asked to."""
+    return "-search-preview" in model or "-search-api" in model
+
+
 def whole_number(value: Any) -> int | None:
     """A positive integer; None for anything else."""
     return value if type(value) is int and value > 0 else None

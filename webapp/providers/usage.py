@@ -18,7 +18,7 @@ import gevent
 
 from webapp.llm.cost_ceiling import STANDARD, STANDARD_NAMES
 from webapp.llm.messages import ModelRequest, Usage
-from webapp.llm.request_input import RequestInput, read_input, whole_number
+from webapp.llm.request_input import RequestInput, always_searches, read_input, whole_number
 from webapp.llm.tokens import most_tokens
 from webapp.threads import run_in_thread
 
@@ -78,7 +78,7 @@ def read_usage(
         cache_write_1h_tokens=written_1h,
         audio_input_tokens=min(reported.audio_input, input_tokens - written),
         audio_output_tokens=min(reported.audio_output, output_tokens),
-        web_searches=_searches(reported, body),
+        web_searches=0 if embeds else _searches(reported, body, model),
         service_tier=_tier(service_tier) or _tier(reported.raw("service_tier")),
     )
 
@@ -219,7 +219,7 @@ def _tier(name: Any) -> str | None:
     return STANDARD if tier in STANDARD_NAMES else tier
 
 
-def _searches(reported: _Reported, body: Mapping[str, Any]) -> int:
+def _searches(reported: _Reported, body: Mapping[str, Any], model: str) -> int:
     """The web searches of a call: those that were allowed, where the provider does not tell."""
     told = reported.searches()
     if told is not None:
@@ -227,9 +227,11 @@ def _searches(reported: _Reported, body: Mapping[str, Any]) -> int:
     tools = body.get("tools")
     listed = tools if isinstance(tools, list) else ()
     kinds = [tool.get("type") for tool in listed if isinstance(tool, dict)]
-    if body.get("web_search_options") is None and not any(map(_is_search, kinds)):
+    unasked = always_searches(model)
+    if not (unasked or body.get("web_search_options") is not None or any(map(_is_search, kinds))):
         return 0
-    return read_input(body).searches * (whole_number(body.get("n")) or 1)
+    searches = max(read_input(body).searches, int(unasked))
+    return searches * (whole_number(body.get("n")) or 1)
 
 
 def _is_search(kind: Any) -> bool:
