@@ -131,6 +131,8 @@ def test_every_string_of_a_body_counts(weir: Weir, name: str) -> None:
 
 
 def test_what_no_model_reads_does_not_count(weir: Weir) -> None:
+    schema = {"type": "object", "properties": {"thread_id": {"type": "string"}}}
+    assert ceiling(weir, functions=[{"name": "f", "parameters": schema}]) < 2_000 * INPUT
     fields = {"user": LONG, "metadata": {"a": LONG}, "prompt_cache_key": LONG}
     assert ceiling(weir, **fields) == ceiling(weir)
 
@@ -155,6 +157,9 @@ HIDDEN: dict[str, dict[str, Any]] = {
     "a conversation": {"conversation": "conv_1"},
     "a stored prompt": {"prompt": {"id": "pmpt_1"}},
     "a template": {"chat_template": "{% for i in range(9999999) %}word {% endfor %}"},
+    "a nested cache": {"extra_body": {"google": {"cached_content": "cachedContents/a"}}},
+    "a nested conversation": {"x_more": [{"conversation": {"id": "conv_1"}}]},
+    "a nested file": {"x_files": [{"file_uri": "abc"}]},
     "an address in an unknown field": {"x_videos": [URL]},
     "a PDF": parts({"type": "file", "file": {"file_data": "data:application/pdf;base64,JVBERg=="}}),
     "a document": parts(

@@ -64,6 +64,7 @@ ARGUMENTS = {"arguments", "input"}
 SCHEMAS = {"functions", "response_format", "tools"}
 # Fields of media: identifiers of what the provider has, data, and words about it.
 IDENTIFIERS = {"asset_id", "file_id", "file_uri", "fileUri", "id"}
+REFERRING = HIDDEN_FIELDS | IDENTIFIERS - {"id"}  # in fields that Weir does not know
 DATA = {"b64_json", "base64", "bytes", "data"}
 WORDS = {
     "context", "detail", "filename", "format", "media_type", "mime_type", "mimeType", "name",
@@ -149,7 +150,7 @@ class _Reading:
 
     def read(self, name: str, value: Any) -> None:
         """A field of the body."""
-        if name in HIDDEN_FIELDS or (name == "prompt" and isinstance(value, dict)):
+        if name == "prompt" and isinstance(value, dict):
             self._hide(name)
         if name == "messages" and isinstance(value, list):
             for message in value:
@@ -268,9 +269,7 @@ class _Reading:
         self.input.texts.append(text)
         if name == "prediction":
             self.input.predicted_tokens = byte_length(text)
-        if name not in SCHEMAS and any(
-            REFERENCE.fullmatch(item) for _, item in _strings(name, value)
-        ):
+        if name not in SCHEMAS and _refers({name: value}):
             self._hide(name)
         self._find_cache_control(value)
 
@@ -287,6 +286,18 @@ class _Reading:
         if isinstance(value, dict):
             long = value.get("ttl") == "1h" or self.input.cache_ttl == "1h"
             self.input.cache_ttl = "1h" if long else "5m"
+
+
+def _refers(value: Any) -> bool:
+    """Whether a value that Weir does not know refers to input on the provider's side."""
+    if isinstance(value, dict):
+        return any(
+            (name in REFERRING and item is not None and item is not False) or _refers(item)
+            for name, item in value.items()
+        )
+    if isinstance(value, list):
+        return any(map(_refers, value))
+    return isinstance(value, str) and bool(REFERENCE.fullmatch(value))
 
 
 def _strings(name: str, value: Any) -> Iterator[tuple[str, str]]:
