@@ -194,6 +194,9 @@ def test_a_limit_on_tokens_counts_it_as_an_image(weir: Weir, scripted: ScriptedP
     assert code(weir.post(OPENAI, key=LIMITED, json=body(**two))) == "rate_limit_exceeded"
 
 
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+
+
 def test_images_and_sounds_that_are_sent_have_a_bound(weir: Weir) -> None:
     plain = ceiling(weir)
     data = base64.b64encode(b"x" * 30_000).decode()
@@ -207,6 +210,18 @@ def test_images_and_sounds_that_are_sent_have_a_bound(weir: Weir) -> None:
         assert 0 < ceiling(weir, **parts(sent)) - plain - tokens * INPUT < 200 * INPUT
     sound = {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
     assert 0 < ceiling(weir, **parts(sound)) - plain - 40_000 * 40_000 < 200 * INPUT
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [[IMAGE] * 3, [{"type": "image_url", "image_url": {"url": URL}}, IMAGE, IMAGE]],
+    ids=["seen", "partly seen"],
+)
+def test_media_never_take_more_than_the_window(weir: Weir, sent: list[dict[str, Any]]) -> None:
+    rate = 40_000 if URL in str(sent) else INPUT
+    assert ceiling(weir, **parts(*sent)) == CONTEXT * rate + 100 * OUTPUT
+    text = {"type": "text", "text": "word " * 30_000}
+    assert ceiling(weir, **parts(*sent, text)) > 150_000 * rate
 
 
 @pytest.mark.parametrize(

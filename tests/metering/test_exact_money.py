@@ -260,14 +260,37 @@ def test_arguments_of_tools_are_counted_where_there_is_no_usage(
     assert 900 < row["output_tokens"] < len(ARGUMENTS)
 
 
-def test_the_missing_half_of_a_usage_is_counted(weir: Weir, scripted: ScriptedProvider) -> None:
-    scripted.answers({"content": "one two three"}, usage={"prompt_tokens": 1234})
-    said = {"model": "half", "messages": [{"role": "user", "content": "hello"}]}
-    weir.post(OPENAI, key=KEY, json=said)
-    row = row_of(weir, "half")
-    assert row["input_tokens"] == 1234
-    assert 3 <= row["output_tokens"] <= 13
+@pytest.mark.parametrize(
+    ("usage", "said"),
+    [({"prompt_tokens": 1234}, {}), ({"completion_tokens": 123}, {"max_tokens": 50})],
+    ids=["input", "output"],
+)
+def test_the_missing_half_of_a_usage_is_counted(
+    weir: Weir, scripted: ScriptedProvider, usage: dict[str, int], said: dict[str, int]
+) -> None:
+    scripted.answers({"content": "one two three"}, usage=usage)
+    model = model_of("half", *usage)
+    messages = [{"role": "user", "content": "hello"}]
+    weir.post(OPENAI, key=KEY, json={"model": model, "messages": messages, **said})
+    row = row_of(weir, model)
     assert row["estimated"]
+    if "prompt_tokens" in usage:
+        assert row["input_tokens"] == 1234
+        assert 3 <= row["output_tokens"] <= 13
+    else:
+        assert 0 < row["input_tokens"] <= row["ceiling_input_tokens"]
+        assert row["output_tokens"] == 123, "more than was asked for"
+
+
+def test_images_that_are_not_reported_are_counted_at_no_more_than_the_window(
+    weir: Weir, scripted: ScriptedProvider
+) -> None:
+    scripted.answers(HI)
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    said = {"model": "images", "messages": [{"role": "user", "content": [image] * 3}]}
+    assert weir.post(OPENAI, key=KEY, json=said).status_code == 200
+    row = row_of(weir, "images")
+    assert row["input_tokens"] == row["ceiling_input_tokens"] == 100_000
 
 
 @pytest.mark.parametrize("told", [True, False])

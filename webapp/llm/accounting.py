@@ -191,13 +191,7 @@ class CallAccounting:
         """The call ended with this answer."""
         usage = answer.usage
         if usage.estimated:
-            hidden_tokens = self.stream_usage.hidden_tokens if self._may_reason else 0
-            is_seen = self._costs.input.is_bounded
-            usage = replace(
-                usage,
-                input_tokens=usage.input_tokens if is_seen else self._costs.input_tokens,
-                output_tokens=self._at_most_the_ceiling(usage.output_tokens + hidden_tokens),
-            )
+            usage = self._completed(usage)
         tier, costs = usage.service_tier, self._costs
         if tier and costs.price and self._tracker.demand.service_tier is None:
             self._tracker.answered_tiers.add(self._target, tier, costs.price)
@@ -233,6 +227,17 @@ class CallAccounting:
             self._settle(broken, self._estimate(self._costs.output_tokens), error)
         else:
             self._settle(CallState.FAILED, Usage(0, 0), error)
+
+    def _completed(self, usage: Usage) -> Usage:
+        """Usage of which a half was counted, and with it what only the provider saw."""
+        input_tokens, output_tokens = usage.input_tokens, usage.output_tokens
+        if not usage.input_reported:
+            most = self._costs.input_tokens
+            input_tokens = min(input_tokens, most) if self._costs.input.is_bounded else most
+        if not usage.output_reported:
+            hidden_tokens = self.stream_usage.hidden_tokens if self._may_reason else 0
+            output_tokens = self._at_most_the_ceiling(output_tokens + hidden_tokens)
+        return replace(usage, input_tokens=input_tokens, output_tokens=output_tokens)
 
     @property
     def _may_reason(self) -> bool:

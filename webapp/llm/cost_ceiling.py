@@ -117,11 +117,17 @@ class TargetCosts:
 
     @cached_property
     def input_tokens(self) -> int:
-        """The context window of the model, where a part of the input is not seen."""
+        """The context window of the model, where a part of the input is not seen.
+
+        The window is the most that images and sounds can take, too. Texts count in any case.
+        """
         found = self.input
+        context = self.price and self.price.context
+        if context and self._demand.generates:
+            texts = found.bound - found.file_size - found.image_tokens - found.audio_tokens
+            return max(texts, min(found.bound, context) if found.is_bounded else context)
         if found.is_bounded:
             return found.bound
-        context = self.price and self.price.context
         visible = found.bound - found.file_size
         files = found.file_size + TOKENS_PER_IMAGE if found.file_size else 0
         return max(visible, context) if context else visible + files

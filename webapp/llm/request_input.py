@@ -85,13 +85,14 @@ class RequestInput:
     """The input of a request's body. The paths are None where there is no such field.
 
     `texts` are all its strings; `tokens` the most that everything else takes, except files and
-    videos: their size (`file_size`) does not limit their tokens. `audio_tokens` are a part of
-    `tokens`. `predicted_tokens` are charged as output where they do not match.
+    videos: their size (`file_size`) does not limit their tokens. `audio_tokens` and `image_tokens`
+    are parts of `tokens`. `predicted_tokens` are charged as output where they do not match.
     """
 
     texts: list[str] = field(default_factory=list)
     tokens: int = 0
     audio_tokens: int = 0
+    image_tokens: int = 0
     file_size: int = 0
     predicted_tokens: int = 0
     searches: int = 0
@@ -260,7 +261,9 @@ class _Reading:
                 self.input.audio_tokens += byte_length(text)
             else:
                 self.input.texts.append(text)
-        self.input.tokens += images * (TOKENS_PER_LOW_DETAIL_IMAGE if small else TOKENS_PER_IMAGE)
+        images *= TOKENS_PER_LOW_DETAIL_IMAGE if small else TOKENS_PER_IMAGE
+        self.input.tokens += images
+        self.input.image_tokens += images
         self._find_cache_control(value)
 
     def _other(self, name: str, value: Any) -> None:

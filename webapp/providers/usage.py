@@ -56,14 +56,15 @@ def read_usage(
     reported = _Reported(usage)
     body, embeds = request.body, request.operation == "embeddings"
     input_tokens, output_tokens = reported.embedded() if embeds else reported.tokens()
-    estimated = False
+    input_reported = output_reported = True
     if not input_tokens:
         found = read_input(body)
         # Some servers report zeros.
         if input_tokens is None or any(map(str.strip, found.texts)):
-            input_tokens, estimated = _counted_input(found, model), True
+            input_tokens, input_reported = _counted_input(found, model), False
     if output_tokens is None or (not output_tokens and generated.strip()):
-        output_tokens, estimated = _count_texts(model, [generated]), True
+        output_tokens, output_reported = _count_texts(model, [generated]), False
+    estimated = not (input_reported and output_reported)
     cached = min(reported.cached, input_tokens)
     written = min(reported.written, input_tokens - cached)
     written_1h = min(reported.written_1h, written)
@@ -80,6 +81,8 @@ def read_usage(
         audio_output_tokens=min(reported.audio_output, output_tokens),
         web_searches=0 if embeds else _searches(reported, body, model),
         service_tier=_tier(service_tier) or _tier(reported.raw("service_tier")),
+        input_reported=estimated and input_reported,
+        output_reported=estimated and output_reported,
     )
 
 
