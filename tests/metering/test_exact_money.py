@@ -121,6 +121,18 @@ CASES = {
         {"prompt_tokens": 12, "completion_tokens": 5}, (12, 5), 124_000,
         body={"service_tier": "priority"},
     ),
+    "any tier, which the answer does not name": Case(
+        {"prompt_tokens": 12, "completion_tokens": 5}, (12, 5), 124_000,
+        body={"service_tier": "auto"},
+    ),
+    "a tier of the future, which the answer does not name": Case(
+        {"prompt_tokens": 12, "completion_tokens": 5}, (12, 5), 124_000,
+        body={"service_tier": "ultrafast"},
+    ),
+    "the standard tier, which the answer does not name": Case(
+        {"prompt_tokens": 12, "completion_tokens": 5}, (12, 5), 62_000,
+        body={"service_tier": "default"},
+    ),
     "a tier that was asked for in vain": Case(
         {"prompt_tokens": 12, "completion_tokens": 5}, (12, 5), 62_000, tier="standard",
         body={"service_tier": "priority"}, fields={"service_tier": "default"},

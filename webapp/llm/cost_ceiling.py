@@ -188,10 +188,10 @@ class TargetCosts:
             return None
         if self._is_free:
             return 0
-        tiers = {usage.service_tier}
-        asked = self._demand.service_tier
-        if usage.service_tier is None and isinstance(asked, str) and asked.lower() in NAMED_TIERS:
-            tiers = {STANDARD, asked.lower()}  # the answer does not say which
+        tiers: Collection[str | None] = {usage.service_tier}
+        if usage.service_tier is None and self._demand.service_tier is not None:
+            # The answer does not say which of them it was.
+            tiers = self.tiers or {UNKNOWN_TIER}
         costs = [self.price.cost(replace(usage, service_tier=tier)) for tier in tiers]
         if None in costs and self.unpriced is None:
             # A tier without a price that nobody asked for.
