@@ -15,6 +15,7 @@ from webapp.llm.ports import CallObserver, Ledger, Observer, Price, Prices
 from webapp.llm.routing import Route, Target
 from webapp.llm.stream_usage import StreamUsage, unseen_tokens
 from webapp.llm.tokens import estimate_input_tokens
+from webapp.threads import run_in_thread
 
 # Lengths of the ledger's columns.
 MAX_MODEL_LENGTH = 256
@@ -151,8 +152,11 @@ class CostTracker:
         cap = costs.max_output if needed else costs.price.max_output
         context = costs.price.context
         if cap is not None and context is not None and costs.input_tokens + cap > context:
-            room = context - estimate_input_tokens(request.body)
-            cap = max(1, min(cap, room)) if needed else None
+            if not needed:
+                return request
+            # Long texts would stall the event loop.
+            room = context - run_in_thread(lambda: estimate_input_tokens(request.body))
+            cap = max(1, min(cap, room))
         if cap is None:
             return request
         return replace(request, output_cap=cap, output_cap_needed=needed)
