@@ -13,6 +13,10 @@ from tests.conftest import MakeWeir
 from tests.support.books import Books
 from tests.support.scripted import ScriptedProvider
 from tests.support.servers import Weir
+from webapp.llm.accounting import AnsweredTiers
+from webapp.llm.routing import Target
+from webapp.metering.price import make_price
+from webapp.providers.offline import OfflineProvider
 
 FREE, BUDGETED, LIMITED = "free_key_0123456789", "paid_key_0123456789", "slow_key_0123456789"
 OPENAI = "/v1/chat/completions"
@@ -344,6 +348,14 @@ def test_a_target_that_answered_at_a_dearer_tier_is_reserved_at_that_from_then_o
     assert ceiling(weir, model="full-late") == 2 * before
     assert ceiling(weir, model="full-late", service_tier="default") == before
     assert ceiling(weir, model="full") < 2 * before, "another target"
+
+
+def test_tiers_of_any_name_are_remembered_as_one() -> None:
+    price = make_price({"input": 10**9, "priority.input": 2 * 10**9}, "test")
+    answered, target = AnsweredTiers(), Target(OfflineProvider(1.0), "m1")
+    for tier in ("standard", "priority", "flex", *(f"tier-{number}" for number in range(1_000))):
+        answered.add(target, tier, price)
+    assert set(answered.of(target)) == {"priority", "flex", "unknown"}
 
 
 @pytest.mark.parametrize("value", ["50", 50.0, True, [50], {}])

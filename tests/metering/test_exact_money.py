@@ -342,12 +342,14 @@ def test_words_of_a_provider_that_no_database_holds_do_not_stop_the_settlement(
     weir: Weir, scripted: ScriptedProvider
 ) -> None:
     name = "m\0" + "\ud800" + "x" * 300
-    scripted.answers(HI, usage={"prompt_tokens": 12, "completion_tokens": 5}, model=name)
+    usage = {"prompt_tokens": 12, "completion_tokens": 5}
+    scripted.answers(HI, usage=usage, model=name, service_tier="a\0\ud800")
     said = {"model": "odd-name", "messages": [{"role": "user", "content": "hello"}]}
     weir.post(OPENAI, key=KEY, json=said)
     row = row_of(weir, "odd-name")
     assert row["state"] == "settled"
     assert row["answered_model"].startswith("m?x")
+    assert row["service_tier"] == "unknown"
 
 
 FAILED = {

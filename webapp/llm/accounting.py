@@ -9,7 +9,15 @@ from functools import cached_property
 from webapp import money
 from webapp.errors import ProviderError, WeirError
 from webapp.llm.calls import BillingContext, CallState, ProviderCall, Settlement
-from webapp.llm.cost_ceiling import STANDARD, CostCeiling, Demand, TargetCosts, check_numbers
+from webapp.llm.cost_ceiling import (
+    NAMED_TIERS,
+    STANDARD,
+    UNKNOWN_TIER,
+    CostCeiling,
+    Demand,
+    TargetCosts,
+    check_numbers,
+)
 from webapp.llm.messages import Answer, ModelRequest, Usage
 from webapp.llm.ports import CallObserver, Ledger, Observer, Price, Prices
 from webapp.llm.routing import Route, Target
@@ -38,7 +46,8 @@ class AnsweredTiers:
             return
         if len(self._tiers) >= MAX_TARGETS:
             self._tiers.clear()
-        self._tiers.setdefault(target.name, set()).add(tier)
+        known = tier if tier in price.tiers | NAMED_TIERS else UNKNOWN_TIER
+        self._tiers.setdefault(target.name, set()).add(known)
 
 
 class CostTracker:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import gevent
 
-from webapp.llm.cost_ceiling import STANDARD, STANDARD_NAMES
+from webapp.llm.cost_ceiling import STANDARD, STANDARD_NAMES, UNKNOWN_TIER
 from webapp.llm.messages import ModelRequest, Usage
 from webapp.llm.request_input import RequestInput, always_searches, read_input, whole_number
 from webapp.llm.tokens import most_tokens
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 LOAD_RETRY_DELAY = 3600.0
 LONG = 2_000  # characters; counting more than that in the event loop would stall streams
 MAX_TOKEN_COUNT = 1_000_000_000  # in one call; a larger number is not a valid count
-MAX_TIER_LENGTH = 20
+TIER = re.compile(r"[a-z0-9_.-]{1,20}")
 # Fields of a message that the model did not generate, or not as tokens of text.
 NOT_GENERATED = {
     "annotations", "b64_json", "citations", "created_at", "data", "encrypted_content",
@@ -218,7 +219,9 @@ def _most(values: Iterable[Any]) -> int:
 def _tier(name: Any) -> str | None:
     if not isinstance(name, str) or not name.strip():
         return None
-    tier = name.strip().lower()[:MAX_TIER_LENGTH]
+    tier = name.strip().lower()
+    if not TIER.fullmatch(tier):
+        return UNKNOWN_TIER
     return STANDARD if tier in STANDARD_NAMES else tier
 
 
