@@ -305,25 +305,25 @@ def test_images_that_are_not_reported_are_counted_at_no_more_than_the_window(
     assert row["input_tokens"] == row["ceiling_input_tokens"] == 100_000
 
 
-@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("told", [True, False, 0], ids=["told", "untold", "zeros"])
 @pytest.mark.parametrize(
     ("inputs", "tokens"),
     [([[57668, 53901], [1, 2, 3]], 5), ([57668, 53901], 2)],
     ids=["arrays", "array"],
 )
 def test_arrays_of_tokens_cost_their_number(
-    weir: Weir, scripted: ScriptedProvider, inputs: Any, tokens: int, told: bool
+    weir: Weir, scripted: ScriptedProvider, inputs: Any, tokens: int, told: bool | int
 ) -> None:
     # c30
     model = f"embedded-{tokens}-{told}"
-    usage = {"usage": {"prompt_tokens": tokens, "total_tokens": tokens}} if told else {}
-    scripted.answers(**usage)
+    usage = {"prompt_tokens": tokens * told, "total_tokens": tokens * told}
+    scripted.answers(**({} if told is False else {"usage": usage}))
     body = {"model": model, "input": inputs, "encoding_format": "base64", "dimensions": 4}
     assert weir.post("/v1/embeddings", key=KEY, json=body).status_code == 200
     row = row_of(weir, model)
     assert row["ceiling_input_tokens"] == row["input_tokens"] == tokens
     assert (row["ceiling_output_tokens"], row["output_tokens"]) == (0, 0)
-    assert bool(row["estimated"]) != told
+    assert bool(row["estimated"]) != bool(told)
 
 
 def test_a_cached_and_a_joined_answer_cost_nothing(weir: Weir, scripted: ScriptedProvider) -> None:

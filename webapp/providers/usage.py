@@ -61,7 +61,8 @@ def read_usage(
     if not input_tokens:
         found = read_input(body)
         # Some servers report zeros.
-        if input_tokens is None or any(map(str.strip, found.texts)):
+        embedded = found.tokens if embeds and not found.texts else 0  # arrays of tokens
+        if input_tokens is None or embedded or any(map(str.strip, found.texts)):
             input_tokens, input_reported = _counted_input(found, model), False
     if output_tokens is None or (not output_tokens and generated.strip()):
         output_tokens, output_reported = _count_texts(model, [generated]), False
