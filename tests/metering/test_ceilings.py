@@ -208,6 +208,7 @@ def test_images_and_sounds_that_are_sent_have_a_bound(weir: Weir) -> None:
     for sent, tokens in (
         ({"type": "image_url", "image_url": image}, 50_000),
         ({"type": "image_url", "image_url": {**image, "detail": "low"}}, 5_000),
+        ({"type": "image_url", "detail": "low", "image_url": {**image, "detail": "high"}}, 50_000),
         ({"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}},
          50_000),
     ):  # fmt: skip

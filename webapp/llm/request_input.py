@@ -246,9 +246,10 @@ class _Reading:
         if isinstance(source, dict) and source.get("type") in ("text", "content"):
             self._content(source)  # a document of Anthropic's that is text
             value = {name: item for name, item in value.items() if name != "source"}
-        images, small = 0, False
+        images, details = 0, set()
         for name, text in _strings(kind, value):
-            small = small or (name, text) == ("detail", "low")
+            if name == "detail":
+                details.add(text)
             medium = _medium(kind, name, text)
             if medium == "image":
                 images += 1
@@ -261,7 +262,7 @@ class _Reading:
                 self.input.audio_tokens += byte_length(text)
             else:
                 self.input.texts.append(text)
-        images *= TOKENS_PER_LOW_DETAIL_IMAGE if small else TOKENS_PER_IMAGE
+        images *= TOKENS_PER_LOW_DETAIL_IMAGE if details == {"low"} else TOKENS_PER_IMAGE
         self.input.tokens += images
         self.input.image_tokens += images
         self._find_cache_control(value)
