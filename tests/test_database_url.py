@@ -117,6 +117,16 @@ def test_the_password_is_masked_as_it_is_and_as_it_is_written() -> None:
     assert {"p%40ss-word", "p@ss-word"} <= set(settings.secrets)
 
 
+@pytest.mark.parametrize("name", ["password", "sslpassword"])
+@pytest.mark.parametrize(
+    ("variable", "url"),
+    [("DATABASE_URL", "postgres://u@h/d?sslmode=require&"), ("REDIS_URL", "redis://h/0?")],
+)
+def test_a_password_in_a_query_is_masked_too(variable: str, url: str, name: str) -> None:
+    settings = load({variable: f"{url}{name}=p%40ss-word", "SECRET_KEY": "x" * 16})
+    assert {"p%40ss-word", "p@ss-word"} <= set(settings.secrets)
+
+
 def test_weir_starts_with_the_parameters_of_others(
     start_weir: MakeWeir, fresh_database: str
 ) -> None:

@@ -15,6 +15,7 @@ from tests.support.servers import REPOSITORY, DidNotStart, Weir
 from tests.test_manifests import image_health_command
 from webapp import settings
 from webapp.listening import bind_address
+from webapp.setting_parsers import host as parse_host
 
 
 class OnIPv6(Weir):
@@ -75,6 +76,17 @@ def test_an_ipv6_address_means_that_one_only(host: str) -> None:
 )
 def test_gunicorn_is_told_in_its_own_notation(tmp_path: Path, host: str, bound: str) -> None:
     assert bind_address(settings.load({"HOST": host, "DATA_DIR": str(tmp_path)})) == bound
+
+
+@pytest.mark.parametrize("host", ["web-1", "node1", "ip-10-0-0-5", "a.b1", "1.example"])
+def test_names_may_end_in_digits(host: str) -> None:
+    assert parse_host(host) == host
+
+
+@pytest.mark.parametrize("host", ["7", "10.1", "a.1", "1.2.3.4.5"])
+def test_a_number_as_the_last_label_makes_no_name(host: str) -> None:
+    with pytest.raises(ValueError, match="host name"):
+        parse_host(host)
 
 
 @pytest.mark.parametrize(

@@ -141,8 +141,8 @@ def host(text: str) -> str:
     with suppress(ValueError):
         if "%" not in bare:
             return str(ip_address(bare))
-    # As in URLs, what ends in a number is no name.
-    if bare and not re.fullmatch(r"(?!.*\.?\d+$)[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}", bare):
+    # As in URLs, what has a number as its last label is no name.
+    if bare and not re.fullmatch(r"(?!(?:.*\.)?\d+$)[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}", bare):
         raise ValueError("must be an IPv4 or IPv6 address, or a host name")
     return bare
 

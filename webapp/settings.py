@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, unquote_plus, urlsplit
 
 from webapp import allowance, base_url, database_url
 from webapp import setting_parsers as parse
@@ -37,6 +37,7 @@ NAMED_PROVIDERS = frozenset({"openai", "azure", "anthropic", "offline"})
 PROVIDER_VARIABLE = re.compile(r"PROVIDER_([A-Z][A-Z0-9_]{0,31})_(TYPE|BASE_URL|API_KEY|PRICES)")
 TIER_VARIABLE = re.compile(r"TIER_([A-Z][A-Z0-9_]{0,31})")
 PROVIDER_TYPE = re.compile(r"openai|azure|anthropic|langchain:[a-z0-9_]+")
+PASSWORD_FIELDS = frozenset({"password", "sslpassword", "ssl_password"})  # in the query of a URL
 DEFAULT_DENYLIST = "<script\\b\njavascript:\ndata:[\\w/+.-]+[;,]"
 
 
@@ -332,7 +333,9 @@ class Settings:
         """Every value that must not appear in a log line."""
         urls = (self.database_url, self.redis_url, self.alert_webhook_url)
         written = [urlsplit(url).password or "" for url in urls]
-        passwords = [*written, *map(unquote, written)]
+        fields = [pair.partition("=") for url in urls for pair in urlsplit(url).query.split("&")]
+        written += [value for name, _, value in fields if unquote(name) in PASSWORD_FIELDS]
+        passwords = [*written, *map(unquote, written), *map(unquote_plus, written)]
         provider_keys = [provider.api_key for provider in self.providers]
         passwords += (secret for provider in self.providers for secret in provider.address.secrets)
         api_keys = [key.secret for key in self.api_keys]

@@ -13,6 +13,10 @@ from tests.conftest import MakeWeir
 from tests.support.books import Books
 from tests.support.scripted import ScriptedProvider
 from tests.support.servers import Weir
+from webapp.llm.accounting import AnsweredTiers
+from webapp.llm.routing import Target
+from webapp.metering.price import make_price
+from webapp.providers.offline import OfflineProvider
 
 FREE, BUDGETED, LIMITED = "free_key_0123456789", "paid_key_0123456789", "slow_key_0123456789"
 OPENAI = "/v1/chat/completions"
@@ -23,7 +27,7 @@ PRICES = {
     "openai/full*": "input=1, output=10, cache_write_1h=4, audio_input=40, audio_output=80, "
     f"web_search=0.01, priority.input=2, priority.output=20, flex.input=0.5, flex.output=5, "
     f"max_output={MAX_OUTPUT}, context={CONTEXT}",
-    "openai/bare": "input=1, output=10",
+    "openai/bare*": "input=1, output=10",
     "openai/gratis": "input=0, output=0",
 }
 USAGE = {"prompt_tokens": 12, "completion_tokens": 5}
@@ -58,6 +62,12 @@ def parts(*content: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": list(content)}]}
 
 
+def calling(call: dict[str, Any]) -> dict[str, Any]:
+    """The turn of an assistant that calls a tool."""
+    calls = [{"id": "call_1", **call}]
+    return {"messages": [{"role": "assistant", "content": None, "tool_calls": calls}]}
+
+
 def explained(weir: Weir, key: str = FREE, **fields: Any) -> requests.Response:
     return weir.post("/v1/explain", key=key, json=body(**fields))
 
@@ -78,8 +88,18 @@ LONG = "word " * 2_000
 TEXTS: dict[str, dict[str, Any]] = {
     "a message": {"messages": [{"role": "user", "content": LONG}]},
     "a name": {"messages": [{"role": "user", "content": "hi", "name": LONG}]},
-    "arguments of tools": {
-        "messages": [{"role": "assistant", "tool_calls": [{"function": {"arguments": LONG}}]}]
+    "arguments of tools": calling(
+        {"type": "function", "function": {"name": "f", "arguments": LONG}}
+    ),
+    "input of a custom tool": calling({"type": "custom", "custom": {"name": "f", "input": LONG}}),
+    "an agent's second turn": {
+        "messages": [
+            *SAID,
+            *calling(
+                {"type": "function", "function": {"name": "weather", "arguments": '{"in": "Bonn"}'}}
+            )["messages"],
+            {"role": "tool", "tool_call_id": "call_1", "content": LONG},
+        ]
     },
     "tools": {"tools": [{"type": "function", "function": {"name": "f", "description": LONG}}]},
     "functions": {"functions": [{"name": "f", "description": LONG}]},
@@ -87,6 +107,16 @@ TEXTS: dict[str, dict[str, Any]] = {
     "documents": {"documents": [{"title": "a", "text": LONG}]},
     "an unknown field": {"x_extra": [{"deep": {"er": LONG}}]},
     "names of fields": {"x_extra": {LONG: 1}},
+    "names of fields in a message": parts({"type": "text", "text": "a", "x": {LONG: 1}}),
+    "names of fields beside media": parts(
+        {"type": "image_url", "image_url": {"url": "a", LONG: 1}}
+    ),
+    "names in arguments": calling({"type": "function", "function": {"arguments": {LONG: 1}}}),
+    "a role in arguments": calling({"type": "function", "function": {"arguments": {"role": LONG}}}),
+    "many empty values": calling(
+        {"type": "function", "function": {"arguments": [{"text": ""}] * 1_000}}
+    ),
+    "a long role": {"messages": [{"role": LONG, "content": "a"}]},
     "other scripts": {"messages": [{"role": "user", "content": "ж" * 5_000}]},
     "a text at the place of an image": parts({"type": "image_url", "image_url": {"url": LONG}}),
     "a text file": parts(
@@ -105,6 +135,8 @@ def test_every_string_of_a_body_counts(weir: Weir, name: str) -> None:
 
 
 def test_what_no_model_reads_does_not_count(weir: Weir) -> None:
+    schema = {"type": "object", "properties": {"thread_id": {"type": "string"}}}
+    assert ceiling(weir, functions=[{"name": "f", "parameters": schema}]) < 2_000 * INPUT
     fields = {"user": LONG, "metadata": {"a": LONG}, "prompt_cache_key": LONG}
     assert ceiling(weir, **fields) == ceiling(weir)
 
@@ -129,6 +161,9 @@ HIDDEN: dict[str, dict[str, Any]] = {
     "a conversation": {"conversation": "conv_1"},
     "a stored prompt": {"prompt": {"id": "pmpt_1"}},
     "a template": {"chat_template": "{% for i in range(9999999) %}word {% endfor %}"},
+    "a nested cache": {"extra_body": {"google": {"cached_content": "cachedContents/a"}}},
+    "a nested conversation": {"x_more": [{"conversation": {"id": "conv_1"}}]},
+    "a nested file": {"x_files": [{"file_uri": "abc"}]},
     "an address in an unknown field": {"x_videos": [URL]},
     "a PDF": parts({"type": "file", "file": {"file_data": "data:application/pdf;base64,JVBERg=="}}),
     "a document": parts(
@@ -163,6 +198,9 @@ def test_a_limit_on_tokens_counts_it_as_an_image(weir: Weir, scripted: ScriptedP
     assert code(weir.post(OPENAI, key=LIMITED, json=body(**two))) == "rate_limit_exceeded"
 
 
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+
+
 def test_images_and_sounds_that_are_sent_have_a_bound(weir: Weir) -> None:
     plain = ceiling(weir)
     data = base64.b64encode(b"x" * 30_000).decode()
@@ -170,12 +208,25 @@ def test_images_and_sounds_that_are_sent_have_a_bound(weir: Weir) -> None:
     for sent, tokens in (
         ({"type": "image_url", "image_url": image}, 50_000),
         ({"type": "image_url", "image_url": {**image, "detail": "low"}}, 5_000),
+        ({"type": "image_url", "detail": "low", "image_url": {**image, "detail": "high"}}, 50_000),
         ({"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}},
          50_000),
     ):  # fmt: skip
         assert 0 < ceiling(weir, **parts(sent)) - plain - tokens * INPUT < 200 * INPUT
     sound = {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
     assert 0 < ceiling(weir, **parts(sound)) - plain - 40_000 * 40_000 < 200 * INPUT
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [[IMAGE] * 3, [{"type": "image_url", "image_url": {"url": URL}}, IMAGE, IMAGE]],
+    ids=["seen", "partly seen"],
+)
+def test_media_never_take_more_than_the_window(weir: Weir, sent: list[dict[str, Any]]) -> None:
+    rate = 40_000 if URL in str(sent) else INPUT
+    assert ceiling(weir, **parts(*sent)) == CONTEXT * rate + 100 * OUTPUT
+    text = {"type": "text", "text": "word " * 30_000}
+    assert ceiling(weir, **parts(*sent, text)) > 150_000 * rate
 
 
 @pytest.mark.parametrize(
@@ -218,6 +269,9 @@ SEARCH = {"type": "web_search_20250305", "name": "web_search"}
     ("fields", "searches"),
     [
         ({"web_search_options": {}}, 1),
+        ({"model": "full-search-preview-1"}, 1),
+        ({"model": "full-search-api", "n": 2}, 2),
+        ({"model": "full-search-preview", "web_search_options": {}}, 1),
         ({"tools": [{**SEARCH, "max_uses": 3}]}, 3),
         ({"tools": [SEARCH], "max_tool_calls": 2}, 2),
         ({"tools": [{**SEARCH, "max_uses": 3}], "max_tool_calls": 2}, 2),
@@ -248,6 +302,7 @@ UNPRICED: dict[str, dict[str, Any]] = {
     },
     "spoken answers without a price": {"model": "bare", "modalities": ["text", "audio"]},
     "searches without a price": {"model": "bare", "web_search_options": {}},
+    "searches that nobody asked for": {"model": "bare-search-api"},
 }
 
 
@@ -294,6 +349,14 @@ def test_a_target_that_answered_at_a_dearer_tier_is_reserved_at_that_from_then_o
     assert ceiling(weir, model="full-late") == 2 * before
     assert ceiling(weir, model="full-late", service_tier="default") == before
     assert ceiling(weir, model="full") < 2 * before, "another target"
+
+
+def test_tiers_of_any_name_are_remembered_as_one() -> None:
+    price = make_price({"input": 10**9, "priority.input": 2 * 10**9}, "test")
+    answered, target = AnsweredTiers(), Target(OfflineProvider(1.0), "m1")
+    for tier in ("standard", "priority", "flex", *(f"tier-{number}" for number in range(1_000))):
+        answered.add(target, tier, price)
+    assert set(answered.of(target)) == {"priority", "flex", "unknown"}
 
 
 @pytest.mark.parametrize("value", ["50", 50.0, True, [50], {}])

@@ -53,6 +53,7 @@ class Case:
     written: int = 0
     tier: str | None = None
     messages: tuple[dict[str, Any], ...] = (HI,)
+    model: str = ""
     body: dict[str, Any] = field(default_factory=dict)
     fields: dict[str, Any] = field(default_factory=dict)
 
@@ -120,6 +121,18 @@ CASES = {
         {"prompt_tokens": 12, "completion_tokens": 5}, (12, 5), 124_000,
         body={"service_tier": "priority"},
     ),
+    "any tier, which the answer does not name": Case(
+        {"prompt_tokens": 12, "completion_tokens": 5}, (12, 5), 124_000,
+        body={"service_tier": "auto"},
+    ),
+    "a tier of the future, which the answer does not name": Case(
+        {"prompt_tokens": 12, "completion_tokens": 5}, (12, 5), 124_000,
+        body={"service_tier": "ultrafast"},
+    ),
+    "the standard tier, which the answer does not name": Case(
+        {"prompt_tokens": 12, "completion_tokens": 5}, (12, 5), 62_000,
+        body={"service_tier": "default"},
+    ),
     "a tier that was asked for in vain": Case(
         {"prompt_tokens": 12, "completion_tokens": 5}, (12, 5), 62_000, tier="standard",
         body={"service_tier": "priority"}, fields={"service_tier": "default"},
@@ -143,6 +156,10 @@ CASES = {
     "web searches that are not told": Case(
         {"prompt_tokens": 12, "completion_tokens": 5}, (12, 5), 62_000 + 10_000_000,
         body={"web_search_options": {}},
+    ),
+    "web searches of a model that always makes them": Case(
+        {"prompt_tokens": 12, "completion_tokens": 10}, (12, 10), 112_000 + 20_000_000,
+        messages=(HI, HI), body={"n": 2}, model="-search-preview",
     ),
     "numbers as texts and floats": Case(
         {"prompt_tokens": 12.0, "completion_tokens": "5", "total_tokens": "17"}, (12, 5), 62_000
@@ -200,7 +217,8 @@ def model_of(name: str, *more: object) -> str:
 def test_each_kind_is_booked_to_the_token(
     weir: Weir, scripted: ScriptedProvider, name: str, streamed: bool
 ) -> None:
-    case, model = CASES[name], model_of(name, streamed)
+    case = CASES[name]
+    model = model_of(name, streamed) + case.model
     scripted.answers(*case.messages, usage=case.usage, **case.fields)
     said = {"messages": [{"role": "user", "content": "hello"}], **case.body}
     answer = weir.post(OPENAI, key=KEY, json={"model": model, **said, "stream": streamed})
@@ -254,35 +272,58 @@ def test_arguments_of_tools_are_counted_where_there_is_no_usage(
     assert 900 < row["output_tokens"] < len(ARGUMENTS)
 
 
-def test_the_missing_half_of_a_usage_is_counted(weir: Weir, scripted: ScriptedProvider) -> None:
-    scripted.answers({"content": "one two three"}, usage={"prompt_tokens": 1234})
-    said = {"model": "half", "messages": [{"role": "user", "content": "hello"}]}
-    weir.post(OPENAI, key=KEY, json=said)
-    row = row_of(weir, "half")
-    assert row["input_tokens"] == 1234
-    assert 3 <= row["output_tokens"] <= 13
+@pytest.mark.parametrize(
+    ("usage", "said"),
+    [({"prompt_tokens": 1234}, {}), ({"completion_tokens": 123}, {"max_tokens": 50})],
+    ids=["input", "output"],
+)
+def test_the_missing_half_of_a_usage_is_counted(
+    weir: Weir, scripted: ScriptedProvider, usage: dict[str, int], said: dict[str, int]
+) -> None:
+    scripted.answers({"content": "one two three"}, usage=usage)
+    model = model_of("half", *usage)
+    messages = [{"role": "user", "content": "hello"}]
+    weir.post(OPENAI, key=KEY, json={"model": model, "messages": messages, **said})
+    row = row_of(weir, model)
     assert row["estimated"]
+    if "prompt_tokens" in usage:
+        assert row["input_tokens"] == 1234
+        assert 3 <= row["output_tokens"] <= 13
+    else:
+        assert 0 < row["input_tokens"] <= row["ceiling_input_tokens"]
+        assert row["output_tokens"] == 123, "more than was asked for"
 
 
-@pytest.mark.parametrize("told", [True, False])
+def test_images_that_are_not_reported_are_counted_at_no_more_than_the_window(
+    weir: Weir, scripted: ScriptedProvider
+) -> None:
+    scripted.answers(HI)
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    said = {"model": "images", "messages": [{"role": "user", "content": [image] * 3}]}
+    assert weir.post(OPENAI, key=KEY, json=said).status_code == 200
+    row = row_of(weir, "images")
+    assert row["input_tokens"] == row["ceiling_input_tokens"] == 100_000
+
+
+@pytest.mark.parametrize("told", [True, False, 0], ids=["told", "untold", "zeros"])
 @pytest.mark.parametrize(
     ("inputs", "tokens"),
     [([[57668, 53901], [1, 2, 3]], 5), ([57668, 53901], 2)],
     ids=["arrays", "array"],
 )
 def test_arrays_of_tokens_cost_their_number(
-    weir: Weir, scripted: ScriptedProvider, inputs: Any, tokens: int, told: bool
+    weir: Weir, scripted: ScriptedProvider, inputs: Any, tokens: int, told: bool | int
 ) -> None:
     # c30
     model = f"embedded-{tokens}-{told}"
-    usage = {"usage": {"prompt_tokens": tokens, "total_tokens": tokens}} if told else {}
-    scripted.answers(**usage)
+    usage = {"prompt_tokens": tokens * told, "total_tokens": tokens * told}
+    scripted.answers(**({} if told is False else {"usage": usage}))
     body = {"model": model, "input": inputs, "encoding_format": "base64", "dimensions": 4}
     assert weir.post("/v1/embeddings", key=KEY, json=body).status_code == 200
     row = row_of(weir, model)
     assert row["ceiling_input_tokens"] == row["input_tokens"] == tokens
     assert (row["ceiling_output_tokens"], row["output_tokens"]) == (0, 0)
-    assert bool(row["estimated"]) != told
+    assert bool(row["estimated"]) != bool(told)
 
 
 def test_a_cached_and_a_joined_answer_cost_nothing(weir: Weir, scripted: ScriptedProvider) -> None:
@@ -301,12 +342,14 @@ def test_words_of_a_provider_that_no_database_holds_do_not_stop_the_settlement(
     weir: Weir, scripted: ScriptedProvider
 ) -> None:
     name = "m\0" + "\ud800" + "x" * 300
-    scripted.answers(HI, usage={"prompt_tokens": 12, "completion_tokens": 5}, model=name)
+    usage = {"prompt_tokens": 12, "completion_tokens": 5}
+    scripted.answers(HI, usage=usage, model=name, service_tier="a\0\ud800")
     said = {"model": "odd-name", "messages": [{"role": "user", "content": "hello"}]}
     weir.post(OPENAI, key=KEY, json=said)
     row = row_of(weir, "odd-name")
     assert row["state"] == "settled"
     assert row["answered_model"].startswith("m?x")
+    assert row["service_tier"] == "unknown"
 
 
 FAILED = {

@@ -99,7 +99,8 @@ def test_embeddings_generate_nothing(usage: Any, tokens: int, estimated: bool) -
 @pytest.mark.parametrize(
     ("told", "tier"),
     [("default", "standard"), ("Priority", "priority"), ("on_demand", "standard"), ("", None),
-     (None, None), (7, None), ("x" * 99, "x" * 20)],
+     (None, None), (7, None), ("x" * 20, "x" * 20), ("x" * 21, "unknown"),
+     ("a\ud800", "unknown"), ("a\0", "unknown"), ("ſcale", "unknown")],
 )  # fmt: skip
 def test_the_tier_of_the_answer_is_read(told: Any, tier: str | None) -> None:
     assert read_usage({"prompt_tokens": 7}, REQUEST, "m1", "", told).service_tier == tier

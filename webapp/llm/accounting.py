@@ -9,12 +9,21 @@ from functools import cached_property
 from webapp import money
 from webapp.errors import ProviderError, WeirError
 from webapp.llm.calls import BillingContext, CallState, ProviderCall, Settlement
-from webapp.llm.cost_ceiling import STANDARD, CostCeiling, Demand, TargetCosts, check_numbers
+from webapp.llm.cost_ceiling import (
+    NAMED_TIERS,
+    STANDARD,
+    UNKNOWN_TIER,
+    CostCeiling,
+    Demand,
+    TargetCosts,
+    check_numbers,
+)
 from webapp.llm.messages import Answer, ModelRequest, Usage
 from webapp.llm.ports import CallObserver, Ledger, Observer, Price, Prices
 from webapp.llm.routing import Route, Target
 from webapp.llm.stream_usage import StreamUsage, unseen_tokens
 from webapp.llm.tokens import estimate_input_tokens
+from webapp.threads import run_in_thread
 
 # Lengths of the ledger's columns.
 MAX_MODEL_LENGTH = 256
@@ -37,7 +46,8 @@ class AnsweredTiers:
             return
         if len(self._tiers) >= MAX_TARGETS:
             self._tiers.clear()
-        self._tiers.setdefault(target.name, set()).add(tier)
+        known = tier if tier in price.tiers | NAMED_TIERS else UNKNOWN_TIER
+        self._tiers.setdefault(target.name, set()).add(known)
 
 
 class CostTracker:
@@ -151,8 +161,11 @@ class CostTracker:
         cap = costs.max_output if needed else costs.price.max_output
         context = costs.price.context
         if cap is not None and context is not None and costs.input_tokens + cap > context:
-            room = context - estimate_input_tokens(request.body)
-            cap = max(1, min(cap, room)) if needed else None
+            if not needed:
+                return request
+            # Long texts would stall the event loop.
+            room = context - run_in_thread(lambda: estimate_input_tokens(request.body))
+            cap = max(1, min(cap, room))
         if cap is None:
             return request
         return replace(request, output_cap=cap, output_cap_needed=needed)
@@ -191,13 +204,7 @@ class CallAccounting:
         """The call ended with this answer."""
         usage = answer.usage
         if usage.estimated:
-            hidden_tokens = self.stream_usage.hidden_tokens if self._may_reason else 0
-            is_seen = self._tracker.demand.input.is_bounded
-            usage = replace(
-                usage,
-                input_tokens=usage.input_tokens if is_seen else self._costs.input_tokens,
-                output_tokens=self._at_most_the_ceiling(usage.output_tokens + hidden_tokens),
-            )
+            usage = self._completed(usage)
         tier, costs = usage.service_tier, self._costs
         if tier and costs.price and self._tracker.demand.service_tier is None:
             self._tracker.answered_tiers.add(self._target, tier, costs.price)
@@ -233,6 +240,17 @@ class CallAccounting:
             self._settle(broken, self._estimate(self._costs.output_tokens), error)
         else:
             self._settle(CallState.FAILED, Usage(0, 0), error)
+
+    def _completed(self, usage: Usage) -> Usage:
+        """Usage of which a half was counted, and with it what only the provider saw."""
+        input_tokens, output_tokens = usage.input_tokens, usage.output_tokens
+        if not usage.input_reported:
+            most = self._costs.input_tokens
+            input_tokens = min(input_tokens, most) if self._costs.input.is_bounded else most
+        if not usage.output_reported:
+            hidden_tokens = self.stream_usage.hidden_tokens if self._may_reason else 0
+            output_tokens = self._at_most_the_ceiling(output_tokens + hidden_tokens)
+        return replace(usage, input_tokens=input_tokens, output_tokens=output_tokens)
 
     @property
     def _may_reason(self) -> bool:

@@ -10,7 +10,13 @@ from typing import Any
 from webapp.errors import ValidationError
 from webapp.llm.messages import ModelRequest, Usage
 from webapp.llm.ports import Price
-from webapp.llm.request_input import TOKENS_PER_IMAGE, RequestInput, read_input, whole_number
+from webapp.llm.request_input import (
+    TOKENS_PER_IMAGE,
+    RequestInput,
+    always_searches,
+    read_input,
+    whole_number,
+)
 from webapp.llm.routing import Target
 
 # Output tokens of a model whose maximum is not known.
@@ -97,15 +103,31 @@ class TargetCosts:
         self.tiers = demand.tiers(answered)
         self._demand = demand
         self._model = target.name
+        self._searches_unasked = demand.generates and always_searches(target.model)
         self._is_free = bool(price and price.dearest(Usage(MANY, MANY), None) == 0)
 
     @cached_property
-    def input_tokens(self) -> int:
-        """The context window of the model, where a part of the input is not seen."""
+    def input(self) -> RequestInput:
+        """The request's input, with what a model that always searches the web finds there."""
         found = self._demand.input
+        if found.searches or not self._searches_unasked:
+            return found
+        hidden = found.hidden or "web_search_options"
+        return replace(found, searches=1, hidden=hidden, references=found.references + 1)
+
+    @cached_property
+    def input_tokens(self) -> int:
+        """The context window of the model, where a part of the input is not seen.
+
+        The window is the most that images and sounds can take, too. Texts count in any case.
+        """
+        found = self.input
+        context = self.price and self.price.context
+        if context and self._demand.generates:
+            texts = found.bound - found.file_size - found.image_tokens - found.audio_tokens
+            return max(texts, min(found.bound, context) if found.is_bounded else context)
         if found.is_bounded:
             return found.bound
-        context = self.price and self.price.context
         visible = found.bound - found.file_size
         files = found.file_size + TOKENS_PER_IMAGE if found.file_size else 0
         return max(visible, context) if context else visible + files
@@ -113,7 +135,7 @@ class TargetCosts:
     @property
     def hidden_tokens(self) -> int:
         """How much of `input_tokens` is more than an image for each part that is not seen."""
-        found = self._demand.input
+        found = self.input
         return max(0, self.input_tokens - found.bound - found.references * TOKENS_PER_IMAGE)
 
     @cached_property
@@ -123,7 +145,7 @@ class TargetCosts:
         known = self._demand.max_output
         if self._demand.named_max_output is None:
             known = max(known or 0, self.max_output)
-        predicted = self._demand.input.predicted_tokens
+        predicted = self.input.predicted_tokens
         return min(self._demand.choices * ((known or 0) + predicted), MAX_OUTPUT_TOKENS)
 
     @property
@@ -143,7 +165,7 @@ class TargetCosts:
     @cached_property
     def unpriced(self) -> str | None:
         """Why the ceiling is not known, as a clause; None if it is."""
-        found, model = self._demand.input, self._model
+        found, model = self.input, self._model
         if self.price is None:
             return f"Model {model} has no price"
         if self._has_unknown_fees:
@@ -166,10 +188,10 @@ class TargetCosts:
             return None
         if self._is_free:
             return 0
-        tiers = {usage.service_tier}
-        asked = self._demand.service_tier
-        if usage.service_tier is None and isinstance(asked, str) and asked.lower() in NAMED_TIERS:
-            tiers = {STANDARD, asked.lower()}  # the answer does not say which
+        tiers: Collection[str | None] = {usage.service_tier}
+        if usage.service_tier is None and self._demand.service_tier is not None:
+            # The answer does not say which of them it was.
+            tiers = self.tiers or {UNKNOWN_TIER}
         costs = [self.price.cost(replace(usage, service_tier=tier)) for tier in tiers]
         if None in costs and self.unpriced is None:
             # A tier without a price that nobody asked for.
@@ -180,7 +202,7 @@ class TargetCosts:
         """The most that usage costs whose kinds and tier are not known; None if not known."""
         if self.price is None or self._has_unknown_fees or not self._parts_are_priced:
             return None
-        if self.unpriced and not self._demand.input.is_bounded:
+        if self.unpriced and not self.input.is_bounded:
             return None
         tiers = {usage.service_tier} if usage.service_tier else self.tiers
         cost = self._dearest(usage, tiers)
@@ -191,7 +213,7 @@ class TargetCosts:
     @property
     def _has_unknown_fees(self) -> bool:
         unknown_modality = self._demand.modalities not in PRICED_MODALITIES and not self._is_free
-        return bool(self._demand.input.unpriced or unknown_modality)
+        return bool(self.input.unpriced or unknown_modality)
 
     @cached_property
     def _parts_are_priced(self) -> bool:
@@ -208,7 +230,7 @@ class TargetCosts:
             return 0
         assert self.price is not None
         tiers = self.tiers if tiers is None else tiers
-        found = self._demand.input
+        found = self.input
         audio_input = min(found.audio_tokens, usage.input_tokens)
         usage = replace(
             usage,

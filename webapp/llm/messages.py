@@ -60,7 +60,8 @@ class Usage:
     `input_tokens` and `output_tokens` are all of them; the others are parts of these: of the
     input, what came from the provider's own cache, what was written to it for 5 minutes or 1 hour,
     and audio; of the output, audio. `images` and `web_searches` are charged beside tokens.
-    `service_tier` is the one that the answer names.
+    `service_tier` is the one that the answer names. `input_reported` and `output_reported` say
+    which half of estimated tokens the provider did count.
     """
 
     input_tokens: int
@@ -74,6 +75,8 @@ class Usage:
     images: int = 0
     web_searches: int = 0
     service_tier: str | None = None
+    input_reported: bool = False
+    output_reported: bool = False
 
     @property
     def total_tokens(self) -> int:

@@ -49,7 +49,7 @@ CLIENT_TOOLS = (
 )  # fmt: skip
 # The types of content that are text. All others are media.
 TEXT_TYPES = re.compile(
-    r"json|message|reasoning[\w.]*|redacted_thinking|refusal|thinking|tool_reference"
+    r"custom|function|json|message|reasoning[\w.]*|redacted_thinking|refusal|thinking|tool_reference"
     r"|(?:\w+_)?(?:call|call_output|citation|location|output|result|text|use)"
 )
 # Fields that hold media even where the content does not say its type.
@@ -58,15 +58,26 @@ MEDIA_FIELDS = {
     "image_url", "inline_data", "inlineData", "input_audio", "input_image", "input_video", "video",
     "video_url",
 }  # fmt: skip
+# Fields whose value may be an object where it should be its JSON text.
+ARGUMENTS = {"arguments", "input"}
 # Fields of JSON schemas, whose addresses nobody reads.
 SCHEMAS = {"functions", "response_format", "tools"}
 # Fields of media: identifiers of what the provider has, data, and words about it.
 IDENTIFIERS = {"asset_id", "file_id", "file_uri", "fileUri", "id"}
+REFERRING = HIDDEN_FIELDS | IDENTIFIERS - {"id"}  # in fields that Weir does not know
 DATA = {"b64_json", "base64", "bytes", "data"}
 WORDS = {
     "context", "detail", "filename", "format", "media_type", "mime_type", "mimeType", "name",
     "text", "title", "ttl", "type",
 }  # fmt: skip
+# The fields of ordinary messages and their parts, among the tokens of their message.
+ORDINARY_FIELDS = MEDIA_FIELDS | DATA | WORDS | {
+    "annotations", "arguments", "cache_control", "call_id", "content", "custom", "function",
+    "function_call", "id", "index", "input", "is_error", "output", "reasoning",
+    "reasoning_content", "reasoning_details", "refusal", "role", "signature", "source", "status",
+    "summary", "thinking", "tool_call_id", "tool_calls", "tool_use_id", "url",
+}  # fmt: skip
+NAME_OF_FIELD = "(name)"
 
 
 @dataclass(slots=True)
@@ -74,13 +85,14 @@ class RequestInput:
     """The input of a request's body. The paths are None where there is no such field.
 
     `texts` are all its strings; `tokens` the most that everything else takes, except files and
-    videos: their size (`file_size`) does not limit their tokens. `audio_tokens` are a part of
-    `tokens`. `predicted_tokens` are charged as output where they do not match.
+    videos: their size (`file_size`) does not limit their tokens. `audio_tokens` and `image_tokens`
+    are parts of `tokens`. `predicted_tokens` are charged as output where they do not match.
     """
 
     texts: list[str] = field(default_factory=list)
     tokens: int = 0
     audio_tokens: int = 0
+    image_tokens: int = 0
     file_size: int = 0
     predicted_tokens: int = 0
     searches: int = 0
@@ -118,6 +130,11 @@ def read_input(body: Mapping[str, Any]) -> RequestInput:
     return reading.input
 
 
+def always_searches(model: str) -> bool:
+    """Whether a model searches the web once for each answer, without being asked to."""
+    return "-search-preview" in model or "-search-api" in model
+
+
 def whole_number(value: Any) -> int | None:
     """A positive integer; None for anything else."""
     return value if type(value) is int and value > 0 else None
@@ -134,12 +151,11 @@ class _Reading:
 
     def read(self, name: str, value: Any) -> None:
         """A field of the body."""
-        if name in HIDDEN_FIELDS or (name == "prompt" and isinstance(value, dict)):
+        if name == "prompt" and isinstance(value, dict):
             self._hide(name)
         if name == "messages" and isinstance(value, list):
             for message in value:
-                self.input.tokens += TOKENS_PER_MESSAGE
-                self._content(message)
+                self._message(message)
         elif name == "input":
             self._embedded(value)
         elif name == "tools":
@@ -166,8 +182,7 @@ class _Reading:
     def _embedded(self, inputs: Any) -> None:
         """A text, tokens, or a list of either; or the items of OpenAI's Responses."""
         if not isinstance(inputs, list):
-            self.input.tokens += TOKENS_PER_MESSAGE
-            self._content(inputs)
+            self._message(inputs)
         elif all(type(item) is int for item in inputs):
             self.input.tokens += len(inputs)
         else:
@@ -195,6 +210,13 @@ class _Reading:
         else:
             self._is_unpriced(path)
 
+    def _message(self, message: Any) -> None:
+        self.input.tokens += TOKENS_PER_MESSAGE
+        role = message.get("role") if isinstance(message, dict) else None
+        if isinstance(role, str) and byte_length(role) <= TOKENS_PER_MESSAGE:
+            message = {name: item for name, item in message.items() if name != "role"}
+        self._content(message)
+
     def _content(self, value: Any) -> None:
         """A message, or a part of it."""
         if isinstance(value, str):
@@ -208,10 +230,12 @@ class _Reading:
             self._media(kind, value)
         else:
             for name, item in value.items():
+                if name not in ORDINARY_FIELDS:
+                    self.input.texts.append(name)
                 if name == "cache_control":
                     self._cache_control(item)
-                elif name == "role":
-                    continue  # among the tokens of its message
+                elif name in ARGUMENTS and isinstance(item, dict | list):
+                    self.input.texts.append(json.dumps(item, ensure_ascii=False))
                 elif name in MEDIA_FIELDS and item:
                     self._media(name, item)
                 else:
@@ -222,9 +246,10 @@ class _Reading:
         if isinstance(source, dict) and source.get("type") in ("text", "content"):
             self._content(source)  # a document of Anthropic's that is text
             value = {name: item for name, item in value.items() if name != "source"}
-        images, small = 0, False
+        images, details = 0, set()
         for name, text in _strings(kind, value):
-            small = small or (name, text) == ("detail", "low")
+            if name == "detail":
+                details.add(text)
             medium = _medium(kind, name, text)
             if medium == "image":
                 images += 1
@@ -237,7 +262,9 @@ class _Reading:
                 self.input.audio_tokens += byte_length(text)
             else:
                 self.input.texts.append(text)
-        self.input.tokens += images * (TOKENS_PER_LOW_DETAIL_IMAGE if small else TOKENS_PER_IMAGE)
+        images *= TOKENS_PER_LOW_DETAIL_IMAGE if details == {"low"} else TOKENS_PER_IMAGE
+        self.input.tokens += images
+        self.input.image_tokens += images
         self._find_cache_control(value)
 
     def _other(self, name: str, value: Any) -> None:
@@ -246,9 +273,7 @@ class _Reading:
         self.input.texts.append(text)
         if name == "prediction":
             self.input.predicted_tokens = byte_length(text)
-        if name not in SCHEMAS and any(
-            REFERENCE.fullmatch(item) for _, item in _strings(name, value)
-        ):
+        if name not in SCHEMAS and _refers({name: value}):
             self._hide(name)
         self._find_cache_control(value)
 
@@ -267,8 +292,20 @@ class _Reading:
             self.input.cache_ttl = "1h" if long else "5m"
 
 
+def _refers(value: Any) -> bool:
+    """Whether a value that Weir does not know refers to input on the provider's side."""
+    if isinstance(value, dict):
+        return any(
+            (name in REFERRING and item is not None and item is not False) or _refers(item)
+            for name, item in value.items()
+        )
+    if isinstance(value, list):
+        return any(map(_refers, value))
+    return isinstance(value, str) and bool(REFERENCE.fullmatch(value))
+
+
 def _strings(name: str, value: Any) -> Iterator[tuple[str, str]]:
-    """All strings in a value, each with the name of its field."""
+    """All strings in a value, each with the name of its field, and names that are not ordinary."""
     if isinstance(value, str):
         yield name, value
     elif isinstance(value, list):
@@ -276,12 +313,14 @@ def _strings(name: str, value: Any) -> Iterator[tuple[str, str]]:
             yield from _strings(name, item)
     elif isinstance(value, dict):
         for key, item in value.items():
+            if key not in ORDINARY_FIELDS:
+                yield NAME_OF_FIELD, key
             yield from _strings(key, item)
 
 
 def _medium(kind: str, name: str, text: str) -> str:
     """What a string of media is: `text`, `image`, `audio`, `file`, or `hidden` at the provider."""
-    if name in WORDS:
+    if name in WORDS or name == NAME_OF_FIELD:
         return "text"
     if REFERENCE.match(text) or name in IDENTIFIERS:
         return "hidden"

@@ -10,15 +10,16 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import gevent
 
-from webapp.llm.cost_ceiling import STANDARD, STANDARD_NAMES
+from webapp.llm.cost_ceiling import STANDARD, STANDARD_NAMES, UNKNOWN_TIER
 from webapp.llm.messages import ModelRequest, Usage
-from webapp.llm.request_input import RequestInput, read_input, whole_number
+from webapp.llm.request_input import RequestInput, always_searches, read_input, whole_number
 from webapp.llm.tokens import most_tokens
 from webapp.threads import run_in_thread
 
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 LOAD_RETRY_DELAY = 3600.0
 LONG = 2_000  # characters; counting more than that in the event loop would stall streams
 MAX_TOKEN_COUNT = 1_000_000_000  # in one call; a larger number is not a valid count
-MAX_TIER_LENGTH = 20
+TIER = re.compile(r"[a-z0-9_.-]{1,20}")
 # Fields of a message that the model did not generate, or not as tokens of text.
 NOT_GENERATED = {
     "annotations", "b64_json", "citations", "created_at", "data", "encrypted_content",
@@ -56,14 +57,16 @@ def read_usage(
     reported = _Reported(usage)
     body, embeds = request.body, request.operation == "embeddings"
     input_tokens, output_tokens = reported.embedded() if embeds else reported.tokens()
-    estimated = False
+    input_reported = output_reported = True
     if not input_tokens:
         found = read_input(body)
         # Some servers report zeros.
-        if input_tokens is None or any(map(str.strip, found.texts)):
-            input_tokens, estimated = _counted_input(found, model), True
+        embedded = found.tokens if embeds and not found.texts else 0  # arrays of tokens
+        if input_tokens is None or embedded or any(map(str.strip, found.texts)):
+            input_tokens, input_reported = _counted_input(found, model), False
     if output_tokens is None or (not output_tokens and generated.strip()):
-        output_tokens, estimated = _count_texts(model, [generated]), True
+        output_tokens, output_reported = _count_texts(model, [generated]), False
+    estimated = not (input_reported and output_reported)
     cached = min(reported.cached, input_tokens)
     written = min(reported.written, input_tokens - cached)
     written_1h = min(reported.written_1h, written)
@@ -78,8 +81,10 @@ def read_usage(
         cache_write_1h_tokens=written_1h,
         audio_input_tokens=min(reported.audio_input, input_tokens - written),
         audio_output_tokens=min(reported.audio_output, output_tokens),
-        web_searches=_searches(reported, body),
+        web_searches=0 if embeds else _searches(reported, body, model),
         service_tier=_tier(service_tier) or _tier(reported.raw("service_tier")),
+        input_reported=estimated and input_reported,
+        output_reported=estimated and output_reported,
     )
 
 
@@ -215,11 +220,13 @@ def _most(values: Iterable[Any]) -> int:
 def _tier(name: Any) -> str | None:
     if not isinstance(name, str) or not name.strip():
         return None
-    tier = name.strip().lower()[:MAX_TIER_LENGTH]
+    tier = name.strip().lower()
+    if not TIER.fullmatch(tier):
+        return UNKNOWN_TIER
     return STANDARD if tier in STANDARD_NAMES else tier
 
 
-def _searches(reported: _Reported, body: Mapping[str, Any]) -> int:
+def _searches(reported: _Reported, body: Mapping[str, Any], model: str) -> int:
     """The web searches of a call: those that were allowed, where the provider does not tell."""
     told = reported.searches()
     if told is not None:
@@ -227,9 +234,11 @@ def _searches(reported: _Reported, body: Mapping[str, Any]) -> int:
     tools = body.get("tools")
     listed = tools if isinstance(tools, list) else ()
     kinds = [tool.get("type") for tool in listed if isinstance(tool, dict)]
-    if body.get("web_search_options") is None and not any(map(_is_search, kinds)):
+    unasked = always_searches(model)
+    if not (unasked or body.get("web_search_options") is not None or any(map(_is_search, kinds))):
         return 0
-    return read_input(body).searches * (whole_number(body.get("n")) or 1)
+    searches = max(read_input(body).searches, int(unasked))
+    return searches * (whole_number(body.get("n")) or 1)
 
 
 def _is_search(kind: Any) -> bool:
