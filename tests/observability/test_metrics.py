@@ -88,7 +88,8 @@ def test_no_count_is_lost_or_doubled_when_a_worker_is_replaced(weir: Weir) -> No
     assert seen.value("weir_streams_open") == 0
     [folder] = metrics_folders(weir)
     owners = {file.stem.rpartition("_")[2] for file in folder.glob("*.db")}
-    assert owners == {"0", *map(str, weir.pids())}, "those of the dead are added up in one"
+    # A new worker has a file once it has counted something.
+    assert owners <= {"0", *map(str, weir.pids())}, "those of the dead are added up in one"
     workers = {scrape(weir).value("weir_requests_total", endpoint="/chat") for _ in range(10)}
     assert len(workers) == 1, "whichever worker is asked says the same"
     assert weir.terminate() == 0
