@@ -14,7 +14,7 @@ from tests.support.servers import REPOSITORY, Postgres, Provider, Valkey, Weir
 from webapp.storage import migrations
 from webapp.storage.database import Database
 
-# Takes settings by name, and `data_dir`, `until` and `root` of Weir.
+# Takes settings by name, and `data_dir`, `until`, `root` and `app` of Weir.
 MakeWeir = Callable[..., Weir]
 # The name of the migrated template database.
 MIGRATED = "weir_migrated"
@@ -146,9 +146,10 @@ def _weirs(migrated_file: Path) -> Iterator[MakeWeir]:
             data_dir: Path | None = None,
             until: str = "/readiness",
             root: Path = REPOSITORY,
+            app: str = "wsgi:app",
             **env: object,
         ) -> Weir:
-            weir = Weir(env, data_dir=data_dir, until=until, root=root)
+            weir = Weir(env, data_dir=data_dir, until=until, root=root, app=app)
             made.callback(_close, weir)
             if data_dir is None:
                 weir.data_dir.mkdir()

@@ -24,6 +24,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit
 
 import psycopg
 import redis
@@ -470,7 +471,7 @@ class Weir(Server):
 
     `env` is all it gets beside PATH, HOME, PORT and DATA_DIR. Where `data_dir` is not given, it
     has one that lasts until it is closed. It is ready when GET of `until` gives 200. `root` is
-    where its code is: that of another version, for one.
+    where its code is: that of another version, for one. `app` is what Gunicorn serves.
     """
 
     # Tests of the shutdown call terminate().
@@ -483,9 +484,11 @@ class Weir(Server):
         data_dir: Path | None = None,
         until: str = "/readiness",
         root: Path = REPOSITORY,
+        app: str = "wsgi:app",
     ) -> None:
         super().__init__()
         self.root = root
+        self.app = app
         self.data_dir = data_dir or self.folder / "data"
         self.until = until
         self.env = {
@@ -569,7 +572,7 @@ class Weir(Server):
         )
 
     def _command(self) -> list[str]:
-        return [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "wsgi:app"]
+        return [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", self.app]
 
     def _process_options(self) -> dict[str, Any]:
         return {"cwd": self.root, "env": self.env}
@@ -637,6 +640,12 @@ def _package(name: str) -> Path:
 
 
 def _status_of(url: str) -> int | None:
+    parts = urlsplit(url)
+    try:
+        # Most looks at a server that starts end here, at a fraction of a request's cost.
+        socket.create_connection((parts.hostname, parts.port), timeout=5).close()
+    except OSError:
+        return None
     try:
         return _request("GET", url, timeout=5).status_code
     except requests.RequestException:
