@@ -31,6 +31,11 @@ class DeadlineTimer:
         self._timer = gevent.get_hub().loop.timer(max(0.0, deadline - time.monotonic()))
         self._timer.start(self._fire)
 
+    def close(self) -> None:
+        """Cancel the callback, for good: its references go with it."""
+        self.stop()
+        self._callback = _nothing
+
     def stop(self) -> None:
         """Cancel the callback."""
         if self._timer is not None:
@@ -41,3 +46,6 @@ class DeadlineTimer:
     def _fire(self) -> None:
         self.stop()
         self._callback()
+
+
+def _nothing() -> None: ...

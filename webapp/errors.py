@@ -244,3 +244,13 @@ class StoreUnavailable(WeirError):
 class ShuttingDown(WeirError):
     status = 503
     message = "The server is shutting down. Try again."
+
+
+def forget_traceback(error: BaseException | None) -> None:
+    """Let an error that has been dealt with, and those before it, refer to no frames any more.
+
+    The frames often refer to the error: such a cycle keeps bodies and answers in memory.
+    """
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__context__

@@ -16,7 +16,7 @@ from gevent.monkey import get_original
 from webapp.admission.identity import Principal
 from webapp.api.cache_control import cache_use
 from webapp.api.errors import at_openai_endpoint, openai_envelope
-from webapp.errors import ClientHungUp, InternalError, ShuttingDown, WeirError
+from webapp.errors import ClientHungUp, InternalError, ShuttingDown, WeirError, forget_traceback
 from webapp.llm.calls import BillingContext, CallOptions
 from webapp.llm.messages import AnswerMetadata, Chunk, FinalAnswer, ModelRequest, StreamEvent
 from webapp.llm.subscription import Stream
@@ -211,14 +211,21 @@ def _events(
     except GeneratorExit:
         context.error = ClientHungUp.__name__
         raise
-    except Exception as error:
-        known = error if isinstance(error, WeirError) else InternalError()
-        if known is not error:
-            log.exception("A stream failed", extra={"request_id": context.request_id})
-        context.ended_with(known)
-        yield sse_event(dialect.error(known)) + DONE
+    except Exception as error:  # noqa: BLE001 logged there
+        # In a frame of its own: this one and the error would refer to each other.
+        yield _failed(error, dialect, context)
     finally:
         source.close()
+
+
+def _failed(error: Exception, dialect: Dialect, context: RequestContext) -> bytes:
+    """The last events of a stream that failed."""
+    known = error if isinstance(error, WeirError) else InternalError()
+    if known is not error:
+        log.error("A stream failed", exc_info=error, extra={"request_id": context.request_id})
+    context.ended_with(known)
+    forget_traceback(error)
+    return sse_event(dialect.error(known)) + DONE
 
 
 def sse_event(data: Body) -> bytes:

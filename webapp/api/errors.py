@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 from flask import Flask, Response, current_app, jsonify, request
@@ -36,10 +37,22 @@ OPENAI_TYPES_OF_ERRORS = {"BudgetExceeded": "insufficient_quota"}
 
 
 def register(app: Flask) -> None:
-    app.register_error_handler(errors.WeirError, render)
-    app.register_error_handler(HTTPException, _http)
-    app.register_error_handler(ParseException, _not_http)
-    app.register_error_handler(Exception, lambda error: render(unexpected(error)))
+    app.register_error_handler(errors.WeirError, handler(render))
+    app.register_error_handler(HTTPException, handler(_http))
+    app.register_error_handler(ParseException, handler(_not_http))
+    app.register_error_handler(Exception, handler(lambda error: render(unexpected(error))))
+
+
+def handler(render: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """An error handler that keeps nothing in memory that the error came through."""
+
+    def handle(error: Exception) -> Any:
+        try:
+            return render(error)
+        finally:
+            errors.forget_traceback(error)
+
+    return handle
 
 
 def render(error: errors.WeirError) -> Response:

@@ -10,7 +10,7 @@ from flask import Response, g, make_response, render_template, request
 from flask_wtf.csrf import generate_csrf
 from werkzeug.exceptions import HTTPException
 
-from webapp.api.errors import of_http, unexpected
+from webapp.api.errors import handler, of_http, unexpected
 from webapp.errors import WeirError
 from webapp.observability import request_context
 from webapp.services import services
@@ -37,9 +37,9 @@ class Blueprint(flask.Blueprint):
 
     def __init__(self, name: str, import_name: str) -> None:
         super().__init__(name, import_name)
-        self.register_error_handler(WeirError, error_page)
-        self.register_error_handler(HTTPException, _http)
-        self.register_error_handler(Exception, lambda error: error_page(unexpected(error)))
+        self.register_error_handler(WeirError, handler(error_page))
+        self.register_error_handler(HTTPException, handler(_http))
+        self.register_error_handler(Exception, handler(lambda error: error_page(unexpected(error))))
 
 
 def page(template: str, **context: Any) -> Response:

@@ -17,7 +17,7 @@ import gevent
 from gevent.event import Event
 
 from webapp import errors
-from webapp.errors import ProviderFailed, WeirError
+from webapp.errors import ProviderFailed, WeirError, forget_traceback
 from webapp.llm.messages import Answer, Chunk, Usage
 from webapp.llm.ports import FlightCoordinator
 
@@ -27,7 +27,8 @@ FOLLOWER_TTL = 2.0  # seconds without a sign of a follower in another process: i
 MAX_CHUNKS_AHEAD = 64  # a slow client slows the provider down instead of filling the memory
 MAX_STREAM_LENGTH = 64 * 1024 * 1024  # characters of one stream
 
-# Number the flights of this process. The coordinator prefixes them with the process's name.
+# Number the flights and listeners of this process. The coordinator prefixes a flight's number with
+# the process's name.
 numbers = count(1)
 
 # These errors come from the provider, so they hold for all identical requests.
@@ -53,7 +54,8 @@ class FlightLost(Exception):
 
 
 class Flight:
-    """The chunks of one call so far; `end` is its answer or its error."""
+    """The chunks of one call so far; `end` is its answer or its error, until the last listener has
+    left. `leader` is the number of the listener that the call is made for."""
 
     def __init__(self, key: str | None, coordinator: FlightCoordinator) -> None:
         self.id = str(next(numbers))
@@ -67,7 +69,7 @@ class Flight:
         self.begun = False
         self.end: Answer | Exception | None = None
         self.leads = False
-        self.leader: Listener | None = None
+        self.leader: int | None = None
         self.listeners: list[Listener] = []
         self.followed_at: float | None = None
         self._coordinator = coordinator
@@ -141,7 +143,8 @@ class Flight:
 class Listener:
     """A request that reads a flight, and its position in it.
 
-    `work` makes the call if this listener leads; `check` raises if it may not lead.
+    `work` makes the call if this listener leads; `check` raises if it may not lead. A leader is
+    known by its number: references in both directions would keep the whole answer in memory.
     """
 
     def __init__(
@@ -151,6 +154,7 @@ class Listener:
         check: Callable[[], None],
         leave: Callable[[Listener], None],
     ) -> None:
+        self.number = next(numbers)
         self.flight = flight
         self.work = work
         self.check = check
@@ -161,7 +165,7 @@ class Listener:
     @property
     def leads(self) -> bool:
         """Whether the provider is called for this listener, which pays for the call."""
-        return self.flight.leader is self
+        return self.flight.leader == self.number
 
     @property
     def lag(self) -> int:
@@ -226,16 +230,18 @@ class Flights:
         if listener in flight.listeners:
             flight.listeners.remove(listener)
         flight.made_room()
-        if not flight.listeners and not flight.is_followed:
+        if flight.greenlet is None:
+            _let_go(flight)
+        elif not flight.listeners and not flight.is_followed:
             self._cancel(flight)
 
     def _cancel(self, flight: Flight) -> None:
         """Stop the work, unless it has finished."""
-        if flight.end is None:
+        if flight.end is None and flight.greenlet:
             self._forget(flight)
             self._all.discard(flight)
-            if flight.greenlet:
-                flight.greenlet.kill(block=False)
+            flight.greenlet.kill(block=False)
+            flight.greenlet = None
 
     def _forget(self, flight: Flight) -> None:
         if flight.key and self._running.get(flight.key) is flight:
@@ -247,22 +253,26 @@ class Flights:
             if self._follow_if_led(flight, first):
                 return
             flight.leads = True
+            leader = first
             if flight.listeners:
-                flight.leader = flight.listeners[0]
-            answer = (flight.leader or first).work(flight)
+                leader = flight.listeners[0]
+                flight.leader = leader.number
+            answer = leader.work(flight)
             self._forget(flight)
             flight.finish(answer)
             end = _answer_entry(answer, flight.attempts)
         except WeirError as error:
             end = _error_entry(error, flight.target)
             flight.finish(error)
-        except FlightLost as error:
-            flight.finish(error)
         except Exception as error:  # noqa: BLE001 raised again by the listener it concerns
             flight.finish(error)
         finally:
             self._forget(flight)
             self._all.discard(flight)
+            flight.greenlet = None
+            if isinstance(flight.end, WeirError):
+                forget_traceback(flight.end)
+            _let_go(flight)
             if flight.key:
                 last_entries = partial(_last_entries, flight, end)
                 self._coordinator.finish(flight.key, flight.id, last_entries)
@@ -288,7 +298,7 @@ class Flights:
         try:
             first.check()
         except WeirError:
-            flight.leader = first  # the error is not shared with other listeners
+            flight.leader = first.number  # the error is not shared with other listeners
             raise
 
     def _follow(self, flight: Flight, key: str, leader: str) -> bool:
@@ -355,6 +365,12 @@ def _answer_entry(answer: Answer, attempts: int) -> list[Any]:
         name: getattr(answer, name) for name in ("content", "model", "provider", "cost_usd", "body")
     }
     return ["answer", fields, answer.usage.totals, attempts]
+
+
+def _let_go(flight: Flight) -> None:
+    """Let go of the end of a flight that has no listeners: an error's traceback leads back here."""
+    if not flight.listeners:
+        flight.end = None
 
 
 def is_shared(error: Exception) -> bool:

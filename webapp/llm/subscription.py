@@ -89,9 +89,10 @@ class FlightSubscription:
             self._wait(now, until)
 
     def close(self) -> None:
-        self._timer.stop()
+        self._timer.close()
         self._listener.leave()
         self._span.end(self._failed, role="leader" if self._listener.leads else "follower")
+        self._failed = None  # its traceback leads back here
 
     def _wait(self, now: float, until: float) -> None:
         if now >= self._next_check:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping
-from contextlib import closing
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -89,21 +89,17 @@ class BaseProvider(ABC):
         return str(listed[0]["id"]) if listed else None
 
     def answer(self, request: ModelRequest, model: str) -> Answer:
-        try:
+        with self._recording():
             self._prepare(model)
             with gevent.Timeout(self._timeout, self._slow()):
                 text = self._complete(request, model)
-            answer = read_answer(text, request, model, self.name)
-        except Exception as error:
-            raise self._recorded(error) from error
-        self._succeeded()
-        return answer
+            return read_answer(text, request, model, self.name)
 
     def stream(
         self, request: ModelRequest, model: str, stream_usage: StreamUsage
     ) -> Generator[Chunk | Answer]:
         reader = StreamReader(request, model, self.name, stream_usage)
-        try:
+        with self._recording():
             self._prepare(model)
             events = with_gap_timeout(self._events(request, model), self._timeout, self._slow())
             with closing(events):
@@ -114,9 +110,6 @@ class BaseProvider(ABC):
                     yield from reader.read(data)
             reader.end(said_done=said_done)
             answer = reader.answer()
-        except Exception as error:
-            raise self._recorded(error) from error
-        self._succeeded()
         yield answer
 
     def models(self) -> list[dict[str, Any]]:
@@ -129,12 +122,8 @@ class BaseProvider(ABC):
 
     def check(self, timeout: float) -> None:
         """A free call that shows whether the provider is available. Raises ProviderError."""
-        try:
-            with gevent.Timeout(timeout, ProviderTimedOut(SLOW)):
-                self._list_models()
-        except Exception as error:
-            raise self._recorded(error) from error
-        self._succeeded()
+        with self._recording(), gevent.Timeout(timeout, ProviderTimedOut(SLOW)):
+            self._list_models()
 
     def _listing_is_fresh(self) -> bool:
         models, listed_at = self._listed
@@ -165,6 +154,18 @@ class BaseProvider(ABC):
 
     def _succeeded(self) -> None:
         self.latest = Outcome(time.monotonic(), None)
+
+    @contextmanager
+    def _recording(self) -> Iterator[None]:
+        """Record the outcome of a call, and raise the error that its failure means."""
+        try:
+            yield
+        except Exception as error:
+            recorded = self._recorded(error)
+            if recorded is error:
+                raise  # from itself, it would refer to itself
+            raise recorded from error
+        self._succeeded()
 
     def _recorded(self, error: Exception) -> Exception:
         """Record a failure, and return the error to raise; an unexpected one becomes a 500."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Generator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import gevent
 
@@ -16,7 +16,7 @@ Item = TypeVar("Item")
 
 def with_gap_timeout(items: Generator[Item], seconds: float, error: Exception) -> Generator[Item]:
     """The items; raises the error if one does not arrive within so many seconds."""
-    waiting = gevent.getcurrent()
+    waiting: Any = gevent.getcurrent()
     until = time.monotonic() + seconds
 
     def fire() -> None:
@@ -34,5 +34,6 @@ def with_gap_timeout(items: Generator[Item], seconds: float, error: Exception) -
             waiting, until = gevent.getcurrent(), time.monotonic() + seconds
             timer.fire_by(until)
     finally:
-        timer.stop()
+        timer.close()
+        waiting = None  # a greenlet that was killed refers to this frame
         items.close()
