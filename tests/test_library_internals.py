@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import os
 import subprocess
 import sys
@@ -26,6 +27,8 @@ from flask_limiter import Limiter
 from gevent.hub import Hub
 from gevent.threadpool import ThreadPool
 from geventhttpclient import HTTPClient
+from gunicorn.config import Config
+from gunicorn.http import RequestParser
 from langchain.chat_models import init_chat_model
 from langchain_anthropic import ChatAnthropic
 from langchain_core.messages import AIMessageChunk
@@ -283,3 +286,29 @@ def test_no_other_file_uses_what_is_private() -> None:
     elsewhere = [name for name in used if not name.startswith("webapp/library_internals.py")]
     assert used
     assert elsewhere == []
+
+
+@pytest.mark.parametrize(
+    ("framing", "body", "unread"),
+    [
+        ("Content-Length: 10", b"0123456789", 10),
+        ("Transfer-Encoding: chunked", b"a\r\n0123456789\r\n0\r\n\r\n", math.inf),
+        ("Accept: */*", b"", 0),
+    ],
+)
+def test_gunicorn_tells_what_of_a_body_was_not_read(
+    framing: str, body: bytes, unread: float
+) -> None:
+    sent = f"POST / HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n".encode() + body
+    message = next(RequestParser(Config(), iter([sent]), ("127.0.0.1", 1)))
+    assert library_internals.unread_body(message.body) == unread
+    assert message.body.read() == (b"0123456789" if body else b"")
+    assert library_internals.unread_body(message.body) == 0
+
+
+def test_gunicorn_tells_of_a_body_that_could_not_be_read() -> None:
+    sent = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nno size"
+    message = next(RequestParser(Config(), iter([sent]), ("127.0.0.1", 1)))
+    with pytest.raises(OSError, match="No more data"):
+        message.body.read()
+    assert library_internals.unread_body(message.body) == math.inf

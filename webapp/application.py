@@ -21,6 +21,7 @@ from webapp.accounts.key_changes import KeyChanges
 from webapp.accounts.keys import KeyStore
 from webapp.accounts.tokens import Tokens
 from webapp.admission import idempotency_store, limits
+from webapp.admission.bodies import BodyBudget
 from webapp.admission.idempotency_store import IdempotencyStore
 from webapp.admission.identity import Identities
 from webapp.admission.parts import AdmissionParts, bind
@@ -108,7 +109,12 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.json = PlainJSON(app)
     services = app.extensions["weir"] = assemble(app, settings)
 
-    admission = AdmissionParts(services.identities, services.rate_limits, services.idempotency)
+    admission = AdmissionParts(
+        services.identities,
+        services.rate_limits,
+        services.idempotency,
+        BodyBudget(settings.max_body_bytes_in_flight),
+    )
     bind(app, admission)
     limits.configure(app)
     if settings.allowed_origins:

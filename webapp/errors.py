@@ -11,6 +11,7 @@ WeirError                       status
 ├── NotFound                      404
 │   └── ModelNotFound             404
 ├── MethodNotAllowed              405
+├── BodyTooSlow                   408  the body did not arrive in time
 ├── Conflict                      409  conflicts with an existing object or the present state
 ├── IdempotencyInProgress         409  the first request with this key is still running
 ├── PayloadTooLarge               413
@@ -30,6 +31,7 @@ WeirError                       status
 │   ├── ProvidersUnavailable      503  the circuits of all targets are open
 │   └── ProviderTimedOut          504
 ├── StoreUnavailable              503  the database is unavailable
+├── Overloaded                    503  running requests hold all of something that is bounded
 └── ShuttingDown                  503
 """
 
@@ -122,6 +124,11 @@ class ModelNotFound(NotFound):
 class MethodNotAllowed(WeirError):
     status = 405
     message = "Method not allowed. See the Allow header."
+
+
+class BodyTooSlow(WeirError):
+    status = 408
+    message = "The body did not arrive in time."
 
 
 class Conflict(WeirError):
@@ -239,6 +246,10 @@ class ProviderTimedOut(ProviderError):
 class StoreUnavailable(WeirError):
     status = 503
     message = "The database is unavailable. Try again."
+
+
+class Overloaded(WeirError):
+    status = 503
 
 
 class ShuttingDown(WeirError):

@@ -70,3 +70,11 @@ def client_address(written: str) -> str | None:
     if isinstance(address, IPv6Address) and address.ipv4_mapped:
         return str(address.ipv4_mapped)
     return str(address)
+
+
+def network_of(address: str | None) -> str:
+    """Whom an address counts for: an IPv4 address, or the /64 of an IPv6 one, that anyone gets."""
+    if address is None:
+        return "unknown"
+    parsed = ip_address(address)
+    return parsed.exploded[:19] if isinstance(parsed, IPv6Address) else str(parsed)

@@ -7,6 +7,7 @@ before gevent has patched anything.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections import Counter as Tally
 from collections.abc import Callable, Collection, Mapping
@@ -75,6 +76,21 @@ def read_available(response: HTTPSocketPoolResponse) -> bytes:
     available = bytes(response._body_buffer)
     response._body_buffer.clear()
     return available
+
+
+def unread_body(body: Any) -> float:
+    """How many bytes of a request's body the application has left unread, as far as is known.
+
+    Gunicorn 27.0: Body.failed, Body.reader, LengthReader.length and ChunkedReader.parser. Otherwise
+    Gunicorn reads the rest of a refused body, however large, to find the next request.
+    """
+    if getattr(body, "failed", False):
+        return math.inf
+    reader = getattr(body, "reader", None)
+    length: float | None = getattr(reader, "length", None)
+    if length is not None:
+        return length
+    return math.inf if getattr(reader, "parser", None) else 0
 
 
 def resolve_localhost(client: HTTPClient) -> None:

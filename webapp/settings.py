@@ -287,6 +287,24 @@ class Settings:
         "maximum size of a body",
         parse.integer(1024, 2**31),
     )
+    max_body_bytes_in_flight: int = _setting(
+        "MAX_BODY_BYTES_IN_FLIGHT", str(256 * 1024 * 1024), "how many bytes the bodies of all "
+        "running requests of a worker may have, those above 64 KiB; a key may have a quarter",
+        parse.integer(1024 * 1024, 2**40),
+    )  # fmt: skip
+    body_timeout: float = _setting(
+        "BODY_TIMEOUT", "30", "how long a body may take to arrive, and 1 s more for each 16 KiB",
+        parse.number(0.1, 3600),
+    )  # fmt: skip
+    send_timeout: float = _setting(
+        "SEND_TIMEOUT", "60", "how long a client may take nothing of its answer, which then ends",
+        parse.number(0.1, 3600),
+    )  # fmt: skip
+    max_connections_per_address: int = _setting(
+        "MAX_CONNECTIONS_PER_ADDRESS", "2000", "how many connections a worker accepts from an IPv4 "
+        "address or an IPv6 /64; unused where `TRUSTED_PROXIES` is above 0, as they are the "
+        "proxies'; 0 turns it off", parse.integer(0, 1_000_000),
+    )  # fmt: skip
     stream_headers_after: float = _setting(
         "STREAM_HEADERS_AFTER", "10", "how long a stream's headers wait for its first chunk",
         parse.number(0, 60),

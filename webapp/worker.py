@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 import uuid
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -17,9 +19,15 @@ from gunicorn.http.errors import (
 )
 from gunicorn.workers.ggevent import GeventWorker
 
+from webapp.client_socket import ClientSocket
+from webapp.forwarded import client_address, network_of
+
 if TYPE_CHECKING:
     from webapp.observability.lifecycle import Lifecycle
+    from webapp.settings import Settings
 
+BUSY = "503 Service Unavailable", "There are too many connections from this address."
+REFUSALS_LOGGED_EVERY = 60.0  # seconds
 
 # Requests that Gunicorn refuses before they reach the application.
 REFUSALS: list[tuple[type[Exception], str, str]] = [
@@ -52,11 +60,15 @@ class IdleTimeout(gevent.Timeout):  # type: ignore[misc]
 
 
 class WeirWorker(GeventWorker):  # type: ignore[misc]
-    """Notifies the application of a drain, and closes idle keep-alive connections at once."""
+    """Notifies the application of a drain, closes idle keep-alive connections at once, and limits
+    what slow clients can hold."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._idle: set[IdleTimeout] = set()
+        self._connections: Counter[str] = Counter()
+        self._refused = 0
+        self._refusals_logged_at = -REFUSALS_LOGGED_EVERY
 
     def init_process(self) -> None:
         try:
@@ -74,6 +86,38 @@ class WeirWorker(GeventWorker):  # type: ignore[misc]
             # would restart the worker for ever.
             print(error, file=sys.stderr, flush=True)
             sys.exit(Arbiter.APP_LOAD_ERROR)
+
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        settings = self._settings
+        limited = ClientSocket(
+            client,
+            settings.body_timeout,
+            settings.send_timeout,
+            lambda: self._lifecycle.grace_is_over,
+        )
+        # Behind proxies, all connections are theirs.
+        most = 0 if settings.trusted_proxies else settings.max_connections_per_address
+        if not most or not isinstance(addr, tuple):
+            super().handle(listener, limited, addr)
+            return
+        network = network_of(client_address(addr[0]))
+        self._connections[network] += 1
+        try:
+            if self._connections[network] > most:
+                self._refuse(limited)
+            else:
+                super().handle(listener, limited, addr)
+        finally:
+            self._connections[network] -= 1
+            if not self._connections[network]:
+                del self._connections[network]
+
+    def handle_request(self, listener_name: Any, req: Any, sock: ClientSocket, addr: Any) -> Any:
+        sock.request_begins(req)
+        try:
+            return super().handle_request(listener_name, req, sock, addr)
+        finally:
+            sock.request_ends()
 
     def timeout_ctx(self) -> IdleTimeout:
         return IdleTimeout(self._idle, self.cfg.keepalive)
@@ -101,6 +145,28 @@ class WeirWorker(GeventWorker):  # type: ignore[misc]
                 timeout.expire()
             gevent.sleep(0.5)
 
+    def _refuse(self, client: ClientSocket) -> None:
+        """Answer that there are too many connections from this address, and close this one."""
+        self._refused += 1
+        if time.monotonic() - self._refusals_logged_at >= REFUSALS_LOGGED_EVERY:
+            self._refusals_logged_at = time.monotonic()
+            self.log.warning(
+                "Refused %d connections: an address has more than MAX_CONNECTIONS_PER_ADDRESS",
+                self._refused,
+            )
+            self._refused = 0
+        try:
+            client.sendall(_refusal(*BUSY))
+        except OSError:
+            pass  # it has gone
+        finally:
+            client.close()
+
+    @property
+    def _settings(self) -> Settings:
+        settings: Settings = self.wsgi.extensions["weir"].settings
+        return settings
+
     @property
     def _lifecycle(self) -> Lifecycle:
         lifecycle: Lifecycle = self.wsgi.extensions["weir"].lifecycle
@@ -110,7 +176,7 @@ class WeirWorker(GeventWorker):  # type: ignore[misc]
 def _refusal(status: str, message: str) -> bytes:
     request_id = str(uuid.uuid4())
     envelope = {
-        "error": "MalformedRequest",
+        "error": "TooManyConnections" if status == BUSY[0] else "MalformedRequest",
         "message": message,
         "details": None,
         "path": "",

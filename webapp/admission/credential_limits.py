@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from ipaddress import IPv6Address, ip_address
 from typing import NoReturn
 
 from flask import g, request
@@ -18,14 +17,11 @@ from flask_limiter import RequestLimit
 from webapp.accounts.accounts import Account, AccountStore
 from webapp.admission.limits import exceeded
 from webapp.extensions import limiter
+from webapp.forwarded import network_of
 
 
 def _address() -> str:
-    """An IPv4 address, or the /64 of an IPv6 one: that much anyone gets."""
-    if request.remote_addr is None:
-        return "unknown"
-    parsed = ip_address(request.remote_addr)
-    return str(parsed) if not isinstance(parsed, IPv6Address) else parsed.exploded[:19]
+    return network_of(request.remote_addr)
 
 
 def _username() -> str:

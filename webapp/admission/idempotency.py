@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from flask import Blueprint, Response, g, request
 
+from webapp.admission.bodies import read_body
 from webapp.admission.idempotency_store import IdempotencyLease, StoredResponse
 from webapp.admission.identity import Principal
 from webapp.admission.parts import parts
@@ -50,7 +51,7 @@ def _enter() -> Response | None:
         return None
     if not KEY.fullmatch(key):
         raise MalformedRequest(f"{HEADER} must be 1 to 255 visible ASCII characters.")
-    fingerprint = _fingerprint(request.get_data())
+    fingerprint = _fingerprint(read_body(keep=True))
     if fingerprint is None:
         return None  # the endpoint itself says what is wrong with the body
     principal: Principal = g.principal

@@ -10,7 +10,7 @@ from itertools import count
 from typing import Any, cast
 
 from flask import Flask, g
-from limits import RateLimitItem
+from limits import RateLimitItem, RateLimitItemPerMinute
 from limits.strategies import STRATEGIES, RateLimiter
 from limits.util import WindowStats
 
@@ -22,6 +22,7 @@ from webapp.extensions import limiter
 from webapp.library_internals import bind_without_hooks
 
 STRATEGY = "weir-sliding-window"
+REFUSED_DRY_RUNS = window_limits((RateLimitItemPerMinute(60),))
 
 # Tells apart the requests of all processes.
 _process = uuid.uuid4().hex
@@ -101,6 +102,23 @@ def check_left() -> None:
     """Raise RateLimitExceeded if the limits of this request have nothing left for it."""
     if not g.decision.allowed:
         raise exceeded(g.decision, f"tier {g.principal.tier}")
+
+
+def check_dry_run() -> None:
+    """Raise RateLimitExceeded if this key has had too many dry runs refused, or nothing left."""
+    check_left()
+    decision = parts().rate_limits.peek(_dry_runs(), REFUSED_DRY_RUNS)
+    if not decision.allowed:
+        raise exceeded(decision, "refused dry runs")
+
+
+def count_refused_dry_run() -> None:
+    """Count a dry run that was refused for what it asked: it has cost work, and counts nowhere."""
+    parts().rate_limits.acquire(_dry_runs(), REFUSED_DRY_RUNS)
+
+
+def _dry_runs() -> str:
+    return f"{g.principal.bucket}-refused-dry-runs"
 
 
 def peek() -> None:

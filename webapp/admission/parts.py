@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from flask import Flask, current_app
 
 from webapp.admission.idempotency_store import IdempotencyStore
 from webapp.admission.identity import Identities
 from webapp.admission.rate_limits import RateLimits
+
+if TYPE_CHECKING:
+    from webapp.admission.bodies import BodyBudget
 
 EXTENSION = "weir.admission"
 
@@ -21,6 +24,7 @@ class AdmissionParts:
     identities: Identities
     rate_limits: RateLimits
     idempotency: IdempotencyStore
+    bodies: BodyBudget
 
 
 def bind(app: Flask, parts: AdmissionParts) -> None:

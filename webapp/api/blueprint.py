@@ -13,12 +13,15 @@ from typing import Any, TypeVar, cast
 
 import flask
 import flask_smorest
+import gevent
 import orjson
 from flask import request
+from gevent.lock import BoundedSemaphore
 from marshmallow import INCLUDE, Schema, ValidationError, fields, validate
 
 from webapp import errors
 from webapp.admission import guard
+from webapp.admission.bodies import SMALL, read_body
 from webapp.admission.idempotency import idempotent
 from webapp.llm.messages import ModelRequest
 from webapp.model_names import NAME
@@ -28,6 +31,7 @@ View = TypeVar("View", bound=Callable[..., Any])
 AnyBlueprint = TypeVar("AnyBlueprint", bound=flask.Blueprint)
 
 MEBIBYTE = 1024 * 1024
+FORM_BYTES = 64 * 1024
 OPENAI_ENDPOINT = "weir_openai_endpoint"
 MAX_ITEMS = 100  # numbers in a row, rows in a batch
 ITEM_COUNT = validate.Length(1, MAX_ITEMS)
@@ -37,6 +41,7 @@ def _not_json(constant: str) -> Any:
     raise ValueError(f"{constant} is not JSON")
 
 
+_decoding = BoundedSemaphore()
 # Python accepts NaN and Infinity, which are not JSON, and which providers refuse.
 STRICT_JSON = json.JSONDecoder(parse_constant=_not_json)
 
@@ -67,15 +72,14 @@ def read_json(*, exact: bool = True) -> Any:
     mimetype = request.mimetype
     if mimetype != "application/json" and not mimetype.endswith("+json"):
         raise errors.UnsupportedMediaType("Send JSON, with Content-Type: application/json.")
-    body = request.get_data(cache=False)
-    limit = request.max_content_length
-    # A chunked body has no Content-Length to check. Werkzeug stops reading at the limit.
-    if request.content_length is None and limit is not None and len(body) >= limit:
-        raise errors.PayloadTooLarge("The body is too large for this endpoint.")
-    if request.content_length is not None and len(body) < request.content_length:
-        raise errors.MalformedRequest("The body is shorter than its Content-Length.")
+    body = read_body()
     try:
-        return _decoded(body, exact=exact)
+        if len(body) <= SMALL:
+            return _decoded(body, exact=exact)
+        # One after the other, with a turn of the loop in between for everybody else.
+        with _decoding:
+            gevent.sleep(0)
+            return _decoded(body, exact=exact)
     except UnicodeDecodeError:
         raise errors.MalformedRequest("The body is not UTF-8.") from None
     except RecursionError:

@@ -14,6 +14,7 @@ from werkzeug.exceptions import HTTPException
 
 from webapp import errors
 from webapp.api.blueprint import is_openai_endpoint
+from webapp.client_socket import BodyTimeout
 from webapp.observability import request_context
 
 log = logging.getLogger(__name__)
@@ -126,6 +127,8 @@ def of_http(error: HTTPException) -> errors.WeirError:
     status = error.code or 500
     if status >= 500:
         return unexpected(error)
+    if isinstance(error.__context__, BodyTimeout):
+        return errors.BodyTooSlow()
     known = OF_STATUS.get(status, errors.MalformedRequest)(
         None if status in {404, 405} else error.description
     )

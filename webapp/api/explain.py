@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from flask import request
+from werkzeug.exceptions import HTTPException
 
 from webapp import money
 from webapp.admission import guard_without_counting
-from webapp.admission.limits import check_left
+from webapp.admission.limits import check_dry_run, count_refused_dry_run
 from webapp.api import answers
 from webapp.api.blueprint import (
     MEBIBYTE,
@@ -23,10 +24,13 @@ from webapp.api.blueprint import (
 from webapp.api.key import budgets_left, limits_left
 from webapp.api.openapi import ONE_OF_THEM, openai_errors_of
 from webapp.api.schemas import Explanation
-from webapp.errors import ValidationError
+from webapp.errors import ValidationError, WeirError
 from webapp.llm.routing import Route
 from webapp.llm.tokens import estimate_input_tokens
 from webapp.services import services
+
+# Statuses of requests that are wrong themselves.
+REFUSED = {400, 413, 415, 422}
 
 
 def make_blueprint(endpoints: Sequence[ModelEndpoint], example: dict[str, Any]) -> Blueprint:
@@ -60,7 +64,13 @@ def make_blueprint(endpoints: Sequence[ModelEndpoint], example: dict[str, Any]) 
         if endpoint is None:
             details = {"endpoint": [f"Must be one of {', '.join(by_path)}."]}
             raise ValidationError("This endpoint cannot be explained.", details=details)
-        return _explanation(endpoint)
+        check_dry_run()
+        try:
+            return _explanation(endpoint)
+        except (WeirError, HTTPException) as error:
+            if (error.status if isinstance(error, WeirError) else error.code) in REFUSED:
+                count_refused_dry_run()
+            raise
 
     return blueprint
 
@@ -68,7 +78,6 @@ def make_blueprint(endpoints: Sequence[ModelEndpoint], example: dict[str, Any]) 
 def _explanation(endpoint: ModelEndpoint) -> dict[str, Any]:
     body = validated(endpoint.schema, read_json())
     endpoint.check(body)
-    check_left()
     model_request = endpoint.to_model_request(body)
     options = answers.call_options(model_request.model, streamed=model_request.stream)
     forecast = services().gateway.forecast(model_request, options)

@@ -9,9 +9,10 @@ from typing import Any, cast
 from flask import Flask, Response, current_app, g, request
 
 from webapp import money
-from webapp.admission import limits
+from webapp.admission import bodies, limits
 from webapp.admission.identity import KEY_HEADERS
 from webapp.api.blueprint import is_openai_endpoint
+from webapp.library_internals import unread_body
 from webapp.metering.request_log import LoggedRequest
 from webapp.metering.totals import UsageTotals
 from webapp.observability import request_context, telemetry, tracing
@@ -27,6 +28,8 @@ SECURITY_HEADERS = [
     ("Cross-Origin-Opener-Policy", "same-origin"),
     ("Permissions-Policy", "camera=(), geolocation=(), microphone=()"),
 ]
+# Bytes of a body that nobody read, up to which a connection is kept for the next request.
+MAX_UNREAD = 64 * 1024
 API_POLICY = "default-src 'none'; frame-ancestors 'none'"
 
 
@@ -79,9 +82,13 @@ def _finish(services: Services, response: Response) -> Response:
             principal.tier,
         )
     context.limited, context.admitted = g.get("limited", False), g.get("admitted", False)
-    ended = limits.over()
-    if ended:
-        response.call_on_close(ended)
+    for ended in (limits.over(), bodies.over()):
+        if ended:
+            response.call_on_close(ended)
+    if unread_body(request.environ["wsgi.input"]) > MAX_UNREAD:
+        connection = request.environ.get("gunicorn.socket")
+        if connection is not None:
+            connection.close_after_answer()
     # A stream ends when the server closes it, not when its headers are ready.
     response.call_on_close(partial(_closed, services, context, response.status_code))
     return response

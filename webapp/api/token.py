@@ -9,14 +9,14 @@ from flask import Response, jsonify, request
 from webapp.accounts.tokens import TOKEN_TTL
 from webapp.admission import public
 from webapp.admission.credential_limits import authenticate
-from webapp.api.blueprint import MEBIBYTE, Blueprint, limit_body, read_json, validated
+from webapp.api.blueprint import FORM_BYTES, Blueprint, limit_body, read_json, validated
 from webapp.api.openapi import errors_of
 from webapp.api.schemas import TokenAnswer, TokenBody
 from webapp.errors import NotAuthenticated
 from webapp.services import services
 
 blueprint = public(Blueprint("token", __name__, description="Accounts"))
-blueprint.before_request(lambda: limit_body(MEBIBYTE))
+blueprint.before_request(lambda: limit_body(FORM_BYTES))
 
 FORM = "application/x-www-form-urlencoded"
 EXAMPLE = {"username": "admin", "password": "correct horse battery staple"}

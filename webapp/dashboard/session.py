@@ -21,7 +21,7 @@ from wtforms import ValidationError as BadToken
 from webapp.accounts.accounts import ADMIN, Account
 from webapp.accounts.audit import Actor
 from webapp.admission.credential_limits import authenticate
-from webapp.api.blueprint import MEBIBYTE, limit_body
+from webapp.api.blueprint import FORM_BYTES, limit_body
 from webapp.dashboard.pages import Blueprint, page
 from webapp.errors import NotAllowed, NotAuthenticated, NotFound, RateLimitExceeded
 from webapp.services import services
@@ -96,13 +96,13 @@ def actor() -> Actor:
 
 
 def check_form() -> None:
-    """Refuse a request without a valid CSRF token, or with a body over 1 MiB.
+    """Refuse a request without a valid CSRF token, or with a body over 64 KiB.
 
     Raises NotAllowed and PayloadTooLarge.
     """
     if request.method in SAFE:
         return
-    limit_body(MEBIBYTE)
+    limit_body(FORM_BYTES)
     try:
         validate_csrf(request.headers.get("X-CSRF-Token") or request.form.get("csrf_token"))
     except BadToken:

@@ -24,7 +24,9 @@ from webapp.llm.ports import FlightCoordinator
 POLL_INTERVAL = 0.025
 HEARTBEAT_INTERVAL = 0.4
 FOLLOWER_TTL = 2.0  # seconds without a sign of a follower in another process: it has left
-MAX_CHUNKS_AHEAD = 64  # a slow client slows the provider down instead of filling the memory
+# A slow client slows the provider down instead of filling the memory.
+MAX_CHUNKS_AHEAD = 64
+MAX_LENGTH_AHEAD = 32 * 1024  # characters
 MAX_STREAM_LENGTH = 64 * 1024 * 1024  # characters of one stream
 
 # Number the flights and listeners of this process. The coordinator prefixes a flight's number with
@@ -74,7 +76,7 @@ class Flight:
         self.followed_at: float | None = None
         self._coordinator = coordinator
         self._published = 0
-        self._length = 0
+        self.length = 0
         self._room = Event()
         self.greenlet: gevent.Greenlet | None = None
 
@@ -90,13 +92,13 @@ class Flight:
 
     def add(self, chunk: Chunk) -> None:
         """Add a chunk. Waits while all listeners lag behind."""
-        self._length += len(chunk.data) + len(chunk.text)
-        if self._length > MAX_STREAM_LENGTH:
+        self.length += chunk.length
+        if self.length > MAX_STREAM_LENGTH:
             raise ProviderFailed("The provider's answer is too large.")
         self.chunks.append(chunk)
         self._wake()
         self.publish()
-        while self.listeners and all(reader.lag > MAX_CHUNKS_AHEAD for reader in self.listeners):
+        while self.listeners and all(reader.lags for reader in self.listeners):
             self._room.clear()
             self._room.wait(1.0)
 
@@ -160,6 +162,7 @@ class Listener:
         self.check = check
         self.wake = Event()
         self._position = 0
+        self._length = 0
         self._leave = leave
 
     @property
@@ -168,17 +171,25 @@ class Listener:
         return self.flight.leader == self.number
 
     @property
-    def lag(self) -> int:
-        return len(self.flight.chunks) - self._position
+    def lags(self) -> bool:
+        """Whether it is so far behind that the call waits for it."""
+        flight = self.flight
+        return (
+            len(flight.chunks) - self._position > MAX_CHUNKS_AHEAD
+            or flight.length - self._length > MAX_LENGTH_AHEAD
+        )
 
     def next_chunk(self) -> Chunk | None:
         """The next chunk, if it has arrived."""
-        if not self.lag:
+        if self._position == len(self.flight.chunks):
             return None
+        lagged = self.lags
+        chunk = self.flight.chunks[self._position]
         self._position += 1
-        if self.lag == MAX_CHUNKS_AHEAD:
+        self._length += chunk.length
+        if lagged and not self.lags:
             self.flight.made_room()
-        return self.flight.chunks[self._position - 1]
+        return chunk
 
     def leave(self) -> None:
         self._leave(self)

@@ -120,6 +120,11 @@ class Chunk:
     text: str
     begins: bool = True
 
+    @property
+    def length(self) -> int:
+        """The characters that it keeps in memory."""
+        return len(self.data) + len(self.text)
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
