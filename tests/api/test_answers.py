@@ -9,6 +9,7 @@ import pytest
 
 from tests.conftest import MakeWeir
 from tests.support.servers import Provider, Valkey, Weir
+from webapp.settings import DEMO_KEYS
 
 KEY = "test_key_0123456789"
 SETTINGS = {"API_KEYS": f"test:enterprise:{KEY}"}
@@ -20,6 +21,13 @@ def weir(start_shared_weir: MakeWeir, fresh_shared_valkey: Valkey, provider: Pro
     return start_shared_weir(
         **SETTINGS, REDIS_URL=fresh_shared_valkey.url, OPENAI_BASE_URL=provider.base_url
     )
+
+
+@pytest.fixture(scope="module")
+def offline(start_shared_weir: MakeWeir, fresh_shared_valkey: Valkey) -> Weir:
+    """Without a provider, with the demo keys too, and with the same Valkey."""
+    keys = f"{SETTINGS['API_KEYS']},{DEMO_KEYS}"
+    return start_shared_weir(API_KEYS=keys, REDIS_URL=fresh_shared_valkey.url)
 
 
 def ask(weir: Weir, message: str, path: str = "/chat", **more: Any) -> dict[str, Any]:
@@ -159,32 +167,28 @@ def test_keys_do_not_share_answers_where_the_scope_is_key(
 
 
 def test_an_offline_answer_does_not_survive_the_configuration_of_a_provider(
-    start_weir: MakeWeir, fresh_valkey: Valkey, provider: Provider
+    offline: Weir, weir: Weir
 ) -> None:
-    settings = {**SETTINGS, "REDIS_URL": fresh_valkey.url}
-    offline = start_weir(**settings)
-    assert ask(offline, "hello")["provider"] == "offline"
-    offline.stop()
-    configured = start_weir(**settings, OPENAI_BASE_URL=provider.base_url)
-    answer = ask(configured, "hello")
+    message = "hello, whoever answers"
+    assert ask(offline, message)["provider"] == "offline"
+    assert ask(offline, message)["cached"] is True
+    answer = ask(weir, message)
     assert (answer["provider"], answer["cached"]) == ("openai", False)
 
 
-def test_texts_are_as_long_as_the_tier_allows(start_weir: MakeWeir) -> None:
-    weir = start_weir()
+def test_texts_are_as_long_as_the_tier_allows(offline: Weir) -> None:
     for key, longest in (("dev_key_123", 5_000), ("prod_key_456", 50_000)):
-        fits = weir.post("/summarize", key=key, json={"text": "Word. " * (longest // 6)})
-        too_long = weir.post("/summarize", key=key, json={"text": "x" * (longest + 1)})
+        fits = offline.post("/summarize", key=key, json={"text": "Word. " * (longest // 6)})
+        too_long = offline.post("/summarize", key=key, json={"text": "x" * (longest + 1)})
         assert fits.status_code == 200, fits.text
         assert too_long.status_code == 422
         assert list(too_long.json()["details"]) == ["text"]
 
 
-def test_offline_summaries_grow_with_their_length(start_weir: MakeWeir) -> None:
-    weir = start_weir(**SETTINGS)
+def test_offline_summaries_grow_with_their_length(offline: Weir) -> None:
     text = " ".join(f"Sentence {n} tells of weir {n % 7} and river {n % 5}." for n in range(60))
     summaries = [
-        weir.post("/summarize", key=KEY, json={"text": text, "length": length}).json()["summary"]
+        offline.post("/summarize", key=KEY, json={"text": text, "length": length}).json()["summary"]
         for length in ("short", "medium", "long")
     ]
     lengths = [len(summary) for summary in summaries]

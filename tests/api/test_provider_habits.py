@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from tests.support import habits
 from tests.support.books import Books
 from tests.support.completions import Completion
 from tests.support.faults import Fault
-from tests.support.servers import Provider, Weir
+from tests.support.servers import Provider, Weir, wait_until
 
 KEY = "trial_key_0123456789"
 OPENAI = "/v1/chat/completions"
@@ -27,12 +29,17 @@ TOOL = {
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
     },
 }
+# What a server refuses is learnt by provider, and each has its own connections: a test that needs a
+# Weir without memories takes one of these.
+FRESH = [f"fresh{number}" for number in range(1, 16)]
 SETTINGS = {
     "API_KEYS": f"trial:enterprise:{KEY}",
     "TIERS": "enterprise=99999/minute",
     "OPENAI_API_KEY": "sk-provider-secret-1234",
     "DEFAULT_MODEL": "stand-in-1",
-    "MODEL_PRICES": "openai/*: input=1, output=10, max_output=8000",
+    "MODEL_PRICES": "; ".join(
+        f"{name}/*: input=1, output=10, max_output=8000" for name in ("openai", *FRESH)
+    ),
     "LLM_MAX_RETRIES": 0,
     "LLM_TIMEOUT": 5,
     "BREAKER_FAILURES": 1_000_000,
@@ -42,7 +49,43 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def weir(start_shared_weir: MakeWeir, provider: Provider) -> Weir:
-    return start_shared_weir(**SETTINGS, OPENAI_BASE_URL=provider.base_url)
+    # With a query of its own, each has its own answers in the cache.
+    further = {
+        f"PROVIDER_{name.upper()}_BASE_URL": f"{provider.base_url}?of={name}" for name in FRESH
+    }
+    return start_shared_weir(**SETTINGS, OPENAI_BASE_URL=provider.base_url, **further)
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """A provider that no other test uses."""
+
+    weir: Weir
+    name: str
+
+    def post(self, path: str, json: dict[str, Any]) -> requests.Response:
+        return self.weir.post(path, key=KEY, json=json | {"model": f"{self.name}/stand-in-1"})
+
+    def settled(self, calls: int) -> list[dict[str, Any]]:
+        """The rows of the ledger, once there are so many and all are settled."""
+        query = f"SELECT * FROM ledger WHERE provider = '{self.name}' ORDER BY id"
+
+        def rows() -> list[dict[str, Any]]:
+            found = Books(self.weir).rows(query)
+            done = len(found) >= calls and not any(row["state"] == "reserved" for row in found)
+            return found if done else []
+
+        return wait_until(rows, 30, f"the settling of {calls} calls")
+
+
+@pytest.fixture(scope="module")
+def fresh_names() -> Iterator[str]:
+    return iter(FRESH)
+
+
+@pytest.fixture
+def fresh(weir: Weir, fresh_names: Iterator[str]) -> Fresh:
+    return Fresh(weir, next(fresh_names))
 
 
 @pytest.fixture(scope="module")
@@ -219,17 +262,16 @@ def test_a_stream_that_ends_with_an_error_says_so_and_is_not_kept(
 
 
 def test_a_broken_generation_is_settled_as_told_and_not_kept(  # c04
-    start_weir: MakeWeir, provider: Provider
+    fresh: Fresh, provider: Provider
 ) -> None:
-    weir = start_weir(**SETTINGS, OPENAI_BASE_URL=provider.base_url)
     provider.fault(habit="finish_reason_error")
     body = body_of("Write one line about weirs.")
-    assert weir.post(OPENAI, key=KEY, json=body).status_code == 502
+    assert fresh.post(OPENAI, body).status_code == 502
     provider.fault()
-    again = weir.post(OPENAI, key=KEY, json=body)
+    again = fresh.post(OPENAI, body)
     assert (again.status_code, again.headers["X-Cache"]) == (200, "MISS")
     usage = again.json()["usage"]
-    broken, good = Books(weir).settled(2)
+    broken, good = fresh.settled(2)
     assert (broken["input_tokens"], broken["output_tokens"], broken["estimated"]) == (
         usage["prompt_tokens"], usage["completion_tokens"], False,
     )  # fmt: skip
@@ -335,12 +377,6 @@ def test_retry_after_may_have_fractions_or_be_a_date(
 # -- parameters that Weir adds --
 
 
-@pytest.fixture
-def fresh(start_weir: MakeWeir, provider: Provider) -> Weir:
-    """A Weir that has learnt nothing yet."""
-    return start_weir(**SETTINGS, OPENAI_BASE_URL=provider.base_url)
-
-
 def sent(provider: Provider) -> list[set[str]]:
     """The parameters of each call."""
     return [set(call["body"]) - {"model", "messages", "stream"} for call in provider.completions()]
@@ -348,49 +384,49 @@ def sent(provider: Provider) -> list[set[str]]:
 
 @pytest.mark.parametrize("like", habits.PARAMETER_REFUSALS)
 def test_a_server_that_refuses_stream_options_is_asked_without_them(  # c24
-    fresh: Weir, provider: Provider, like: str
+    fresh: Fresh, provider: Provider, like: str
 ) -> None:
     provider.fault(refuses="stream_options", refuses_like=like, no_usage=True)
     for text in ("hello", "hello again"):
-        *_, end = events(fresh.post(OPENAI, key=KEY, json=body_of(text, stream=True)))
+        *_, end = events(fresh.post(OPENAI, body_of(text, stream=True)))
         assert end == "[DONE]"
-    assert fresh.post("/chat", key=KEY, json={"message": "hi", "stream": True}).status_code == 200
+    assert fresh.post("/chat", {"message": "hi", "stream": True}).status_code == 200
     assert [("stream_options" in names) for names in sent(provider)] == [True, False, False, False]
-    rows = Books(fresh).settled(3)
+    rows = fresh.settled(3)
     assert [(row["state"], row["estimated"]) for row in rows] == [("settled", True)] * 3
     assert all(row["cost_nano"] for row in rows)
     asked = body_of("asked", stream=True, stream_options={"include_usage": True})
-    refused = fresh.post(OPENAI, key=KEY, json=asked)
+    refused = fresh.post(OPENAI, asked)
     assert refused.status_code == 400
     assert any(words in refused.text for words in ("stream_options", "Extra inputs"))
 
 
 def test_a_limit_is_sent_under_its_other_name_then_left_out(
-    fresh: Weir, provider: Provider
+    fresh: Fresh, provider: Provider
 ) -> None:
     provider.fault(refuses="max_tokens", refuses_like="o1")
     for text in ("one", "two"):
-        answer = fresh.post("/chat", key=KEY, json={"message": text, "max_tokens": 7})
+        answer = fresh.post("/chat", {"message": text, "max_tokens": 7})
         assert answer.status_code == 200, answer.text
     limits = [{name for name in names if "max" in name} for names in sent(provider)]
     assert limits == [{"max_tokens"}, {"max_completion_tokens"}, {"max_completion_tokens"}]
     # The client's own limit is never left out, Weir's is.
     provider.reset()
     provider.fault(refuses="max_tokens+max_completion_tokens")
-    refused = fresh.post("/chat", key=KEY, json={"message": "three", "max_tokens": 7})
+    refused = fresh.post("/chat", {"message": "three", "max_tokens": 7})
     assert refused.status_code == 400
-    assert fresh.post("/generate", key=KEY, json={"prompt": "four"}).status_code == 200
+    assert fresh.post("/generate", {"prompt": "four"}).status_code == 200
     assert not any("max" in name for name in sent(provider)[-1])
 
 
 def test_a_limit_that_one_client_chose_too_large_changes_nothing_for_others(
-    fresh: Weir, provider: Provider
+    fresh: Fresh, provider: Provider
 ) -> None:
     provider.fault(refusal="limit_too_large")
     large = {"message": "large", "max_tokens": 4_000}
-    assert fresh.post("/chat", key=KEY, json=large).status_code == 400
+    assert fresh.post("/chat", large).status_code == 400
     provider.fault(refuses="max_completion_tokens")
-    answer = fresh.post("/chat", key=KEY, json={"message": "small", "max_tokens": 7})
+    answer = fresh.post("/chat", {"message": "small", "max_tokens": 7})
     assert answer.status_code == 200, answer.text
     assert [names & {"max_tokens", "max_completion_tokens"} for names in sent(provider)] == [
         {"max_tokens"}, {"max_tokens"},
@@ -398,24 +434,24 @@ def test_a_limit_that_one_client_chose_too_large_changes_nothing_for_others(
 
 
 def test_requests_that_learn_it_together_are_all_asked_again(
-    fresh: Weir, provider: Provider
+    fresh: Fresh, provider: Provider
 ) -> None:
     provider.fault(refuses="stream_options", slow=0.3)
     bodies = [body_of(f"together {number}", stream=True) for number in range(6)]
     with ThreadPoolExecutor(6) as pool:
-        answers = list(pool.map(lambda body: fresh.post(OPENAI, key=KEY, json=body), bodies))
+        answers = list(pool.map(lambda body: fresh.post(OPENAI, body), bodies))
     assert {answer.status_code for answer in answers} == {200}
 
 
 def test_a_temperature_that_nobody_chose_is_left_out_where_it_is_refused(
-    fresh: Weir, provider: Provider
+    fresh: Fresh, provider: Provider
 ) -> None:
     provider.fault(refuses="temperature", refuses_like="o1")
-    assert fresh.post("/chat", key=KEY, json={"message": "default"}).status_code == 200
+    assert fresh.post("/chat", {"message": "default"}).status_code == 200
     chosen = {"message": "chosen", "temperature": 0.3}
-    assert fresh.post("/chat", key=KEY, json=chosen).status_code == 400
+    assert fresh.post("/chat", chosen).status_code == 400
     openai = body_of("own", temperature=0.3)
-    assert fresh.post(OPENAI, key=KEY, json=openai).status_code == 400
+    assert fresh.post(OPENAI, openai).status_code == 400
 
 
 # -- connections --
@@ -424,23 +460,24 @@ def test_a_temperature_that_nobody_chose_is_left_out_where_it_is_refused(
 @pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
 @pytest.mark.parametrize("fault", ["close_reused", "reset_reused"])
 def test_a_kept_connection_that_closes_costs_nobody_anything(  # c11
-    fresh: Weir, provider: Provider, fault: str, streamed: bool
+    fresh: Fresh, provider: Provider, fault: str, streamed: bool
 ) -> None:
+    def asked(text: str) -> requests.Response:
+        return fresh.post(OPENAI, body_of(f"{fault} {text}", stream=streamed))
+
+    assert asked("keeps a connection").status_code == 200
     provider.fault(**{fault: True})
     began = time.monotonic()
-    answers = [
-        fresh.post(OPENAI, key=KEY, json=body_of(f"{fault} {n}", stream=streamed)) for n in range(2)
-    ]
-    assert [answer.status_code for answer in answers] == [200, 200], answers[1].text
+    answer = asked("meets it closed")
+    assert answer.status_code == 200, answer.text
     assert time.monotonic() - began < 3
-    rows = Books(fresh).settled(3)
+    rows = fresh.settled(3)
     lost = rows[1]
     assert lost["state"] != "settled"
     # Not the ceiling of 8,000 tokens of output.
     assert lost["output_tokens"] < 4_000
-    assert fresh.get("/health/detailed").json()["breakers"]["openai/stand-in-1"] == {
-        "state": "closed"
-    }
+    breakers = fresh.weir.get("/health/detailed").json()["breakers"]
+    assert breakers[f"{fresh.name}/stand-in-1"] == {"state": "closed"}
 
 
 # -- models --

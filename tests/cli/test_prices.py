@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -34,22 +36,37 @@ def explained(weir: Weir, **changed: Any) -> dict[str, Any]:
     return found
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def replicas(
-    request: pytest.FixtureRequest, start_weir: MakeWeir, tmp_path: Path
+    request: pytest.FixtureRequest,
+    start_shared_weir: MakeWeir,
+    migrated_file: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Weir, Weir]:
     """Two that run on one database."""
-    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    url = f"sqlite:///{shutil.copy(migrated_file, tmp_path_factory.mktemp('shared'))}"
     if request.param == "postgresql":
-        url = request.getfixturevalue("fresh_database")
+        url = request.getfixturevalue("fresh_shared_database")
     settings = KEYS | {"DATABASE_URL": url, "MODEL_PRICES": "openai/mine: input=3"}
-    return start_weir(**settings), start_weir(**settings)
+    return start_shared_weir(**settings), start_shared_weir(**settings)
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    """Weir looks for new prices every five seconds."""
+    wait_until(lambda: condition() or time.sleep(0.1), 15, what)
+
+
+AUDITED = "SELECT actor, action, target FROM audit WHERE action LIKE 'prices%' ORDER BY id"
 
 
 def test_an_update_is_seen_by_all_that_run_and_by_all_that_start(
     replicas: tuple[Weir, Weir], tmp_path: Path
 ) -> None:
     first, second = replicas
+    rows(first, "DELETE FROM prices")  # of another test
+    for weir in replicas:
+        wait_for(lambda weir=weir: explained(weir)["price_source"] == shipped().source, "its end")
+    earlier = len(rows(first, AUDITED))
     before = explained(first)
     assert before["price_source"] == shipped().source == explained(second)["price_source"]
     file = price_lists.write(tmp_path, **{"gpt-new": price_lists.table()["gpt-4o-mini"]})
@@ -60,7 +77,7 @@ def test_an_update_is_seen_by_all_that_run_and_by_all_that_start(
     assert f"removed  openai/gpt-4.1: its price of {shipped().source} stays" in done.stdout
     source = "flask prices update: prices.json (2030-01-31)"
     for weir in replicas:
-        wait_until(lambda weir=weir: explained(weir)["price_source"] == source, 15, "the update")
+        wait_for(lambda weir=weir: explained(weir)["price_source"] == source, "the update")
         bound = (before["cost_ceiling_usd"] - 100 * 0.6e-6) / 0.15e-6
         now = explained(weir)["cost_ceiling_usd"]
         assert now == pytest.approx(bound * 1e-6 + 100 * 2e-6, abs=1e-9)
@@ -71,8 +88,7 @@ def test_an_update_is_seen_by_all_that_run_and_by_all_that_start(
     second.stop()
     second.start()
     assert explained(second)["price_source"] == source, "from its first request on"
-    audited = rows(first, "SELECT actor, action, target FROM audit WHERE action LIKE 'prices%'")
-    assert audited == [("cli", "prices.update", "prices")]
+    assert rows(first, AUDITED)[earlier:] == [("cli", "prices.update", "prices")]
     # What is written again replaces all of it.
     done = first.run_flask("prices", "update", price_lists.write(tmp_path), "--yes")
     assert "removed  openai/gpt-new: has no price then" in done.stdout
@@ -93,8 +109,11 @@ def engine_of(weir: Weir) -> Any:
     return create_engine(str(url).replace("postgresql://", "postgresql+psycopg://"))
 
 
-def test_a_broken_row_is_skipped_and_logged_once(start_weir: MakeWeir, tmp_path: Path) -> None:
-    weir = start_weir(**KEYS)
+@pytest.mark.parametrize("replicas", ["sqlite"], indirect=True)
+def test_a_broken_row_is_skipped_and_logged_once(
+    replicas: tuple[Weir, Weir], tmp_path: Path
+) -> None:
+    weir, _ = replicas
     weir.run_flask("prices", "update", price_lists.write(tmp_path), "--yes")
     rows(
         weir,
@@ -102,10 +121,13 @@ def test_a_broken_row_is_skipped_and_logged_once(start_weir: MakeWeir, tmp_path:
         "FROM prices WHERE model = 'gpt-4o-mini'",
     )
     broken = "The price of openai/odd in the database is skipped"
-    wait_until(lambda: broken in weir.raw_logs(), 15, "The log line")
-    rows(weir, "UPDATE prices SET updated_at = updated_at + 1, entry = '{\"input\": \"7\"}' "
-               "WHERE model = 'gpt-4o-mini'")  # fmt: skip
-    wait_until(lambda: explained(weir)["cost_ceiling_usd"] > 7e-6, 15, "The other row")
+    wait_for(lambda: broken in weir.raw_logs(), "The log line")
+    rows(
+        weir,
+        "UPDATE prices SET updated_at = updated_at + 1, "
+        """entry = '{"input": "7", "output": "9"}' WHERE model = 'gpt-4o-mini'""",
+    )
+    wait_for(lambda: explained(weir)["cost_ceiling_usd"] > 100 * 9e-6, "The other row")
     assert weir.raw_logs().count(broken) == 1
 
 

@@ -24,6 +24,36 @@ def weir(start_shared_weir: MakeWeir) -> Weir:
     return start_shared_weir(**SETTINGS)
 
 
+@pytest.fixture(scope="module")
+def admin(weir: Weir) -> Visitor:
+    return signed_in(weir)
+
+
+@pytest.fixture(scope="module")
+def busy_weir(start_shared_weir: MakeWeir) -> Weir:
+    """For the tests that sign in often: thirty times a minute are allowed from an address, and ten
+    times with a username."""
+    return start_shared_weir(**SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def busy_admin(busy_weir: Weir) -> Visitor:
+    return signed_in(busy_weir)
+
+
+def signed_in(weir: Weir) -> Visitor:
+    visitor = Visitor(weir)
+    visitor.sign_in()
+    return visitor
+
+
+def create(admin: Visitor, username: str, role: str) -> tuple[str, str]:
+    """The username and the password of a new account."""
+    account = {"username": username, "password": f"{username}'s password"}
+    admin.post("/dashboard/accounts", role=role, tier="free", **account)
+    return account["username"], account["password"]
+
+
 @pytest.fixture
 def visitor(weir: Weir) -> Visitor:
     return Visitor(weir)
@@ -52,12 +82,12 @@ ELSEWHERE = [
 ]  # fmt: skip
 
 
-def test_signing_in_leads_to_no_other_place(start_weir: MakeWeir) -> None:
-    weir = start_weir(**SETTINGS)
+def test_signing_in_leads_to_no_other_place(busy_weir: Weir, busy_admin: Visitor) -> None:
+    username, password = create(busy_admin, "ada", "member")
     for target in ELSEWHERE:
-        visitor = Visitor(weir)
+        visitor = Visitor(busy_weir)
         form = visitor.get("/dashboard/sign-in")
-        data = {"csrf_token": token_of(form.text), "username": "admin", "password": PASSWORD}
+        data = {"csrf_token": token_of(form.text), "username": username, "password": password}
         data["next"] = target
         answer = visitor.session.post(form.url, data=data, allow_redirects=False)
         assert answer.headers["Location"] == "/dashboard/", target
@@ -71,13 +101,16 @@ def test_a_session_s_cookie_is_the_dashboard_s_alone(visitor: Visitor) -> None:
     assert "Set-Cookie" not in visitor.get("/health").headers
 
 
-def test_wrong_passwords_are_refused_and_then_locked_out(start_weir: MakeWeir) -> None:
-    visitor = Visitor(start_weir(**SETTINGS))
+def test_wrong_passwords_are_refused_and_then_locked_out(
+    busy_weir: Weir, busy_admin: Visitor
+) -> None:
+    username, password = create(busy_admin, "bea", "admin")
+    visitor = Visitor(busy_weir)
     for _ in range(10):
-        page = visitor.sign_in(password="wrong password")
+        page = visitor.sign_in(username, "wrong password")
         assert page.status_code == 401
         assert "Wrong username or password." in page.text
-    locked = visitor.sign_in()
+    locked = visitor.sign_in(username, password)
     assert locked.status_code == 429
     assert "Too many sign-in attempts. Try again in" in locked.text
     assert visitor.get("/dashboard/").url.endswith("/sign-in?next=/dashboard/")
@@ -120,64 +153,63 @@ def test_sessions_are_signed_with_a_key_of_their_own(weir: Weir) -> None:
     assert weir.get("/admin/keys", headers=bearer).status_code == 401
 
 
-def test_signing_out_everywhere_ends_every_session_and_token(start_weir: MakeWeir) -> None:
-    weir = start_weir(**SETTINGS)
+def test_signing_out_everywhere_ends_every_session_and_token(weir: Weir, admin: Visitor) -> None:
+    account = create(admin, "cay", "admin")
     here, there = Visitor(weir), Visitor(weir)
-    here.sign_in()
-    there.sign_in()
-    token = Administrator(weir)
+    here.sign_in(*account)
+    there.sign_in(*account)
+    token = Administrator(weir, *account)
     here.post("/dashboard/sign-out", on="/dashboard/me")
     assert "/sign-in" in here.get("/dashboard/").url
     assert there.get("/dashboard/").status_code == 200
-    here.sign_in()
+    here.sign_in(*account)
     here.post("/dashboard/sign-out", on="/dashboard/me", everywhere="1")
     assert "/sign-in" in there.get("/dashboard/").url
+    assert admin.get("/dashboard/").url.endswith("/dashboard/"), "another account stays"
     answers = {token.get("/admin/keys").status_code}
     assert answers <= {200, 401}  # within the four seconds for which an identity is remembered
 
 
-def test_another_password_ends_all_other_sessions(start_weir: MakeWeir) -> None:
-    weir = start_weir(**SETTINGS)
+def test_another_password_ends_all_other_sessions(weir: Weir, admin: Visitor) -> None:
+    username, password = create(admin, "dee", "admin")
     here, there = Visitor(weir), Visitor(weir)
-    here.sign_in()
-    there.sign_in()
+    here.sign_in(username, password)
+    there.sign_in(username, password)
     change, page = "/dashboard/me/password", "/dashboard/me"
     new = {"new": "another password", "again": "another password"}
     wrong = here.post(change, on=page, current="not it at all", **new)
     assert (wrong.status_code, "current password is wrong" in wrong.text) == (403, True)
-    differ = here.post(change, on=page, current=PASSWORD, new="another one", again="another two")
+    differ = here.post(change, on=page, current=password, new="another one", again="another two")
     assert (differ.status_code, "do not match" in differ.text) == (422, True)
-    short = here.post(change, on=page, current=PASSWORD, new="short", again="short")
+    short = here.post(change, on=page, current=password, new="short", again="short")
     assert (short.status_code, "Must have 8 to 256" in short.text) == (422, True)
-    changed = here.post(change, on=page, current=PASSWORD, **new)
+    changed = here.post(change, on=page, current=password, **new)
     assert "Password changed" in changed.text
     assert "/sign-in" in there.get("/dashboard/").url
-    assert Visitor(weir).sign_in(password="another password").status_code == 200
+    assert Visitor(weir).sign_in(username, "another password").status_code == 200
 
 
-def test_a_disabled_account_is_out_at_once(start_weir: MakeWeir) -> None:
-    weir = start_weir(**SETTINGS)
-    admin, member = Visitor(weir), Visitor(weir)
-    admin.sign_in()
-    admin.post(
-        "/dashboard/accounts", username="mia", password="mia's password", role="member", tier="free"
-    )
-    assert member.sign_in("mia", "mia's password").status_code == 200
-    [link] = re.findall(
-        r'href="(/dashboard/accounts/\d+)">mia<', admin.get("/dashboard/accounts").text
-    )
+def test_a_disabled_account_is_out_at_once(busy_weir: Weir, busy_admin: Visitor) -> None:
+    admin, member = busy_admin, Visitor(busy_weir)
+    account = create(admin, "mia", "member")
+    assert member.sign_in(*account).status_code == 200
+    accounts = admin.get("/dashboard/accounts").text
+    links = dict(re.findall(r'href="(/dashboard/accounts/\d+)">(\w+)<', accounts))
+    [link] = [link for link, username in links.items() if username == "mia"]
     admin.post(link, role="member", tier="free", disabled="on")
     assert "/sign-in" in member.get("/dashboard/").url
-    assert member.sign_in("mia", "mia's password").status_code == 401
+    assert member.sign_in(*account).status_code == 401
+    # Those of other tests are no administrators any more.
+    for link, username in links.items():
+        if username not in {"admin", "mia"}:
+            admin.post(link, role="member", tier="free")
     last = admin.post("/dashboard/accounts/1", role="member", tier="enterprise")
     assert (last.status_code, "last administrator" in text_of(last.text)) == (409, True)
 
 
-def test_pages_have_a_strict_policy_and_are_not_kept(weir: Weir) -> None:
-    visitor = Visitor(weir)
-    visitor.sign_in()
+def test_pages_have_a_strict_policy_and_are_not_kept(admin: Visitor) -> None:
     for path in ("/dashboard/", "/dashboard/keys", "/dashboard/nothing/here"):
-        headers = visitor.get(path).headers
+        headers = admin.get(path).headers
         assert "unsafe" not in headers["Content-Security-Policy"]
         assert headers["Content-Security-Policy"].startswith("default-src 'none'")
         assert headers["Cache-Control"] == "no-store"
