@@ -108,7 +108,7 @@ def test_an_alert_that_was_not_taken_is_sent_again(
     for tries in (1, 2):
         wait_until(lambda tries=tries: len(receiver.received) == tries, 15)
         # The claim of the one that sends it is longer than the pause after it failed.
-        wait_until(lambda: 0 < alerts(books, "again")[0]["pause"] < 50, 15)
+        wait_until(lambda: 0 < alerts(books, "again")[0]["pause"] < 50, 15, pause=0.05)
         with books.engine.begin() as connection:
             connection.execute(text(due))
     wait_until(lambda: len(receiver.received) == 3, 15)
@@ -128,7 +128,7 @@ def test_a_webhook_that_is_gone_is_left_alone(
         [row] = alerts(books, "gone") or [{"next_attempt_at": 1}]
         return row["next_attempt_at"] is None and row["delivered_at"] is None
 
-    wait_until(given_up, 15)
+    wait_until(given_up, 15, pause=0.05)
 
 
 def test_a_url_without_a_good_secret_is_refused_at_the_start(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def told_of(weir: Weir, call_id: int) -> list[str]:
 def after_some_ticks(weir: Weir, books: Books) -> None:
     beat = "SELECT max(beat) AS beat FROM workers"
     before = books.rows(beat)[0]["beat"]
-    wait_until(lambda: books.rows(beat)[0]["beat"] >= before + 3)
+    wait_until(lambda: books.rows(beat)[0]["beat"] >= before + 3, pause=0.1)
 
 
 def test_settlements_wait_until_the_database_takes_them(

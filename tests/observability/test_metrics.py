@@ -101,7 +101,7 @@ def counted(
         seen = scraped(weir)
         return seen if seen.value(name, **labels) >= before + least else None
 
-    seen = wait_until(look, what=f"{name} {labels} of {before} + {least}")
+    seen = wait_until(look, what=f"{name} {labels} of {before} + {least}", pause=0.03)
     assert seen is not None
     return seen
 
@@ -272,14 +272,14 @@ def test_stores_that_are_away_show_and_hide_nothing_else(
         return states == [0, 0]
 
     # Each worker finds out by itself; the one that answers says what it knows.
-    wait_until(lambda: ask("unknown") and both_down(), 30)
+    wait_until(lambda: ask("unknown") and both_down(), 30, pause=0.05)
     grew = growth(before, scraped(weir))
     assert grew("weir_store_errors_total", store="database") > 0
     assert grew("weir_store_errors_total", store="redis") > 0
     assert grew("weir_requests_total", endpoint="/chat", status="200") >= 1
     valkey.start()
     postgres.start()
-    wait_until(lambda: scraped(weir).value("weir_store_up") == 2, 30)
+    wait_until(lambda: scraped(weir).value("weir_store_up") == 2, 30, pause=0.05)
 
     def all_answer() -> bool:
         with ThreadPoolExecutor(8) as pool:
@@ -305,8 +305,8 @@ def test_no_count_is_lost_or_doubled_when_a_worker_is_replaced(weir: Weir) -> No
         counted(weir, "weir_streams_open", 1)
         for number, pid in enumerate(before):
             os.kill(pid, signal.SIGKILL if number else signal.SIGTERM)
-        wait_until(lambda: len(weir.pids()) == 2 and not set(before) & set(weir.pids()), 40)
-        wait_until(lambda: scraped(weir).value("weir_workers") == 2)
+        wait_until(lambda: are_new(weir.pids(), before), 40, pause=0.1)
+        wait_until(lambda: scraped(weir).value("weir_workers") == 2, pause=0.1)
     ask(20)
     seen = counted(weir, "weir_requests_total", 40, start, endpoint="/chat", tier="enterprise")
     grew = growth(start, seen)
@@ -320,6 +320,10 @@ def test_no_count_is_lost_or_doubled_when_a_worker_is_replaced(weir: Weir) -> No
     assert owners <= {"0", *map(str, weir.pids())}, "those of the dead are added up in one"
     workers = {scraped(weir).value("weir_requests_total", endpoint="/chat") for _ in range(10)}
     assert len(workers) == 1, "whichever worker is asked says the same"
+
+
+def are_new(pids: list[int], before: list[int]) -> bool:
+    return len(pids) == 2 and not set(before) & set(pids)
 
 
 def test_label_values_are_bounded_whatever_clients_send(weir: Weir, provider: Provider) -> None:
