@@ -21,6 +21,8 @@ SETTINGS = {
 }
 UNCACHED = {"Cache-Control": "no-store"}
 MAX_TOKENS = 100
+# USD that a call of body() may cost at most: the Weirs say so, too.
+CEILING = 0.000288
 # The tiers, one for each test, by how many calls of body() their budgets are for.
 CEILINGS = {
     "seven_a_day": ("day", 7), "seven_a_month": ("month", 7), "three": ("day", 3),
@@ -40,17 +42,6 @@ def body(said: str) -> dict[str, Any]:
     return {"model": "stand-in-1", "messages": messages, "max_tokens": MAX_TOKENS}
 
 
-@pytest.fixture(scope="module")
-def ceiling(start_shared_weir: MakeWeir, provider: Provider) -> float:
-    """USD of one call as body() makes them, as Weir itself says it."""
-    key = key_of("t")
-    weir = start_shared_weir(
-        **SETTINGS, API_KEYS=f"t:enterprise:{key}", OPENAI_BASE_URL=provider.base_url
-    )
-    said = weir.post("/v1/explain", key=key, json=body("call 000"))
-    return float(said.json()["cost_ceiling_usd"])
-
-
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def shared_weirs(
     request: pytest.FixtureRequest,
@@ -58,11 +49,10 @@ def shared_weirs(
     provider: Provider,
     fresh_shared_database: str,
     fresh_shared_valkey: Valkey,
-    ceiling: float,
 ) -> list[Weir]:
     """One Weir on SQLite, or two of two workers each on PostgreSQL."""
     budgets = {
-        f"TIER_{tier.upper()}": f"usd_per_{period}={ceiling * calls:.9f}"
+        f"TIER_{tier.upper()}": f"usd_per_{period}={CEILING * calls:.9f}"
         for tier, (period, calls) in CEILINGS.items()
     }
     given = SETTINGS | {
@@ -75,9 +65,13 @@ def shared_weirs(
         **budgets,
     }
     if request.param == "sqlite":
-        return [start_shared_weir(**given)]
-    given |= {"DATABASE_URL": fresh_shared_database, "REDIS_URL": fresh_shared_valkey.url}
-    return [start_shared_weir(**given, WEB_CONCURRENCY=2) for _ in range(2)]
+        weirs = [start_shared_weir(**given)]
+    else:
+        given |= {"DATABASE_URL": fresh_shared_database, "REDIS_URL": fresh_shared_valkey.url}
+        weirs = [start_shared_weir(**given, WEB_CONCURRENCY=2) for _ in range(2)]
+    said = weirs[0].post("/v1/explain", key=key_of("told"), json=body("call 000")).json()
+    assert said["cost_ceiling_usd"] == CEILING
+    return weirs
 
 
 @pytest.fixture
@@ -117,9 +111,9 @@ def test_with_a_budget_for_n_calls_n_calls_reach_the_provider(
 
 
 def test_what_settles_below_the_ceiling_is_spent_again_to_the_last_call_that_fits(
-    weirs: list[Weir], provider: Provider, ceiling: float
+    weirs: list[Weir], provider: Provider
 ) -> None:
-    nano = round(ceiling * 1e9)
+    nano = round(CEILING * 1e9)
     key = key_of("three")
     ended = False
     while not ended:

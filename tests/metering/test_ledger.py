@@ -35,6 +35,19 @@ def weir(
     return start_shared_weir(**SETTINGS, **database, OPENAI_BASE_URL=provider.base_url)
 
 
+@pytest.fixture(scope="module")
+def retrying_weir(start_shared_weir: MakeWeir, provider: Provider) -> Weir:
+    """On SQLite: one that tries again, and knows no price but that of one model."""
+    settings = SETTINGS | {
+        "API_KEYS": f"test:enterprise:{KEY},poor:free:{KEY}x",
+        "TIERS": "enterprise=99/minute;free=99/minute",
+        "TIER_FREE": "usd_per_day=1",
+        "MODEL_PRICES": PRICES.replace("*", "retried"),
+        "LLM_MAX_RETRIES": 2,
+    }
+    return start_shared_weir(**settings, OPENAI_BASE_URL=provider.base_url)
+
+
 @pytest.fixture
 def books(weir: Weir) -> Books:
     return Books(weir)
@@ -143,27 +156,27 @@ def test_a_cancelled_stream_is_settled_by_what_came_and_what_was_on_its_way(
 
 
 def test_a_call_that_never_reached_a_provider_costs_nothing(
-    start_weir: MakeWeir, provider: Provider
+    weir: Weir, books: Books, provider: Provider
 ) -> None:
-    weir = start_weir(**SETTINGS, OPENAI_BASE_URL=provider.base_url, BREAKER_PAUSE=0.1)
     provider.stop()
     assert weir.post(OPENAI, key=KEY, json=body("unreached")).status_code == 502
-    [row] = rows_of(Books(weir), "unreached")
+    [row] = rows_of(books, "unreached")
     assert (row["state"], row["cost_nano"], row["error"]) == ("failed", 0, "ProviderFailed")
 
 
-def test_every_attempt_has_a_row(start_weir: MakeWeir, provider: Provider) -> None:
-    weir = start_weir(**SETTINGS | {"LLM_MAX_RETRIES": 2}, OPENAI_BASE_URL=provider.base_url)
+def test_every_attempt_has_a_row(retrying_weir: Weir, provider: Provider) -> None:
+    books = Books(retrying_weir)
+    books.forget()
     provider.fault(status=500, times=2)
-    answer = weir.post("/chat", key=KEY, json={"message": "again", "model": "retried"})
+    answer = retrying_weir.post("/chat", key=KEY, json={"message": "again", "model": "retried"})
     assert answer.headers["X-Weir-Attempts"] == "3"
-    rows = rows_of(Books(weir), "retried")
+    rows = rows_of(books, "retried")
     assert [(row["attempt"], row["state"]) for row in rows] == [
         (1, "failed"), (2, "failed"), (3, "settled"),
     ]  # fmt: skip
     assert {row["request_id"] for row in rows} == {answer.headers["X-Request-ID"]}
     assert answer.json()["cost_usd"] == pytest.approx(rows[-1]["cost_nano"] / 1e9)
-    Books(weir).check(provider)
+    books.check(provider)
 
 
 def test_embeddings_and_long_summaries_are_written_too(
@@ -173,7 +186,6 @@ def test_embeddings_and_long_summaries_are_written_too(
     assert weir.post("/v1/embeddings", key=KEY, json=embeddings).status_code == 200
     [row] = rows_of(books, "embedder")
     assert (row["input_tokens"], row["output_tokens"]) == (4, 0)
-    paragraph = "It says that the water rises and falls. " * 40
     paragraph = "It says that the water rises and falls. " * 40
     text = "\n\n".join(f"Paragraph {number}. {paragraph}" for number in range(12))
     summary = weir.post("/summarize", key=KEY, json={"text": text, "model": "summarizer"})
@@ -192,14 +204,8 @@ def test_the_model_s_maximum_is_sent_where_the_client_names_none(
     assert "max_tokens" not in capped
 
 
-def test_a_model_without_a_price_is_never_free(start_weir: MakeWeir, provider: Provider) -> None:
-    settings = SETTINGS | {
-        "API_KEYS": f"test:enterprise:{KEY},poor:free:{KEY}x",
-        "TIERS": "enterprise=99/minute;free=99/minute",
-        "TIER_FREE": "usd_per_day=1",
-        "MODEL_PRICES": "",
-    }
-    weir = start_weir(**settings, OPENAI_BASE_URL=provider.base_url)
+def test_a_model_without_a_price_is_never_free(retrying_weir: Weir, provider: Provider) -> None:
+    weir = retrying_weir
     answer = weir.post("/chat", key=KEY, json={"message": "hi", "model": "unpriced"})
     assert answer.json()["cost_usd"] is None
     [row] = rows_of(Books(weir), "unpriced")

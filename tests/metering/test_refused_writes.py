@@ -37,7 +37,7 @@ NO_PERMISSION, OUT_OF_RANGE = "42501", "22003"
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def weir(
+def shared_weir(
     request: pytest.FixtureRequest,
     start_shared_weir: MakeWeir,
     provider: Provider,
@@ -48,6 +48,12 @@ def weir(
         **database, API_KEYS=f"test:enterprise:{KEY}", TIERS="enterprise=99999/minute",
         TIER_ENTERPRISE="usd_per_day=100", MODEL_PRICES=PRICES, OPENAI_BASE_URL=provider.base_url,
     )  # fmt: skip
+
+
+@pytest.fixture
+def weir(shared_weir: Weir) -> Weir:
+    """A test that has ended it is the last one, except if the order changes."""
+    return shared_weir.start()
 
 
 @pytest.fixture
@@ -94,7 +100,7 @@ def told_of(weir: Weir, call_id: int) -> list[str]:
 def after_some_ticks(weir: Weir, books: Books) -> None:
     beat = "SELECT max(beat) AS beat FROM workers"
     before = books.rows(beat)[0]["beat"]
-    wait_until(lambda: books.rows(beat)[0]["beat"] >= before + 3)
+    wait_until(lambda: books.rows(beat)[0]["beat"] >= before + 3, pause=0.1)
 
 
 def test_settlements_wait_until_the_database_takes_them(
@@ -161,18 +167,12 @@ def test_what_no_try_can_write_is_booked_at_its_ceiling(
 
 
 def test_settlements_are_written_before_a_worker_ends(
-    start_weir: MakeWeir, provider: Provider, request: pytest.FixtureRequest
+    weir: Weir, books: Books, provider: Provider, refuse: Callable[..., None]
 ) -> None:
     """The worker's last tries find the database willing again."""
-    weir = start_weir(API_KEYS=f"test:enterprise:{KEY}", OPENAI_BASE_URL=provider.base_url)
-    books = Books(weir)
-    with books.engine.begin() as connection:
-        refused = REFUSE["sqlite"].format(event="UPDATE", condition="NEW.model = 'last-1'")
-        connection.execute(text(refused))
+    refuse("UPDATE", "NEW.model = 'last-1'")
     assert ask(weir, "last-1") == 200
     after_some_ticks(weir, books)
-    with books.engine.begin() as connection:
-        connection.execute(text(ALLOW["sqlite"]))
-    books.engine.dispose()
+    refuse()
     assert weir.terminate() == 0
     assert set(states(books, "last")) == {"settled"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.conftest import MakeWeir
@@ -25,8 +27,8 @@ def send(weir: Weir) -> None:
     assert weir.post("/chat", json={}).status_code == 403
 
 
-def figures(weir: Weir, requests: int, key: str | None = None) -> dict[str, object]:
-    def complete() -> dict[str, object] | None:
+def figures(weir: Weir, requests: int, key: str | None = None) -> dict[str, Any]:
+    def complete() -> dict[str, Any] | None:
         stats = weir.get("/stats", key=key).json()
         return stats if stats["total_requests"] >= requests else None
 
@@ -83,29 +85,39 @@ def test_stats_agree_with_what_was_sent_before_and_after_a_restart(
     assert str(more["since"])[:2] == "20"
 
 
-def test_sigterm_writes_the_last_counters(start_weir: MakeWeir) -> None:
-    weir = start_weir()
-    assert weir.post("/chat", key="prod_key_456", json={"message": "last"}).ok
-    assert weir.terminate() == 0
-    weir.start()
-    assert weir.get("/stats").json()["total_requests"] == 1
+@pytest.fixture(scope="module")
+def small_weir(start_shared_weir: MakeWeir, provider: Provider) -> Weir:
+    """One worker on SQLite."""
+    return start_shared_weir(
+        API_KEYS=API_KEYS, OPENAI_BASE_URL=provider.base_url, STATS_ACCESS="key"
+    )
 
 
-def test_stats_may_be_kept_for_keys(start_weir: MakeWeir) -> None:
-    weir = start_weir(STATS_ACCESS="key")
-    assert weir.get("/stats").status_code == 403
-    assert weir.get("/stats", key="prod_key_456").status_code == 200
-    assert weir.get("/stats", headers={"Authorization": "Bearer wrong"}).status_code == 401
+def test_sigterm_writes_the_last_counters(small_weir: Weir) -> None:
+    before = small_weir.get("/stats", key=KEYS[2]).json()
+    assert small_weir.post("/chat", key=KEYS[2], json={"message": "last"}).ok
+    assert small_weir.terminate() == 0
+    small_weir.start()
+    after = small_weir.get("/stats", key=KEYS[2]).json()
+    assert after["total_requests"] == before["total_requests"] + 1
+    assert after["you"]["requests"] == 1
+
+
+def test_stats_may_be_kept_for_keys(small_weir: Weir) -> None:
+    assert small_weir.get("/stats").status_code == 403
+    assert small_weir.get("/stats", key=KEYS[0]).status_code == 200
+    assert small_weir.get("/stats", headers={"Authorization": "Bearer wrong"}).status_code == 401
 
 
 def test_a_stream_that_the_provider_cut_is_an_error_and_one_that_was_left_is_not(
-    start_weir: MakeWeir, provider: Provider
+    small_weir: Weir, provider: Provider
 ) -> None:
-    weir = start_weir(API_KEYS=API_KEYS, OPENAI_BASE_URL=provider.base_url)
+    before = small_weir.get("/stats", key=KEYS[0]).json()
     provider.fault(cut=True)
-    with weir.stream("/chat", {"message": "cut", "stream": True}, KEYS[0]) as stream:
+    with small_weir.stream("/chat", {"message": "cut", "stream": True}, KEYS[0]) as stream:
         list(stream)
     provider.fault(gap=0.1, pieces=500)
-    with weir.stream("/chat", {"message": "left", "stream": True}, KEYS[0]) as stream:
+    with small_weir.stream("/chat", {"message": "left", "stream": True}, KEYS[0]) as stream:
         next(stream)
-    assert figures(weir, 2, KEYS[0])["errors"] == 1
+    after = figures(small_weir, before["total_requests"] + 2, KEYS[0])
+    assert after["errors"] == before["errors"] + 1

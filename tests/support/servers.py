@@ -69,13 +69,18 @@ def free_port() -> int:
         return port
 
 
-def wait_until(condition: Callable[[], Result], timeout: float = 10.0, what: str = "") -> Result:
-    """Evaluate the condition every 10 ms until it is true, and return its value."""
+def wait_until(
+    condition: Callable[[], Result], timeout: float = 10.0, what: str = "", pause: float = 0.01
+) -> Result:
+    """Evaluate the condition every 10 ms until it is true, and return its value.
+
+    Where it takes seconds, a longer pause leaves the processor to others.
+    """
     give_up_at = time.monotonic() + timeout
     while not (result := condition()):
         if time.monotonic() > give_up_at:
             raise TimeoutError(f"{what or 'This'} did not happen within {timeout:g} s")
-        time.sleep(0.01)
+        time.sleep(pause)
     return result
 
 
