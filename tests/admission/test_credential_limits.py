@@ -9,7 +9,7 @@ import requests
 
 from tests.conftest import MakeWeir
 from tests.support.administrator import PASSWORD, SETTINGS, Administrator
-from tests.support.servers import Valkey, Weir
+from tests.support.servers import Valkey, Weir, wait_until
 from tests.support.visitor import Visitor
 
 BODY = {"message": "hello"}
@@ -105,13 +105,11 @@ def test_an_account_that_is_refused_does_not_count_against_its_address(weirs: We
 
 @pytest.mark.parametrize("outage", ["stop", "pause"])
 def test_without_redis_each_process_counts_for_itself(
-    start_weir: MakeWeir, fresh_valkey: Valkey, outage: str
+    weirs: Weirs, valkey: Valkey, outage: str
 ) -> None:
-    weir = start_weir(
-        **SETTINGS, API_KEYS=f"test:enterprise:{KEY}", REDIS_URL=fresh_valkey.url,
-        WEB_CONCURRENCY=1, TRUSTED_PROXIES=1,
-    )  # fmt: skip
-    getattr(fresh_valkey, outage)()
+    weir = weirs[0]
+    wait_until(lambda: weir.get("/health").json()["checks"]["cache"] == "healthy")
+    getattr(valkey, outage)()
     address = next(ADDRESSES)
     statuses = [chat(weir, address, api_key="wrong").status_code for _ in range(31)]
     assert statuses == [403] * 30 + [429]
@@ -119,7 +117,7 @@ def test_without_redis_each_process_counts_for_itself(
     assert chat(weir, next(ADDRESSES), Authorization="Bearer wrong").status_code == 401
     assert chat(weir, address, X_API_Key=KEY).status_code == 200
     assert sign_in(weir, address, "admin", PASSWORD).status_code == 200
-    statuses = [sign_in(weir, address, "nobody").status_code for _ in range(11)]
+    statuses = [sign_in(weir, address, f"nobody {outage}").status_code for _ in range(11)]
     assert statuses == [401] * 10 + [429]
-    assert visit(weir, address, "nobody").status_code == 429
-    assert visit(weir, address, "somebody").status_code == 401
+    assert visit(weir, address, f"nobody {outage}").status_code == 429
+    assert visit(weir, address, f"somebody {outage}").status_code == 401

@@ -24,6 +24,22 @@ def weir(start_shared_weir: MakeWeir) -> Weir:
     return start_shared_weir(TIERS="free=900/minute;premium=900/minute", TRUSTED_PROXIES=1)
 
 
+@pytest.fixture(scope="module")
+def with_stores(
+    start_shared_weir: MakeWeir,
+    fresh_shared_valkey: Valkey,
+    fresh_shared_database: str,
+    provider: Provider,
+) -> Weir:
+    """It has a database that can be stopped, and an answer in its cache."""
+    weir = start_shared_weir(
+        REDIS_URL=fresh_shared_valkey.url, DATABASE_URL=fresh_shared_database, WEB_CONCURRENCY=1,
+        API_KEYS=f"test:enterprise:{KEY}", OPENAI_BASE_URL=provider.base_url,
+    )  # fmt: skip
+    assert chat(weir, {"X-API-Key": KEY}).status_code == 200
+    return weir
+
+
 def chat(weir: Weir, headers: dict[str, str]) -> requests.Response:
     return weir.post("/chat", headers=headers, json=BODY)
 
@@ -120,30 +136,26 @@ def test_a_revoked_key_stops_working_on_every_worker(
 def test_the_keys_of_the_settings_are_taken_over_by_name(
     new_weir: MakeWeir, tmp_path: Path
 ) -> None:
-    def statuses(api_keys: str, *keys: str) -> list[int]:
+    def statuses(api_keys: str, *keys: str, revoke: bool = False) -> list[int]:
         weir = new_weir(data_dir=tmp_path, API_KEYS=api_keys).start()
         found = [chat(weir, {"X-API-Key": key}).status_code for key in keys]
+        if revoke:
+            assert weir.run_flask("keys", "revoke", key_id(weir, "shop")).returncode == 0
         weir.stop()
         return found
 
     assert statuses("shop:free:shop-key-0000001", "shop-key-0000001") == [200]
     keys = ("shop-key-0000001", "shop-key-0000002")
     assert statuses("shop:free:shop-key-0000002", *keys) == [403, 200]
-    assert statuses("shop:free:shop-key-0000001", *keys) == [200, 403]
-    weir = new_weir(data_dir=tmp_path, API_KEYS="shop:free:shop-key-0000001").start()
-    assert weir.run_flask("keys", "revoke", key_id(weir, "shop")).returncode == 0
-    weir.stop()
+    assert statuses("shop:free:shop-key-0000001", *keys, revoke=True) == [200, 403]
     assert statuses("shop:free:shop-key-0000001", *keys) == [403, 403]
     assert statuses("shop:free:shop-key-0000003", "shop-key-0000003") == [200]
 
 
 def test_an_expired_key_is_not_served_from_memory_while_the_database_is_away(
-    start_weir: MakeWeir, fresh_valkey: Valkey, postgres: Postgres, fresh_database: str
+    with_stores: Weir, postgres: Postgres
 ) -> None:
-    weir = start_weir(
-        REDIS_URL=fresh_valkey.url, DATABASE_URL=fresh_database, WEB_CONCURRENCY=1,
-        API_KEYS=f"test:enterprise:{KEY}",
-    )  # fmt: skip
+    weir = with_stores
     expiring = weir.run_flask("keys", "create", "Expiring", "--expires", "6s").stdout.strip()
     keys = ({"X-API-Key": KEY}, {"X-API-Key": expiring})
     assert [chat(weir, key).status_code for key in keys] == [200, 200]
@@ -158,17 +170,9 @@ def test_an_expired_key_is_not_served_from_memory_while_the_database_is_away(
 
 @pytest.mark.parametrize("outage", ["stop", "pause"])
 def test_without_its_database_weir_calls_no_key_invalid(
-    start_weir: MakeWeir,
-    fresh_valkey: Valkey,
-    postgres: Postgres,
-    fresh_database: str,
-    provider: Provider,
-    outage: str,
+    with_stores: Weir, postgres: Postgres, outage: str
 ) -> None:
-    weir = start_weir(
-        REDIS_URL=fresh_valkey.url, DATABASE_URL=fresh_database, WEB_CONCURRENCY=1,
-        API_KEYS=f"test:enterprise:{KEY}", OPENAI_BASE_URL=provider.base_url,
-    )  # fmt: skip
+    weir = with_stores
     assert chat(weir, {"X-API-Key": KEY}).status_code == 200
     getattr(postgres, outage)()
 

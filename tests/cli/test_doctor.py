@@ -6,7 +6,6 @@ import json
 import threading
 import urllib.request
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import date
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,8 +15,10 @@ from typing import Any
 import pytest
 
 from tests.conftest import MakeWeir
+from tests.support import commands
 from tests.support.administrator import SETTINGS
 from tests.support.books import PRICES
+from tests.support.gevent_process import PlainProcess
 from tests.support.servers import Postgres, Provider, Valkey, Weir, free_port
 from webapp.diagnosis import price_age
 from webapp.metering.prices import Edition
@@ -25,12 +26,23 @@ from webapp.metering.prices import Edition
 SECRETS = {"SECRET_KEY": "a-secret-of-the-doctor-tests", "OPENAI_API_KEY": "sk-a-provider-s-key-1"}
 
 
-def examine(weir: Weir, *args: str) -> tuple[int, dict[str, list[dict[str, Any]]]]:
-    """The exit code, and the findings by their checks."""
-    # In processes of their own: the doctor's connections last as long as its process.
-    with ThreadPoolExecutor(2) as pool:
-        commands = (["doctor", "--json", *args], ["doctor", *args])
-        done, plain = pool.map(lambda command: weir.run_flask_process(*command), commands)
+@pytest.fixture(scope="module")
+def process() -> Iterator[PlainProcess]:
+    """Not the tests' own: the doctor's connections last as long as its process."""
+    with PlainProcess() as running:
+        yield running
+
+
+def examine(
+    weir: Weir, process: PlainProcess, *args: str, alone: bool = False
+) -> tuple[int, dict[str, list[dict[str, Any]]]]:
+    """The exit code, and the findings by their checks; if `alone`, as an operator runs it."""
+    doctor = ("doctor", "--json", *args)
+    if alone:
+        done = weir.run_flask_process(*doctor)
+    else:
+        done = process.run(commands.run_flask, weir.env, *doctor)
+    plain = process.run(commands.run_flask, weir.env, "doctor", *args)
     assert done.stdout.startswith("["), done.stdout + done.stderr
     said = done.stdout + done.stderr + plain.stdout
     for secret in (*SECRETS.values(), SETTINGS["ADMIN_PASSWORD"]):
@@ -47,13 +59,17 @@ def statuses(findings: list[dict[str, Any]]) -> set[str]:
 
 
 def test_where_all_is_well_it_says_so(
-    start_weir: MakeWeir, provider: Provider, fresh_valkey: Valkey, fresh_database: str
+    start_weir: MakeWeir,
+    provider: Provider,
+    fresh_valkey: Valkey,
+    fresh_database: str,
+    process: PlainProcess,
 ) -> None:
     weir = start_weir(
         **SETTINGS, **SECRETS, OPENAI_BASE_URL=provider.base_url, DATABASE_URL=fresh_database,
         REDIS_URL=fresh_valkey.url, DEFAULT_MODEL="stand-in-1", MODEL_PRICES=PRICES,
     )  # fmt: skip
-    code, findings = examine(weir, "--url", weir.url)
+    code, findings = examine(weir, process, "--url", weir.url, alone=True)
     assert code == 0, findings
     assert set(findings) == {
         "settings", "database", "ledger", "redis", "clock", "providers", "prices", "workers", "url",
@@ -65,7 +81,11 @@ def test_where_all_is_well_it_says_so(
 
 
 def test_what_is_away_is_named(
-    new_weir: MakeWeir, fresh_database: str, postgres: Postgres, provider: Provider
+    new_weir: MakeWeir,
+    fresh_database: str,
+    postgres: Postgres,
+    provider: Provider,
+    process: PlainProcess,
 ) -> None:
     settings = SECRETS | {
         "DATABASE_URL": fresh_database,
@@ -73,7 +93,8 @@ def test_what_is_away_is_named(
         "OPENAI_BASE_URL": f"http://127.0.0.1:{free_port()}/v1",
     }
     postgres.stop()
-    code, findings = examine(new_weir(**settings), "--url", f"http://127.0.0.1:{free_port()}")
+    address = f"http://127.0.0.1:{free_port()}"
+    code, findings = examine(new_weir(**settings), process, "--url", address)
     assert code == 1
     for check in ("database", "redis", "providers", "url"):
         assert "problem" in statuses(findings[check]), findings[check]
@@ -81,7 +102,11 @@ def test_what_is_away_is_named(
 
 
 def test_what_may_go_wrong_is_warned_of(
-    new_weir: MakeWeir, provider: Provider, fresh_valkey: Valkey, tmp_path: Path
+    new_weir: MakeWeir,
+    provider: Provider,
+    fresh_valkey: Valkey,
+    tmp_path: Path,
+    process: PlainProcess,
 ) -> None:
     with fresh_valkey.client() as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
@@ -92,7 +117,7 @@ def test_what_may_go_wrong_is_warned_of(
             PROVIDER_GROQ_APIKEY="x", data_dir=tmp_path,
             MODEL_ROUTES="fast=openai/stand-in-1;slow=openai/no-such-model",
         )  # fmt: skip
-        code, findings = examine(weir)
+        code, findings = examine(weir, process)
     finally:
         with fresh_valkey.client() as client:
             client.config_set("maxmemory-policy", "noeviction")
@@ -109,14 +134,15 @@ def test_what_may_go_wrong_is_warned_of(
 
 
 def test_it_says_whose_prices_hold_where_no_maker_is_called(
-    new_weir: MakeWeir, provider: Provider
+    new_weir: MakeWeir, provider: Provider, process: PlainProcess
 ) -> None:
     url = provider.base_url
-    code, findings = examine(new_weir(
+    weir = new_weir(
         OPENAI_BASE_URL=url, PROVIDER_PROXY_BASE_URL=url, PROVIDER_PROXY_PRICES="maker",
         PROVIDER_LOCAL_BASE_URL=url, MODEL_PRICES="local/*: input=0",
         MODEL_ROUTES="a=openai/gpt-4o-mini;b=proxy/gpt-4o-mini;c=local/gpt-4o-mini",
-    ))  # fmt: skip
+    )  # fmt: skip
+    code, findings = examine(weir, process)
     assert code == 0, findings
     said = {finding["found"]: finding for finding in findings["prices"]}
     assert said["openai: 127.0.0.1 is not the maker's own host: no prices hold"]["advice"] == (
@@ -141,11 +167,11 @@ def test_old_prices_are_warned_of() -> None:
 
 
 def test_a_provider_that_refuses_its_key_and_workers_without_redis_are_named(
-    new_weir: MakeWeir, provider: Provider
+    new_weir: MakeWeir, provider: Provider, process: PlainProcess
 ) -> None:
     provider.fault(status=401, path="/v1/models")
     weir = new_weir(OPENAI_BASE_URL=provider.base_url, WEB_CONCURRENCY=3)
-    code, findings = examine(weir)
+    code, findings = examine(weir, process)
     assert code == 1
     assert "Check its API key" in findings["providers"][0]["advice"]
     assert findings["workers"][0]["found"] == "1 of 3 started"
@@ -189,13 +215,17 @@ def buffering_proxy(target: str, *, date: str = "") -> Iterator[str]:
     server.server_close()
 
 
+@pytest.fixture(scope="module")
+def weir(start_shared_weir: MakeWeir) -> Weir:
+    return start_shared_weir(**SETTINGS)
+
+
 @pytest.mark.parametrize("date", ["", "Sat, 01 Jan 2000 00:00:00 GMT"])
 def test_a_proxy_that_buffers_and_a_clock_that_is_wrong_are_found(
-    start_weir: MakeWeir, date: str
+    weir: Weir, process: PlainProcess, date: str
 ) -> None:
-    weir = start_weir(**SETTINGS)
     with buffering_proxy(weir.url, date=date) as url:
-        code, findings = examine(weir, "--url", url)
+        code, findings = examine(weir, process, "--url", url)
     assert code == 1
     assert statuses(findings["streaming"]) == {"problem"}
     assert "X-Request-ID" in findings["url"][1]["found"]

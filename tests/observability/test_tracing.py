@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,38 +15,49 @@ from tests.conftest import MakeWeir
 from tests.support.collector import Collector, Span
 from tests.support.servers import Provider, Valkey, Weir, wait_until
 
-KEY = "test_key_0123456789"
+KEY, NEW_KEY = "test_key_0123456789", "new_key_0123456789"
 OPENAI = "/v1/chat/completions"
-CALLER, CALLERS_SPAN = "ab" * 16, "cd" * 8
-TRACEPARENT = {"traceparent": f"00-{CALLER}-{CALLERS_SPAN}-01"}
+CALLERS_SPAN = "cd" * 8
 SERVER, CLIENT = 2, 3
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def collector() -> Iterator[Collector]:
     with Collector() as server:
         yield server
 
 
 @pytest.fixture
-def traced(
-    start_weir: MakeWeir, collector: Collector, fresh_database: str, provider: Provider
-) -> Callable[..., Weir]:
-    """Starts a Weir that traces, with further settings."""
+def caller() -> str:
+    """The id of a caller's trace."""
+    return secrets.token_hex(16)
 
-    def start(**settings: object) -> Weir:
-        given: dict[str, object] = {
-            "API_KEYS": f"test:enterprise:{KEY}",
-            "DATABASE_URL": fresh_database,
-            "OPENAI_BASE_URL": provider.base_url,
-            "DEFAULT_MODEL": "stand-in-1",
-            "LLM_MAX_RETRIES": 1,
-            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
-            "OTEL_BSP_SCHEDULE_DELAY": 100,
-        }
-        return start_weir(**given | settings)
 
-    return start
+def traceparent(caller: str, flags: str = "01") -> dict[str, str]:
+    return {"traceparent": f"00-{caller}-{CALLERS_SPAN}-{flags}"}
+
+
+def tracing(collector: Collector, database: str, provider: Provider) -> dict[str, Any]:
+    """The settings of a Weir that traces."""
+    return {
+        "API_KEYS": f"test:enterprise:{KEY},new:enterprise:{NEW_KEY}",
+        "DATABASE_URL": database,
+        "OPENAI_BASE_URL": provider.base_url,
+        "DEFAULT_MODEL": "stand-in-1",
+        "LLM_MAX_RETRIES": 1,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+        "OTEL_BSP_SCHEDULE_DELAY": 100,
+    }
+
+
+@pytest.fixture(scope="module")
+def weir(
+    start_shared_weir: MakeWeir,
+    collector: Collector,
+    fresh_shared_database: str,
+    provider: Provider,
+) -> Weir:
+    return start_shared_weir(**tracing(collector, fresh_shared_database, provider))
 
 
 def whole(collector: Collector, trace_id: str) -> dict[str, Span]:
@@ -73,14 +85,14 @@ def ask(weir: Weir, message: str, **fields: Any) -> dict[str, Any]:
 
 
 def test_one_trace_goes_from_the_caller_to_the_provider(
-    traced: Callable[..., Weir], collector: Collector, provider: Provider
+    weir: Weir, collector: Collector, provider: Provider, caller: str
 ) -> None:
-    weir = traced()
     body = {"messages": [{"role": "user", "content": "a secret-prompt"}], "max_tokens": 9}
     theirs = {"tracestate": "vendor=internal", "baggage": "user=somebody"}
-    answer = weir.post(OPENAI, key=KEY, json=body, headers=TRACEPARENT | theirs)
+    # Nobody has used this key before: it is read from the database.
+    answer = weir.post(OPENAI, key=NEW_KEY, json=body, headers=traceparent(caller) | theirs)
     assert answer.status_code == 200
-    spans = whole(collector, CALLER)
+    spans = whole(collector, caller)
     request = spans[f"POST {OPENAI}"]
     assert request.parent_id == CALLERS_SPAN
     assert request.attributes["http.response.status_code"] == 200
@@ -107,17 +119,14 @@ def test_one_trace_goes_from_the_caller_to_the_provider(
     assert request.resource["service.name"] == "weir"
 
     [asked] = provider.completions()
-    assert asked["headers"]["traceparent"] == f"00-{CALLER}-{call.id}-01"
+    assert asked["headers"]["traceparent"] == f"00-{caller}-{call.id}-01"
     assert not asked["headers"].keys() & theirs
-    for secret in (b"secret-prompt", b"echo:", KEY.encode()):
+    for secret in (b"secret-prompt", b"echo:", NEW_KEY.encode()):
         assert secret not in collector.raw
 
 
-def test_a_hit_has_a_trace_of_its_own_which_the_log_names(
-    traced: Callable[..., Weir], collector: Collector
-) -> None:
-    weir = traced()
-    first, second = ask(weir, "x"), ask(weir, "x")
+def test_a_hit_has_a_trace_of_its_own_which_the_log_names(weir: Weir, collector: Collector) -> None:
+    first, second = ask(weir, "a hit"), ask(weir, "a hit")
     assert first["trace_id"] != second["trace_id"]
     spans = whole(collector, second["trace_id"])
     assert set(spans) == {"POST /chat", "admission", "cache"}
@@ -125,11 +134,10 @@ def test_a_hit_has_a_trace_of_its_own_which_the_log_names(
 
 
 def test_each_attempt_is_a_span_and_failures_show(
-    traced: Callable[..., Weir], collector: Collector, provider: Provider
+    weir: Weir, collector: Collector, provider: Provider
 ) -> None:
-    weir = traced()
     provider.fault(status=500)
-    line = ask(weir, "x")
+    line = ask(weir, "attempts")
     assert line["error"] == "ProviderFailed"
     spans = whole(collector, line["trace_id"])
     attempts = [s for s in collector.spans(line["trace_id"]) if s.name == "chat stand-in-1"]
@@ -139,14 +147,21 @@ def test_each_attempt_is_a_span_and_failures_show(
         assert span.attributes["error.type"] == "ProviderFailed"
 
 
-def test_who_joins_a_flight_has_no_call_of_its_own(
-    traced: Callable[..., Weir], collector: Collector, provider: Provider, fresh_valkey: Valkey
+def test_who_joins_a_flight_has_no_call_of_its_own_and_all_is_sent_before_a_worker_ends(
+    start_weir: MakeWeir,
+    collector: Collector,
+    fresh_database: str,
+    provider: Provider,
+    fresh_valkey: Valkey,
 ) -> None:
-    weir = traced(REDIS_URL=fresh_valkey.url, WEB_CONCURRENCY=2)
+    settings = tracing(collector, fresh_database, provider) | {"OTEL_BSP_SCHEDULE_DELAY": 60_000}
+    weir = start_weir(**settings, REDIS_URL=fresh_valkey.url, WEB_CONCURRENCY=2)
     provider.fault(slow=0.5)
     with ThreadPoolExecutor(4) as pool:
         lines = list(pool.map(lambda _: ask(weir, "together"), range(4)))
     assert len(provider.completions()) == 1
+    assert not any(collector.spans(line["trace_id"]) for line in lines)
+    assert weir.terminate() == 0
     roles = []
     for line in lines:
         spans = whole(collector, line["trace_id"])
@@ -156,66 +171,53 @@ def test_who_joins_a_flight_has_no_call_of_its_own(
 
 
 def test_a_stream_s_span_lasts_as_long_as_the_stream(
-    traced: Callable[..., Weir], collector: Collector, provider: Provider
+    weir: Weir, collector: Collector, provider: Provider, caller: str
 ) -> None:
-    weir = traced()
     provider.fault(gap=0.1, pieces=6)
-    with weir.stream("/chat", {"message": "x", "stream": True}, KEY, headers=TRACEPARENT) as stream:
+    asked = {"message": "a stream", "stream": True}
+    with weir.stream("/chat", asked, KEY, headers=traceparent(caller)) as stream:
         list(stream)
-    spans = whole(collector, CALLER)
+    spans = whole(collector, caller)
     call = spans["chat stand-in-1"]
     assert call.ended - call.began > 0.4
     assert spans["POST /chat"].ended >= call.ended
     assert call.attributes["gen_ai.response.time_to_first_chunk"] < 0.4
 
 
-def test_who_asks_for_no_sampling_gets_none(
-    traced: Callable[..., Weir], collector: Collector
-) -> None:
-    weir = traced()
-    unsampled = {"traceparent": f"00-{CALLER}-{CALLERS_SPAN}-00"}
-    assert weir.post("/chat", key=KEY, json={"message": "x"}, headers=unsampled).ok
-    ask(weir, "y")
-    wait_until(collector.spans)
-    assert not collector.spans(CALLER)
+def test_who_asks_for_no_sampling_gets_none(weir: Weir, collector: Collector, caller: str) -> None:
+    unsampled = traceparent(caller, "00")
+    assert weir.post("/chat", key=KEY, json={"message": "unsampled"}, headers=unsampled).ok
+    whole(collector, ask(weir, "sampled")["trace_id"])
+    assert not collector.spans(caller)
     assert not any(span.name.endswith("/readiness") for span in collector.spans())
 
 
 def test_a_collector_that_is_away_costs_requests_nothing(
-    traced: Callable[..., Weir], collector: Collector
+    start_weir: MakeWeir, fresh_database: str, provider: Provider
 ) -> None:
-    weir = traced()
-    collector.pause()
-    took = []
-    for number in range(20):
+    with Collector() as collector:
+        weir = start_weir(**tracing(collector, fresh_database, provider))
+        collector.pause()
+        took = []
+        for number in range(20):
+            began = time.perf_counter()
+            ask(weir, f"number {number}")
+            took.append(time.perf_counter() - began)
+        collector.stop()
+        ask(weir, "gone")
+        assert sorted(took)[10] < 0.5
         began = time.perf_counter()
-        ask(weir, f"number {number}")
-        took.append(time.perf_counter() - began)
-    collector.stop()
-    ask(weir, "gone")
-    assert sorted(took)[10] < 0.5
-    began = time.perf_counter()
-    assert weir.terminate() == 0
-    assert time.perf_counter() - began < 15
-    for line in weir.raw_logs().splitlines():
-        assert line.startswith("{"), line
-
-
-def test_the_last_spans_are_sent_before_a_worker_ends(
-    traced: Callable[..., Weir], collector: Collector
-) -> None:
-    weir = traced(OTEL_BSP_SCHEDULE_DELAY=60_000)
-    line = ask(weir, "x")
-    assert not collector.spans(line["trace_id"])
-    assert weir.terminate() == 0
-    assert "chat stand-in-1" in whole(collector, line["trace_id"])
+        assert weir.terminate() == 0
+        assert time.perf_counter() - began < 15
+        for line in weir.raw_logs().splitlines():
+            assert line.startswith("{"), line
 
 
 def test_without_an_endpoint_opentelemetry_s_sdk_is_not_even_imported(
-    start_weir: MakeWeir, provider: Provider
+    start_weir: MakeWeir, provider: Provider, caller: str
 ) -> None:
     weir = start_weir(API_KEYS=f"test:enterprise:{KEY}", OPENAI_BASE_URL=provider.base_url)
-    weir.post("/chat", key=KEY, json={"message": "x"}, headers=TRACEPARENT)
+    weir.post("/chat", key=KEY, json={"message": "x"}, headers=traceparent(caller))
     [worker] = weir.pids()
     maps = Path(f"/proc/{worker}/maps").read_text()
     assert "google/_upb" not in maps, "protobuf is loaded"

@@ -19,18 +19,18 @@ from tests.support.servers import REPOSITORY
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
-BEGIN = (
-    "from gevent import monkey; monkey.patch_all(); "
-    "from tests.support.gevent_process import serve; serve()"
-)
+PATCH = "from gevent import monkey; monkey.patch_all(); "
+SERVE = "from tests.support.gevent_process import serve; serve()"
 
 
 class GeventProcess:
     """Runs one function after the other. State in modules is preserved for the next one."""
 
+    begin = PATCH + SERVE
+
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", BEGIN],
+            [sys.executable, "-c", self.begin],
             cwd=REPOSITORY,
             env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")},
             stdin=subprocess.PIPE,
@@ -61,6 +61,12 @@ class GeventProcess:
         if error is not None:
             raise error
         return result  # type: ignore[no-any-return]
+
+
+class PlainProcess(GeventProcess):
+    """The same, not patched: like that of a flask command. Connections last as long as it does."""
+
+    begin = SERVE
 
 
 def serve() -> None:

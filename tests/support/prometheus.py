@@ -22,7 +22,7 @@ METRIC = re.compile(r"\bweir_[a-z_]+")
 
 
 class Prometheus(Server):
-    """Runs the shipped configuration, except for Weir's address, the token and the interval."""
+    """Runs the shipped configuration, except for Weir's address, the token and the intervals."""
 
     def __init__(self, weir: Weir, token: str, every: str = "1s") -> None:
         super().__init__()
@@ -79,7 +79,7 @@ def write_config(folder: Path, weir: Weir, token: str, every: str) -> Path:
     config["global"] = {"scrape_interval": every, "scrape_timeout": every} | {
         "evaluation_interval": every
     }
-    config["rule_files"] = [str(SHIPPED / name) for name in config["rule_files"]]
+    config["rule_files"] = [str(_rules(folder, name, every)) for name in config["rule_files"]]
     [job] = config["scrape_configs"]
     [target] = job["static_configs"]
     target["targets"] = [f"127.0.0.1:{weir.port}"]
@@ -88,6 +88,16 @@ def write_config(folder: Path, weir: Weir, token: str, every: str) -> Path:
     job["authorization"]["credentials_file"] = str(credentials)
     written = folder / "prometheus.yml"
     written.write_text(yaml.safe_dump(config))
+    return written
+
+
+def _rules(folder: Path, name: str, every: str) -> Path:
+    """The shipped rules, evaluated as often."""
+    rules = yaml.safe_load((SHIPPED / name).read_text())
+    for group in rules["groups"]:
+        group["interval"] = every
+    written = folder / name
+    written.write_text(yaml.safe_dump(rules))
     return written
 
 

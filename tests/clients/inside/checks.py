@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import json
 import os
@@ -23,9 +24,14 @@ PROVIDER_URL = os.environ["PROVIDER_URL"]  # without Weir between
 CONTROL_URL = os.environ["CONTROL_URL"]
 MODEL = os.environ["MODEL"]
 
+# A client is imported between here and run(), and all of it stays.
+gc.disable()
+
 
 def run(namespace: Mapping[str, Any]) -> None:
     """Make each check, a public function of the program, in order, and print what came of it."""
+    gc.freeze()
+    gc.enable()
     for name, check in [*namespace.items()]:
         its_own = inspect.isfunction(check) and check.__module__ == "__main__"
         if its_own and not name.startswith("_"):

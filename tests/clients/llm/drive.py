@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 
 from checks import API_KEY, BASE_URL, MODEL, asked, fault, run
+from llm.cli import cli
 
-COMMAND = str(Path(sys.executable).parent / "llm")
+COMMAND = [str(Path(sys.executable).parent / "llm")]
+FORK = multiprocessing.get_context("fork")
 # JSON is YAML.
 MODELS = [
     {
@@ -27,7 +32,7 @@ MODELS = [
 # The home of this run, which ends with it.
 FOLDER = Path.home() / "llm"
 FOLDER.mkdir()
-ENVIRON = {**os.environ, "LLM_USER_PATH": str(FOLDER)}
+os.environ["LLM_USER_PATH"] = str(FOLDER)
 (FOLDER / "extra-openai-models.yaml").write_text(json.dumps(MODELS))
 (FOLDER / "keys.json").write_text(json.dumps({"weir": API_KEY}))
 
@@ -40,9 +45,25 @@ def _llm(*words: str) -> str:
 
 
 def _run(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [COMMAND, *words], env=ENVIRON, capture_output=True, text=True, timeout=30, input=""
-    )
+    """The command, in a fork of this process: nearly all of a start of it is what it imports."""
+    with TemporaryFile("w+") as out, TemporaryFile("w+") as err:
+        process = FORK.Process(target=_command, args=(words, out, err))
+        process.start()
+        process.join(30)
+        if process.exitcode is None:
+            process.kill()
+            raise TimeoutError(words)
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(words, process.exitcode, out.read(), err.read())
+
+
+def _command(words: tuple[str, ...], out: IO[str], err: IO[str]) -> None:
+    os.dup2(out.fileno(), 1)
+    os.dup2(err.fileno(), 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+    sys.argv = [*COMMAND, *words]
+    cli()
 
 
 def a_plain_prompt_is_answered_and_its_usage_logged() -> None:
@@ -56,8 +77,9 @@ def a_plain_prompt_is_answered_and_its_usage_logged() -> None:
 
 def a_streamed_prompt_is_answered_as_it_comes() -> None:
     fault(gap=0.1, pieces=10)
-    command = [COMMAND, "-m", "weir", "one two three four five six"]
-    with subprocess.Popen(command, env=ENVIRON, stdin=subprocess.DEVNULL, stdout=-1) as process:
+    # As it is installed, in a process of its own.
+    command = [*COMMAND, "-m", "weir", "one two three four five six"]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=-1) as process:
         arrivals = [*_arrivals(process)]
     assert process.returncode == 0
     assert "one two three four" in "".join(text for _, text in arrivals)
