@@ -70,12 +70,16 @@ def free_port() -> int:
 
 
 def wait_until(condition: Callable[[], Result], timeout: float = 10.0, what: str = "") -> Result:
-    """Evaluate the condition every 10 ms until it is true, and return its value."""
-    give_up_at = time.monotonic() + timeout
+    """Evaluate the condition until it is true, and return its value.
+
+    That is every 10 ms at first, and every 50 ms once it has taken a second: to look has a price.
+    """
+    began = time.monotonic()
     while not (result := condition()):
-        if time.monotonic() > give_up_at:
+        waited = time.monotonic() - began
+        if waited > timeout:
             raise TimeoutError(f"{what or 'This'} did not happen within {timeout:g} s")
-        time.sleep(0.01)
+        time.sleep(min(max(0.01, waited / 20), 0.05))
     return result
 
 
