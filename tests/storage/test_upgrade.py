@@ -160,7 +160,12 @@ def test_both_versions_share_keys_and_money_and_the_older_one_comes_back(
 
 
 class Callers:
-    """They ask one after another, whichever server takes requests, until they are told to end."""
+    """They ask one after another, whichever server takes requests, until they are told to end.
+
+    Between two questions they pause, and leave the machine to the versions that start.
+    """
+
+    PAUSE = 0.1
 
     def __init__(self, secrets: list[str], server: Weir) -> None:
         self.server = server
@@ -180,6 +185,7 @@ class Callers:
                 outcome = type(error).__name__
             self.outcomes[outcome] += 1
             self.asked[caller] += 1
+            self._ended.wait(self.PAUSE)
 
     def go_on(self, more: int = 2) -> None:
         """Until each has asked some more: at least one of them began after this."""
