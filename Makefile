@@ -16,7 +16,8 @@ run: $(VENV)/runtime ## set everything up and serve on port 8000
 	$(BIN)/gunicorn --config gunicorn.conf.py
 
 test: $(VENV)/development ## set everything up and run every test
-	$(BIN)/python -m pytest --numprocesses 4
+	# Where Python may not write bytecode, each of the processes compiles all tests again.
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 4
 
 lint: $(VENV)/development ## lint, types, import rules
 	$(BIN)/ruff check .

@@ -109,7 +109,7 @@ def test_one_worker_without_redis_and_the_log_says_why(start_weir: MakeWeir) -> 
 def test_replicas_may_start_at_once_on_an_empty_database(
     new_weir: MakeWeir, fresh_valkey: Valkey, empty_database: str, tmp_path: Path, store: str
 ) -> None:
-    settings: dict[str, object] = {"REDIS_URL": fresh_valkey.url, "WEB_CONCURRENCY": 4}
+    settings: dict[str, object] = {"REDIS_URL": fresh_valkey.url, "WEB_CONCURRENCY": 2}
     if store == "postgresql":
         settings["DATABASE_URL"] = empty_database.replace("postgresql://", "postgres://")
     else:

@@ -67,7 +67,8 @@ def weirs(
     if request.param == "alone":
         return [start_shared_weir(**given)]
     given |= {"REDIS_URL": fresh_shared_valkey.url, "DATABASE_URL": fresh_shared_database}
-    return [start_shared_weir(**given, WEB_CONCURRENCY=2) for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda _: start_shared_weir(**given, WEB_CONCURRENCY=2), range(2)))
 
 
 def body(said: str, **fields: Any) -> dict[str, Any]:
@@ -106,11 +107,10 @@ def test_a_restart_does_not_hand_out_the_day_again(weirs: list[Weir], valkey: Va
     key = key_of("restart")
     assert statuses(at_once(weirs, 3, "restart")) == {200: 3}
     wait_until(lambda: weirs[0].get("/stats", key=key).json()["you"]["requests"] == 3, 5)
-    for weir in weirs:
-        assert weir.terminate() == 0
-    valkey.flush()
-    for weir in weirs:
-        weir.start()
+    with ThreadPoolExecutor() as pool:
+        assert set(pool.map(lambda weir: weir.terminate(), weirs)) == {0}
+        valkey.flush()
+        list(pool.map(lambda weir: weir.start(), weirs))
     assert statuses(at_once(weirs, 10, "restart")) == {200: 2, 429: 8}
 
 
@@ -158,6 +158,7 @@ def test_the_places_of_a_killed_worker_come_free(
         give_up = time.monotonic() + 11
         while time.monotonic() < give_up:
             assert weir.post(OPENAI, key=key, json=body("y")).status_code == 429
+            time.sleep(0.2)
         os.kill(weir.pids()[0], signal.SIGKILL)
         for one in running:
             assert isinstance(one.exception(), requests.RequestException)

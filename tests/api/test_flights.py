@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -27,6 +28,7 @@ SETTINGS = {
     "BREAKER_FAILURES": 1_000_000,
 }
 OPENAI = "/v1/chat/completions"
+AGAIN = "Redis is available again"
 
 
 def native(text: str, **fields: Any) -> dict[str, Any]:
@@ -224,17 +226,32 @@ def test_a_request_can_be_repeated_whatever_became_of_the_first(
 # -- leaders that die --
 
 
-@pytest.fixture
-def two(
-    start_weir: MakeWeir, provider: Provider, fresh_valkey: Valkey, fresh_database: str
-) -> tuple[Weir, Weir]:
+@pytest.fixture(scope="module")
+def pair(
+    start_shared_weir: MakeWeir,
+    provider: Provider,
+    fresh_shared_valkey: Valkey,
+    fresh_shared_database: str,
+) -> list[Weir]:
+    """Two Weirs of one worker each that share Redis and a database."""
     settings = SETTINGS | {
         "OPENAI_BASE_URL": provider.base_url,
-        "REDIS_URL": fresh_valkey.url,
-        "DATABASE_URL": fresh_database,
+        "REDIS_URL": fresh_shared_valkey.url,
+        "DATABASE_URL": fresh_shared_database,
         "WEB_CONCURRENCY": 1,
     }
-    return start_weir(**settings), start_weir(**settings)
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda _: start_shared_weir(**settings), range(2)))
+
+
+@pytest.fixture
+def two(pair: list[Weir]) -> Iterator[tuple[Weir, Weir]]:
+    """The pair. Whom an earlier test has killed is started again."""
+    first, second = (weir.start() for weir in pair)
+    yield first, second
+    for weir in pair:
+        if not weir.pids():
+            weir.kill()
 
 
 def kill_workers(weir: Weir) -> None:
@@ -298,29 +315,32 @@ def test_followers_take_over_when_the_leader_shuts_down(
 
 
 def test_without_redis_for_a_while_each_process_is_alone(
-    two: tuple[Weir, Weir], provider: Provider, fresh_valkey: Valkey
+    two: tuple[Weir, Weir], provider: Provider, valkey: Valkey
 ) -> None:
-    fresh_valkey.stop()
+    valkey.stop()
     provider.fault(slow=0.5)
     answers = at_once(list(two), OPENAI, [openai("no redis")] * 8)
     assert {answer.status_code for answer in answers} == {200}
     assert len(provider.completions()) == 2
-    fresh_valkey.start()
+    valkey.start()
+    for weir in two:
+        wait_until(lambda weir=weir: AGAIN in weir.raw_logs())
 
 
 @pytest.mark.parametrize("asked", [0, 1], ids=["the same process", "another one"])
 def test_a_flight_whose_end_redis_missed_does_not_hold_up_the_next(
-    two: tuple[Weir, Weir], provider: Provider, fresh_valkey: Valkey, asked: int
+    two: tuple[Weir, Weir], provider: Provider, valkey: Valkey, asked: int
 ) -> None:
     provider.fault(slow=1.0)
-    body = openai("an end that was missed")
+    body = openai(f"an end that was missed {asked}")
+    told = two[0].raw_logs().count(AGAIN)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(two[0].post, OPENAI, key=KEY, json=body)
         wait_until(provider.completions)
-        fresh_valkey.pause()
+        valkey.pause()
         assert first.result().status_code == 200
-    fresh_valkey.resume()
-    wait_until(lambda: "Redis is available again" in two[0].raw_logs())
+    valkey.resume()
+    wait_until(lambda: two[0].raw_logs().count(AGAIN) > told)
     provider.fault()
     began = time.monotonic()
     assert two[asked].post(OPENAI, key=KEY, json=body, timeout=20).status_code == 200

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,19 @@ SETTINGS = {
     "LLM_MAX_RETRIES": 0,
     "BREAKER_FAILURES": 1_000_000,
 }
+loads = count(1)
 
 
 class Load:
-    """Callers that ask one after another, each call another model, until they are told to end."""
+    """Callers that ask one after another, each call another model, until they are told to end.
 
-    def __init__(self, weirs: list[Weir], callers: int) -> None:
+    Between two calls they pause: they would use up the machine while a test waits for something.
+    """
+
+    def __init__(self, weirs: list[Weir], callers: int, pause: float) -> None:
         self._weirs = weirs
+        self._pause = pause
+        self._name = f"m-{next(loads)}"
         self._ended = threading.Event()
         self._pool = ThreadPoolExecutor(callers)
         self.outcomes: Counter[str] = Counter()
@@ -48,11 +55,12 @@ class Load:
         while not self._ended.is_set():
             number += 1
             self.outcomes[self._outcome(caller, number)] += 1
+            self._ended.wait(self._pause)
 
     def _outcome(self, caller: int, number: int) -> str:
         weir = self._weirs[(caller + number) % len(self._weirs)]
         body = {
-            "model": f"m-{caller}-{number}",
+            "model": f"{self._name}-{caller}-{number}",
             "messages": [{"role": "user", "content": f"call {caller} {number}"}],
             "max_tokens": 50,
             "stream": bool((caller + number) % 2),
@@ -79,8 +87,8 @@ class Load:
 
 
 @contextmanager
-def load(weirs: list[Weir], callers: int = 24) -> Iterator[Load]:
-    running = Load(weirs, callers)
+def load(weirs: list[Weir], callers: int = 24, pause: float = 0.2) -> Iterator[Load]:
+    running = Load(weirs, callers, pause)
     try:
         yield running
     finally:
@@ -92,33 +100,81 @@ def invalid(outcomes: Counter[str]) -> set[str]:
     return set(outcomes) & {"not_authenticated", "not_allowed", "internal_error"}
 
 
-@pytest.fixture
-def two_weirs(
-    start_weir: MakeWeir, provider: Provider, fresh_valkey: Valkey, fresh_database: str
+@pytest.fixture(scope="module")
+def shared_two_weirs(
+    start_shared_weir: MakeWeir,
+    provider: Provider,
+    fresh_shared_valkey: Valkey,
+    empty_shared_database: str,
 ) -> list[Weir]:
-    """Two replicas of two workers each, on PostgreSQL and Redis."""
+    """Two replicas of two workers each, on PostgreSQL and Redis, started at once."""
     settings = SETTINGS | {
         "OPENAI_BASE_URL": provider.base_url,
-        "DATABASE_URL": fresh_database,
-        "REDIS_URL": fresh_valkey.url,
+        "DATABASE_URL": empty_shared_database,
+        "REDIS_URL": fresh_shared_valkey.url,
         "WEB_CONCURRENCY": 2,
     }
-    return [start_weir(**settings) for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda _: start_shared_weir(**settings), range(2)))
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def weir(
+@pytest.fixture
+def two_weirs(shared_two_weirs: list[Weir]) -> list[Weir]:
+    for weir in shared_two_weirs:
+        make_as_new(weir)
+    return shared_two_weirs
+
+
+@pytest.fixture(scope="module")
+def offset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """By how many seconds the clock of `weir` is wrong."""
+    return tmp_path_factory.mktemp("clock") / "offset"
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def shared_weir(
     request: pytest.FixtureRequest,
-    start_weir: MakeWeir,
+    start_shared_weir: MakeWeir,
     provider: Provider,
-    fresh_valkey: Valkey,
-    fresh_database: str,
+    fresh_shared_valkey: Valkey,
+    offset: Path,
 ) -> Weir:
     """One Weir with two workers, on either database."""
-    settings = SETTINGS | {"REDIS_URL": fresh_valkey.url, "WEB_CONCURRENCY": 2}
+    settings = SETTINGS | {
+        "PYTHONPATH": REPOSITORY / "tests" / "support" / "jumping_clock",
+        "CLOCK_OFFSET_FILE": offset,
+        "OPENAI_BASE_URL": provider.base_url,
+        "REDIS_URL": fresh_shared_valkey.url,
+        "WEB_CONCURRENCY": 2,
+    }
     if request.param == "postgresql":
-        settings |= {"DATABASE_URL": fresh_database}
-    return start_weir(**settings, OPENAI_BASE_URL=provider.base_url)
+        settings |= {"DATABASE_URL": request.getfixturevalue("fresh_shared_database")}
+    return start_shared_weir(**settings)
+
+
+@pytest.fixture
+def weir(shared_weir: Weir) -> Weir:
+    make_as_new(shared_weir)
+    return shared_weir
+
+
+def make_as_new(weir: Weir) -> None:
+    """Forget what earlier tests have spent, and their faults."""
+    weir.start()
+    wait_until(lambda: weir.get("/readiness").status_code == 200)
+    Books(weir).forget()
+
+
+# The first test here: its calls have to be the first ones.
+def test_a_worker_is_one_worker_however_many_calls_come_first(
+    weir: Weir, provider: Provider
+) -> None:
+    assert not Books(weir).rows("SELECT id FROM workers"), "nobody has called"
+    provider.fault(slow=0.5)
+    with load([weir], callers=30) as running:
+        running.wait_for(60)
+        assert len(Books(weir).rows("SELECT id FROM workers")) <= len(weir.pids())
+    assert not invalid(running.end())
 
 
 def test_a_worker_killed_in_the_middle_of_a_hundred_calls(weir: Weir, provider: Provider) -> None:
@@ -128,7 +184,7 @@ def test_a_worker_killed_in_the_middle_of_a_hundred_calls(weir: Weir, provider: 
         # On a busy machine one worker may have taken all that has come so far.
         wait_until(lambda: each_worker_calls(weir), 20, "a call at each worker")
         os.kill(weir.pids()[0], signal.SIGKILL)
-        running.wait_for(100)
+        running.wait_for(60)
     outcomes = running.end()
     assert not invalid(outcomes), outcomes
     rows = Books(weir).check(provider)
@@ -138,16 +194,6 @@ def test_a_worker_killed_in_the_middle_of_a_hundred_calls(weir: Weir, provider: 
         assert row["estimated"]
         assert row["cost_nano"] == row["ceiling_nano"]
     stats_agree(weir, rows)
-
-
-def test_a_worker_is_one_worker_however_many_calls_come_first(
-    weir: Weir, provider: Provider
-) -> None:
-    provider.fault(slow=0.5)
-    with load([weir], callers=30) as running:
-        running.wait_for(60)
-        assert len(Books(weir).rows("SELECT id FROM workers")) <= len(weir.pids())
-    assert not invalid(running.end())
 
 
 def each_worker_calls(weir: Weir) -> bool:
@@ -183,12 +229,10 @@ def test_a_worker_that_only_slept_settles_its_calls_after_all(
 ) -> None:
     provider.fault(slow=1.0)
     frozen = weir.pids()[0]
-    with load([weir], callers=30) as running:
+    with load([weir], callers=30, pause=1.0) as running:
         wait_until(lambda: freeze(frozen, weir), 20, "a call at each worker")
         try:
-            wait_until(
-                lambda: any(row["state"] == "lost" for row in Books(weir).rows()), 40, "a sweep"
-            )
+            Books(weir).wait_for("SELECT id FROM ledger WHERE state = 'lost'", 40, "a sweep")
         finally:
             os.kill(frozen, signal.SIGCONT)
         running.wait_for(30)
@@ -211,17 +255,27 @@ def test_a_weir_that_is_told_to_end_under_load(weir: Weir, provider: Provider) -
     stats_agree(weir, rows)
 
 
-def test_postgresql_restarts_under_load(
-    two_weirs: list[Weir], provider: Provider, postgres: Postgres
+# The last test with this Weir: it does not have a Redis and a database that know the future.
+def test_a_clock_that_jumps(weir: Weir, provider: Provider, offset: Path) -> None:
+    provider.fault(slow=0.3)
+    with load([weir], callers=12) as running:
+        running.wait_for(40)
+        # Three days ahead and a month, then behind the truth, then right again.
+        for days in (3, 33, -2, 0):
+            offset.write_text(f"{days * 86_400}")
+            running.wait_for(40)
+    assert set(running.end()) == {"ok"}, running.outcomes
+    rows = Books(weir).check(provider)
+    assert len({str(row["day"]) for row in rows}) == 4
+    assert not [row for row in rows if row["estimated"]], "nobody was taken for dead"
+
+
+def test_two_replicas_start_at_once_on_an_empty_database_and_share_a_budget(
+    two_weirs: list[Weir], provider: Provider
 ) -> None:
-    provider.fault(slow=0.2)
     with load(two_weirs) as running:
-        running.wait_for(80)
-        postgres.stop()
-        running.wait_for(5, "store_unavailable")
-        postgres.start()
-        running.wait_for(80)
-    assert not invalid(running.end()), running.outcomes
+        running.wait_for(60)
+    assert set(running.end()) == {"ok"}
     stats_agree(two_weirs[0], Books(two_weirs[0]).check(provider))
 
 
@@ -239,62 +293,26 @@ def test_redis_restarts_under_load(
     stats_agree(two_weirs[0], Books(two_weirs[0]).check(provider))
 
 
+def test_postgresql_restarts_under_load(
+    two_weirs: list[Weir], provider: Provider, postgres: Postgres
+) -> None:
+    provider.fault(slow=0.2)
+    with load(two_weirs) as running:
+        running.wait_for(80)
+        postgres.stop()
+        running.wait_for(5, "store_unavailable")
+        postgres.start()
+        running.wait_for(80)
+    assert not invalid(running.end()), running.outcomes
+    stats_agree(two_weirs[0], Books(two_weirs[0]).check(provider))
+
+
 def test_sqlite_takes_32_callers_at_once(start_weir: MakeWeir, provider: Provider) -> None:
     weir = start_weir(**SETTINGS, OPENAI_BASE_URL=provider.base_url)
-    with load([weir], callers=32) as running:
-        running.wait_for(600)
+    with load([weir], callers=32, pause=0.0) as running:
+        running.wait_for(320)
     assert set(running.end()) == {"ok"}
     stats_agree(weir, Books(weir).check(provider))
-
-
-def test_two_replicas_start_at_once_on_an_empty_database_and_share_a_budget(
-    new_weir: MakeWeir, provider: Provider, fresh_valkey: Valkey, empty_database: str
-) -> None:
-    settings = SETTINGS | {
-        "OPENAI_BASE_URL": provider.base_url,
-        "DATABASE_URL": empty_database,
-        "REDIS_URL": fresh_valkey.url,
-        "WEB_CONCURRENCY": 2,
-    }
-    weirs = [new_weir(**settings) for _ in range(2)]
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda weir: weir.start(), weirs))
-    with load(weirs) as running:
-        running.wait_for(60)
-    assert set(running.end()) == {"ok"}
-    stats_agree(weirs[0], Books(weirs[0]).check(provider))
-
-
-@pytest.mark.parametrize("store", ["sqlite", "postgresql"])
-def test_a_clock_that_jumps(
-    start_weir: MakeWeir,
-    provider: Provider,
-    fresh_valkey: Valkey,
-    fresh_database: str,
-    tmp_path: Path,
-    store: str,
-) -> None:
-    offset = tmp_path / "offset"
-    settings = SETTINGS | {
-        "PYTHONPATH": REPOSITORY / "tests" / "support" / "jumping_clock",
-        "CLOCK_OFFSET_FILE": offset,
-        "REDIS_URL": fresh_valkey.url,
-        "WEB_CONCURRENCY": 2,
-    }
-    if store == "postgresql":
-        settings |= {"DATABASE_URL": fresh_database}
-    weir = start_weir(**settings, OPENAI_BASE_URL=provider.base_url)
-    provider.fault(slow=0.3)
-    with load([weir]) as running:
-        running.wait_for(60)
-        # Three days ahead and a month, then behind the truth, then right again.
-        for days in (3, 33, -2, 0):
-            offset.write_text(f"{days * 86_400}")
-            running.wait_for(60)
-    assert set(running.end()) == {"ok"}, running.outcomes
-    rows = Books(weir).check(provider)
-    assert len({str(row["day"]) for row in rows}) == 4
-    assert not [row for row in rows if row["estimated"]], "nobody was taken for dead"
 
 
 def stats_agree(weir: Weir, rows: list[dict[str, Any]]) -> None:

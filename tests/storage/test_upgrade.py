@@ -112,55 +112,13 @@ def check_present_version_on_the_next_schema(weir: Weir) -> None:
     connection.engine.dispose()
 
 
-def test_both_versions_share_keys_and_money_and_the_older_one_comes_back(
-    installation: Installation,
-) -> None:
-    secrets = installation.secrets
-    present = installation.new_present().start()
-    assert ask(present, secrets["plain"]).status_code == 200
-    following = installation.new_next().start()
-    assert not any(REVISION in line.get("message", "") for line in present.logs())
-    both = (present, following)
-
-    for weir in both:
-        assert {ask(weir, secrets[name]).status_code for name in WORKING} == {200}
-        assert {ask(weir, secrets[name]).status_code for name in GONE} == {403}
-    made = []
-    for weir, other in (both, both[::-1]):
-        admin = Administrator(weir)
-        assert other.get("/admin/keys", headers=admin.headers).status_code == 200
-        body = {"name": f"new {len(made)}", "tier": "enterprise", "limits": {"usd_per_day": 1}}
-        made.append(admin.post("/admin/keys", body).json())
-        assert ask(other, made[-1]["secret"]).status_code == 200
-
-    def booked(number: int) -> int:
-        key = (secrets["budgeted"], made[0]["secret"], made[1]["secret"])[number % 3]
-        return ask(both[number % 2], key, stream=number % 5 == 0).status_code
-
-    with ThreadPoolExecutor(12) as pool:
-        assert Counter(pool.map(booked, range(90))) == {200: 90}
-    calls = 1 + 2 * len(WORKING) + 2 + 90
-    check_ledger(present, calls)
-
-    for weir, key in zip(both, made, strict=True):
-        assert Administrator(weir).post(f"/admin/keys/{key['id']}/revoke").status_code == 200
-    stopped = [(weir, key["secret"]) for weir in both for key in made]
-    wait_until(lambda: {ask(*one).status_code for one in stopped} == {403}, 10, "both revocations")
-    made_last = Administrator(following).post("/admin/keys", {"name": "last", "tier": "enterprise"})
-
-    assert [weir.terminate() for weir in both] == [0, 0]
-    # What was asked until the revocations were known.
-    calls = len(Books(present).settled(KEPT_CALLS + calls)) - KEPT_CALLS
-    present.start()
-    for secret in (made_last.json()["secret"], *(secrets[name] for name in WORKING)):
-        assert ask(present, secret).status_code == 200
-    assert {ask(present, secrets[name]).status_code for name in GONE} == {403}
-    check_ledger(present, calls + 1 + len(WORKING))
-    check_present_version_on_the_next_schema(present)
-
-
 class Callers:
-    """They ask one after another, whichever server takes requests, until they are told to end."""
+    """They ask one after another, whichever server takes requests, until they are told to end.
+
+    Between two questions they pause, and leave the machine to the versions that start.
+    """
+
+    PAUSE = 0.2
 
     def __init__(self, secrets: list[str], server: Weir) -> None:
         self.server = server
@@ -180,6 +138,7 @@ class Callers:
                 outcome = type(error).__name__
             self.outcomes[outcome] += 1
             self.asked[caller] += 1
+            self._ended.wait(self.PAUSE)
 
     def go_on(self, more: int = 2) -> None:
         """Until each has asked some more: at least one of them began after this."""
@@ -210,21 +169,75 @@ def asking(secrets: list[str], server: Weir) -> Iterator[Callers]:
         callers.end()
 
 
-def test_a_rolling_upgrade_and_its_roll_back_fail_no_request(installation: Installation) -> None:
+def test_a_rolling_upgrade_and_its_roll_back_fail_no_request_and_both_versions_share_all(
+    installation: Installation,
+) -> None:
+    """Both versions share keys and money, and the older one comes back."""
+    secrets = installation.secrets
     present = installation.new_present().start()
     following = installation.new_next()
-    secrets = [installation.secrets[name] for name in (*WORKING, "plain", "budgeted")]
-    with asking(secrets, present) as callers:
-        callers.go_on(5)
-        for before, after in ((present, following), (following, present)):
-            after.start()  # the next version migrates under the present one
-            callers.go_on(5)
-            callers.turn_to(after)
-            assert before.terminate() == 0
-            callers.go_on(5)
+    assert ask(present, secrets["plain"]).status_code == 200
+    asking_all = [secrets[name] for name in (*WORKING, "plain", "budgeted")]
+    with asking(asking_all, present) as callers:
+        callers.go_on(4)  # one in four streams
+        following.start()  # the next version migrates under the present one
+        callers.go_on(4)
     assert set(callers.outcomes) == {"200"}, callers.outcomes
-    check_ledger(present, sum(callers.asked))
+    calls = 1 + sum(callers.asked)
+    assert not any(REVISION in line.get("message", "") for line in present.logs())
+
+    calls += check_that_they_share_keys_and_money(present, following, secrets, calls)
+    made_last = Administrator(following).post("/admin/keys", {"name": "last", "tier": "enterprise"})
+
+    with asking(asking_all, present) as callers:
+        callers.go_on()
+        callers.turn_to(following)
+        assert present.terminate() == 0
+        callers.go_on(4)
+        present.start()
+        callers.go_on(4)
+        callers.turn_to(present)
+        assert following.terminate() == 0
+        callers.go_on(4)
+    assert set(callers.outcomes) == {"200"}, callers.outcomes
+    calls += sum(callers.asked)
+    for secret in (made_last.json()["secret"], *(secrets[name] for name in WORKING)):
+        assert ask(present, secret).status_code == 200
+    assert {ask(present, secrets[name]).status_code for name in GONE} == {403}
+    check_ledger(present, calls + 1 + len(WORKING))
     check_present_version_on_the_next_schema(present)
+
+
+def check_that_they_share_keys_and_money(
+    present: Weir, following: Weir, secrets: dict[str, str], before: int
+) -> int:
+    """The keys of one are those of the other. Returns the calls that this made."""
+    both = (present, following)
+    for weir in both:
+        assert {ask(weir, secrets[name]).status_code for name in WORKING} == {200}
+        assert {ask(weir, secrets[name]).status_code for name in GONE} == {403}
+    made = []
+    for weir, other in (both, both[::-1]):
+        admin = Administrator(weir)
+        assert other.get("/admin/keys", headers=admin.headers).status_code == 200
+        body = {"name": f"new {len(made)}", "tier": "enterprise", "limits": {"usd_per_day": 1}}
+        made.append(admin.post("/admin/keys", body).json())
+        assert ask(other, made[-1]["secret"]).status_code == 200
+
+    def booked(number: int) -> int:
+        key = (secrets["budgeted"], made[0]["secret"], made[1]["secret"])[number % 3]
+        return ask(both[number % 2], key, stream=number % 5 == 0).status_code
+
+    with ThreadPoolExecutor(12) as pool:
+        assert Counter(pool.map(booked, range(90))) == {200: 90}
+    check_ledger(present, before + 2 * len(WORKING) + 2 + 90)
+
+    for weir, key in zip(both, made, strict=True):
+        assert Administrator(weir).post(f"/admin/keys/{key['id']}/revoke").status_code == 200
+    stopped = [(weir, key["secret"]) for weir in both for key in made]
+    wait_until(lambda: {ask(*one).status_code for one in stopped} == {403}, 10, "both revocations")
+    # With what was asked until the revocations were known.
+    return len(Books(present).settled(0)) - KEPT_CALLS - before
 
 
 @pytest.mark.parametrize("installation", ["postgresql"], indirect=True)

@@ -28,14 +28,20 @@ class Books:
         self.engine.dispose()
         return rows
 
+    def wait_for(self, query: str, timeout: float, what: str) -> None:
+        """Wait until a query has rows. All looks share a connection: a new one costs more."""
+        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            wait_until(lambda: connection.execute(text(query)).all(), timeout, what)
+        self.engine.dispose()
+
     def settled(self, calls: int, timeout: float = 30.0) -> list[dict[str, Any]]:
         """The rows, once there are at least `calls` and none is reserved any more."""
-
-        def done() -> bool:
-            rows = self.rows()
-            return len(rows) >= calls and not any(row["state"] == "reserved" for row in rows)
-
-        wait_until(done, timeout, f"the settling of {calls} calls")
+        states = "count(*) AS calls, count(CASE WHEN state = 'reserved' THEN 1 END) AS reserved"
+        query = (
+            f"SELECT 1 FROM (SELECT {states} FROM ledger) AS states "
+            f"WHERE calls >= {calls} AND reserved = 0"
+        )
+        self.wait_for(query, timeout, f"the settling of {calls} calls")
         return self.rows()
 
     def settled_of(self, request_id: str) -> list[dict[str, Any]]:

@@ -24,16 +24,18 @@ TESTS = Path(__file__).resolve().parents[1]
 VALUES = re.compile(r"\[(sqlite|postgres|postgresql|memory|redis|alone|one process|two [^-\]]*)\b")
 # The modules that take longest run first.
 LONGEST_FIRST = (
-    "browser/test_dashboard.py", "storage/test_upgrade.py", "policy/test_additions.py",
-    "clients/test_llm.py", "clients/test_litellm.py", "test_image.py", "storage/test_migrations.py",
-    "api/test_openapi.py", "admission/test_allowances.py", "api/test_routes.py",
-    "metering/test_budgets.py", "accounts/test_accounts.py", "accounts/test_keys.py",
-    "api/test_fault_table.py", "admission/test_identity.py", "test_observability.py",
-    "clients/test_langchain.py", "api/test_flights.py", "inference/test_predict.py",
-    "metering/test_survival.py", "cli/test_doctor.py", "metering/test_stats.py",
-    "api/test_provider_habits.py", "providers/test_base_url.py", "metering/test_exact_money.py",
-    "storage/test_redis_problems.py", "metering/test_refused_writes.py", "cli/test_prices.py",
-    "clients/test_real_model.py", "api/test_mutated_answers.py", "api/test_what_operators_see.py",
+    "metering/test_survival.py", "storage/test_upgrade.py", "browser/test_dashboard.py",
+    "api/test_flights.py", "policy/test_additions.py", "test_observability.py", "test_image.py",
+    "clients/test_litellm.py", "clients/test_llm.py", "storage/test_migrations.py",
+    "storage/test_redis_problems.py", "api/test_openapi.py", "admission/test_allowances.py",
+    "accounts/test_accounts.py", "accounts/test_keys.py", "api/test_routes.py",
+    "metering/test_budgets.py", "metering/test_stats.py", "metering/test_alerts.py",
+    "api/test_fault_table.py", "admission/test_identity.py", "cli/test_doctor.py", "test_memory.py",
+    "test_slow_clients.py", "dashboard/test_pages.py", "clients/test_langchain.py",
+    "inference/test_predict.py", "observability/test_metrics.py", "metering/test_exact_money.py",
+    "api/test_mutated_answers.py", "providers/test_base_url.py", "metering/test_refused_writes.py",
+    "cli/test_prices.py", "clients/test_real_model.py", "api/test_what_operators_see.py",
+    "api/test_provider_habits.py",
 )  # fmt: skip
 
 

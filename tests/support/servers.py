@@ -72,15 +72,17 @@ def free_port() -> int:
 def wait_until(
     condition: Callable[[], Result], timeout: float = 10.0, what: str = "", pause: float = 0.01
 ) -> Result:
-    """Evaluate the condition every 10 ms until it is true, and return its value.
+    """Evaluate the condition until it is true, and return its value.
 
-    Where it takes seconds, a longer pause leaves the processor to others.
+    Every `pause` seconds, or less often when it takes long (50 ms): looks take time from what they
+    wait for.
     """
-    give_up_at = time.monotonic() + timeout
+    began = time.monotonic()
     while not (result := condition()):
-        if time.monotonic() > give_up_at:
+        waited = time.monotonic() - began
+        if waited > timeout:
             raise TimeoutError(f"{what or 'This'} did not happen within {timeout:g} s")
-        time.sleep(pause)
+        time.sleep(max(pause, min(waited / 20, 0.05)))
     return result
 
 
