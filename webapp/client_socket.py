@@ -6,8 +6,10 @@ their provider call and what it has reserved for ever.
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from errno import ECONNRESET, EPIPE
 from typing import Any
 
@@ -15,6 +17,9 @@ from gunicorn import util
 
 # Bytes a second that a body has to come at, beyond the first BODY_TIMEOUT seconds.
 MIN_BODY_RATE = 16 * 1024
+# Bytes that the system takes of a stream before it is read; Linux doubles them.
+STREAM_BUFFER = 16 * 1024
+BUFFER = 208 * 1024
 # Seconds between two looks whether a client that is waited for must be given up.
 CHECK_INTERVAL = 1.0
 # Where a body is left unread, so much of it is still taken and dropped: closed with bytes waiting,
@@ -40,7 +45,8 @@ class ClientStalled(BrokenPipeError):
 class ClientSocket:
     """gevent's socket of a client, limited while a body is read and an answer is sent.
 
-    Times are in seconds. Once `must_end` says so, waits end within CHECK_INTERVAL.
+    Times are in seconds. `patience` is how long a client may be waited for as things are now, which
+    a shutdown changes; it is looked at every CHECK_INTERVAL.
     """
 
     def __init__(
@@ -48,15 +54,15 @@ class ClientSocket:
         connection: Any,
         body_timeout: float,
         send_timeout: float,
-        must_end: Callable[[], bool],
+        patience: Callable[[], float],
     ) -> None:
         self._connection = connection
         self._body_timeout = body_timeout
         self._send_timeout = send_timeout
-        self._must_end = must_end
+        self._patience = patience
         self._body_until: float | None = None
         self._request: Any = None
-        self._drops = False
+        self._drops = self._given_up = self._streams = False
         connection.settimeout(None)
 
     def request_begins(self, request: Any) -> None:
@@ -67,16 +73,26 @@ class ClientSocket:
     def request_ends(self) -> None:
         """Wait for what comes next as long as the caller likes."""
         self._request = self._body_until = None
+        if self._streams:
+            self._streams = False
+            self._set_buffer(BUFFER)
+
+    def stream_begins(self) -> None:
+        """Let the system take little of a stream: of one that nobody reads, it would take 4 MB."""
+        self._streams = True
+        self._set_buffer(STREAM_BUFFER)
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         """Raises BodyTimeout, and OSError."""
         if self._body_until is None or flags:
             received: bytes = self._connection.recv(size, flags)
             return received
+        began = time.monotonic()
         while True:
-            left = self._body_until - time.monotonic()
-            if left <= 0 or self._must_end():
-                self._drops = False
+            now = time.monotonic()
+            left = self._body_until - now
+            if left <= 0 or now - began >= self._patience():
+                self._given_up = True
                 raise BodyTimeout
             self._connection.settimeout(min(left, CHECK_INTERVAL))
             try:
@@ -98,7 +114,8 @@ class ClientSocket:
                 try:
                     sent = self._connection.send(left, flags)
                 except TimeoutError:
-                    if time.monotonic() - began >= self._send_timeout or self._must_end():
+                    most = min(self._send_timeout, self._patience())
+                    if time.monotonic() - began >= most:
                         raise ClientStalled from None
                     continue
                 left, began = left[sent:], time.monotonic()
@@ -111,10 +128,14 @@ class ClientSocket:
         self._drops = True
 
     def close(self) -> None:
-        if self._drops:
+        if self._drops and not self._given_up and self._patience() > DROP_TIMEOUT:
             util.close_graceful(self._connection, DROP_TIMEOUT, MAX_DROPPED_BYTES)
         else:
             self._connection.close()
+
+    def _set_buffer(self, size: int) -> None:
+        with suppress(OSError):  # closed
+            self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._connection, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 import uuid
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 BUSY = "503 Service Unavailable", "There are too many connections from this address."
 REFUSALS_LOGGED_EVERY = 60.0  # seconds
+# Seconds that a shutdown waits for a client that stalls: its call has to be settled in time.
+DRAIN_PATIENCE = 3.0
 
 # Requests that Gunicorn refuses before they reach the application.
 REFUSALS: list[tuple[type[Exception], str, str]] = [
@@ -89,12 +92,7 @@ class WeirWorker(GeventWorker):  # type: ignore[misc]
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         settings = self._settings
-        limited = ClientSocket(
-            client,
-            settings.body_timeout,
-            settings.send_timeout,
-            lambda: self._lifecycle.grace_is_over,
-        )
+        limited = ClientSocket(client, settings.body_timeout, settings.send_timeout, self._patience)
         # Behind proxies, all connections are theirs.
         most = 0 if settings.trusted_proxies else settings.max_connections_per_address
         if not most or not isinstance(addr, tuple):
@@ -111,6 +109,12 @@ class WeirWorker(GeventWorker):  # type: ignore[misc]
             self._connections[network] -= 1
             if not self._connections[network]:
                 del self._connections[network]
+
+    def _patience(self) -> float:
+        """How many seconds a client may be waited for that neither sends nor takes anything."""
+        if self._lifecycle.grace_is_over:
+            return 0.0
+        return DRAIN_PATIENCE if self._lifecycle.draining else math.inf
 
     def handle_request(self, listener_name: Any, req: Any, sock: ClientSocket, addr: Any) -> Any:
         sock.request_begins(req)

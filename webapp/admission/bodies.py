@@ -6,7 +6,7 @@ A body that is small in bytes can be large in memory, and long to decode: `{},` 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from flask import g, request
 
@@ -16,6 +16,8 @@ from webapp.forwarded import network_of
 
 # Bodies up to this size (bytes) are neither counted nor looked through.
 SMALL = 64 * 1024
+# Read in larger blocks than Werkzeug would: with each, Gunicorn copies all that it has received.
+BLOCK = 1024 * 1024
 MAX_CONTAINERS = 100_000  # objects and arrays
 MAX_VALUES = 500_000
 SHARES = 4  # a key may have one of so many of what all may have
@@ -82,7 +84,6 @@ def read_body(*, keep: bool = False) -> bytes:
     if body is None:
         g.body_share = share = _Share(parts().bodies, _whose())
         body = _read(share)
-        _check_values(body)
     if keep:
         g.body = body
     return body
@@ -99,36 +100,65 @@ def _whose() -> str:
 
 
 def _read(share: _Share) -> bytes:
-    length = request.content_length
+    length, limit = request.content_length, request.max_content_length
     if length is not None:
-        limit = request.max_content_length
         share.grow_to(length if limit is None else min(length, limit))
-        body = request.get_data(cache=False)
-        if len(body) < length:
-            raise MalformedRequest("The body is shorter than its Content-Length.")
-        return body
-    # A chunked body has no length to check. Werkzeug stops reading at the limit.
+    values = _Values()
     blocks, size = [], 0
-    while block := request.stream.read(SMALL):
+    while block := request.stream.read(BLOCK):
         blocks.append(block)
         size += len(block)
         share.grow_to(size)
-    if request.max_content_length is not None and size >= request.max_content_length:
+        if size > SMALL:
+            values.count(blocks)
+    # A chunked body has no length to check. Werkzeug stops reading at the limit.
+    if length is None and limit is not None and size >= limit:
         raise PayloadTooLarge("The body is too large for this endpoint.")
+    if length is not None and size < length:
+        raise MalformedRequest("The body is shorter than its Content-Length.")
     return b"".join(blocks)
 
 
-def _check_values(body: bytes) -> None:
-    """Raise PayloadTooLarge for a JSON text with too many values."""
-    if len(body) <= SMALL or not _has_too_many(body):
-        return
-    # Strings may hold as many brackets and commas as they like.
-    if body.count(b'"') <= 2 * MAX_VALUES:
-        pieces = body.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')
-        if not _has_too_many(b"".join(pieces[::2])):
-            return
-    raise PayloadTooLarge(TOO_MANY_VALUES)
+class _Values:
+    """Counts the values of a JSON text as it comes, without those that only stand in its strings.
 
+    At first all brackets and commas count; strings are looked for only if these are too many.
+    """
 
-def _has_too_many(text: bytes) -> bool:
-    return text.count(b"{") + text.count(b"[") > MAX_CONTAINERS or text.count(b",") > MAX_VALUES
+    def __init__(self) -> None:
+        self._counted = 0
+        self._containers = self._commas = 0
+        self._exact = False
+        self._in_string = False
+        self._escape = b""
+
+    def count(self, blocks: Sequence[bytes]) -> None:
+        """Count the blocks that are new. Raises PayloadTooLarge."""
+        self._count_new(blocks)
+        if self._are_too_many and not self._exact:
+            self._counted = self._containers = self._commas = 0
+            self._exact = True
+            self._count_new(blocks)
+        if self._are_too_many:
+            raise PayloadTooLarge(TOO_MANY_VALUES)
+
+    @property
+    def _are_too_many(self) -> bool:
+        return self._containers > MAX_CONTAINERS or self._commas >= MAX_VALUES
+
+    def _count_new(self, blocks: Sequence[bytes]) -> None:
+        for block in blocks[self._counted :]:
+            text = self._outside_of_strings(block) if self._exact else block
+            self._containers += text.count(b"{") + text.count(b"[")
+            self._commas += text.count(b",")
+        self._counted = len(blocks)
+
+    def _outside_of_strings(self, block: bytes) -> bytes:
+        text = (self._escape + block).replace(rb"\\", b"").replace(rb"\"", b"")
+        # A backslash at the end escapes the first byte of the next block.
+        self._escape = b"\\" if text.endswith(b"\\") else b""
+        pieces = text.split(b'"')
+        outside = b"".join(pieces[self._in_string :: 2])
+        if len(pieces) % 2 == 0:
+            self._in_string = not self._in_string
+        return outside

@@ -180,6 +180,8 @@ def stream(source: Stream, dialect: Dialect) -> Response:
     except BaseException:
         source.close()
         raise
+    if connection := request.environ.get("gunicorn.socket"):
+        connection.stream_begins()
     context = request_context.current()
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     if isinstance(first, AnswerMetadata):

@@ -26,7 +26,7 @@ HEARTBEAT_INTERVAL = 0.4
 FOLLOWER_TTL = 2.0  # seconds without a sign of a follower in another process: it has left
 # A slow client slows the provider down instead of filling the memory.
 MAX_CHUNKS_AHEAD = 64
-MAX_LENGTH_AHEAD = 32 * 1024  # characters
+MAX_LENGTH_AHEAD = 16 * 1024  # characters
 MAX_STREAM_LENGTH = 64 * 1024 * 1024  # characters of one stream
 
 # Number the flights and listeners of this process. The coordinator prefixes a flight's number with
@@ -240,10 +240,11 @@ class Flights:
         flight = listener.flight
         if listener in flight.listeners:
             flight.listeners.remove(listener)
-        flight.made_room()
         if flight.greenlet is None:
             _let_go(flight)
-        elif not flight.listeners and not flight.is_followed:
+        elif flight.listeners or flight.is_followed:
+            flight.made_room()
+        else:
             self._cancel(flight)
 
     def _cancel(self, flight: Flight) -> None:

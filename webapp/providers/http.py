@@ -40,7 +40,8 @@ from webapp.providers.server_sent_events import BYTE_ORDER_MARK, read_events
 CONNECT_TIMEOUT = 10.0
 MAX_CONNECTIONS = 100_000  # not a limit in practice: Weir's own limits apply to calls
 MAX_CONNECTS = 3  # for one request
-BLOCK = 64 * 1024
+BLOCK = 8 * 1024  # of each stream, so much waits to be read
+MAX_ERROR_BYTES = 64 * 1024
 MAX_ANSWER_BYTES = 64 * 1024 * 1024  # bytes of a plain answer
 # Seconds after which a closed connection no longer means that the request was not processed.
 LOST_SEND_WITHIN = 1.0
@@ -246,7 +247,7 @@ def _refusal(response: HTTPSocketPoolResponse) -> RefusedByStatus:
     with contextlib.suppress(ValueError, *BROKEN):
         for part in _parts(response):
             read += part
-            if len(read) >= BLOCK:
+            if len(read) >= MAX_ERROR_BYTES:
                 break
     body = _parsed(read.decode(errors="replace").removeprefix("\ufeff"))
     return RefusedByStatus(response.status_code, body, retry_after_of(response))
