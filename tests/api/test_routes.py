@@ -297,7 +297,9 @@ def test_bad_routes_and_providers_stop_the_start(
 
 # -- breakers --
 
-BREAKERS = {"BREAKER_FAILURES": 3, "BREAKER_PAUSE": 3, "LLM_MAX_RETRIES": 0}
+BREAKERS = {
+    "BREAKER_FAILURES": 3, "BREAKER_PAUSE": 3, "LLM_MAX_RETRIES": 0, "LLM_TIMEOUT": 2.5,
+}  # fmt: skip
 # Breakers belong to targets: each test gets some of its own.
 NUMBERS = range(1, 16)
 GUARDED_ROUTES = ";".join(
@@ -417,6 +419,20 @@ def test_requests_of_one_key_that_fail_keep_only_that_key_away(
     provider.fault()
     assert {guarded.ask(f"away {n}").status_code for n in range(4)} == {503}
     others = [guarded.ask(f"fine {n}", key=OTHER_KEY) for n in range(4)]
+    assert {answer.status_code for answer in others} == {200}
+
+
+def test_calls_of_one_key_that_hang_keep_only_that_key_away(
+    guarded: Guarded, provider: Provider
+) -> None:
+    with ThreadPoolExecutor(5) as pool:
+        hanging = pool.map(lambda n: guarded.ask(f"hang {n} [[fault:hang]]"), range(5))
+        wait_until(lambda: len(provider.completions()) == 5)
+        others = [guarded.ask(f"meanwhile {n}", key=OTHER_KEY) for n in range(4)]
+        assert {answer.status_code for answer in hanging} == {504}
+    guarded.wait_until_known_to_all()
+    assert guarded.ask("away").status_code == 503
+    others += [guarded.ask(f"afterwards {n}", key=OTHER_KEY) for n in range(4)]
     assert {answer.status_code for answer in others} == {200}
 
 
