@@ -19,6 +19,7 @@ from sqlalchemy.exc import IntegrityError
 from webapp.accounts import audit, passwords
 from webapp.accounts.account_table import accounts
 from webapp.accounts.audit import Actor
+from webapp.accounts.ended_sessions import has_ended
 from webapp.accounts.keys import LARGEST_ID, ApiKey, api_keys, key_of, key_row, now, zoned
 from webapp.allowance import parse_overrides, shown
 from webapp.errors import Conflict, NotFound, ValidationError
@@ -64,10 +65,13 @@ class AccountStore:
         self._database = database
         self._tiers = tiers
 
-    def find(self, username: str) -> Account | None:
+    def find(self, username: str, session_id: str | None = None) -> Account | None:
+        """The account; None also where the session with this id was signed out."""
         if not USERNAME.fullmatch(username.lower()):
             return None
         where = accounts.c.username == username.lower()
+        if session_id is not None:
+            where &= ~has_ended(session_id)
         return self._database.read(lambda connection: _one(connection, where))
 
     def get(self, account_id: int) -> Account:
