@@ -26,6 +26,7 @@ from webapp.accounts.accounts import ADMIN, Account
 from webapp.accounts.audit import Actor
 from webapp.admission.credential_limits import authenticate
 from webapp.api.blueprint import FORM_BYTES, limit_body
+from webapp.dashboard import known_browsers
 from webapp.dashboard.pages import Blueprint, page
 from webapp.errors import (
     NotAllowed,
@@ -159,7 +160,8 @@ def enter() -> Any:
     check_form()
     username, password = request.form.get("username", ""), request.form.get("password", "")
     try:
-        account = authenticate(services().accounts, username, password)
+        browser = known_browsers.id_for(username)
+        account = authenticate(services().accounts, username, password, browser)
         error, status = "Wrong username or password.", 401
     except RateLimitExceeded as exceeded:
         account, status = None, 429
@@ -169,7 +171,9 @@ def enter() -> Any:
         form.status_code = status
         return form
     start_session(account)
-    return redirect(_next())
+    response = redirect(_next())
+    known_browsers.remember(response, account.username, cookie_path())
+    return response
 
 
 def start_session(account: Account) -> None:
