@@ -1,4 +1,4 @@
-"""Limits on wrong credentials and on signing in: whom they hit, whom never, and without Redis."""
+"""Limits on wrong credentials, signing in and /stats: whom they hit, whom never, without Redis."""
 
 from __future__ import annotations
 
@@ -207,6 +207,21 @@ def test_the_cookie_of_a_known_browser_is_kept_from_scripts_and_other_sites(weir
         assert {"HttpOnly", "SameSite=Lax", "Path=/dashboard", "Max-Age=31536000"} <= attributes
         assert ("Secure" in attributes) is secure
         data["csrf_token"] = token_of(visitor.get("/dashboard/me").text)
+
+
+def test_stats_are_limited_by_address_without_a_credential(weirs: Weirs) -> None:
+    here, servers, address = weirs[0], cycle(weirs), next(ADDRESSES)
+
+    def stats(weir: Weir, address: str, key: str | None = None) -> requests.Response:
+        return weir.get("/stats", key=key, headers={"X-Forwarded-For": address})
+
+    statuses = [stats(next(servers), address).status_code for _ in range(61)]
+    assert statuses == [200] * 60 + [429]
+    refused = stats(here, address)
+    assert 0 < int(refused.headers["Retry-After"]) <= 60
+    assert refused.json()["details"]["limit"] == "60 per 1 minute"
+    assert {stats(here, address, KEY).status_code for _ in range(3)} == {200}
+    assert stats(here, next(ADDRESSES)).status_code == 200
 
 
 @pytest.mark.parametrize("outage", ["stop", "pause"])

@@ -1,4 +1,4 @@
-"""Limits on signing in and on wrong credentials: Flask-Limiter's own, as neither needs a tier.
+"""Flask-Limiter's own limits, on what needs no tier: wrong credentials, signing in, public pages.
 
 They decorate what is called once it is known whom to count. A credential is counted after it has
 failed, so a valid one is never refused for its address; an attempt to sign in is counted before its
@@ -52,6 +52,16 @@ def _refuse(whose: str) -> Callable[[RequestLimit], NoReturn]:
 )
 def count_failed_credential() -> None:
     """Count a wrong credential against the address of the request. Raises RateLimitExceeded."""
+
+
+@limiter.shared_limit(
+    "60/minute",
+    scope="stats",
+    key_func=_address,
+    on_breach=_refuse("requests without a credential from this IP address"),
+)
+def count_public_stats() -> None:
+    """Count a request of /stats without a credential. Raises RateLimitExceeded."""
 
 
 def authenticate(
