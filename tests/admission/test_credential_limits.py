@@ -140,8 +140,8 @@ def test_an_address_that_tries_many_names_leaves_few_keys_in_redis(
     weirs: Weirs, valkey: Valkey
 ) -> None:
     address, servers = next(ADDRESSES), cycle(weirs)
-    statuses = [sign_in(next(servers), address, f"name {n}").status_code for n in range(500)]
-    assert statuses == [401] * 30 + [429] * 470
+    statuses = [sign_in(next(servers), address, f"name {n}").status_code for n in range(100)]
+    assert statuses == [401] * 30 + [429] * 70
     with valkey.client() as client:
         kept = [key for key in client.scan_iter("*") if address.encode() in key]
     assert len(kept) == 30 + 1, "30 names, and the address"
@@ -198,11 +198,9 @@ def test_the_cookie_of_a_known_browser_is_kept_from_scripts_and_other_sites(weir
     for scheme, secure in (("http", False), ("https", True)):
         headers = {"X-Forwarded-Proto": scheme, "Referer": form.url.replace("http:", f"{scheme}:")}
         answer = visitor.session.post(form.url, data=data, headers=headers, allow_redirects=False)
-        if answer.status_code != 302:
-            raise AssertionError(text_of(answer.text))
-        [cookie] = [
-            one for one in answer.raw.headers.getlist("Set-Cookie") if one.startswith("weir_br")
-        ]
+        assert answer.status_code == 302, text_of(answer.text)
+        cookies = answer.raw.headers.getlist("Set-Cookie")
+        [cookie] = [one for one in cookies if one.startswith("weir_browser=")]
         attributes = set(cookie.split("; "))
         assert {"HttpOnly", "SameSite=Lax", "Path=/dashboard", "Max-Age=31536000"} <= attributes
         assert ("Secure" in attributes) is secure

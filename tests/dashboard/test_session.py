@@ -202,14 +202,12 @@ def test_signing_out_ends_every_copy_of_this_session_and_no_other(
     assert is_signed_in(here)
 
 
-def test_a_session_ends_however_often_its_cookie_is_renewed(weir: Weir) -> None:
-    visitor = Visitor(weir)
-    visitor.sign_in()
+def test_a_session_ends_however_often_its_cookie_is_renewed(weir: Weir, admin: Visitor) -> None:
     app = Flask(__name__)
     app.secret_key = secret_of(SECRET_KEY)
     signer = DashboardSessions().get_signing_serializer(app)
     assert signer
-    kept = signer.loads(visitor.session.cookies["weir_session"])
+    kept = signer.loads(admin.session.cookies["weir_session"])
     for seconds, signed_in in ((60, True), (-1, False)):
         cookie = signer.dumps(kept | {"ends_at": int(time.time()) + seconds})
         renewed = Visitor(weir)

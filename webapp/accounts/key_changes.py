@@ -363,7 +363,7 @@ def _to_dict(key: ApiKey, owners: Mapping[int, Any]) -> KeyDict:
         "key": key.mask,
         "tier": key.tier,
         "origin": key.origin,
-        "state": _state(key, owner_disabled=bool(owner and owner.disabled_at)),
+        "state": _state(key, owner_is_disabled=bool(owner and owner.disabled_at)),
         "owner": owner and owner.username,
         "limits": shown(key.overrides),
         "created_at": key.created_at.isoformat(),
@@ -376,12 +376,12 @@ def _to_dict(key: ApiKey, owners: Mapping[int, Any]) -> KeyDict:
     return values
 
 
-def _state(key: ApiKey, *, owner_disabled: bool) -> str:
+def _state(key: ApiKey, *, owner_is_disabled: bool) -> str:
     if key.revoked_at is not None:
         return REVOKED
     if key.expires_at is not None and key.expires_at <= now():
         return EXPIRED
-    return DISABLED if owner_disabled else WORKS
+    return DISABLED if owner_is_disabled else WORKS
 
 
 @contextmanager
