@@ -14,9 +14,10 @@ from flask import Flask, request
 from flask.json.provider import DefaultJSONProvider
 
 from webapp import api, cli, dashboard
-from webapp.accounts import configured_keys
+from webapp.accounts import configured_keys, ended_sessions
 from webapp.accounts.accounts import AccountStore
 from webapp.accounts.audit import AuditLog
+from webapp.accounts.ended_sessions import EndedSessions
 from webapp.accounts.key_changes import KeyChanges
 from webapp.accounts.keys import KeyStore
 from webapp.accounts.tokens import Tokens
@@ -140,6 +141,7 @@ class _Stores:
     answers: FlaskAnswerCache
     keys: KeyStore
     accounts: AccountStore
+    ended_sessions: EndedSessions
     identities: Identities
 
 
@@ -189,6 +191,7 @@ def _make_stores(app: Flask, settings: Settings) -> _Stores:
         answers=_answer_cache(app, settings, redis),
         keys=keys,
         accounts=accounts,
+        ended_sessions=EndedSessions(database),
         identities=Identities(keys, accounts, Tokens(settings.secret_key), settings.tiers),
     )
 
@@ -249,6 +252,7 @@ def _make_services(
         keys=stores.keys,
         key_changes=KeyChanges(database, settings.tiers),
         accounts=stores.accounts,
+        ended_sessions=stores.ended_sessions,
         tokens=Tokens(settings.secret_key),
         audit=AuditLog(database),
         identities=stores.identities,
@@ -297,6 +301,7 @@ def _make_lifecycle(
     expired = [
         request_log.expired(settings.request_log_retention),
         idempotency_store.expired(),
+        ended_sessions.expired(),
         *activity.expired(),
     ]
     if settings.ledger_retention:
@@ -310,6 +315,7 @@ def _make_lifecycle(
             metering.ledger.tick,
             metering.alerts.tick,
             metering.idempotency.tick,
+            stores.ended_sessions.tick,
             metering.prices.tick,
             Retention(database, expired).tick,
             database.seen_lately,

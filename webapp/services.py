@@ -10,6 +10,7 @@ from flask import current_app
 if TYPE_CHECKING:
     from webapp.accounts.accounts import AccountStore
     from webapp.accounts.audit import AuditLog
+    from webapp.accounts.ended_sessions import EndedSessions
     from webapp.accounts.key_changes import KeyChanges
     from webapp.accounts.keys import KeyStore
     from webapp.accounts.tokens import Tokens
@@ -46,6 +47,7 @@ class Services:
     keys: KeyStore
     key_changes: KeyChanges
     accounts: AccountStore
+    ended_sessions: EndedSessions
     tokens: Tokens
     audit: AuditLog
     identities: Identities

@@ -159,6 +159,42 @@ def test_members_own_keys(admin: Administrator) -> None:
     assert admin.post("/admin/keys", {"name": "x", "owner": "nobody"}).status_code == 422
 
 
+def test_keys_of_a_disabled_account_stop_on_every_worker_until_it_is_enabled(
+    weir: Weir, admin: Administrator
+) -> None:
+    name = f"gone{next(numbers)}"
+    body = {"username": name, "password": "a long password"}
+    account = admin.post("/admin/accounts", body).json()
+    owned, unowned = new_key(admin, owner=name), new_key(admin)
+    key = f"/admin/keys/{owned['id']}"
+
+    def set_disabled(disabled: bool) -> None:
+        path = f"/admin/accounts/{account['id']}"
+        assert admin.patch(path, {"disabled": disabled}).status_code == 200
+
+    def in_state(state: str) -> list[int]:
+        path = f"/admin/keys?owner={name}&state={state}"
+        return [key["id"] for key in admin.get(path).json()["keys"]]
+
+    assert statuses(weir, owned["secret"]) == {200}
+    assert (in_state("works"), in_state("disabled")) == ([owned["id"]], [])
+    set_disabled(True)
+    wait_until(lambda: statuses(weir, owned["secret"]) == {401}, 5, "the end of the key")
+    assert statuses(weir, unowned["secret"]) == {200}
+    assert admin.get(key).json()["state"] == "disabled"
+    assert admin.get(f"/admin/keys/{unowned['id']}").json()["state"] == "works"
+    assert (in_state("works"), in_state("disabled")) == ([], [owned["id"]])
+    listed = weir.run_flask("keys", "list", "--state", "disabled").stdout
+    assert re.search(rf" disabled +{name} +{owned['name']}", listed), listed
+    set_disabled(False)
+    wait_until(lambda: statuses(weir, owned["secret"]) == {200}, 5, "the return of the key")
+    assert admin.get(key).json()["state"] == "works"
+    set_disabled(True)
+    admin.post(f"{key}/revoke")
+    assert admin.get(key).json()["state"] == "revoked"
+    assert (in_state("disabled"), in_state("revoked")) == ([], [owned["id"]])
+
+
 def test_keys_are_listed_page_by_page(admin: Administrator) -> None:
     for _ in range(3):
         new_key(admin)

@@ -166,6 +166,23 @@ def test_the_life_of_a_key(weir: Weir, admin: Visitor) -> None:
         assert second not in audit
 
 
+def test_a_key_of_a_disabled_account_is_shown_as_disabled(weir: Weir, admin: Visitor) -> None:
+    account = {"username": "ned", "password": "ned's password"}
+    made = Administrator(weir).post("/admin/accounts", account).json()
+    admin.create_key("ned's key", owner="ned")
+    key = f"/dashboard/keys/{max(admin.ids_of_keys())}"
+    assert "ned's key Active" in text_of(admin.get(key).text)
+    path = f"/dashboard/accounts/{made['id']}"
+    admin.post(path, role="member", tier="free", disabled="on")
+    page = text_of(admin.get(key).text)
+    assert "ned's key Disabled" in page
+    assert "Owner ned disabled: the key is refused" in page
+    for state, listed in (("disabled", True), ("works", False)):
+        assert ("ned's key" in text_of(admin.get(f"/dashboard/keys?state={state}").text)) is listed
+    admin.post(path, role="member", tier="free")
+    assert "ned's key Active" in text_of(admin.get(key).text)
+
+
 def test_bars_move_with_traffic(weir: Weir, admin: Visitor) -> None:
     secret = admin.create_key("kiosk", "free", **{"limits.usd_per_day": "0.01"})
     key = f"/dashboard/keys/{max(admin.ids_of_keys())}"

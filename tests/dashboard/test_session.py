@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
+from flask import Flask
 
 from tests.conftest import MakeWeir
 from tests.support.administrator import PASSWORD, SETTINGS, Administrator
-from tests.support.servers import Postgres, Weir
+from tests.support.servers import Postgres, Weir, wait_until
 from tests.support.visitor import Visitor, text_of, token_of
+from webapp.dashboard.session import DashboardSessions, secret_of
 
+SECRET_KEY = "signs the sessions of these tests"
 PAGES = [
     "/dashboard/", "/dashboard/keys", "/dashboard/keys/new", "/dashboard/keys/1",
     "/dashboard/keys/1/edit", "/dashboard/keys/1/revoke", "/dashboard/requests",
@@ -21,7 +25,7 @@ PAGES = [
 
 @pytest.fixture(scope="module")
 def weir(start_shared_weir: MakeWeir) -> Weir:
-    return start_shared_weir(**SETTINGS)
+    return start_shared_weir(**SETTINGS, SECRET_KEY=SECRET_KEY)
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +174,47 @@ def test_signing_out_everywhere_ends_every_session_and_token(weir: Weir, admin: 
     assert answers <= {200, 401}  # within the four seconds for which an identity is remembered
 
 
+def copy_of(visitor: Visitor) -> Visitor:
+    """A thief with a copy of the visitor's cookies."""
+    thief = Visitor(visitor.weir)
+    thief.session.cookies.update(visitor.session.cookies)
+    return thief
+
+
+def is_signed_in(visitor: Visitor) -> bool:
+    return "/sign-in" not in visitor.get("/dashboard/me").url
+
+
+def test_signing_out_ends_every_copy_of_this_session_and_no_other(
+    weir: Weir, admin: Visitor
+) -> None:
+    account = create(admin, "eli", "member")
+    here, there = Visitor(weir), Visitor(weir)
+    here.sign_in(*account)
+    there.sign_in(*account)
+    thief = copy_of(here)
+    assert all(map(is_signed_in, (here, there, thief)))
+    here.post("/dashboard/sign-out", on="/dashboard/me")
+    assert [is_signed_in(one) for one in (here, thief, there)] == [False, False, True]
+    thief.get("/dashboard/sign-in")  # renews what is left of its cookie
+    assert not is_signed_in(thief)
+    here.sign_in(*account)
+    assert is_signed_in(here)
+
+
+def test_a_session_ends_however_often_its_cookie_is_renewed(weir: Weir, admin: Visitor) -> None:
+    app = Flask(__name__)
+    app.secret_key = secret_of(SECRET_KEY)
+    signer = DashboardSessions().get_signing_serializer(app)
+    assert signer
+    kept = signer.loads(admin.session.cookies["weir_session"])
+    for seconds, signed_in in ((60, True), (-1, False)):
+        cookie = signer.dumps(kept | {"ends_at": int(time.time()) + seconds})
+        renewed = Visitor(weir)
+        renewed.session.cookies.set("weir_session", cookie, path="/dashboard")
+        assert is_signed_in(renewed) is signed_in
+
+
 def test_another_password_ends_all_other_sessions(weir: Weir, admin: Visitor) -> None:
     username, password = create(admin, "dee", "admin")
     here, there = Visitor(weir), Visitor(weir)
@@ -233,11 +278,13 @@ def test_signing_out_needs_no_database(
     weir = start_weir(**SETTINGS, DATABASE_URL=fresh_database)
     visitor = Visitor(weir)
     token = token_of(visitor.sign_in().text)
+    thief = copy_of(visitor)
     postgres.stop()
     form = {"csrf_token": token}
     visitor.session.post(f"{weir.url}/dashboard/sign-out", data=form, allow_redirects=False)
     postgres.start()
-    assert "/sign-in" in visitor.get("/dashboard/").url
+    assert not is_signed_in(visitor)
+    wait_until(lambda: not is_signed_in(thief), 5, "the end of the copied session")
 
 
 def test_colours_are_chosen_without_javascript(weir: Weir) -> None:

@@ -13,29 +13,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Column, Connection, DateTime, Integer, String, Table, func, select
+from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import IntegrityError
 
 from webapp.accounts import audit, passwords
+from webapp.accounts.account_table import accounts
 from webapp.accounts.audit import Actor
+from webapp.accounts.ended_sessions import has_ended
 from webapp.accounts.keys import LARGEST_ID, ApiKey, api_keys, key_of, key_row, now, zoned
 from webapp.allowance import parse_overrides, shown
 from webapp.errors import Conflict, NotFound, ValidationError
-from webapp.storage.database import Database, metadata
-
-accounts = Table(
-    "accounts",
-    metadata,
-    Column("id", Integer, primary_key=True),
-    Column("username", String(100), nullable=False, unique=True),
-    Column("password_hash", String(255), nullable=False),
-    Column("role", String(16), nullable=False),
-    Column("key_id", Integer, nullable=False),
-    # Part of every token. Tokens of an older generation are no longer valid.
-    Column("generation", Integer, nullable=False),
-    Column("created_at", DateTime(timezone=True), nullable=False),
-    Column("disabled_at", DateTime(timezone=True)),
-)
+from webapp.storage.database import Database
 
 ADMIN, MEMBER = "admin", "member"
 ROLES = (ADMIN, MEMBER)
@@ -77,10 +65,13 @@ class AccountStore:
         self._database = database
         self._tiers = tiers
 
-    def find(self, username: str) -> Account | None:
+    def find(self, username: str, session_id: str | None = None) -> Account | None:
+        """The account; None also where the session with this id was signed out."""
         if not USERNAME.fullmatch(username.lower()):
             return None
         where = accounts.c.username == username.lower()
+        if session_id is not None:
+            where &= ~has_ended(session_id)
         return self._database.read(lambda connection: _one(connection, where))
 
     def get(self, account_id: int) -> Account:

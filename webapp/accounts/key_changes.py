@@ -14,7 +14,8 @@ from sqlalchemy import Connection, func, select, update
 
 from webapp import money
 from webapp.accounts import audit
-from webapp.accounts.accounts import USERNAME, accounts
+from webapp.accounts.account_table import accounts
+from webapp.accounts.accounts import USERNAME
 from webapp.accounts.audit import Actor
 from webapp.accounts.keys import (
     LARGEST_ID,
@@ -27,6 +28,8 @@ from webapp.accounts.keys import (
     key_row,
     key_secrets,
     now,
+    owner_disabled,
+    unexpired,
     working,
     zoned,
 )
@@ -42,8 +45,9 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 MASK_OF_UNKNOWN = "***"
 
 ORIGINS = ("operator", "settings")
-WORKS, EXPIRED, REVOKED = "works", "expired", "revoked"
-STATES = (WORKS, EXPIRED, REVOKED)
+# A key is disabled while the account that owns it is.
+WORKS, DISABLED, EXPIRED, REVOKED = "works", "disabled", "expired", "revoked"
+STATES = (WORKS, DISABLED, EXPIRED, REVOKED)
 
 # A number for the advisory lock that no migration and no other program uses.
 LOCK_ID = 0x6B657973
@@ -100,8 +104,8 @@ class KeyChanges:
             if state is not None:
                 query = query.where(*_in_state(state))
             rows = connection.execute(query.order_by(api_keys.c.id).limit(count)).mappings()
-            usernames = _usernames(connection)
-            return [_to_dict(key_of(dict(row)), usernames) for row in rows]
+            owners = _owners(connection)
+            return [_to_dict(key_of(dict(row)), owners) for row in rows]
 
         return self._database.read(work)
 
@@ -268,7 +272,7 @@ def lock_key_changes(connection: Connection) -> None:
 def key_to_dict(connection: Connection, key: ApiKey) -> KeyDict:
     """The key for clients and the audit log: JSON-ready, amounts in USD, without secrets."""
     owner = accounts.c.id == key.owner_id
-    return _to_dict(key, _usernames(connection, owner) if key.owner_id else {})
+    return _to_dict(key, _owners(connection, owner) if key.owner_id else {})
 
 
 def _digest_and_mask(generated: str | None, new: NewKey) -> tuple[str, str]:
@@ -305,9 +309,12 @@ def _existing(connection: Connection, key_id: int) -> ApiKey:
 def _in_state(state: str) -> list[Any]:
     if state == WORKS:
         return working()
+    if state == REVOKED:
+        return [api_keys.c.revoked_at.is_not(None)]
+    unrevoked = api_keys.c.revoked_at.is_(None)
     if state == EXPIRED:
-        return [api_keys.c.revoked_at.is_(None), api_keys.c.expires_at <= now()]
-    return [api_keys.c.revoked_at.is_not(None)]
+        return [unrevoked, api_keys.c.expires_at <= now()]
+    return [unrevoked, unexpired(), owner_disabled()]
 
 
 def _merged(overrides: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -342,20 +349,22 @@ def _owner_id(connection: Connection, owner: str | None) -> int | None:
     return int(found)
 
 
-def _usernames(connection: Connection, *where: Any) -> dict[int, str]:
-    query = select(accounts.c.id, accounts.c.username).where(*where)
-    return {row.id: row.username for row in connection.execute(query)}
+def _owners(connection: Connection, *where: Any) -> dict[int, Any]:
+    """Name and `disabled_at` of accounts, by id."""
+    query = select(accounts.c.id, accounts.c.username, accounts.c.disabled_at).where(*where)
+    return {row.id: row for row in connection.execute(query)}
 
 
-def _to_dict(key: ApiKey, usernames: Mapping[int, str]) -> KeyDict:
+def _to_dict(key: ApiKey, owners: Mapping[int, Any]) -> KeyDict:
+    owner = owners.get(key.owner_id) if key.owner_id else None
     values: KeyDict = {
         "id": key.id,
         "name": key.name,
         "key": key.mask,
         "tier": key.tier,
         "origin": key.origin,
-        "state": _state(key),
-        "owner": usernames.get(key.owner_id) if key.owner_id else None,
+        "state": _state(key, owner_is_disabled=bool(owner and owner.disabled_at)),
+        "owner": owner and owner.username,
         "limits": shown(key.overrides),
         "created_at": key.created_at.isoformat(),
         "expires_at": key.expires_at and key.expires_at.isoformat(),
@@ -367,10 +376,12 @@ def _to_dict(key: ApiKey, usernames: Mapping[int, str]) -> KeyDict:
     return values
 
 
-def _state(key: ApiKey) -> str:
+def _state(key: ApiKey, *, owner_is_disabled: bool) -> str:
     if key.revoked_at is not None:
         return REVOKED
-    return EXPIRED if key.expires_at is not None and key.expires_at <= now() else WORKS
+    if key.expires_at is not None and key.expires_at <= now():
+        return EXPIRED
+    return DISABLED if owner_is_disabled else WORKS
 
 
 @contextmanager

@@ -18,17 +18,20 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
     Connection,
     DateTime,
     Integer,
     String,
     Table,
     Text,
+    exists,
     func,
     or_,
     select,
 )
 
+from webapp.accounts.account_table import accounts
 from webapp.storage.database import Database, metadata
 
 api_keys = Table(
@@ -154,8 +157,17 @@ def zoned(value: Any) -> Any:
 
 def working() -> list[Any]:
     """The SQL conditions of a key that is valid now."""
-    unexpired = or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > now())
-    return [api_keys.c.revoked_at.is_(None), unexpired]
+    return [api_keys.c.revoked_at.is_(None), unexpired(), ~owner_disabled()]
+
+
+def unexpired() -> ColumnElement[bool]:
+    """The SQL condition that a key has not expired."""
+    return or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > now())
+
+
+def owner_disabled() -> ColumnElement[bool]:
+    """The SQL condition that a key belongs to a disabled account."""
+    return exists().where(accounts.c.id == api_keys.c.owner_id, accounts.c.disabled_at.is_not(None))
 
 
 def key_row(name: str, tier: str, shown_as: str, origin: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Limits on signing in and on wrong credentials: Flask-Limiter's own, as neither needs a tier.
+"""Flask-Limiter's own limits, on what needs no tier: wrong credentials, signing in, public pages.
 
 They decorate what is called once it is known whom to count. A credential is counted after it has
 failed, so a valid one is never refused for its address; an attempt to sign in is counted before its
@@ -24,9 +24,15 @@ def _address() -> str:
     return network_of(request.remote_addr)
 
 
-def _username() -> str:
+def _account_and_address() -> str:
     name: str = g.attempted_username
-    return hashlib.sha256(name.lower().encode("utf-8", "surrogatepass")).hexdigest()
+    hashed = hashlib.sha256(name.lower().encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{hashed}-{_address()}"
+
+
+def _browser() -> str:
+    browser: str = g.attempting_browser
+    return browser
 
 
 def _refuse(whose: str) -> Callable[[RequestLimit], NoReturn]:
@@ -48,18 +54,46 @@ def count_failed_credential() -> None:
     """Count a wrong credential against the address of the request. Raises RateLimitExceeded."""
 
 
-def authenticate(accounts: AccountStore, username: str, password: str) -> Account | None:
-    """The account with this username and password. Raises RateLimitExceeded."""
-    g.attempted_username = username
-    return _authenticate(accounts, username, password)
+@limiter.shared_limit(
+    "60/minute",
+    scope="stats",
+    key_func=_address,
+    on_breach=_refuse("requests without a credential from this IP address"),
+)
+def count_public_stats() -> None:
+    """Count a request of /stats without a credential. Raises RateLimitExceeded."""
 
 
-# The innermost is counted first, and a limit behind one that is used up is not counted at all.
+def authenticate(
+    accounts: AccountStore, username: str, password: str, browser: str | None = None
+) -> Account | None:
+    """The account with this username and password. Raises RateLimitExceeded.
+
+    `browser` is the id of a browser that has signed in as this account before. It has a limit of
+    its own: neither strangers nor others at its address can use it up.
+    """
+    g.attempted_username, g.attempting_browser = username, browser
+    attempt = _authenticate_known if browser else _authenticate
+    return attempt(accounts, username, password)
+
+
+# The innermost is counted first, and a limit behind one that is used up is not counted at all: an
+# address that tries many names leaves no key in Redis for each.
+@limiter.shared_limit(
+    "10/minute",
+    scope="login",
+    key_func=_account_and_address,
+    on_breach=_refuse("sign-in attempts"),
+)
 @limiter.shared_limit(
     "30/minute", scope="login", key_func=_address, on_breach=_refuse("sign-in attempts")
 )
-@limiter.shared_limit(
-    "10/minute", scope="login", key_func=_username, on_breach=_refuse("sign-in attempts")
-)
 def _authenticate(accounts: AccountStore, username: str, password: str) -> Account | None:
+    return accounts.authenticate(username, password)
+
+
+@limiter.shared_limit(
+    "10/minute", scope="login-known", key_func=_browser, on_breach=_refuse("sign-in attempts")
+)
+def _authenticate_known(accounts: AccountStore, username: str, password: str) -> Account | None:
     return accounts.authenticate(username, password)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from webapp.admission import check_admin, credential_sent, identify, public
+from webapp.admission.credential_limits import count_public_stats
 from webapp.admission.identity import NO_CREDENTIAL
 from webapp.api.blueprint import Blueprint
 from webapp.api.openapi import errors_of
@@ -24,6 +25,7 @@ def stats() -> dict[str, Any]:
     if not credential_sent():
         if access != "public":
             raise NotAllowed(NO_CREDENTIAL)
+        count_public_stats()
         return services().stats.report(None)
     principal = identify()
     if access == "admin":

@@ -70,16 +70,16 @@ def set_role(username: str, role: str) -> None:
 @click.argument("username")
 @ready
 def disable(username: str) -> None:
-    """Disable an account: it cannot sign in, and its tokens are refused."""
+    """Disable an account: it cannot sign in; its tokens and the keys it owns are refused."""
     services().accounts.change(ACTOR, _named(username).id, {"disabled": True})
-    click.echo(f"Account {username} disabled. Its tokens are refused within 5 seconds.")
+    click.echo(f"Account {username} disabled. Its tokens and keys are refused within 5 seconds.")
 
 
 @group.command("enable")
 @click.argument("username")
 @ready
 def enable(username: str) -> None:
-    """Enable a disabled account."""
+    """Enable a disabled account. Keys that it owns work again."""
     services().accounts.change(ACTOR, _named(username).id, {"disabled": False})
     click.echo(f"Account {username} enabled.")
 

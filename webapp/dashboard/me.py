@@ -7,6 +7,7 @@ from typing import Any
 from flask import redirect, request, url_for
 
 from webapp.admission.credential_limits import authenticate
+from webapp.dashboard import known_browsers
 from webapp.dashboard.pages import Blueprint, page
 from webapp.dashboard.session import actor, members, start_session, user
 from webapp.dashboard.visibility import usage_bars
@@ -26,8 +27,11 @@ def me() -> Any:
 def change_password() -> Any:
     """Change the password; ends all other sessions and all tokens"""
     form, account = request.form, user()
+    browser = known_browsers.id_for(account.username)
     try:
-        confirmed = authenticate(services().accounts, account.username, form.get("current", ""))
+        confirmed = authenticate(
+            services().accounts, account.username, form.get("current", ""), browser
+        )
     except RateLimitExceeded as exceeded:
         return _show(f"Too many attempts. Try again in {exceeded.retry_after} s.", 429)
     if confirmed is None:

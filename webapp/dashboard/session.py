@@ -1,13 +1,17 @@
 """Sign in, sign out, and the signed-in account.
 
-A session is a signed cookie with the account's name and the generation of its tokens. Each page
-compares the generation with the database, so "sign out everywhere" ends all sessions.
+A session is a signed cookie with an id, the account's name and the generation of its tokens. Each
+page compares the generation with the database, so "sign out everywhere" ends all sessions; signing
+out ends all copies of this one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import secrets
+import time
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -22,8 +26,15 @@ from webapp.accounts.accounts import ADMIN, Account
 from webapp.accounts.audit import Actor
 from webapp.admission.credential_limits import authenticate
 from webapp.api.blueprint import FORM_BYTES, limit_body
+from webapp.dashboard import known_browsers
 from webapp.dashboard.pages import Blueprint, page
-from webapp.errors import NotAllowed, NotAuthenticated, NotFound, RateLimitExceeded
+from webapp.errors import (
+    NotAllowed,
+    NotAuthenticated,
+    NotFound,
+    RateLimitExceeded,
+    StoreUnavailable,
+)
 from webapp.services import services
 
 PATH = "/dashboard"
@@ -127,8 +138,9 @@ def _admit_admin() -> None:
 
 
 def _signed_in() -> Account | None:
-    username = session.get("username")
-    account = services().accounts.find(username) if isinstance(username, str) else None
+    if session.get("ends_at", 0) <= time.time():
+        return None
+    account = services().accounts.find(session["username"], session["id"])
     if account is None or account.disabled_at is not None:
         return None
     return account if session.get("generation") == account.generation else None
@@ -148,7 +160,8 @@ def enter() -> Any:
     check_form()
     username, password = request.form.get("username", ""), request.form.get("password", "")
     try:
-        account = authenticate(services().accounts, username, password)
+        browser = known_browsers.id_for(username)
+        account = authenticate(services().accounts, username, password, browser)
         error, status = "Wrong username or password.", 401
     except RateLimitExceeded as exceeded:
         account, status = None, 429
@@ -158,24 +171,35 @@ def enter() -> Any:
         form.status_code = status
         return form
     start_session(account)
-    return redirect(_next())
+    response = redirect(_next())
+    known_browsers.remember(response, account.username, cookie_path())
+    return response
 
 
 def start_session(account: Account) -> None:
     """Start a fresh session, against session fixation."""
     session.clear()
     session.permanent = True
-    session.update(username=account.username, generation=account.generation)
+    session.update(
+        id=secrets.token_urlsafe(16),
+        username=account.username,
+        generation=account.generation,
+        # Not the cookie's own time, which is renewed whenever the session changes.
+        ends_at=int(time.time() + SESSION_TTL.total_seconds()),
+    )
 
 
 @blueprint.post("/sign-out")
 def leave() -> AnyResponse:
     """End this session; with `everywhere` also all other sessions and tokens of the account."""
     check_form()
-    # Ending only this session needs no database.
     account = _signed_in() if "everywhere" in request.form else None
     if account:
         services().accounts.sign_out(Actor(account.username, request.remote_addr), account.id)
+    elif "id" in session:
+        # Without the database this browser is signed out, and copies of its cookie follow later.
+        with suppress(StoreUnavailable):
+            services().ended_sessions.end(session["id"], session["ends_at"])
     session.clear()
     return redirect(url_for("session.sign_in"))
 
