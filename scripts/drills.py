@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import socket
 import sys
@@ -228,8 +227,7 @@ class SlowClients:
         self.senders: list[socket.socket] = []
         self.readers: list[socket.socket] = []
         self._sent_at = time.monotonic()
-        # With some room for those of the bystander, and to the provider.
-        self._before = self._sockets() + 30
+        self._before = self._sockets() + 4  # those of the bystander
 
     def add(self, begin: Callable[[socket.socket], None], *, sends: bool) -> None:
         connection = self._connections.enter_context(connected(self._weir))
@@ -253,12 +251,18 @@ class SlowClients:
         return time.monotonic() - began
 
     def _sockets(self) -> int:
-        """How many connections its worker has, its own included."""
-        count = 0
-        for one in Path(f"/proc/{self._weir.pids()[0]}/fd").iterdir():
+        """How many connections to its clients the worker has."""
+        pid = self._weir.pids()[0]
+        own = set()
+        for one in Path(f"/proc/{pid}/fd").iterdir():
             with suppress(OSError):  # closed meanwhile
-                count += os.readlink(one).startswith("socket:")
-        return count
+                own.add(one.readlink().name)
+        lines = Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]
+        port = f":{self._weir.port:04X}"
+        return sum(
+            line.split()[1].endswith(port) and f"socket:[{line.split()[9]}]" in own
+            for line in lines
+        )
 
 
 def slow_clients() -> Figures:

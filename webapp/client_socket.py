@@ -118,7 +118,8 @@ class ClientSocket:
                     if time.monotonic() - began >= most:
                         raise ClientStalled from None
                     continue
-                left, began = left[sent:], time.monotonic()
+                if sent:
+                    left, began = left[sent:], time.monotonic()
         finally:
             self._connection.settimeout(None)
 

@@ -71,6 +71,7 @@ class Flight:
         self.begun = False
         self.end: Answer | Exception | None = None
         self.leads = False
+        self.cancelled = False
         self.leader: int | None = None
         self.listeners: list[Listener] = []
         self.followed_at: float | None = None
@@ -101,6 +102,9 @@ class Flight:
         while self.listeners and all(reader.lags for reader in self.listeners):
             self._room.clear()
             self._room.wait(1.0)
+        if self.cancelled:
+            # The kill may come later than a wake-up, after which much can be read without a wait.
+            raise gevent.GreenletExit
 
     def publish(self) -> None:
         """Send new entries to the followers in other processes."""
@@ -252,6 +256,7 @@ class Flights:
         if flight.end is None and flight.greenlet:
             self._forget(flight)
             self._all.discard(flight)
+            flight.cancelled = True
             flight.greenlet.kill(block=False)
             flight.greenlet = None
 
