@@ -138,11 +138,13 @@ def test_a_client_that_is_refused_reads_why(weir: Weir) -> None:
 # -- answers --
 
 
-def unread(weir: Weir, connections: ExitStack, *, stream: bool) -> None:
+def unread(
+    weir: Weir, connections: ExitStack, *, stream: bool = True, size: int = 20_000_000
+) -> None:
     """A request for a large answer, of which only the first bytes are read."""
     connection = connections.enter_context(connected(weir))
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    message = f"{time.time()} [[fault:big=20000000]]"
+    message = f"{time.time()} [[fault:big={size}]]"
     body = json.dumps({"message": message, "stream": stream}).encode()
     connection.sendall(head("/chat", len(body)) + body)
     assert connection.recv(9) == b"HTTP/1.1 "
@@ -161,6 +163,17 @@ def test_an_answer_that_nobody_reads_ends(weir: Weir, provider: Provider, stream
     wait_until(lambda: len(weir.logs()) >= before + 3)
 
 
+def test_many_streams_that_nobody_reads_end_before_their_provider_s_end(
+    weir: Weir, provider: Provider
+) -> None:
+    before = len(Books(weir).rows())
+    with ExitStack() as connections:
+        for _ in range(CONNECTIONS - 10):
+            unread(weir, connections, size=2_000_000)
+        states = wait_until(lambda: settled(weir), 20, "their end")
+    assert states[before:] == ["cancelled"] * (CONNECTIONS - 10)
+
+
 def settled(weir: Weir) -> list[str]:
     """The states of all calls, if none is reserved any more."""
     states = [row["state"] for row in Books(weir).rows()]
@@ -173,7 +186,7 @@ def test_what_nobody_reads_is_ended_before_the_grace_period_is_over(
     weir = start_weir(**SETTINGS, OPENAI_BASE_URL=provider.base_url, SHUTDOWN_GRACE=5)
     with ExitStack() as connections:
         for _ in range(5):
-            unread(weir, connections, stream=True)
+            unread(weir, connections)
         connection = connections.enter_context(connected(weir))
         connection.sendall(head("/chat", 1000) + b"{")
         began = time.monotonic()
