@@ -9,12 +9,14 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 import gevent
-from sqlalchemy import Connection, Engine, MetaData, Table, create_engine, event, text
+from sqlalchemy import Connection, Engine, Float, MetaData, Table, create_engine, event, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.pool import QueuePool, SingletonThreadPool
+from sqlalchemy.sql.functions import FunctionElement
 
 from webapp.errors import StoreUnavailable
 from webapp.storage.instrumentation import InstrumentationHook
@@ -233,6 +235,25 @@ def _quoted(schemas: str | tuple[str, ...]) -> str:
     names = schemas if isinstance(schemas, tuple) else schemas.split(",")
     quoted = ('"' + name.strip().strip('"').replace('"', '""') + '"' for name in names if name)
     return ", ".join(quoted)
+
+
+class DatabaseTime(FunctionElement[float]):
+    """Unix seconds by the database's clock, as the clocks of replicas may differ."""
+
+    type = Float()
+    inherit_cache = True
+
+
+@compiles(DatabaseTime, "postgresql")
+def _postgres_time(*_: Any, **__: Any) -> str:
+    # A sub-select is read once for a statement, so that an index can be used.
+    return "(SELECT extract(epoch FROM clock_timestamp())::float8)"
+
+
+@compiles(DatabaseTime, "sqlite")
+def _sqlite_time(*_: Any, **__: Any) -> str:
+    # Older versions of SQLite have no unixepoch('subsec').
+    return "((julianday('now') - 2440587.5) * 86400.0)"
 
 
 def increment(connection: Connection, table: Table, counters: Sequence[str]) -> Any:
