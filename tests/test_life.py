@@ -106,14 +106,14 @@ def test_one_worker_without_redis_and_the_log_says_why(start_weir: MakeWeir) -> 
 
 
 @pytest.mark.parametrize("store", ["sqlite", "postgresql"])
-def test_replicas_may_start_at_once_on_an_empty_database(
+def test_replicas_may_start_at_once_on_an_empty_database_and_its_files_are_private(
     new_weir: MakeWeir, fresh_valkey: Valkey, empty_database: str, tmp_path: Path, store: str
 ) -> None:
     settings: dict[str, object] = {"REDIS_URL": fresh_valkey.url, "WEB_CONCURRENCY": 2}
     if store == "postgresql":
         settings["DATABASE_URL"] = empty_database.replace("postgresql://", "postgres://")
     else:
-        settings["data_dir"] = tmp_path
+        settings["data_dir"] = tmp_path / "data"
     weirs = [new_weir(**settings) for _ in range(3)]
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda weir: weir.start(), weirs))
@@ -122,6 +122,12 @@ def test_replicas_may_start_at_once_on_an_empty_database(
         assert "Traceback" not in weir.raw_logs()
         assert "unreachable" not in weir.raw_logs()
     assert weirs[0].run_flask("db", "upgrade").stdout == f"Already at {migrations.head()}.\n"
+    if store == "sqlite":
+        folder = weirs[0].data_dir
+        modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+        assert {"weir.db", "weir.db-wal", "weir.db-shm", "secret_key"} <= set(modes)
+        assert set(modes.values()) == {0o600}, modes
+        assert folder.stat().st_mode & 0o777 == 0o700
 
 
 def test_many_may_be_the_first_to_open_a_file(tmp_path: Path) -> None:

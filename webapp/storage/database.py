@@ -20,6 +20,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from webapp.errors import StoreUnavailable
 from webapp.storage.instrumentation import InstrumentationHook
+from webapp.storage.private_files import create_database
 from webapp.threads import NativeThreads
 
 metadata = MetaData()
@@ -173,6 +174,10 @@ class Database:
             pool_size=SQLITE_WRITERS + SQLITE_READERS,
             connect_args={"timeout": SQLITE_BUSY_TIMEOUT},
         )
+
+        @event.listens_for(engine, "do_connect")
+        def create(_dialect: Any, _record: Any, arguments: list[str], _options: Any) -> None:
+            create_database(arguments[0])
 
         @event.listens_for(engine, "connect")
         def prepare(connection, _record):  # type: ignore[no-untyped-def]
