@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -19,9 +20,12 @@ from sqlalchemy.pool import QueuePool, SingletonThreadPool
 from sqlalchemy.sql.functions import FunctionElement
 
 from webapp.errors import StoreUnavailable
+from webapp.storage.database_problems import DatabaseProblem, problem_of
 from webapp.storage.instrumentation import InstrumentationHook
 from webapp.storage.private_files import create_database
 from webapp.threads import NativeThreads
+
+log = logging.getLogger(__name__)
 
 metadata = MetaData()
 
@@ -37,6 +41,9 @@ SQLITE_BUSY_TIMEOUT = 4
 # of keys.
 SQLITE_WRITERS, SQLITE_READERS = 2, 8
 FRESH_TTL = 30.0
+# A full disk takes a small write now and then: for this long a refused one counts.
+PROBLEM_TTL = 5.0
+PROBLEM_LOG_INTERVAL = 300.0
 READ_ONLY = "25006"  # PostgreSQL's code of a standby that refuses to write
 
 
@@ -61,6 +68,8 @@ class Database:
         self.last_seen: float | None = None
         self._unavailable = False
         self._retry_at = 0.0
+        self._problem: DatabaseProblem | None = None
+        self._refused_at = self._logged_at = 0.0
 
     def write(
         self, work: Callable[[Connection], Result], *, timeout: float | None = ANSWER_TIMEOUT
@@ -78,8 +87,14 @@ class Database:
 
     @property
     def unavailable(self) -> bool:
-        """Whether the latest attempt to reach it failed."""
-        return self._unavailable
+        """Whether the latest attempt to reach it failed, or it refuses to write."""
+        return self._unavailable or self.problem is not None
+
+    @property
+    def problem(self) -> DatabaseProblem | None:
+        """Why it refuses to write though it answers, if it lately has."""
+        lately = time.monotonic() - self._refused_at < PROBLEM_TTL
+        return self._problem if lately else None
 
     def _run(
         self,
@@ -97,13 +112,29 @@ class Database:
         try:
             with self.instrument(operation):
                 result = self._attempt(engine, work, timeout)
-        except StoreUnavailable:
+        except StoreUnavailable as error:
+            if problem := problem_of(error.__cause__):
+                # It answers: others may read.
+                self._unavailable, self._retry_at = False, 0.0
+                self._refused(problem)
+                error.logged = True
+                raise
             self._unavailable = True
             self._retry_at = time.monotonic() + RETRY_INTERVAL
             raise
         self._unavailable, self._retry_at = False, 0.0
+        if operation == "write" and self._problem and not self.problem:
+            log.warning("The database takes writes again")
+            self._problem = None
         self.last_seen = time.monotonic()
         return result
+
+    def _refused(self, problem: DatabaseProblem) -> None:
+        now = time.monotonic()
+        if problem != self._problem or now - self._logged_at > PROBLEM_LOG_INTERVAL:
+            log.error("The database refuses to write: %s. %s", problem.found, problem.advice)
+            self._logged_at = now
+        self._problem, self._refused_at = problem, now
 
     def _attempt(
         self, engine: Engine, work: Callable[[Connection], Result], timeout: float | None
