@@ -19,7 +19,7 @@ from alembic.script import ScriptDirectory
 import webapp.accounts.keys
 import webapp.application  # noqa: F401 all tables
 from tests.conftest import MakeWeir
-from tests.support.servers import DidNotStart, Postgres, Valkey, wait_until
+from tests.support.servers import DidNotStart, Postgres, Valkey, Weir, wait_until
 from webapp.settings import SettingsError, load
 from webapp.storage import migrations
 from webapp.storage.database import Database, metadata
@@ -198,6 +198,39 @@ def test_a_killed_worker_is_replaced(start_weir: MakeWeir) -> None:
         return False
 
     wait_until(answers, 10)
+
+
+def metrics_folder(weir: Weir) -> Path:
+    """Where its workers count: its master has the lock of that folder open."""
+    assert weir.process
+    files = [os.readlink(file) for file in Path(f"/proc/{weir.process.pid}/fd").iterdir()]
+    [lock] = [file for file in files if file.endswith("/master.lock")]
+    return Path(lock).parent
+
+
+def test_the_metrics_of_a_killed_master_are_removed_by_the_next_one_and_nobody_else_s(
+    start_weir: MakeWeir,
+) -> None:
+    with ThreadPoolExecutor() as pool:
+        killed, other = pool.map(lambda _: start_weir(), range(2))
+    abandoned, used = metrics_folder(killed), metrics_folder(other)
+    assert killed.process
+    # Its workers notice it by themselves.
+    workers = [Path(f"/proc/{pid}") for pid in killed.pids()]
+    killed.process.kill()
+    killed.process.wait()
+    wait_until(lambda: not any(worker.exists() for worker in workers), 10, "the workers' end")
+    assert abandoned.exists()
+    killed.process = None
+    killed.start()
+    assert not abandoned.exists()
+    assert metrics_folder(killed).exists()
+    assert used.exists()
+    # A reload reads the configuration again.
+    killed.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: killed.raw_logs().count("Booting worker") == 2, 10, "another worker")
+    assert start_weir().get("/metrics").status_code == 200
+    assert metrics_folder(killed).exists()
 
 
 def test_sigterm_ends_with_zero_and_sqlite_stays_whole(start_weir: MakeWeir) -> None:
