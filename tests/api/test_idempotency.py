@@ -136,6 +136,20 @@ def test_a_failure_frees_the_key(
     assert replayed(send(weir, "/chat", body, name))
 
 
+@pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
+@pytest.mark.parametrize(("size", "kept"), [(3_000_000, True), (4_400_000, False)])
+def test_an_answer_above_4_mib_is_not_kept_and_frees_the_key(
+    weir: Weir, provider: Provider, size: int, kept: bool, streamed: bool
+) -> None:
+    provider.fault(big=size)
+    body, name = BODIES[OPENAI] | {"stream": streamed}, f"large-{size}-{streamed}"
+    first = send(weir, OPENAI, body, name)
+    assert (first.status_code, len(first.content) > 4 * 1024 * 1024) == (200, not kept)
+    # A stream's key is free when Weir has noticed its end.
+    wait_until(lambda: send(weir, OPENAI, body, name).status_code == 200)
+    assert replayed(send(weir, OPENAI, body, name)) is kept
+
+
 def test_a_client_that_leaves_frees_the_key(weir: Weir, provider: Provider) -> None:
     provider.fault(gap=0.2, pieces=100)
     body = {"message": "leaving", "stream": True}
