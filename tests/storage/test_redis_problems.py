@@ -25,6 +25,7 @@ from webapp.admission.rate_limits import Limit, RateLimits, window_limits
 from webapp.admission.token_limits import TokenRateLimits
 from webapp.errors import RateLimitExceeded
 from webapp.setting_parsers import tiers
+from webapp.storage import redis_client
 from webapp.storage.redis_client import RedisClient, RedisUnavailable
 
 Command = tuple[str | int, ...]
@@ -169,6 +170,28 @@ def test_it_is_told_once_though_it_comes_and_goes(
     full, again = warnings(caplog)
     assert "full" in full
     assert again == "Redis is available again"
+
+
+def test_it_is_told_again_while_it_lasts(
+    own: Valkey,
+    tell: Callable[[Command], None],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(redis_client, "REMIND_INTERVAL", 0.5)
+    monkeypatch.setattr(redis_client, "REFUSED_PROBE_INTERVAL", 0.05)
+    tell(FAULTS["full"].faulty)
+    redis = RedisClient(own.url)
+    with pytest.raises(RedisUnavailable):
+        redis.execute("GET", "weir:a")
+    with gevent.Timeout(5):
+        while len(warnings(caplog)) < 2:
+            gevent.sleep(0.05)
+    first, again = caplog.records
+    assert "still unavailable: Redis is full" in again.message
+    assert again.created - first.created >= 0.5
+    tell(FAULTS["full"].mended)
+    wait_for(redis)
 
 
 def test_while_redis_is_full_now_and_then_no_window_has_more_than_its_limit(
