@@ -6,11 +6,10 @@ import os
 import resource
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 from webapp.listening import bind_address
-from webapp.observability import logs
+from webapp.observability import logs, metrics_folders
 from webapp.observability.uncaught import log_the_uncaught
 from webapp.settings import SettingsError, load
 from webapp.worker_count import worker_count
@@ -48,7 +47,7 @@ control_socket_disable = True
 METRICS = "PROMETHEUS_MULTIPROC_DIR"
 if METRICS not in os.environ or "GUNICORN_PID" in os.environ:
     try:
-        os.environ[METRICS] = tempfile.mkdtemp(prefix="weir-metrics-", dir=worker_tmp_dir)
+        os.environ[METRICS] = str(metrics_folders.create(worker_tmp_dir))
     except OSError as error:
         sys.exit(f"Weir does not start. Please set TMPDIR to a folder it can write: {error}")
 metrics_folder = Path(os.environ[METRICS])
@@ -66,6 +65,11 @@ def on_starting(server):
     server.log.info("Workers: %s (%s)", workers, _why)
     if settings.web_concurrency and settings.web_concurrency != workers:
         server.log.warning(_why)
+
+
+def when_ready(server):
+    """Remove the metrics of masters that were killed. Their workers have let go of the port."""
+    metrics_folders.remove_abandoned(metrics_folder.parent)
 
 
 def post_worker_init(worker):

@@ -19,7 +19,7 @@ from alembic.script import ScriptDirectory
 import webapp.accounts.keys
 import webapp.application  # noqa: F401 all tables
 from tests.conftest import MakeWeir
-from tests.support.servers import DidNotStart, Postgres, Valkey, wait_until
+from tests.support.servers import DidNotStart, Postgres, Valkey, Weir, wait_until
 from webapp.settings import SettingsError, load
 from webapp.storage import migrations
 from webapp.storage.database import Database, metadata
@@ -106,14 +106,14 @@ def test_one_worker_without_redis_and_the_log_says_why(start_weir: MakeWeir) -> 
 
 
 @pytest.mark.parametrize("store", ["sqlite", "postgresql"])
-def test_replicas_may_start_at_once_on_an_empty_database(
+def test_replicas_may_start_at_once_on_an_empty_database_and_its_files_are_private(
     new_weir: MakeWeir, fresh_valkey: Valkey, empty_database: str, tmp_path: Path, store: str
 ) -> None:
     settings: dict[str, object] = {"REDIS_URL": fresh_valkey.url, "WEB_CONCURRENCY": 2}
     if store == "postgresql":
         settings["DATABASE_URL"] = empty_database.replace("postgresql://", "postgres://")
     else:
-        settings["data_dir"] = tmp_path
+        settings["data_dir"] = tmp_path / "data"
     weirs = [new_weir(**settings) for _ in range(3)]
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda weir: weir.start(), weirs))
@@ -122,6 +122,12 @@ def test_replicas_may_start_at_once_on_an_empty_database(
         assert "Traceback" not in weir.raw_logs()
         assert "unreachable" not in weir.raw_logs()
     assert weirs[0].run_flask("db", "upgrade").stdout == f"Already at {migrations.head()}.\n"
+    if store == "sqlite":
+        folder = weirs[0].data_dir
+        modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+        assert {"weir.db", "weir.db-wal", "weir.db-shm", "secret_key"} <= set(modes)
+        assert set(modes.values()) == {0o600}, modes
+        assert folder.stat().st_mode & 0o777 == 0o700
 
 
 def test_many_may_be_the_first_to_open_a_file(tmp_path: Path) -> None:
@@ -192,6 +198,39 @@ def test_a_killed_worker_is_replaced(start_weir: MakeWeir) -> None:
         return False
 
     wait_until(answers, 10)
+
+
+def metrics_folder(weir: Weir) -> Path:
+    """Where its workers count: its master has the lock of that folder open."""
+    assert weir.process
+    files = [os.readlink(file) for file in Path(f"/proc/{weir.process.pid}/fd").iterdir()]
+    [lock] = [file for file in files if file.endswith("/master.lock")]
+    return Path(lock).parent
+
+
+def test_the_metrics_of_a_killed_master_are_removed_by_the_next_one_and_nobody_else_s(
+    start_weir: MakeWeir,
+) -> None:
+    with ThreadPoolExecutor() as pool:
+        killed, other = pool.map(lambda _: start_weir(), range(2))
+    abandoned, used = metrics_folder(killed), metrics_folder(other)
+    assert killed.process
+    # Its workers notice it by themselves.
+    workers = [Path(f"/proc/{pid}") for pid in killed.pids()]
+    killed.process.kill()
+    killed.process.wait()
+    wait_until(lambda: not any(worker.exists() for worker in workers), 10, "the workers' end")
+    assert abandoned.exists()
+    killed.process = None
+    killed.start()
+    assert not abandoned.exists()
+    assert metrics_folder(killed).exists()
+    assert used.exists()
+    # A reload reads the configuration again.
+    killed.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: killed.raw_logs().count("Booting worker") == 2, 10, "another worker")
+    assert start_weir().get("/metrics").status_code == 200
+    assert metrics_folder(killed).exists()
 
 
 def test_sigterm_ends_with_zero_and_sqlite_stays_whole(start_weir: MakeWeir) -> None:

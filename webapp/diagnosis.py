@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import gevent
 from geventhttpclient import HTTPClient
 from geventhttpclient.response import HTTPParseError
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from webapp import money
@@ -117,6 +117,9 @@ class Doctor:
         try:
             revision = database.read(migrations.current)
         except StoreUnavailable:
+            if problem := database.problem:
+                yield Finding("database", "problem", *problem)
+                return
             yield Finding(
                 "database", "problem", "cannot be reached",
                 "Check DATABASE_URL, and that the database is running.",
@@ -129,6 +132,8 @@ class Doctor:
         yield Finding(
             "database", "ok", f"{database.url.get_backend_name()} answers in {took:.1f} ms"
         )
+        if revision:
+            yield from self._write_check()
         if migrations.is_later(revision):
             found = f"at {revision}, newer than this version's {migrations.head()}: both work"
             yield Finding("database", "ok", found)
@@ -165,6 +170,26 @@ class Doctor:
             )  # fmt: skip
         else:
             yield Finding("database", "ok", f"{used} of {most} connections are in use")
+
+    def _write_check(self) -> Iterator[Finding]:
+        """Whether the database takes a write, which is rolled back."""
+        database = self._services.database
+
+        def write(connection: Connection) -> None:
+            with connection.begin_nested() as attempt:
+                connection.execute(text("CREATE TABLE weir_doctor AS SELECT 1 AS number"))
+                attempt.rollback()
+
+        try:
+            database.write(write)
+        except StoreUnavailable:
+            if problem := database.problem:
+                yield Finding("database", "problem", *problem)
+            else:
+                found = "takes no write now"
+                yield Finding("database", "warning", found, "Is another transaction very long?")
+        except SQLAlchemyError:
+            pass  # this user may not create tables: that does not matter here
 
     def _ledger_check(self) -> Iterator[Finding]:
         try:

@@ -244,8 +244,11 @@ class ProviderTimedOut(ProviderError):
 
 
 class StoreUnavailable(WeirError):
+    """`logged` is whether the log already says why."""
+
     status = 503
     message = "The database is unavailable. Try again."
+    logged = False
 
 
 class Overloaded(WeirError):

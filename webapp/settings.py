@@ -506,7 +506,7 @@ def _stored_secret(data_dir: Path) -> str:
     """The development secret, created at the first start. Concurrent starts agree on one."""
     path = data_dir / "secret_key"
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         draft = data_dir / f".secret_key.{os.getpid()}"
         if not path.exists():
             draft.touch(mode=0o600)
@@ -586,7 +586,7 @@ def _unwritable(settings: Settings) -> Iterator[str]:
     file = Path(settings.database_url.removeprefix("sqlite:///"))
     in_data_dir = file == settings.data_dir.resolve() / "weir.db"
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # SQLite adds files beside its own. That one is not opened: closing it would end its locks.
         with tempfile.TemporaryFile(dir=file.parent):
             if file.exists() and not os.access(file, os.W_OK):

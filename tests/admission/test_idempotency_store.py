@@ -154,6 +154,31 @@ def test_what_is_older_than_a_day_and_runs_no_more_is_deleted(
     assert database.read(lambda c: [*c.execute(query).scalars()]) == ["new"]
 
 
+@pytest.mark.parametrize("wrong_by", [-2 * RESPONSE_TTL, 15.0, 2 * RESPONSE_TTL], ids=str)
+def test_a_process_whose_clock_is_wrong_takes_and_deletes_nothing(
+    database: Database,
+    store: IdempotencyStore,
+    elsewhere: IdempotencyStore,
+    monkeypatch: pytest.MonkeyPatch,
+    wrong_by: float,
+) -> None:
+    running = acquire(store)
+    true_time = time.time
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: true_time() + wrong_by)
+        with pytest.raises(IdempotencyInProgress):
+            elsewhere.acquire("key", "body")
+        assert isinstance(elsewhere.acquire("its own", "body"), IdempotencyLease)
+        elsewhere.tick()
+    with pytest.raises(IdempotencyInProgress):
+        store.acquire("its own", "body")
+    store.finish(running, HEADERS, BODY)
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: true_time() + wrong_by)
+        Retention(database, [expired()]).tick()
+        assert elsewhere.acquire("key", "body") == StoredResponse(HEADERS, BODY)
+
+
 def test_without_the_database_no_key_can_be_promised(tmp_path: Path) -> None:
     store = IdempotencyStore(Database(f"sqlite:///{tmp_path}/nowhere/weir.db"))
     lease = IdempotencyLease("key", "holder")

@@ -88,7 +88,7 @@ def test_processes_share_their_limits_through_redis(fresh_valkey: Valkey) -> Non
     second.settle(reservation, 50)
     second.reserve("shared", LIMIT, 50, named=True)
     refusal(first, "shared", 1)
-    assert first.used_here("shared") == second.used_here("shared") == 0
+    assert second.used_here("shared") == 50, "it goes on counting if Redis goes away"
 
 
 @pytest.mark.parametrize(("workers", "share"), [(4, 25), (1_000, 1)])

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
 from tests.conftest import MakeWeir
-from tests.support.servers import Postgres, Provider, Weir, wait_until
+from tests.support.servers import REPOSITORY, Postgres, Provider, Weir, wait_until
 
 KEY = "test_key_0123456789"
 OTHER_KEY = "other_key_0123456789"
@@ -24,6 +25,7 @@ SETTINGS = {
     "LLM_MAX_RETRIES": 0,
     "BREAKER_FAILURES": 1_000_000,
 }
+JUMPING_CLOCK = REPOSITORY / "tests" / "support" / "jumping_clock"
 BODIES: dict[str, dict[str, Any]] = {
     "/chat": {"message": "once"},
     "/generate": {"prompt": "once"},
@@ -134,6 +136,20 @@ def test_a_failure_frees_the_key(
     assert replayed(send(weir, "/chat", body, name))
 
 
+@pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
+@pytest.mark.parametrize(("size", "kept"), [(3_000_000, True), (4_400_000, False)])
+def test_an_answer_above_4_mib_is_not_kept_and_frees_the_key(
+    weir: Weir, provider: Provider, size: int, kept: bool, streamed: bool
+) -> None:
+    provider.fault(big=size)
+    body, name = BODIES[OPENAI] | {"stream": streamed}, f"large-{size}-{streamed}"
+    first = send(weir, OPENAI, body, name)
+    assert (first.status_code, len(first.content) > 4 * 1024 * 1024) == (200, not kept)
+    # A stream's key is free when Weir has noticed its end.
+    wait_until(lambda: send(weir, OPENAI, body, name).status_code == 200)
+    assert replayed(send(weir, OPENAI, body, name)) is kept
+
+
 def test_a_client_that_leaves_frees_the_key(weir: Weir, provider: Provider) -> None:
     provider.fault(gap=0.2, pieces=100)
     body = {"message": "leaving", "stream": True}
@@ -177,12 +193,15 @@ def test_of_many_at_once_one_is_answered_and_the_others_wait_or_are_replayed(
     assert len(provider.completions()) == 1
 
 
-def test_a_killed_worker_loses_its_keys_when_their_lease_ends(
-    start_weir: MakeWeir, provider: Provider, fresh_database: str
+def test_a_killed_worker_loses_its_keys_when_their_lease_ends_by_the_clock_of_the_database(
+    start_weir: MakeWeir, provider: Provider, fresh_database: str, tmp_path: Path
 ) -> None:
     settings = SETTINGS | {"OPENAI_BASE_URL": provider.base_url, "DATABASE_URL": fresh_database}
+    offset = tmp_path / "offset"
+    offset.write_text("15")  # seconds: the second replica is ahead by more than a lease
+    ahead = {"PYTHONPATH": JUMPING_CLOCK, "CLOCK_OFFSET_FILE": offset}
     with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(lambda _: start_weir(**settings), range(2))
+        first, second = pool.map(lambda clock: start_weir(**settings, **clock), [{}, ahead])
     provider.fault(hang=True, times=1)
     with ThreadPoolExecutor(1) as pool:
         lost = pool.submit(send, first, "/chat", {"message": "lost"}, "lost")

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 from sqlalchemy import text
@@ -49,6 +53,34 @@ def test_an_older_database_is_migrated(database: Database) -> None:
         migrate(connection, "0002_idempotency_keys")
     assert migrations.upgrade(database)
     assert database.read(migrations.current) == migrations.head()
+
+
+def test_the_file_of_an_earlier_version_is_taken_from_other_users(tmp_path: Path) -> None:
+    folder = tmp_path / "shared"
+    folder.mkdir(mode=0o755)
+    file = folder / "weir.db"
+    with closing(sqlite3.connect(file)) as earlier:
+        earlier.execute("PRAGMA journal_mode=WAL")
+        earlier.execute("CREATE TABLE of_an_earlier_version (id INTEGER)")
+        (folder / "weir.db.migrating").touch(0o644)
+        for path in folder.iterdir():
+            path.chmod(0o644)
+        assert migrations.upgrade(Database(f"sqlite:///{file}"))
+        modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+    assert modes == dict.fromkeys(
+        ["weir.db", "weir.db-wal", "weir.db-shm", "weir.db.migrating"], 0o600
+    )
+    assert folder.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_the_file_of_another_user_is_left_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "weir.db"
+    file.touch()
+    os.chown(file, 65_534, -1)
+    file.chmod(0o664)
+    assert migrations.upgrade(Database(f"sqlite:///{file}"))
+    assert file.stat().st_mode & 0o777 == 0o664
 
 
 def test_a_newer_database_is_taken_as_it_is(

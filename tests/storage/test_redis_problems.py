@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,8 +21,11 @@ from tests.support.servers import (
     free_port,
     wait_until,
 )
-from webapp.admission.rate_limits import RateLimits, window_limits
+from webapp.admission.rate_limits import Limit, RateLimits, window_limits
+from webapp.admission.token_limits import TokenRateLimits
+from webapp.errors import RateLimitExceeded
 from webapp.setting_parsers import tiers
+from webapp.storage import redis_client
 from webapp.storage.redis_client import RedisClient, RedisUnavailable
 
 Command = tuple[str | int, ...]
@@ -141,11 +145,11 @@ def test_what_begins_later_is_noticed_by_the_next_command(
     tell(MAKE_USER)
     redis = RedisClient(USER.format(port=own.port))
     limits = RateLimits(redis, 1)
-    [window] = window_limits(tiers("t=1/minute")["t"].windows)
+    [window] = window_limits(tiers("t=2/minute")["t"].windows)
     assert limits.acquire("of-this-test", [window]).allowed
     tell((*MAKE_USER, "-@scripting"))
     assert limits.acquire("of-this-test", [window]).allowed, "now this process counts by itself"
-    assert not limits.acquire("of-this-test", [window]).allowed
+    assert not limits.acquire("of-this-test", [window]).allowed, "and goes on from what it knows"
     assert redis.unavailable
     assert len(warnings(caplog)) == 1
     tell(MAKE_USER)
@@ -166,6 +170,90 @@ def test_it_is_told_once_though_it_comes_and_goes(
     full, again = warnings(caplog)
     assert "full" in full
     assert again == "Redis is available again"
+
+
+def test_it_is_told_again_while_it_lasts(
+    own: Valkey,
+    tell: Callable[[Command], None],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(redis_client, "REMIND_INTERVAL", 0.5)
+    monkeypatch.setattr(redis_client, "REFUSED_PROBE_INTERVAL", 0.05)
+    tell(FAULTS["full"].faulty)
+    redis = RedisClient(own.url)
+    with pytest.raises(RedisUnavailable):
+        redis.execute("GET", "weir:a")
+    with gevent.Timeout(5):
+        while len(warnings(caplog)) < 2:
+            gevent.sleep(0.05)
+    first, again = caplog.records
+    assert "still unavailable: Redis is full" in again.message
+    assert again.created - first.created >= 0.5
+    tell(FAULTS["full"].mended)
+    wait_for(redis)
+
+
+def test_while_redis_is_full_now_and_then_no_window_has_more_than_its_limit(
+    own: Valkey, tell: Callable[[Command], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its processes lose and find it at other times, and may have the count of either side."""
+    [window] = window_limits(tiers("t=40/minute")["t"].windows)
+    clients = [RedisClient(own.url) for _ in range(2)]
+    processes = [RateLimits(client, 2) for client in clients]
+    allowed = [0, 0]
+
+    def ask(seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            for number, limits in enumerate(processes):
+                allowed[number] += limits.acquire("busy", [window]).allowed
+                limits.tick()
+            gevent.sleep(0.02)
+
+    # One process has more than its share when the trouble begins.
+    allowed[0] += sum(processes[0].acquire("busy", [window]).allowed for _ in range(25))
+    allowed[1] += sum(processes[1].acquire("busy", [window]).allowed for _ in range(5))
+    tell(FAULTS["full"].faulty)
+    ask(0.2)
+    assert all(client.unavailable for client in clients)
+    tell(FAULTS["full"].mended)
+    ask(2.3)
+    assert not any(client.unavailable for client in clients)
+    tell(FAULTS["full"].faulty)
+    ask(0.2)
+    assert 30 < sum(allowed) <= 40, allowed
+    lines = [line for line in warnings(caplog) if "full" in line]
+    assert len(lines) == 2, "once for each process"
+
+
+@pytest.mark.parametrize("notation", ["10/minute", "10/hour"])
+def test_what_a_process_has_allowed_alone_goes_on_counting_in_redis(
+    own: Valkey, tell: Callable[[Command], None], notation: str
+) -> None:
+    limits = [*window_limits(tiers(f"t={notation}")["t"].windows), Limit("day", "day", 50, 86_400)]
+    clients = [RedisClient(own.url) for _ in range(2)]
+    first, second = (RateLimits(client, 2) for client in clients)
+    assert all(first.acquire("alone", limits).allowed for _ in range(3))
+    tell(FAULTS["full"].faulty)
+    assert [first.acquire("alone", limits).allowed for _ in range(3)] == [True, True, False]
+    tell(FAULTS["full"].mended)
+    wait_for(clients[0])
+    first.tick()
+    assert [state.used for state in second.peek("alone", limits).states] == [5, 5]
+    assert sum(second.acquire("alone", limits).allowed for _ in range(10)) == 5
+
+
+def test_tokens_that_redis_has_counted_go_on_counting_while_it_is_full(
+    own: Valkey, tell: Callable[[Command], None]
+) -> None:
+    limits = TokenRateLimits(RedisClient(own.url), 2)
+    for _ in range(4):
+        limits.reserve("tokens", 1000, 100, named=True)
+    tell(FAULTS["full"].faulty)
+    limits.reserve("tokens", 1000, 100, named=True)
+    with pytest.raises(RateLimitExceeded):
+        limits.reserve("tokens", 1000, 100, named=True)
 
 
 def test_the_permissions_that_the_documentation_names_suffice(

@@ -33,6 +33,7 @@ STORED_HEADERS = (
     "X-Weir-Attempts",
 )
 END_OF_STREAM = b"data: [DONE]\n\n"
+MAX_BODY_BYTES = 4 * 1024 * 1024  # of an answer that is kept
 
 AnyBlueprint = TypeVar("AnyBlueprint", bound=Blueprint)
 
@@ -74,7 +75,10 @@ def _fingerprint(body: bytes) -> str | None:
 
 
 def _leave(response: Response) -> Response:
-    """Keep a good answer once it is complete, and free the key of any other."""
+    """Keep a good answer once it is complete, and free the key of any other.
+
+    One above MAX_BODY_BYTES is not kept: the database would grow by it with each new key.
+    """
     lease: IdempotencyLease | None = g.pop("idempotency", None)
     if lease is None:
         return response
@@ -88,7 +92,10 @@ def _leave(response: Response) -> Response:
         response.call_on_close(recording.close)
     else:
         body = response.get_data()
-        _try(lambda: parts().idempotency.finish(lease, headers, body))
+        if len(body) > MAX_BODY_BYTES:
+            _try(lambda: parts().idempotency.release(lease))
+        else:
+            _try(lambda: parts().idempotency.finish(lease, headers, body))
     return response
 
 
@@ -106,10 +113,15 @@ class _Recording:
 
     def __iter__(self) -> Iterator[bytes]:
         sent: list[bytes] = []
+        size = 0
         for event in self._events:
-            sent.append(event)
-            if event.endswith(END_OF_STREAM) and self._context.error is None:
-                self._keep(b"".join(sent))
+            size += len(event)
+            if size > MAX_BODY_BYTES:
+                sent.clear()
+            else:
+                sent.append(event)
+                if event.endswith(END_OF_STREAM) and self._context.error is None:
+                    self._keep(b"".join(sent))
             yield event
 
     def _keep(self, body: bytes) -> None:
@@ -118,7 +130,7 @@ class _Recording:
             _try(lambda: self._store.finish(lease, self._headers, body))
 
     def close(self) -> None:
-        """The stream is over; if it did not come to its end, the key is free."""
+        """The stream is over; if it is not kept, the key is free."""
         lease, self._lease = self._lease, None
         if lease:
             _try(lambda: self._store.release(lease))

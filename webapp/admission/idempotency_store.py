@@ -1,21 +1,20 @@
 """Idempotency keys in the database: who holds one, and what a finished request was answered.
 
 A running request holds its key by a lease, which its process renews every second; a lease that
-ended is anybody's. Only good answers are kept, for a day.
+ended is anybody's. Only good answers are kept, for a day. All times are the database's.
 """
 
 from __future__ import annotations
 
 import json
-import time
 import uuid
 from dataclasses import dataclass
 
-from sqlalchemy import Column, Connection, Float, LargeBinary, String, Table, Text
+from sqlalchemy import Column, Connection, Float, LargeBinary, String, Table, Text, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from webapp.errors import IdempotencyInProgress, IdempotencyMismatch
-from webapp.storage.database import Database, metadata
+from webapp.storage.database import Database, DatabaseTime, metadata
 from webapp.storage.retention import Expired
 
 keys = Table(
@@ -90,26 +89,26 @@ class IdempotencyStore:
 
     def tick(self) -> None:
         """Renew the leases of what runs here."""
-        now = time.time()
         if self._leases:
             renew = (
                 keys.update()
                 .where(keys.c.holder.in_(sorted(self._leases)))
-                .values(leased_until=now + LEASE_TTL)
+                .values(leased_until=DatabaseTime() + LEASE_TTL)
             )
             self._database.write(lambda connection: connection.execute(renew))
 
 
 def expired() -> Expired:
     """Answers that have been kept for a day; of running requests nothing."""
-    return keys, lambda now: (keys.c.created_at < now - RESPONSE_TTL, keys.c.leased_until < now)
+    now = DatabaseTime()
+    return keys, lambda _: (keys.c.created_at < now - RESPONSE_TTL, keys.c.leased_until < now)
 
 
 def _acquire(
     connection: Connection, key_id: str, fingerprint: str, holder: str
 ) -> StoredResponse | None:
     """Insert the key or take over a lease that ended: None; or how the request was answered."""
-    now = time.time()
+    now = DatabaseTime()
     row = {
         "id": key_id,
         "fingerprint": fingerprint,
@@ -121,17 +120,21 @@ def _acquire(
     insert = dialect.insert(keys).values(row).on_conflict_do_nothing().returning(keys.c.id)
     if connection.execute(insert).first():
         return None
-    known = connection.execute(keys.select().where(keys.c.id == key_id).with_for_update()).first()
+    ages = (
+        (keys.c.created_at < now - RESPONSE_TTL).label("too_old"),
+        (keys.c.leased_until >= now).label("leased"),
+    )
+    query = select(keys, *ages).where(keys.c.id == key_id).with_for_update()
+    known = connection.execute(query).first()
     if known is None:  # freed just now
         raise IdempotencyInProgress
     finished = known.body is not None
-    too_old = known.created_at < now - RESPONSE_TTL
-    if not too_old or (not finished and known.leased_until >= now):
+    if not known.too_old or (not finished and known.leased):
         if known.fingerprint != fingerprint:
             raise IdempotencyMismatch
         if finished:
             return StoredResponse(json.loads(known.headers), known.body)
-        if known.leased_until >= now:
+        if known.leased:
             raise IdempotencyInProgress
     connection.execute(
         keys.update().where(keys.c.id == key_id).values(**row, headers=None, body=None)

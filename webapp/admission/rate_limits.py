@@ -9,7 +9,8 @@
 
 One script looks at all limits of a request and takes from all or from none, so a refused request
 consumes nothing. While Redis is away (or where there is none) each process counts for itself, its
-share of each limit.
+share of each limit. What was counted on one side goes on counting on the other: a process remembers
+what it was allowed through Redis, and adds to Redis what it has allowed itself.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
 
@@ -32,6 +33,10 @@ SECOND = 1_000_000  # windows are counted in microseconds
 DAY = 86_400
 LEASE_TTL = 10  # seconds
 SWEEP_THRESHOLD = 10_000
+ADDED_PER_TICK = 1_000  # buckets
+# A Redis that refuses commands now and then (a full one) does so to each process at another time.
+# So for this long (seconds) after a refusal, a process also keeps within its share.
+SHARE_HOLD = 60.0
 UNKNOWN = -1
 
 # KEYS: one for each limit. ARGV: kind, amount and length in microseconds of each; at last what has
@@ -116,6 +121,35 @@ local clock = redis.call('TIME')
 local ends = clock[1] * 1000000 + clock[2] + tonumber(ARGV[1])
 for i = 2, #ARGV do redis.call('ZADD', KEYS[1], ends, ARGV[i]) end
 redis.call('PEXPIRE', KEYS[1], math.ceil(tonumber(ARGV[1]) / 1000))
+""",
+    keys=1,
+)
+# KEYS: the log of a window. ARGV: its length in microseconds, then how long ago requests were that
+# this log lacks. A full Redis refuses the first LPUSH, before anything is changed.
+ADD_TO_WINDOW = Script(
+    """
+local clock = redis.call('TIME')
+local now, length = clock[1] * 1000000 + clock[2], tonumber(ARGV[1])
+for i = 2, #ARGV do
+  if tonumber(ARGV[i]) < length then
+    redis.call('LPUSH', KEYS[1], string.format('%.0f', now - tonumber(ARGV[i])))
+  end
+end
+local times = redis.call('LRANGE', KEYS[1], 0, -1)
+table.sort(times, function(a, b) return tonumber(a) > tonumber(b) end)
+redis.call('DEL', KEYS[1])
+for _, at in ipairs(times) do redis.call('RPUSH', KEYS[1], at) end
+redis.call('PEXPIRE', KEYS[1], math.ceil(length / 1000))
+""",
+    keys=1,
+)
+# KEYS: the counter of a day. ARGV: the day, and what to add to it. Where Redis does not know it,
+# the database does.
+ADD_TO_DAY = Script(
+    """
+if redis.call('HGET', KEYS[1], 'day') == ARGV[1] then
+  redis.call('HINCRBY', KEYS[1], 'used', ARGV[2])
+end
 """,
     keys=1,
 )
@@ -221,7 +255,9 @@ class RateLimits:
         tokens_here: Callable[[str], int] = lambda _: 0,
     ) -> None:
         self._redis = redis
-        self._local = LocalRateLimits(workers if redis else 1, counted_today, tokens_here)
+        self._local = LocalRateLimits(
+            workers if redis else 1, counted_today, tokens_here, keep_unshared=redis is not None
+        )
         self._counted_today = counted_today
         self._running: dict[str, set[str]] = {}
 
@@ -252,8 +288,13 @@ class RateLimits:
             self._redis.send_and_forget("ZREM", f"{PREFIX}{{{bucket}}}:parallel", request)
 
     def tick(self) -> None:
-        """Renew the leases of the requests that still run."""
-        if self._redis is None:
+        """Renew the leases of the requests that still run, and tell Redis what it has missed."""
+        if self._redis is None or self._redis.unavailable:
+            return
+        try:
+            for bucket in list(self._local.unshared)[:ADDED_PER_TICK]:
+                self._share(self._redis, bucket)
+        except RedisUnavailable:
             return
         for bucket, running in list(self._running.items()):
             try:
@@ -263,12 +304,41 @@ class RateLimits:
                 return
 
     def _decide(self, bucket: str, limits: Sequence[Limit], request: str) -> Decision:
-        if self._redis is not None:
+        redis = self._redis
+        if redis is not None and not redis.unavailable:
+            if redis.refused_within(SHARE_HOLD):
+                windows = [limit for limit in limits if limit.kind == "window"]
+                decision = self._local.decision(bucket, windows, "")
+                if not decision.allowed:
+                    return decision
             try:
-                return self._shared(self._redis, bucket, limits, request)
+                if bucket in self._local.unshared:
+                    self._share(redis, bucket)
+                decision = self._shared(redis, bucket, limits, request)
             except RedisUnavailable:
                 pass
+            else:
+                self._local.note(bucket, decision, request)
+                return decision
         return self._local.decision(bucket, limits, request)
+
+    def _share(self, redis: RedisClient, bucket: str) -> None:
+        """Add what this process has counted alone to what Redis counts."""
+        unshared = self._local.unshared.pop(bucket, Unshared())
+        try:
+            now = time.monotonic()
+            for length, times in list(unshared.windows.items()):
+                ages = (round((now - at) * SECOND) for at in times)
+                redis.run(ADD_TO_WINDOW, f"{PREFIX}{{{bucket}}}:{length}", length * SECOND, *ages)
+                del unshared.windows[length]
+            if unshared.day_count:
+                key = f"{PREFIX}{{{bucket}}}:day"
+                redis.run(ADD_TO_DAY, key, unshared.day, unshared.day_count)
+        except RedisUnavailable:
+            # Refused, it was not added. Without a reply it may have been: not a second time.
+            if redis.refused_within(SHARE_HOLD):
+                self._local.put_back(bucket, unshared)
+            raise
 
     def _shared(
         self, redis: RedisClient, bucket: str, limits: Sequence[Limit], request: str
@@ -291,16 +361,36 @@ class RateLimits:
         return Decision(bool(allowed), now / SECOND, states)
 
 
+@dataclass(slots=True)
+class Unshared:
+    """What a process has allowed in a bucket and Redis does not know: times by length of window,
+    and the count of a day."""
+
+    windows: dict[int, deque[float]] = field(default_factory=dict)
+    day: int = 0
+    day_count: int = 0
+
+
 class LocalRateLimits:
-    """The same limits within this process, each divided among `workers`."""
+    """The same limits within this process, each divided among `workers`.
+
+    `unshared` is by bucket, and stays empty without `keep_unshared`.
+    """
 
     def __init__(
         self,
         workers: int,
         counted_today: Callable[[str], int] = lambda _: 0,
         tokens_here: Callable[[str], int] = lambda _: 0,
+        *,
+        keep_unshared: bool = False,
     ) -> None:
         self._workers = workers
+        self._keep_unshared = keep_unshared
+        self.unshared: dict[str, Unshared] = {}
+        # What other processes had of a window when Redis was last asked, and until when it counts.
+        self._others: dict[tuple[str, int], tuple[int, float]] = {}
+        self._sweep_at = SWEEP_THRESHOLD
         self._counted_today = counted_today
         self._tokens_here = tokens_here
         self._logs: dict[tuple[str, int], deque[float]] = {}
@@ -313,6 +403,34 @@ class LocalRateLimits:
         if not running:
             self._running.pop(bucket, None)
 
+    def note(self, bucket: str, decision: Decision, request: str) -> None:
+        """Remember what Redis has decided."""
+        now = time.monotonic()
+        took = bool(request) and decision.allowed
+        for state in decision.states:
+            limit = state.limit
+            if limit.kind == "window":
+                log = self._log(bucket, limit, now)
+                if took:
+                    if len(log) >= self._share(limit):  # more of them would change nothing
+                        log.popleft()
+                    log.append(now)
+                others = state.used - len(log)
+                self._others[bucket, limit.length] = (others, now + limit.length)
+            elif limit.kind == "day":
+                self._days[bucket] = (int(decision.now // DAY), state.used)
+            elif limit.kind == "parallel" and took:
+                self._running.setdefault(bucket, set()).add(request)
+
+    def put_back(self, bucket: str, unshared: Unshared) -> None:
+        """Keep what could not be added to Redis for another attempt."""
+        kept = self.unshared.setdefault(bucket, unshared)
+        if kept is not unshared:
+            for length, times in unshared.windows.items():
+                kept.windows.setdefault(length, deque()).extendleft(reversed(times))
+            if kept.day == unshared.day:
+                kept.day_count += unshared.day_count
+
     def decision(self, bucket: str, limits: Sequence[Limit], request: str) -> Decision:
         if bucket not in self._days and any(limit.kind == "day" for limit in limits):
             # Asked before anything is looked at: others may be served meanwhile.
@@ -320,7 +438,7 @@ class LocalRateLimits:
             self._days.setdefault(bucket, (int(time.time() // DAY), counted))
         now, wall = time.monotonic(), time.time()
         used = [self._used(bucket, limit, now, wall) for limit in limits]
-        shares = [max(1, limit.amount // self._workers) for limit in limits]
+        shares = [self._share(limit) - self._excess(bucket, limit, now) for limit in limits]
         allowed = all(
             count < share or limit.kind == "tokens"
             for limit, count, share in zip(limits, used, shares, strict=True)
@@ -338,6 +456,16 @@ class LocalRateLimits:
             states.append(LimitState(limit, shown, reset))
         return Decision(allowed, wall, tuple(states))
 
+    def _share(self, limit: Limit) -> int:
+        return max(1, limit.amount // self._workers)
+
+    def _excess(self, bucket: str, limit: Limit, now: float) -> int:
+        """How much of this process's share of a window others are known to have used."""
+        others, until = self._others.get((bucket, limit.length), (0, 0.0))
+        if limit.kind != "window" or until <= now:
+            return 0
+        return max(0, others - (limit.amount - self._share(limit)))
+
     def _used(self, bucket: str, limit: Limit, now: float, wall: float) -> int:
         if limit.kind == "day":
             day, counted = self._days[bucket]
@@ -353,8 +481,20 @@ class LocalRateLimits:
     ) -> int:
         if limit.kind == "window":
             self._logs[bucket, limit.length].append(now)
+            if self._keep_unshared:
+                windows = self.unshared.setdefault(bucket, Unshared()).windows
+                times = windows.setdefault(limit.length, deque())
+                times.append(now)
+                while times[0] <= now - limit.length:
+                    times.popleft()
         elif limit.kind == "day":
-            self._days[bucket] = (int(wall // DAY), used + 1)
+            today = int(wall // DAY)
+            self._days[bucket] = (today, used + 1)
+            if self._keep_unshared:
+                unshared = self.unshared.setdefault(bucket, Unshared())
+                if unshared.day != today:
+                    unshared.day, unshared.day_count = today, 0
+                unshared.day_count += 1
         elif limit.kind == "parallel":
             self._running.setdefault(bucket, set()).add(request)
         else:
@@ -367,13 +507,17 @@ class LocalRateLimits:
         if limit.kind != "window":
             return wall + (1 if limit.kind == "parallel" else 0)
         log = self._logs[bucket, limit.length]
-        # The oldest entry of those that fill the share leaves first.
-        leaving = log[max(0, len(log) - share)] if log else now
-        return wall + leaving + limit.length - now
+        if log and len(log) >= share > 0:
+            # The oldest entry of those that fill the share leaves first.
+            return wall + log[len(log) - share] + limit.length - now
+        if share <= 0:  # others have it all, as far as this process knows
+            return wall + self._others[bucket, limit.length][1] - now
+        return wall + (log[0] if log else now) + limit.length - now
 
     def _log(self, bucket: str, limit: Limit, now: float) -> deque[float]:
-        if len(self._logs) > SWEEP_THRESHOLD:
+        if len(self._logs) > self._sweep_at:
             self._sweep(now)
+            self._sweep_at = max(SWEEP_THRESHOLD, 2 * len(self._logs))
         log = self._logs.setdefault((bucket, limit.length), deque())
         while log and log[0] <= now - limit.length:
             log.popleft()
@@ -384,3 +528,12 @@ class LocalRateLimits:
         for key, log in list(self._logs.items()):
             if not log or log[-1] <= now - key[1]:
                 del self._logs[key]
+        for key, (_, until) in list(self._others.items()):
+            if until <= now:
+                del self._others[key]
+        for bucket, unshared in list(self.unshared.items()):
+            windows = unshared.windows.items()
+            if not unshared.day_count and all(
+                times[-1] <= now - length for length, times in windows
+            ):
+                del self.unshared[bucket]

@@ -1,7 +1,8 @@
 """Tokens a minute: reserved at their ceiling before a call, settled at what it used.
 
 A window has an entry for each call, not for each token, and their sum. An entry leaves a minute
-after its reservation. While Redis is away, or where there is none, each process counts its share.
+after its reservation. While Redis is away, or where there is none, each process counts its share,
+and what it was allowed through Redis is part of that.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import uuid
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from webapp.admission.rate_limits import PREFIX, SECOND
+from webapp.admission.rate_limits import PREFIX, SECOND, SHARE_HOLD
 from webapp.errors import RateLimitExceeded
 from webapp.storage.redis_client import RedisClient, RedisUnavailable, Script
 
@@ -127,22 +128,42 @@ class TokenRateLimits:
     def _take(
         self, reservation: TokenReservation, limit: int, tokens: int
     ) -> tuple[bool, int, float]:
-        if self._redis is not None:
+        if self._redis is not None and not self._redis.unavailable:
+            entries = self._entries(reservation.bucket)
+            # See SHARE_HOLD: what is taken here is within the share, too.
+            held = self._redis.refused_within(SHARE_HOLD)
+            if held:
+                found = self._take_locally(reservation, limit, tokens)
+                if not found[0]:
+                    return found
             try:
                 keys = _keys(reservation.bucket)
                 taken, used, wait = self._redis.run(RESERVE, *keys, limit, tokens, reservation.id)
-                return bool(taken), used, wait / SECOND
             except RedisUnavailable:
-                pass
+                if held:
+                    return found
+            else:
+                # What Redis allowed goes on counting here when Redis is away.
+                if taken:
+                    entries[reservation.id] = (time.monotonic(), tokens)
+                else:
+                    entries.pop(reservation.id, None)
+                return bool(taken), used, wait / SECOND
         return self._take_locally(reservation, limit, tokens)
+
+    def _entries(self, bucket: str) -> OrderedDict[str, tuple[float, int]]:
+        """What this process has counted in the last minute."""
+        oldest = time.monotonic() - WINDOW
+        entries = self._local.setdefault(bucket, OrderedDict())
+        while entries and next(iter(entries.values()))[0] <= oldest:
+            entries.popitem(last=False)
+        return entries
 
     def _take_locally(
         self, reservation: TokenReservation, limit: int, tokens: int
     ) -> tuple[bool, int, float]:
         share, now = max(1, limit // self._workers), time.monotonic()
-        entries = self._local.setdefault(reservation.bucket, OrderedDict())
-        while entries and next(iter(entries.values()))[0] <= now - WINDOW:
-            entries.popitem(last=False)
+        entries = self._entries(reservation.bucket)
         used = sum(amount for _, amount in entries.values())
         wanted = min(tokens, share)
         if used + wanted <= share:

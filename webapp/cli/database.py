@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 from flask.cli import AppGroup
 
+from webapp.cli.ready import unavailable
 from webapp.errors import StoreUnavailable
 from webapp.services import services
 from webapp.storage import migrations
@@ -22,7 +23,7 @@ def upgrade() -> None:
     except migrations.UnknownRevision as error:
         raise click.ClickException(str(error)) from None
     except StoreUnavailable:
-        raise click.ClickException("The database is unreachable. Check DATABASE_URL.") from None
+        raise click.ClickException(unavailable(database)) from None
     if migrations.is_later(revision):
         newest = migrations.head()
         click.echo(f"At {revision}, newer than this version's {newest}: nothing to do.")

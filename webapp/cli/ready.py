@@ -13,6 +13,7 @@ from webapp.accounts.audit import Actor
 from webapp.errors import StoreUnavailable, WeirError
 from webapp.services import services
 from webapp.storage import migrations
+from webapp.storage.database import Database
 
 ACTOR = Actor("cli")
 
@@ -28,13 +29,20 @@ def ready(command: Command) -> Command:
             migrations.upgrade(services().database)
             return command(*args, **kwargs)
         except StoreUnavailable:
-            raise click.ClickException("The database is unreachable. Check DATABASE_URL.") from None
+            raise click.ClickException(unavailable(services().database)) from None
         except migrations.UnknownRevision as error:
             raise click.ClickException(str(error)) from None
         except WeirError as error:
             raise click.ClickException(_message(error)) from None
 
     return cast(Command, wrapper)
+
+
+def unavailable(database: Database) -> str:
+    """What a command says when the database has failed."""
+    if problem := database.problem:
+        return f"The database refuses to write: {problem.found}. {problem.advice}"
+    return "The database is unreachable. Check DATABASE_URL."
 
 
 def _message(error: WeirError) -> str:

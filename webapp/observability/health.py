@@ -140,6 +140,8 @@ class Health:
     def _storage(self) -> tuple[str, str | None]:
         if not self._lifecycle.prepared:
             return UNHEALTHY, "schema not migrated yet"
+        if problem := self._database.problem:
+            return UNHEALTHY, f"{problem.found}. {problem.advice}"
         return (HEALTHY, None) if self._database.ping() else (UNHEALTHY, "unreachable")
 
 

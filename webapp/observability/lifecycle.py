@@ -74,10 +74,11 @@ class Lifecycle:
             self._prepare()
             self.prepared = True
         except StoreUnavailable as error:
-            log.warning(
-                "The database is unreachable; retrying every second: %s",
-                error.__cause__ or "connection failed a moment ago",
-            )
+            if not error.logged:
+                log.warning(
+                    "The database is unreachable; retrying every second: %s",
+                    error.__cause__ or "connection failed a moment ago",
+                )
 
     def _tick_forever(self) -> None:
         while True:
@@ -96,7 +97,8 @@ class Lifecycle:
     def _do(tick: Callable[[], object]) -> None:
         try:
             tick()
-        except StoreUnavailable:
-            log.warning("The database is unavailable; counters are kept in memory")
+        except StoreUnavailable as error:
+            if not error.logged:
+                log.warning("The database is unavailable; counters are kept in memory")
         except Exception:
             log.exception("A periodic task failed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -9,16 +10,22 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 import gevent
-from sqlalchemy import Connection, Engine, MetaData, Table, create_engine, event, text
+from sqlalchemy import Connection, Engine, Float, MetaData, Table, create_engine, event, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.pool import QueuePool, SingletonThreadPool
+from sqlalchemy.sql.functions import FunctionElement
 
 from webapp.errors import StoreUnavailable
+from webapp.storage.database_problems import DatabaseProblem, problem_of
 from webapp.storage.instrumentation import InstrumentationHook
+from webapp.storage.private_files import create_database
 from webapp.threads import NativeThreads
+
+log = logging.getLogger(__name__)
 
 metadata = MetaData()
 
@@ -34,6 +41,9 @@ SQLITE_BUSY_TIMEOUT = 4
 # of keys.
 SQLITE_WRITERS, SQLITE_READERS = 2, 8
 FRESH_TTL = 30.0
+# A full disk takes a small write now and then: for this long a refused one counts.
+PROBLEM_TTL = 5.0
+PROBLEM_LOG_INTERVAL = 300.0
 READ_ONLY = "25006"  # PostgreSQL's code of a standby that refuses to write
 
 
@@ -58,6 +68,8 @@ class Database:
         self.last_seen: float | None = None
         self._unavailable = False
         self._retry_at = 0.0
+        self._problem: DatabaseProblem | None = None
+        self._refused_at = self._logged_at = 0.0
 
     def write(
         self, work: Callable[[Connection], Result], *, timeout: float | None = ANSWER_TIMEOUT
@@ -75,8 +87,14 @@ class Database:
 
     @property
     def unavailable(self) -> bool:
-        """Whether the latest attempt to reach it failed."""
-        return self._unavailable
+        """Whether the latest attempt to reach it failed, or it refuses to write."""
+        return self._unavailable or self.problem is not None
+
+    @property
+    def problem(self) -> DatabaseProblem | None:
+        """Why it refuses to write though it answers, if it lately has."""
+        lately = time.monotonic() - self._refused_at < PROBLEM_TTL
+        return self._problem if lately else None
 
     def _run(
         self,
@@ -94,13 +112,29 @@ class Database:
         try:
             with self.instrument(operation):
                 result = self._attempt(engine, work, timeout)
-        except StoreUnavailable:
+        except StoreUnavailable as error:
+            if problem := problem_of(error.__cause__):
+                # It answers: others may read.
+                self._unavailable, self._retry_at = False, 0.0
+                self._refused(problem)
+                error.logged = True
+                raise
             self._unavailable = True
             self._retry_at = time.monotonic() + RETRY_INTERVAL
             raise
         self._unavailable, self._retry_at = False, 0.0
+        if operation == "write" and self._problem and not self.problem:
+            log.warning("The database takes writes again")
+            self._problem = None
         self.last_seen = time.monotonic()
         return result
+
+    def _refused(self, problem: DatabaseProblem) -> None:
+        now = time.monotonic()
+        if problem != self._problem or now - self._logged_at > PROBLEM_LOG_INTERVAL:
+            log.error("The database refuses to write: %s. %s", problem.found, problem.advice)
+            self._logged_at = now
+        self._problem, self._refused_at = problem, now
 
     def _attempt(
         self, engine: Engine, work: Callable[[Connection], Result], timeout: float | None
@@ -172,6 +206,10 @@ class Database:
             connect_args={"timeout": SQLITE_BUSY_TIMEOUT},
         )
 
+        @event.listens_for(engine, "do_connect")
+        def create(_dialect: Any, _record: Any, arguments: list[str], _options: Any) -> None:
+            create_database(arguments[0])
+
         @event.listens_for(engine, "connect")
         def prepare(connection, _record):  # type: ignore[no-untyped-def]
             connection.isolation_level = None  # SQLAlchemy's BEGIN below, not the driver's
@@ -233,6 +271,25 @@ def _quoted(schemas: str | tuple[str, ...]) -> str:
     names = schemas if isinstance(schemas, tuple) else schemas.split(",")
     quoted = ('"' + name.strip().strip('"').replace('"', '""') + '"' for name in names if name)
     return ", ".join(quoted)
+
+
+class DatabaseTime(FunctionElement[float]):
+    """Unix seconds by the database's clock, as the clocks of replicas may differ."""
+
+    type = Float()
+    inherit_cache = True
+
+
+@compiles(DatabaseTime, "postgresql")
+def _postgres_time(*_: Any, **__: Any) -> str:
+    # A sub-select is read once for a statement, so that an index can be used.
+    return "(SELECT extract(epoch FROM clock_timestamp())::float8)"
+
+
+@compiles(DatabaseTime, "sqlite")
+def _sqlite_time(*_: Any, **__: Any) -> str:
+    # Older versions of SQLite have no unixepoch('subsec').
+    return "((julianday('now') - 2440587.5) * 86400.0)"
 
 
 def increment(connection: Connection, table: Table, counters: Sequence[str]) -> Any:

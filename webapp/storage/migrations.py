@@ -16,6 +16,7 @@ from pathlib import Path
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import OperationalError
 
+from webapp.storage import private_files
 from webapp.storage.database import Database
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ def upgrade(database: Database) -> bool:
     Raises StoreUnavailable if the database is unavailable, and UnknownRevision.
     """
     if database.is_sqlite and database.url.database:
-        Path(database.url.database).parent.mkdir(parents=True, exist_ok=True)
+        Path(database.url.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _sqlite_lock(database):
         # Usually the schema is current, and Alembic is not even imported.
         if _is_done(database.read(current)):
@@ -137,6 +138,7 @@ def _sqlite_lock(database: Database) -> Iterator[None]:
     if not database.is_sqlite or not database.url.database:
         yield
         return
-    with open(f"{database.url.database}.migrating", "w") as lock:
+    with open(f"{database.url.database}.migrating", "w", opener=private_files.create) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        private_files.restrict(database.url.database)
         yield

@@ -89,10 +89,15 @@ class RedisClient:
         self._told: tuple[RedisProblem, float] | None = None  # in the log, and when
         self._loss_is_told = False
         self._rejection_told_at = -REJECTION_LOG_INTERVAL
+        self._refused_at: float | None = None
 
     @property
     def unavailable(self) -> bool:
         return self._problem is not None
+
+    def refused_within(self, seconds: float) -> bool:
+        """Whether Redis has lately answered, and refused what Weir needs."""
+        return self._refused_at is not None and time.monotonic() - self._refused_at < seconds
 
     def problem(self) -> RedisProblem | None:
         """What is wrong with Redis, tried now. None if it does what Weir needs."""
@@ -239,6 +244,8 @@ class RedisClient:
         unknown = REFUSED if isinstance(error, ResponseError) else UNREACHABLE
         new, was_available = problem_of(error) or unknown, not self.unavailable
         self._problem = new
+        if new is not UNREACHABLE:
+            self._refused_at = time.monotonic()
         self._connected = False  # a name may lead elsewhere after a failover
         for _, reply in self._waiting:
             reply.set_exception(RedisUnavailable())
