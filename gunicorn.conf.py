@@ -41,6 +41,8 @@ graceful_timeout = int(settings.shutdown_grace)
 # The heartbeat file in memory: on a slow disk, a worker would seem to hang.
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
 control_socket_disable = True
+# The system's sendfile() would wait for a client that reads nothing for as long as it likes.
+sendfile = False
 
 # Each worker writes its metrics into files of this folder, in memory if possible. A second master,
 # which USR2 starts, needs its own folder; a reload does not.

@@ -159,6 +159,11 @@ def full_bodies() -> Figures:
     return _bodies(body)
 
 
+def bodies_of_quotes() -> Figures:
+    """20 MB of quotes after too many brackets in a string, 12 at once, at the same endpoints."""
+    return _bodies(b'"' + b"[" * 100_001 + b'"' * 20_000_000)
+
+
 def _bodies(body: bytes) -> Figures:
     def send(path: str) -> int:
         headers = {"Content-Type": "application/json"}
@@ -335,6 +340,7 @@ DRILLS = (
     streams,
     odd_bodies,
     full_bodies,
+    bodies_of_quotes,
     endless_body,
     slow_clients,
     half_bodies,

@@ -67,13 +67,22 @@ def _migrate(url: str) -> None:
 
 
 @pytest.fixture(autouse=True)
-def shared_servers_as_new(request: pytest.FixtureRequest) -> None:
-    """Restart the servers that an earlier test stopped or paused, and reset the stand-in."""
-    for name in set(SHARED_SERVERS) & set(request.fixturenames):
-        server = request.getfixturevalue(name)
+def shared_servers_as_new(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Restart the servers that an earlier test stopped or paused, and reset the stand-in.
+
+    A fault also ends with its test: fixtures of the next module begin before its first test.
+    """
+    used = [
+        request.getfixturevalue(name) for name in set(SHARED_SERVERS) & set(request.fixturenames)
+    ]
+    for server in used:
         server.start()
         if isinstance(server, Provider):
             server.reset()
+    yield
+    for server in used:
+        if isinstance(server, Provider) and server.has_fault:
+            server.start().reset()
 
 
 @pytest.fixture

@@ -213,6 +213,44 @@ def test_an_address_has_so_many_connections(weir: Weir) -> None:
 # -- large bodies --
 
 
+@pytest.mark.parametrize("brackets", [0, 100_001])
+def test_a_body_of_quotes_is_refused(weir: Weir, brackets: int) -> None:
+    """It has few values, but takes long to look through."""
+    body = b'"' + b"[" * brackets + b'"' * 5_000_000
+    headers = {"Content-Type": "application/json"}
+    refused = weir.post("/v1/explain", key=KEY, data=body, headers=headers)
+    assert refused.status_code == (413 if brackets else 400)
+
+
+def test_idempotent_bodies_are_utf_8(weir: Weir) -> None:
+    body = '["\u2200"' + ",{}" * 150_000 + "]"
+    headers = {"Content-Type": "application/json", "Idempotency-Key": "utf-16"}
+    refused = weir.post("/chat", key=KEY, data=body.encode("utf-16-le"), headers=headers)
+    assert refused.status_code in {400, 413}
+
+
+def test_a_few_keys_do_not_take_large_bodies_away_from_others(start_weir: MakeWeir) -> None:
+    keys = [f"key_number_{number}_0123456789" for number in range(5)]
+    settings = SETTINGS | {"API_KEYS": ",".join(f"k{key[11]}:enterprise:{key}" for key in keys)}
+    weir = start_weir(**settings, MAX_BODY_BYTES_IN_FLIGHT=8 * 1024 * 1024)
+    with ExitStack() as connections:
+        for key in keys[:4]:
+            connection = connections.enter_context(connected(weir))
+            connection.sendall(head("/v1/embeddings", 2_000_000, key) + b" " * 1_900_000)
+        wait_until(lambda: weir.get("/liveness").status_code == 200)
+        body = {"model": "m", "messages": [{"role": "user", "content": "x" * 300_000}]}
+        assert weir.post("/v1/chat/completions", key=keys[4], json=body).status_code == 200
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["with a length", "chunked"])
+def test_one_body_may_be_larger_than_the_share_of_a_key(weir: Weir, chunked: bool) -> None:
+    body = json.dumps({"model": "m", "input": "x" * 1_500_000}).encode()
+    sent = (body[start : start + 100_000] for start in range(0, len(body), 100_000))
+    headers = {"Content-Type": "application/json"}
+    answered = weir.post("/v1/embeddings", key=KEY, data=sent if chunked else body, headers=headers)
+    assert answered.status_code == 200
+
+
 def test_bodies_of_a_key_are_bounded_together(weir: Weir, provider: Provider) -> None:
     """A quarter of all: 1 MiB."""
     text = "x" * 600_000
@@ -271,6 +309,6 @@ def test_dry_runs_that_are_refused_are_counted(weir: Weir) -> None:
         assert weir.post("/v1/explain", key=OTHER_KEY, json={"messages": 1}).status_code == 400
     refused = weir.post("/v1/explain", key=OTHER_KEY, json={"messages": 1})
     assert refused.status_code == 429
-    assert "refused dry runs" in refused.json()["error"]["message"]
+    assert "dry runs that are large or refused" in refused.json()["error"]["message"]
     # They consume nothing else.
     assert weir.post("/chat", key=OTHER_KEY, json={"message": "x"}).status_code == 200

@@ -91,13 +91,14 @@ class ClientSocket:
         while True:
             now = time.monotonic()
             left = self._body_until - now
-            if left <= 0 or now - began >= self._patience():
-                self._given_up = True
-                raise BodyTimeout
-            self._connection.settimeout(min(left, CHECK_INTERVAL))
+            # At least once: what has arrived while this process was busy is not late.
+            self._connection.settimeout(max(0.0, min(left, CHECK_INTERVAL)))
             try:
                 received = self._connection.recv(size)
-            except TimeoutError:
+            except (TimeoutError, BlockingIOError):
+                if left <= 0 or now - began >= self._patience():
+                    self._given_up = True
+                    raise BodyTimeout from None
                 continue
             finally:
                 self._connection.settimeout(None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 import time
 import uuid
@@ -27,10 +26,9 @@ if TYPE_CHECKING:
     from webapp.observability.lifecycle import Lifecycle
     from webapp.settings import Settings
 
-BUSY = "503 Service Unavailable", "There are too many connections from this address."
 REFUSALS_LOGGED_EVERY = 60.0  # seconds
-# Seconds that a shutdown waits for a client that stalls: its call has to be settled in time.
-DRAIN_PATIENCE = 3.0
+# Seconds that a shutdown waits for a client that stalls, near its end: its call has to be settled.
+MIN_PATIENCE = 3.0
 
 # Requests that Gunicorn refuses before they reach the application.
 REFUSALS: list[tuple[type[Exception], str, str]] = [
@@ -94,8 +92,8 @@ class WeirWorker(GeventWorker):  # type: ignore[misc]
         settings = self._settings
         limited = ClientSocket(client, settings.body_timeout, settings.send_timeout, self._patience)
         # Behind proxies, all connections are theirs.
-        most = 0 if settings.trusted_proxies else settings.max_connections_per_address
-        if not most or not isinstance(addr, tuple):
+        most = settings.max_connections_per_address
+        if not most or settings.trusted_proxies or not isinstance(addr, tuple):
             super().handle(listener, limited, addr)
             return
         network = network_of(client_address(addr[0]))
@@ -112,9 +110,8 @@ class WeirWorker(GeventWorker):  # type: ignore[misc]
 
     def _patience(self) -> float:
         """How many seconds a client may be waited for that neither sends nor takes anything."""
-        if self._lifecycle.grace_is_over:
-            return 0.0
-        return DRAIN_PATIENCE if self._lifecycle.draining else math.inf
+        left = self._lifecycle.grace_left
+        return max(MIN_PATIENCE, left - MIN_PATIENCE) if left > 0 else 0.0
 
     def handle_request(self, listener_name: Any, req: Any, sock: ClientSocket, addr: Any) -> Any:
         sock.request_begins(req)
@@ -160,7 +157,13 @@ class WeirWorker(GeventWorker):  # type: ignore[misc]
             )
             self._refused = 0
         try:
-            client.sendall(_refusal(*BUSY))
+            client.sendall(
+                _refusal(
+                    "503 Service Unavailable",
+                    "There are too many connections from this address.",
+                    "TooManyConnections",
+                )
+            )
         except OSError:
             pass  # it has gone
         finally:
@@ -177,10 +180,10 @@ class WeirWorker(GeventWorker):  # type: ignore[misc]
         return lifecycle
 
 
-def _refusal(status: str, message: str) -> bytes:
+def _refusal(status: str, message: str, name: str = "MalformedRequest") -> bytes:
     request_id = str(uuid.uuid4())
     envelope = {
-        "error": "TooManyConnections" if status == BUSY[0] else "MalformedRequest",
+        "error": name,
         "message": message,
         "details": None,
         "path": "",

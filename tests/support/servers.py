@@ -427,6 +427,8 @@ class PgBouncer(Server):
 class Provider(Server):
     """The stand-in LLM provider of `tests.support.provider`."""
 
+    has_fault = False
+
     @property
     def base_url(self) -> str:
         return f"http://127.0.0.1:{self.port}/v1"
@@ -453,9 +455,11 @@ class Provider(Server):
     def reset(self) -> None:
         """Forget the calls and the fault."""
         _request("POST", self._control("reset"))
+        self.has_fault = False
 
     def fault(self, **fault: Any) -> None:
         """Let the following calls fail, by the names of `provider.Fault`; none resets it."""
+        self.has_fault = True
         response = _request("POST", self._control("fault"), json=fault)
         if response.status_code != 200:
             raise ValueError(response.json()["error"]["message"])

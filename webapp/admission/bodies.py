@@ -6,9 +6,12 @@ A body that is small in bytes can be large in memory, and long to decode: `{},` 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
+import gevent
 from flask import g, request
+from gevent.lock import BoundedSemaphore
 
 from webapp.admission.parts import parts
 from webapp.errors import MalformedRequest, Overloaded, PayloadTooLarge, RateLimitExceeded
@@ -18,9 +21,13 @@ from webapp.forwarded import network_of
 SMALL = 64 * 1024
 # Read in larger blocks than Werkzeug would: with each, Gunicorn copies all that it has received.
 BLOCK = 1024 * 1024
+SLICE = 128 * 1024  # looked through before others get their turn
 MAX_CONTAINERS = 100_000  # objects and arrays
 MAX_VALUES = 500_000
+# An object or array, and a value, have four quotes at the most.
+MAX_QUOTES = 4 * (MAX_CONTAINERS + MAX_VALUES)
 SHARES = 4  # a key may have one of so many of what all may have
+_decoding = BoundedSemaphore()
 TOO_MANY_VALUES = (
     f"The body has too many values: more than {MAX_VALUES:,}, or more than {MAX_CONTAINERS:,} "
     "objects and arrays."
@@ -28,27 +35,35 @@ TOO_MANY_VALUES = (
 
 
 class BodyBudget:
-    """How many bytes the bodies of running requests have, in all and for each key, of `most`."""
+    """How many bytes the bodies of running requests have, in all and for each key, of `most`.
+
+    A key may have a quarter. Once half of all is taken, the keys share the other half equally, so
+    that a few cannot take large bodies away from all others. A body that is alone may be larger.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._most_each = most // SHARES
         self._taken = 0
         self._taken_by: Counter[str] = Counter()
 
-    def take(self, whose: str, size: int) -> None:
-        """Count `size` bytes more. Raises RateLimitExceeded and Overloaded, and counts nothing."""
-        used = self._taken_by[whose] + size
-        if used > max(self._most_each, size):
+    def take(self, whose: str, size: int, request_has: int) -> None:
+        """Count `size` bytes more, for a request that has `request_has` by now.
+
+        Raises RateLimitExceeded and Overloaded, and counts nothing.
+        """
+        used = self._taken_by[whose]
+        is_alone = self._taken == request_has
+        if not is_alone and self._taken + size > self._most // 2:
+            if used + size > self._most // 2 // len(self._taken_by):
+                raise Overloaded("The bodies of all running requests are too large together.")
+        elif used > request_has and used + size > self._most // SHARES:
             raise RateLimitExceeded(
                 "The bodies of your running requests are too large together. Try again in 1 s.",
-                details={"limit": "body_bytes", "size": self._most_each, "used": used - size},
+                details={"limit": "body_bytes", "size": self._most // SHARES, "used": used},
                 retry_after=1,
             )
-        if self._taken + size > max(self._most, size):
-            raise Overloaded("The bodies of all running requests are too large together.")
         self._taken += size
-        self._taken_by[whose] = used
+        self._taken_by[whose] += size
 
     def give_back(self, whose: str, size: int) -> None:
         self._taken -= size
@@ -66,13 +81,25 @@ class _Share:
         self._size = 0
 
     def grow_to(self, size: int) -> None:
-        if size > SMALL and size > self._size:
-            self._budget.take(self._whose, size - self._size)
+        if size > SMALL:
+            self._budget.take(self._whose, size - self._size, self._size)
             self._size = size
 
     def give_back(self) -> None:
         self._budget.give_back(self._whose, self._size)
         self._size = 0
+
+
+@contextmanager
+def decoding_turn(body: bytes) -> Iterator[None]:
+    """A turn to decode a body: large ones one after the other, with a turn of the loop in between
+    for everybody else."""
+    if len(body) <= SMALL:
+        yield
+        return
+    with _decoding:
+        gevent.sleep(0)
+        yield
 
 
 def read_body(*, keep: bool = False) -> bytes:
@@ -101,8 +128,6 @@ def _whose() -> str:
 
 def _read(share: _Share) -> bytes:
     length, limit = request.content_length, request.max_content_length
-    if length is not None:
-        share.grow_to(length if limit is None else min(length, limit))
     values = _Values()
     blocks, size = [], 0
     while block := request.stream.read(BLOCK):
@@ -127,7 +152,7 @@ class _Values:
 
     def __init__(self) -> None:
         self._counted = 0
-        self._containers = self._commas = 0
+        self._containers = self._commas = self._quotes = 0
         self._exact = False
         self._in_string = False
         self._escape = b""
@@ -144,19 +169,32 @@ class _Values:
 
     @property
     def _are_too_many(self) -> bool:
-        return self._containers > MAX_CONTAINERS or self._commas >= MAX_VALUES
+        return (
+            self._containers > MAX_CONTAINERS
+            or self._commas >= MAX_VALUES
+            or self._quotes > MAX_QUOTES
+        )
 
     def _count_new(self, blocks: Sequence[bytes]) -> None:
         for block in blocks[self._counted :]:
-            text = self._outside_of_strings(block) if self._exact else block
-            self._containers += text.count(b"{") + text.count(b"[")
-            self._commas += text.count(b",")
+            for start in range(0, len(block), SLICE):
+                gevent.sleep(0)
+                self._count_slice(block[start : start + SLICE])
         self._counted = len(blocks)
+
+    def _count_slice(self, text: bytes) -> None:
+        if self._exact:
+            text = self._outside_of_strings(text)
+        self._containers += text.count(b"{") + text.count(b"[")
+        self._commas += text.count(b",")
 
     def _outside_of_strings(self, block: bytes) -> bytes:
         text = (self._escape + block).replace(rb"\\", b"").replace(rb"\"", b"")
         # A backslash at the end escapes the first byte of the next block.
         self._escape = b"\\" if text.endswith(b"\\") else b""
+        self._quotes += text.count(b'"')
+        if self._quotes > MAX_QUOTES:
+            return b""
         pieces = text.split(b'"')
         outside = b"".join(pieces[self._in_string :: 2])
         if len(pieces) % 2 == 0:

@@ -92,6 +92,13 @@ def _authenticate(accounts: AccountStore, username: str, password: str) -> Accou
     return accounts.authenticate(username, password)
 
 
+# Whoever has several such cookies of an account, from one address, has no more than an address has.
+@limiter.shared_limit(
+    "30/minute",
+    scope="login-known-address",
+    key_func=_account_and_address,
+    on_breach=_refuse("sign-in attempts"),
+)
 @limiter.shared_limit(
     "10/minute", scope="login-known", key_func=_browser, on_breach=_refuse("sign-in attempts")
 )

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from flask import Blueprint, Response, g, request
 
-from webapp.admission.bodies import read_body
+from webapp.admission.bodies import decoding_turn, read_body
 from webapp.admission.idempotency_store import IdempotencyLease, StoredResponse
 from webapp.admission.identity import Principal
 from webapp.admission.parts import parts
@@ -68,7 +68,10 @@ def _enter() -> Response | None:
 def _fingerprint(body: bytes) -> str | None:
     """A digest of the body's canonical JSON; None where it is none."""
     try:
-        canonical = json.dumps(json.loads(body), sort_keys=True, separators=(",", ":"))
+        with decoding_turn(body):
+            # JSON is UTF-8 (RFC 8259). From bytes, json.loads() would guess UTF-16 too.
+            decoded = json.loads(body.decode())
+            canonical = json.dumps(decoded, sort_keys=True, separators=(",", ":"))
     except (ValueError, RecursionError):
         return None
     return hashlib.sha256(canonical.encode()).hexdigest()

@@ -22,7 +22,7 @@ from webapp.extensions import limiter
 from webapp.library_internals import bind_without_hooks
 
 STRATEGY = "weir-sliding-window"
-REFUSED_DRY_RUNS = window_limits((RateLimitItemPerMinute(60),))
+COSTLY_DRY_RUNS = window_limits((RateLimitItemPerMinute(60),))
 
 # Tells apart the requests of all processes.
 _process = uuid.uuid4().hex
@@ -105,20 +105,20 @@ def check_left() -> None:
 
 
 def check_dry_run() -> None:
-    """Raise RateLimitExceeded if this key has had too many dry runs refused, or nothing left."""
+    """Raise RateLimitExceeded if too many costly dry runs were made, or nothing is left."""
     check_left()
-    decision = parts().rate_limits.peek(_dry_runs(), REFUSED_DRY_RUNS)
+    decision = parts().rate_limits.peek(_dry_runs(), COSTLY_DRY_RUNS)
     if not decision.allowed:
-        raise exceeded(decision, "refused dry runs")
+        raise exceeded(decision, "dry runs that are large or refused")
 
 
-def count_refused_dry_run() -> None:
-    """Count a dry run that was refused for what it asked: it has cost work, and counts nowhere."""
-    parts().rate_limits.acquire(_dry_runs(), REFUSED_DRY_RUNS)
+def count_costly_dry_run() -> None:
+    """Count a dry run that is large or was refused: it has cost work, and counts nowhere else."""
+    parts().rate_limits.acquire(_dry_runs(), COSTLY_DRY_RUNS)
 
 
 def _dry_runs() -> str:
-    return f"{g.principal.bucket}-refused-dry-runs"
+    return f"{g.principal.bucket}-costly-dry-runs"
 
 
 def peek() -> None:

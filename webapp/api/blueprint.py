@@ -13,15 +13,13 @@ from typing import Any, TypeVar, cast
 
 import flask
 import flask_smorest
-import gevent
 import orjson
 from flask import request
-from gevent.lock import BoundedSemaphore
 from marshmallow import INCLUDE, Schema, ValidationError, fields, validate
 
 from webapp import errors
 from webapp.admission import guard
-from webapp.admission.bodies import SMALL, read_body
+from webapp.admission.bodies import decoding_turn, read_body
 from webapp.admission.idempotency import idempotent
 from webapp.llm.messages import ModelRequest
 from webapp.model_names import NAME
@@ -41,7 +39,6 @@ def _not_json(constant: str) -> Any:
     raise ValueError(f"{constant} is not JSON")
 
 
-_decoding = BoundedSemaphore()
 # Python accepts NaN and Infinity, which are not JSON, and which providers refuse.
 STRICT_JSON = json.JSONDecoder(parse_constant=_not_json)
 
@@ -74,11 +71,7 @@ def read_json(*, exact: bool = True) -> Any:
         raise errors.UnsupportedMediaType("Send JSON, with Content-Type: application/json.")
     body = read_body()
     try:
-        if len(body) <= SMALL:
-            return _decoded(body, exact=exact)
-        # One after the other, with a turn of the loop in between for everybody else.
-        with _decoding:
-            gevent.sleep(0)
+        with decoding_turn(body):
             return _decoded(body, exact=exact)
     except UnicodeDecodeError:
         raise errors.MalformedRequest("The body is not UTF-8.") from None

@@ -10,7 +10,8 @@ from werkzeug.exceptions import HTTPException
 
 from webapp import money
 from webapp.admission import guard_without_counting
-from webapp.admission.limits import check_dry_run, count_refused_dry_run
+from webapp.admission.bodies import SMALL
+from webapp.admission.limits import check_dry_run, count_costly_dry_run
 from webapp.api import answers
 from webapp.api.blueprint import (
     MEBIBYTE,
@@ -28,9 +29,6 @@ from webapp.errors import ValidationError, WeirError
 from webapp.llm.routing import Route
 from webapp.llm.tokens import estimate_input_tokens
 from webapp.services import services
-
-# Statuses of requests that are wrong themselves.
-REFUSED = {400, 413, 415, 422}
 
 
 def make_blueprint(endpoints: Sequence[ModelEndpoint], example: dict[str, Any]) -> Blueprint:
@@ -66,11 +64,15 @@ def make_blueprint(endpoints: Sequence[ModelEndpoint], example: dict[str, Any]) 
             raise ValidationError("This endpoint cannot be explained.", details=details)
         check_dry_run()
         try:
-            return _explanation(endpoint)
+            explanation = _explanation(endpoint)
         except (WeirError, HTTPException) as error:
-            if (error.status if isinstance(error, WeirError) else error.code) in REFUSED:
-                count_refused_dry_run()
+            status = error.status if isinstance(error, WeirError) else error.code or 500
+            if status < 500 and status != 429:
+                count_costly_dry_run()
             raise
+        if (request.content_length or SMALL) >= SMALL:
+            count_costly_dry_run()
+        return explanation
 
     return blueprint
 

@@ -92,14 +92,18 @@ class Flight:
         self._wake()
 
     def add(self, chunk: Chunk) -> None:
-        """Add a chunk. Waits while all listeners lag behind."""
+        """Add a chunk. Waits while all listeners lag behind, of this process and of others."""
         self.length += chunk.length
         if self.length > MAX_STREAM_LENGTH:
             raise ProviderFailed("The provider's answer is too large.")
         self.chunks.append(chunk)
         self._wake()
         self.publish()
-        while self.listeners and all(reader.lags for reader in self.listeners):
+        while (
+            self.listeners
+            and not self.is_followed
+            and all(reader.lags for reader in self.listeners)
+        ):
             self._room.clear()
             self._room.wait(1.0)
         if self.cancelled:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -56,12 +57,15 @@ class Lifecycle:
         return self._drain_began is not None
 
     @property
-    def grace_is_over(self) -> bool:
-        """Whether running streams must end now, while they can still send an error event."""
+    def grace_left(self) -> float:
+        """The seconds after which running streams must end, while they can still send an error."""
         if self._drain_began is None:
-            return False
-        limit = max(0.0, self._grace - STOP_TIMEOUT)
-        return time.monotonic() - self._drain_began >= limit
+            return math.inf
+        return self._drain_began + self._grace - STOP_TIMEOUT - time.monotonic()
+
+    @property
+    def grace_is_over(self) -> bool:
+        return self.grace_left <= 0
 
     def stop(self) -> None:
         """Run the ends, then a last tick, after any tick that still runs."""
