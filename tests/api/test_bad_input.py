@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import MakeWeir
+from tests.support.administrator import PASSWORD, Administrator
 from tests.support.servers import Weir
 
 KEY = "test_key_0123456789"
@@ -17,7 +18,9 @@ ENVELOPE = {"error", "message", "details", "path", "request_id"}
 
 @pytest.fixture(scope="module")
 def weir(start_shared_weir: MakeWeir) -> Weir:
-    return start_shared_weir(API_KEYS=f"test:enterprise:{KEY}", TIERS="enterprise=99999/minute")
+    return start_shared_weir(
+        API_KEYS=f"test:enterprise:{KEY}", TIERS="enterprise=99999/minute", ADMIN_PASSWORD=PASSWORD
+    )
 
 
 def send(weir: Weir, path: str, body: bytes, content_type: str | None = "application/json") -> Any:
@@ -248,13 +251,50 @@ def test_what_has_one_reading_is_served(weir: Weir, raw: bytes) -> None:
         assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
-def test_a_broken_chunked_body_is_refused(weir: Weir) -> None:
+@pytest.fixture(scope="module")
+def admin(weir: Weir) -> Administrator:
+    return Administrator(weir)
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [b"zz\r\n{}\r\n", b"5\r\nabcdefgh\r\n", b"5\nabcde\n", b"5\r\nabc", b"0\r\nnonsense\r\n\r\n"],
+    ids=["no size", "too long", "bare LFs", "cut", "no trailer"],
+)
+@pytest.mark.parametrize(
+    "path",
+    ["/chat", "/v1/chat/completions", "/v1/explain", "/token", "/admin/keys", "/dashboard/theme"],
+)
+def test_a_broken_chunked_body_is_refused(
+    weir: Weir, admin: Administrator, path: str, chunks: bytes
+) -> None:
+    kind = "application/x-www-form-urlencoded" if "dash" in path else "application/json"
+    credential = f"Bearer {admin.token if 'admin' in path else KEY}"
     with socket.create_connection(("127.0.0.1", weir.port), timeout=5) as client:
         client.sendall(
-            f"POST /chat HTTP/1.1\r\nHost: x\r\nX-API-Key: {KEY}\r\nContent-Type: application/json"
-            "\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n".encode()
+            f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {credential}\r\n"
+            f"Content-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+            + chunks
         )
-        assert client.recv(65536).split()[1] == b"400"
+        client.shutdown(socket.SHUT_WR)
+        assert client.makefile("rb").readline().split()[1] == b"400"
+
+
+@pytest.mark.parametrize("path", ["/admin/keys", "/token"])
+def test_a_chunked_body_has_a_limit_everywhere(weir: Weir, admin: Administrator, path: str) -> None:
+    chunks = (b"x" * 65536 for _ in range(3))
+    headers = admin.headers | {"Content-Type": "application/json"}
+    assert weir.post(path, data=chunks, headers=headers).status_code == 413
+
+
+def test_days_at_the_end_of_time_are_no_fault(weir: Weir, admin: Administrator) -> None:
+    for day in ("0001-01-01", "9999-12-31"):
+        for query in (f"until={day}", f"since={day}", f"since={day}&until={day}"):
+            answer = admin.get(f"/admin/usage?{query}")
+            assert answer.status_code in {200, 422}, answer.text
+    for moment in ("9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00"):
+        key = {"name": f"until {moment}", "tier": "enterprise", "expires_at": moment}
+        assert admin.post("/admin/keys", key).status_code == 422
 
 
 def test_a_body_that_is_shorter_than_its_length_is_not_answered(weir: Weir) -> None:
