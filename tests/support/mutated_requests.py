@@ -554,8 +554,7 @@ class MutatedRequests:
             return (JSON, b"{}") if chance.random() < 0.1 else ("", b"")
         kind = JSON if chance.random() < 0.95 else chance.choice(CONTENT_TYPES)
         value = json.loads(json.dumps(endpoint.body))
-        if "messages" in value or "message" in value:
-            value["stream"] = chance.random() < 0.3
+        self._vary(value)
         if chance.random() < 0.6:
             for _ in range(chance.randint(1, 3)):
                 value = self._mutated(value)
@@ -563,6 +562,26 @@ class MutatedRequests:
         if chance.random() < 0.15:
             body = chance.choice(self._spoilers())(body)
         return kind, body
+
+    def _vary(self, body: dict[str, Any]) -> None:
+        """Let a valid body ask something new, often of a slow or long-winded model, or streamed."""
+        chance = self.random
+        text = f"{chance.random()} of a text that is long enough to be summarized. "
+        if chance.random() < 0.3:
+            text += chance.choice(
+                ["[[fault:slow=0.3]]", "[[fault:gap=0.05]]", "[[fault:big=300000]]"]
+            )
+        if chance.random() < 0.2:
+            text = "The same text, which is asked for again and again."
+        for name in ("message", "prompt", "text", "input"):
+            if name in body:
+                body[name] = text
+        if "messages" in body:
+            body["messages"] = [{"role": "user", "content": text}]
+        if {"messages", "message", "prompt", "text"} & body.keys():
+            body["stream"] = chance.random() < 0.4
+            if chance.random() < 0.7:
+                body["model"] = chance.choice(["stand-in-1", "anthropic/claude-haiku-4-5"])
 
     def _form(self, endpoint: Endpoint) -> tuple[str, bytes]:
         chance = self.random
