@@ -113,8 +113,6 @@ def _models(value: Any) -> list[str]:
     models = list(map(model_names.reveal, listed))
     if wrong := [model for model in models if not re.fullmatch(model_names.NAME, model)]:
         raise ValueError(f"must be model names ({wrong[0]!r} is not one)")
-    if any(map(model_names.has_dot_segment, models)):
-        raise ValueError(model_names.DOT_SEGMENTS)
     return models
 
 

@@ -19,32 +19,17 @@ SHOWN = {hidden: character for character, hidden in HIDDEN.items()}
 UNQUOTED_NAME = rf"[!-)+-:<?-~\ue000-\ue07f]{{1,{MAX_LENGTH}}}"
 UNQUOTED_PATTERN = rf"[!-:<?-~\ue000-\ue07f]{{1,{MAX_LENGTH}}}"
 
-# Empty segments are no such harm (/models/x.gguf, x//y): without them, a name still fits the same
-# patterns. Nor are dots inside a segment (v1.5..beta).
-DOT_SEGMENT = re.compile(r"(?:^|[/\\])\.\.?(?:[/\\;?#]|$)")
-DOT_SEGMENTS = "must not have . or .. as a segment of a model's name"
-
-
-def has_dot_segment(name: str) -> bool:
-    """Whether `.` or `..` is a segment of a name, percent-encoded (however often) or not.
-
-    A server that takes names for paths would resolve it, and use another model than it seems.
-    """
-    while (decoded := unquote(name)) != name:
-        name = decoded
-    return bool(DOT_SEGMENT.search(name))
-
 
 def matches(name: str, pattern: str) -> bool:
     """Whether a name is the pattern, or fits it; `*` stands for any part of a name.
 
-    A name with a segment of dots fits none (has_dot_segment).
+    A name with `..` fits none: a server that takes names for paths would use another model.
     """
     if name == pattern or "*" not in pattern:
         return name == pattern
     first, *middle, last = pattern.split("*")
     at, end = len(first), len(name) - len(last)
-    if at > end or has_dot_segment(name):
+    if at > end or ".." in unquote(name):
         return False
     if not name.startswith(first) or not name.endswith(last):
         return False
