@@ -13,8 +13,8 @@ from tests.conftest import MakeWeir
 from tests.support.administrator import PASSWORD, Administrator
 from tests.support.servers import Weir
 from tests.support.sub_path_proxy import SubPathProxy
-from tests.support.visitor import text_of, token_of
-from webapp.forwarded import client_address
+from tests.support.visitor import Visitor, text_of, token_of
+from webapp.forwarded import Forwarded, client_address, network_of
 
 KEY = "test_key_0123456789"
 SETTINGS = {
@@ -86,6 +86,39 @@ def test_wrong_credentials_count_for_an_address_whatever_its_port(weir: Weir) ->
     for number in range(30):
         assert ask(weir, f"fe80::{number + 1:x}%eth{number}", "wrong") == 401
     assert ask(weir, "[fe80::1%eth99]:1", "wrong") == 429
+
+
+SCOPED = ["fe80::1%eth0", "[fe80::2%25eth0]:443", "fe80::3%", "[fe80::4%1]", "fe80::5%e%f", "%eth0"]
+
+
+@pytest.mark.parametrize("address", SCOPED)
+def test_an_address_with_a_scope_is_no_fault_anywhere(weir: Weir, address: str) -> None:
+    headers = {"X-Forwarded-For": address}
+    body = {"username": f"nobody at {address}", "password": "wrong"}
+    assert weir.post("/token", json=body, headers=headers).status_code == 401
+    visitor = Visitor(weir)
+    visitor.session.headers.update(headers)
+    assert visitor.sign_in("nobody", "wrong").status_code == 401
+    for key, status in ((KEY, 200), ("inside_key_0123456789", 403 if address[0] == "%" else 200)):
+        for path in ("/v1/key", "/v1/models", "/health/detailed", "/stats"):
+            answer = weir.get(path, key=key, headers=headers)
+            assert answer.status_code == status, (path, answer.text)
+        answer = weir.post("/chat", key=key, json={"message": address}, headers=headers)
+        assert answer.status_code == status, answer.text
+    assert ask(weir, address, "wrong") in {401, 429}
+
+
+def test_a_peer_s_scope_is_no_part_of_its_address() -> None:
+    seen = []
+
+    def app(environ: dict[str, object], start_response: object) -> list[bytes]:
+        seen.append(environ.get("REMOTE_ADDR"))
+        return []
+
+    for hops in (0, 1):
+        Forwarded(app, hops)({"REMOTE_ADDR": "fe80::1%eth0"}, print)  # type: ignore[arg-type]
+    assert seen == ["fe80::1", "fe80::1"]
+    assert network_of("fe80::1") == "fe80:0000:0000:0000"
 
 
 def test_the_audit_log_holds_an_address_alone(weir: Weir) -> None:

@@ -29,6 +29,7 @@ from webapp.admission.parts import AdmissionParts, bind
 from webapp.admission.rate_limits import RateLimits
 from webapp.admission.token_limits import TokenRateLimits
 from webapp.admission.top_budget_usage import TopBudgetUsage
+from webapp.api.blueprint import FORM_BYTES
 from webapp.extensions import cache, cors
 from webapp.forwarded import Forwarded
 from webapp.inference.predictions import Predictions
@@ -108,6 +109,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     settings = settings or load()
     app = WeirFlask(__name__, static_folder=ROOT / "static", template_folder=ROOT / "templates")
     app.json = PlainJSON(app)
+    # Of what has no limit of its own. It also lets Werkzeug see how a chunked body ends.
+    app.config["MAX_CONTENT_LENGTH"] = min(FORM_BYTES, settings.max_body_bytes)
     services = app.extensions["weir"] = assemble(app, settings)
 
     admission = AdmissionParts(

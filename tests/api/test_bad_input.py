@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import MakeWeir
+from tests.support.administrator import PASSWORD, Administrator
 from tests.support.servers import Weir
 
 KEY = "test_key_0123456789"
@@ -17,7 +18,9 @@ ENVELOPE = {"error", "message", "details", "path", "request_id"}
 
 @pytest.fixture(scope="module")
 def weir(start_shared_weir: MakeWeir) -> Weir:
-    return start_shared_weir(API_KEYS=f"test:enterprise:{KEY}", TIERS="enterprise=99999/minute")
+    return start_shared_weir(
+        API_KEYS=f"test:enterprise:{KEY}", TIERS="enterprise=99999/minute", ADMIN_PASSWORD=PASSWORD
+    )
 
 
 def send(weir: Weir, path: str, body: bytes, content_type: str | None = "application/json") -> Any:
@@ -183,13 +186,115 @@ def test_raw_bytes_get_an_answer_in_the_envelope(
         assert set(json.loads(body)) == ENVELOPE
 
 
-def test_a_broken_chunked_body_is_refused(weir: Weir) -> None:
+KEY_LINE = b"X-API-Key: " + KEY.encode()
+# Where a proxy in front and Weir could see different requests.
+AMBIGUOUS = {
+    "a bare LF between headers": b"GET /v1/key HTTP/1.1\r\nHost: x\r\nX-A: b\n" + KEY_LINE,
+    "a bare LF after the request line": b"GET /v1/key HTTP/1.1\nHost: x\r\n" + KEY_LINE,
+    "a bare LF at the end": b"GET /v1/key HTTP/1.1\r\nHost: x\r\n" + KEY_LINE + b"\r\n\n",
+    "bare LFs only": b"GET /v1/key HTTP/1.1\nHost: x\n" + KEY_LINE + b"\n\n",
+    "a bare CR between headers": b"GET /v1/key HTTP/1.1\r\nHost: x\r\nX-A: b\r" + KEY_LINE,
+    "a CR before a line's end": b"GET /v1/key HTTP/1.1\r\nHost: x\r\nX-A: b\r\r\n" + KEY_LINE,
+    "a NUL in a value": b"GET /v1/key HTTP/1.1\r\nHost: x\r\nX-A: b\0\r\n" + KEY_LINE,
+    "a NUL in a name": b"GET /v1/key HTTP/1.1\r\nHost: x\r\nX-\0A: b\r\n" + KEY_LINE,
+    "a NUL in the path": b"GET /v1/k\0ey HTTP/1.1\r\nHost: x\r\n" + KEY_LINE,
+    "a folded header": b"GET /v1/key HTTP/1.1\r\nHost: x\r\nX-A: b\r\n " + KEY_LINE,
+    "a header folded by a tab": b"GET /v1/key HTTP/1.1\r\nHost: x\r\nX-A: b\r\n\t" + KEY_LINE,
+    "a fold after the request line": b"GET /v1/key HTTP/1.1\r\n " + KEY_LINE + b"\r\nHost: x",
+    "a space before a colon": b"GET /v1/key HTTP/1.1\r\nHost: x\r\nX-API-Key : " + KEY.encode(),
+    "a length and chunks": (
+        b"POST /chat HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked"
+    ),
+    "chunks and a length": (
+        b"POST /chat HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 5"
+    ),
+    "an encoding that is not chunked": (
+        b"POST /chat HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: identity\r\nContent-Length: 5"
+    ),
+    "one length twice": (
+        b"POST /chat HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 5"
+    ),
+    "a length with a sign": b"POST /chat HTTP/1.1\r\nHost: x\r\nContent-Length: +5",
+    "chunks in HTTP/1.0": b"POST /chat HTTP/1.0\r\nHost: x\r\nTransfer-Encoding: chunked",
+    "two hosts": b"GET /v1/key HTTP/1.1\r\nHost: x\r\nHost: y\r\n" + KEY_LINE,
+}
+
+
+@pytest.mark.parametrize("head", AMBIGUOUS.values(), ids=AMBIGUOUS)
+def test_a_request_that_can_be_read_in_two_ways_is_refused(weir: Weir, head: bytes) -> None:
+    """One answer, and the connection closes: what follows may be part of either reading."""
+    raw = head + b"\r\n\r\n0\r\n\r\nGET /liveness HTTP/1.1\r\nHost: x\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", weir.port), timeout=5) as client:
+        client.sendall(raw)
+        answer = client.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 400 "), answer
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert b"X-Request-ID: " in answer
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\r\nGET /v1/key HTTP/1.1\r\nHost: x\r\n" + KEY_LINE + b"\r\n\r\n",
+        b"GET /v1/key HTTP/1.1\r\nHost: x\r\nX-A:\tb \xe9\t\r\n" + KEY_LINE + b"\r\n\r\n",
+        b"POST /chat HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n" + KEY_LINE
+        + b"\r\nTransfer-Encoding: chunked\r\n\r\n"
+        + b'd;a=b\r\n{"message":"a\r\n6\r\n\\n\\n"}\r\n0\r\nX-A: b\r\n\r\n',
+        b"POST /chat HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n" + KEY_LINE
+        + b'\r\nContent-Length: 16\r\n\r\n{"message":\n"a"}',
+    ],
+    ids=["an empty line before it", "tabs and obs-text", "chunks", "LFs in a body"],
+)  # fmt: skip
+def test_what_has_one_reading_is_served(weir: Weir, raw: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", weir.port), timeout=5) as client:
+        client.sendall(raw)
+        assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.fixture(scope="module")
+def admin(weir: Weir) -> Administrator:
+    return Administrator(weir)
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [b"zz\r\n{}\r\n", b"5\r\nabcdefgh\r\n", b"5\nabcde\n", b"5\r\nabc", b"0\r\nnonsense\r\n\r\n"],
+    ids=["no size", "too long", "bare LFs", "cut", "no trailer"],
+)
+@pytest.mark.parametrize(
+    "path",
+    ["/chat", "/v1/chat/completions", "/v1/explain", "/token", "/admin/keys", "/dashboard/theme"],
+)
+def test_a_broken_chunked_body_is_refused(
+    weir: Weir, admin: Administrator, path: str, chunks: bytes
+) -> None:
+    kind = "application/x-www-form-urlencoded" if "dash" in path else "application/json"
+    credential = f"Bearer {admin.token if 'admin' in path else KEY}"
     with socket.create_connection(("127.0.0.1", weir.port), timeout=5) as client:
         client.sendall(
-            f"POST /chat HTTP/1.1\r\nHost: x\r\nX-API-Key: {KEY}\r\nContent-Type: application/json"
-            "\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n".encode()
+            f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {credential}\r\n"
+            f"Content-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+            + chunks
         )
-        assert client.recv(65536).split()[1] == b"400"
+        client.shutdown(socket.SHUT_WR)
+        assert client.makefile("rb").readline().split()[1] == b"400"
+
+
+@pytest.mark.parametrize("path", ["/admin/keys", "/token"])
+def test_a_chunked_body_has_a_limit_everywhere(weir: Weir, admin: Administrator, path: str) -> None:
+    chunks = (b"x" * 65536 for _ in range(3))
+    headers = admin.headers | {"Content-Type": "application/json"}
+    assert weir.post(path, data=chunks, headers=headers).status_code == 413
+
+
+def test_days_at_the_end_of_time_are_no_fault(weir: Weir, admin: Administrator) -> None:
+    for day in ("0001-01-01", "9999-12-31"):
+        for query in (f"until={day}", f"since={day}", f"since={day}&until={day}"):
+            answer = admin.get(f"/admin/usage?{query}")
+            assert answer.status_code in {200, 422}, answer.text
+    for moment in ("9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00"):
+        key = {"name": f"until {moment}", "tier": "enterprise", "expires_at": moment}
+        assert admin.post("/admin/keys", key).status_code == 422
 
 
 def test_a_body_that_is_shorter_than_its_length_is_not_answered(weir: Weir) -> None:

@@ -131,6 +131,33 @@ def test_an_allow_list_passes_no_other_model(weir: Weir, name: str, status: int)
         assert answer.json()["error"]["code"] == "model_not_allowed"
 
 
+def test_a_name_that_only_a_client_has_sent_is_shown_to_nobody_else(
+    weir: Weir, server: RecordingProvider
+) -> None:
+    secret = "sk-live-sent-as-a-model-by-mistake"
+    assert complete(weir, secret).status_code == 200
+    assert weir.post("/v1/embeddings", key=KEY, json={"input": "x", "model": secret}).ok
+    assert complete(weir, LLAMA, "listed").status_code == 200
+    detailed = weir.get("/health/detailed", key="limited_0123456789")
+    for answer in (detailed, weir.get("/health/detailed")):
+        assert secret not in answer.text
+        breakers = answer.json()["breakers"]
+        assert {f"openai/{LLAMA}", "openai/other", "openai/other embeddings"} <= breakers.keys()
+        assert breakers["openai/other"] == {"state": "closed"}
+    for path in ("/health", "/stats", "/v1/models", "/v1/key"):
+        assert secret not in weir.get(path, key="limited_0123456789").text, path
+    admin = Administrator(weir)
+    assert secret in admin.get("/health/detailed").text
+    account = {"username": "reader", "password": PASSWORD, "tier": "enterprise", "role": "member"}
+    assert admin.post("/admin/accounts", account).status_code == 201
+    reader = Visitor(weir)
+    reader.sign_in("reader", PASSWORD)
+    for path in ("/dashboard/", "/dashboard/requests", "/dashboard/playground"):
+        page = reader.get(path)
+        assert page.status_code == 200, path
+        assert secret not in page.text, path
+
+
 def test_a_key_s_own_list_takes_any_name_and_the_form_keeps_it(weir: Weir) -> None:
     visitor = Visitor(weir)
     visitor.sign_in()

@@ -232,6 +232,8 @@ def embeddings(body: Any) -> Answer:
     given = body.get("input") if isinstance(body, dict) else None
     if not given or not isinstance(body.get("model"), str):
         return 400, error(400, "'input' and 'model' are required.")
+    if not isinstance(given, str | list):
+        return 400, error(400, "'input' must be a string or a list.")
     one = isinstance(given, str) or isinstance(given[0], int)
     texts = [given] if one else given
     data = []

@@ -123,6 +123,7 @@ class Connection(asyncio.Protocol):
         self._room = asyncio.Event()
         self._room.set()
         self._answered = 0  # requests on this connection
+        self._head_written = False
 
     # Called by asyncio.
 
@@ -192,6 +193,7 @@ class Connection(asyncio.Protocol):
     # Answering.
 
     async def _answer(self, request: Request) -> None:
+        self._head_written = False
         try:
             if request.path.startswith("/control/"):
                 self._control(request)
@@ -201,8 +203,12 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
             return
         except Exception:
-            self._transport.abort()
-            raise
+            if self._head_written or not self._call:
+                self._transport.abort()
+                raise
+            # A body that none of its tests has: providers refuse what they cannot read.
+            self._call.served, self._call.told = (0, 0), False
+            self._send(400, completions.error(400, "We could not understand the body."))
         self._answering = None
         if not self._keep_alive:
             self._transport.close()
@@ -461,6 +467,7 @@ class Connection(asyncio.Protocol):
         self._write_head(200, head | dict(headers or {}))
 
     def _write_head(self, status: int, headers: Mapping[str, str]) -> None:
+        self._head_written = True
         if not self._keep_alive:
             headers = {**headers, "Connection": "close"}
         named = (f"{name}: {value}" for name, value in headers.items())

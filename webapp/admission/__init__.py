@@ -83,9 +83,14 @@ def _admit_admin() -> None:
 
 def check_admin(principal: Principal) -> Account:
     """The administrator who asks. Raises NotAllowed."""
-    if principal.account is None or principal.account.role != ADMIN or principal.stale:
+    if principal.account is None or not is_admin(principal):
         raise NotAllowed("Administrator token required. Get one from POST /token.")
     return principal.account
+
+
+def is_admin(principal: Principal) -> bool:
+    account = principal.account
+    return account is not None and account.role == ADMIN and not principal.stale
 
 
 def actor() -> Actor:

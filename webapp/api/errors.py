@@ -40,7 +40,7 @@ OPENAI_TYPES_OF_ERRORS = {"BudgetExceeded": "insufficient_quota"}
 def register(app: Flask) -> None:
     app.register_error_handler(errors.WeirError, handler(render))
     app.register_error_handler(HTTPException, handler(_http))
-    app.register_error_handler(ParseException, handler(_not_http))
+    app.register_error_handler(ParseException, handler(lambda _: render(not_http())))
     app.register_error_handler(Exception, handler(lambda error: render(unexpected(error))))
 
 
@@ -117,9 +117,9 @@ def _snake_case(name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
-def _not_http(error: Exception) -> Response:
-    """A body that Gunicorn could not parse while it was read."""
-    return render(errors.MalformedRequest("The body is not well-formed HTTP."))
+def not_http() -> errors.WeirError:
+    """Of a body that Gunicorn could not parse while it was read."""
+    return errors.MalformedRequest("The body is not well-formed HTTP.")
 
 
 def of_http(error: HTTPException) -> errors.WeirError:

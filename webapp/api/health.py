@@ -9,12 +9,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from webapp import money
-from webapp.admission import credential_sent, identify, public
+from webapp.admission import credential_sent, identify, is_admin, public
 from webapp.api.blueprint import Blueprint
 from webapp.api.schemas import HealthSchema
 from webapp.errors import StoreUnavailable
 from webapp.observability import request_context
+from webapp.observability.gauges import BREAKER_STATES
 from webapp.observability.health import UNHEALTHY, overall
+from webapp.observability.metrics import OTHER
 from webapp.services import services
 from webapp.version import VERSION
 
@@ -55,16 +57,49 @@ def detailed() -> Any:
         },
     }
     if credential_sent() or not services().settings.production:
-        if credential_sent():
-            identify()
+        admin = credential_sent() and is_admin(identify())
         shown["providers"] = services().health.provider_names
-        shown["breakers"] = services().breakers.states()
+        shown["breakers"] = services().breakers.states() if admin else _named_breakers()
         shown["models"] = [name for name, _, _ in services().gateway.router.names()]
         shown["inference"] = services().predictions.registry.listed()
         with contextlib.suppress(StoreUnavailable):
             shown["weir_ledger_drift"] = money.to_usd(services().calls.drift())
         shown["build"] = {"version": VERSION, "python": platform.python_version()}
     return shown, (503 if status == UNHEALTHY else 200)
+
+
+def _named_breakers() -> dict[str, dict[str, Any]]:
+    """The circuit breakers; of models that only clients have named, the worst one as `other`.
+
+    Clients may send any name, even a secret by mistake, which other keys must not see.
+    """
+    named = {f"{provider}/{model}" for provider, model in _named_models()}
+    shown: dict[str, dict[str, Any]] = {}
+    for circuit, breaker in services().breakers.states().items():
+        target, space, operation = circuit.partition(" ")
+        if target not in named:
+            target = f"{target.partition('/')[0]}/{OTHER}"
+        name = f"{target}{space}{operation}"
+        shown[name] = max(shown.get(name, breaker), breaker, key=_severity)
+    return shown
+
+
+def _severity(breaker: dict[str, Any]) -> int:
+    return BREAKER_STATES.index(breaker["state"])
+
+
+def _named_models() -> set[tuple[str, str]]:
+    """(provider, model) of all that the operator, a price or a provider's list names."""
+    router, prices = services().gateway.router, services().prices
+    named = router.configured
+    if router.routes:
+        return named
+    named |= {(target.provider.name, target.model) for target in router.resolve(None).targets}
+    for provider in router.providers:
+        models = {str(listed["id"]) for listed in provider.models()}
+        models |= prices.names(provider.name, provider.kind)
+        named |= {(provider.name, model) for model in models}
+    return named
 
 
 @blueprint.get("/health/ready")

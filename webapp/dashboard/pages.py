@@ -8,9 +8,10 @@ from typing import Any
 import flask
 from flask import Response, g, make_response, render_template, request
 from flask_wtf.csrf import generate_csrf
+from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException
 
-from webapp.api.errors import handler, of_http, unexpected
+from webapp.api.errors import handler, not_http, of_http, unexpected
 from webapp.errors import WeirError
 from webapp.observability import request_context
 from webapp.services import services
@@ -39,6 +40,7 @@ class Blueprint(flask.Blueprint):
         super().__init__(name, import_name)
         self.register_error_handler(WeirError, handler(error_page))
         self.register_error_handler(HTTPException, handler(_http))
+        self.register_error_handler(ParseException, handler(lambda _: error_page(not_http())))
         self.register_error_handler(Exception, handler(lambda error: error_page(unexpected(error))))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from flask import Response, request
@@ -31,7 +31,7 @@ def usage() -> Any:
     """Calls, tokens and costs, by day, key, provider, model or endpoint"""
     query = validated(UsageQuery(), request.args.to_dict())
     until = query["until"] or datetime.now(UTC).date()
-    since = query["since"] or until - DEFAULT_RANGE
+    since = query["since"] or max(until, date.min + DEFAULT_RANGE) - DEFAULT_RANGE
     if not timedelta(0) <= until - since <= MAX_RANGE:
         reason = f"Must be before `until`, and at most {MAX_RANGE.days} days."
         raise ValidationError("The request is not valid: since.", details={"since": [reason]})
