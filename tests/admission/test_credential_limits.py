@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import count, cycle
 
 import pytest
@@ -165,6 +166,17 @@ def test_a_browser_that_has_signed_in_before_has_a_limit_of_its_own(weirs: Weirs
     assert visitor_at(weir, address, browser).sign_in(**account).status_code == 200
     assert visitor_at(weir, address, browser).sign_in("stranger").status_code == 429
     assert visitor_at(weir, address, known_browser(weir)).sign_in().status_code == 200
+
+
+def test_browsers_that_know_an_account_have_together_what_an_address_has(weirs: Weirs) -> None:
+    weir, address = weirs[0], next(ADDRESSES)
+    browsers = [known_browser(weir) for _ in range(4)]
+    statuses = Counter(
+        visitor_at(weir, address, browser).sign_in("admin", "wrong").status_code
+        for browser in browsers
+        for _ in range(9)
+    )
+    assert statuses == {401: 30, 429: 6}
 
 
 def test_a_forged_cookie_or_that_of_another_account_counts_for_nothing(weirs: Weirs) -> None:

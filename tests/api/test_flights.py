@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -135,6 +136,23 @@ def test_followers_see_the_pieces_as_they_come(weirs: list[Weir], provider: Prov
             assert not provider.completions()[0]["ended"]
             rest = list(follower)
         assert rest[-1] == "[DONE]"
+    assert len(provider.completions()) == 1
+
+
+def test_a_leader_that_reads_nothing_holds_up_no_follower(
+    weirs: list[Weir], provider: Provider
+) -> None:
+    body = native(f"unread {len(weirs)} [[fault:big=2000000,slow=1]]", stream=True)
+    with socket.create_connection(("127.0.0.1", weirs[0].port)) as leader:
+        leader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sent = json.dumps(body).encode()
+        head = f"POST /chat HTTP/1.1\r\nHost: x\r\nX-API-Key: {KEY}\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(sent)}\r\n\r\n"
+        leader.sendall(head.encode() + sent)
+        wait_until(provider.completions)
+        follower = weirs[-1].post("/chat", key=KEY, json=body, timeout=30)
+    assert follower.headers["X-Cache"] == "COALESCED"
+    assert pieces(follower)[-1]["done"]
     assert len(provider.completions()) == 1
 
 
