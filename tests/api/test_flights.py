@@ -146,11 +146,13 @@ def test_a_leader_that_reads_nothing_holds_up_no_follower(
     with socket.create_connection(("127.0.0.1", weirs[0].port)) as leader:
         leader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sent = json.dumps(body).encode()
-        head = f"POST /chat HTTP/1.1\r\nHost: x\r\nX-API-Key: {KEY}\r\n"
+        head = f"POST /chat HTTP/1.1\r\nHost: x\r\nX-API-Key: {KEY}\r\nX-Request-ID: unread\r\n"
         head += f"Content-Type: application/json\r\nContent-Length: {len(sent)}\r\n\r\n"
         leader.sendall(head.encode() + sent)
         wait_until(provider.completions)
         follower = weirs[-1].post("/chat", key=KEY, json=body, timeout=30)
+        # The leader has not been given up by then: it would be in the log.
+        assert "unread" not in {line.get("request_id") for line in weirs[0].logs()}
     assert follower.headers["X-Cache"] == "COALESCED"
     assert pieces(follower)[-1]["done"]
     assert len(provider.completions()) == 1
