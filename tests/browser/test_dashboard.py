@@ -14,7 +14,7 @@ from tests.browser.conftest import OpenPage
 from tests.conftest import MakeWeir
 from tests.support.administrator import PASSWORD, SETTINGS
 from tests.support.books import PRICES
-from tests.support.servers import Provider, Weir
+from tests.support.servers import Provider, Weir, wait_until
 from tests.support.visitor import Visitor
 
 PAGES = [
@@ -84,6 +84,8 @@ def filled(weir: Weir, visitor: Visitor, provider: Provider) -> dict[str, str]:
     provider.fault(status=500)
     weir.post("/chat", key=secret, json={"message": "filled fails"})
     provider.fault()
+    # Pages show what has been written, a moment later.
+    wait_until(lambda: 9 in weir.get("/stats").json()["requests_by_key"].values())
     return {"key": key, "request": ids[0].headers["X-Request-ID"], "secret": secret}
 
 
