@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -212,10 +211,9 @@ def test_a_killed_worker_loses_its_keys_when_their_lease_ends_by_the_clock_of_th
             lost.result()
 
     def is_free() -> bool:
-        time.sleep(0.2)  # a lease lasts for 10 s
         return send(second, "/chat", {"message": "lost"}, "lost").status_code == 200
 
-    wait_until(is_free, 15)
+    wait_until(is_free, 15, pause=0.2)  # a lease lasts for 10 s
 
 
 def test_without_the_database_a_key_cannot_be_promised(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -53,7 +52,7 @@ def replicas(
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:
     """Weir looks for new prices every five seconds."""
-    wait_until(lambda: condition() or time.sleep(0.1), 15, what)
+    wait_until(condition, 15, what, pause=0.1)
 
 
 AUDITED = "SELECT actor, action, target FROM audit WHERE action LIKE 'prices%' ORDER BY id"

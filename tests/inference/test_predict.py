@@ -124,7 +124,7 @@ def test_the_newest_version_that_works_answers(weir: Weir) -> None:
 
 def wait_for(condition: Callable[[], bool]) -> None:
     """The folder is looked through once a second."""
-    wait_until(lambda: condition() or time.sleep(0.1), 5)
+    wait_until(condition, 5, pause=0.1)
 
 
 def test_versions_come_and_go_without_a_restart(start_weir: MakeWeir, tmp_path: Path) -> None:
