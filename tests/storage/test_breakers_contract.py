@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gevent
 import pytest
 
 from tests.support.servers import Valkey, free_port, wait_until
-from webapp.storage.breakers import WINDOW, CircuitBreakers
+from webapp.storage.breakers import REFRESH_INTERVAL, WINDOW, CircuitBreakers
 from webapp.storage.redis_client import RedisClient
 
 THRESHOLD = 3
@@ -179,6 +180,18 @@ def test_processes_count_together_and_learn_of_each_other(
     assert not second.allows(TARGET, KEY)
     wait_until(lambda: not first.allows(TARGET, KEY), 2, "the news")
     assert first.states()[TARGET]["state"] == "open"
+
+
+def test_none_of_many_requests_at_once_has_missed_the_news(
+    two_processes: tuple[CircuitBreakers, CircuitBreakers],
+) -> None:
+    first, second = two_processes
+    assert second.allows(TARGET, KEY)
+    fail(first, retry_after=5)
+    gevent.sleep(REFRESH_INTERVAL)  # so old may be what a process knows
+    requests = [gevent.spawn(second.allows, TARGET, KEY) for _ in range(5)]
+    gevent.joinall(requests)
+    assert [request.value for request in requests] == [False] * 5
 
 
 def test_of_all_processes_one_makes_the_probe_and_all_learn_how_it_went(

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
+from gevent.lock import BoundedSemaphore
+
 from webapp.storage.redis_client import RedisClient, RedisUnavailable, Script
 
 WINDOW = 60.0
@@ -76,6 +78,7 @@ class Circuit:
     failures_elsewhere: bool = False
     pauses: dict[str, Pause] = field(default_factory=dict)
     refreshed_at: float = float("-inf")
+    refreshing: BoundedSemaphore = field(default_factory=BoundedSemaphore)
 
     def pause_of(self, who: str) -> tuple[str, Pause] | None:
         """The pause that concerns somebody, and whose it is: everybody's comes first."""
@@ -198,19 +201,25 @@ class CircuitBreakers:
             if len(self._circuits) >= MAX_REMEMBERED:
                 self._forget_closed()
             view = self._circuits[circuit] = Circuit()
-        now = time.monotonic()
-        if self._redis is None or now - view.refreshed_at < REFRESH_INTERVAL:
+        if self._redis is None or _is_fresh(view):
             return view
-        view.refreshed_at = now
+        with view.refreshing:
+            if not _is_fresh(view):
+                self._refresh(self._redis, circuit, view)
+        return self._circuit(circuit)
+
+    def _refresh(self, redis: RedisClient, circuit: str, view: Circuit) -> None:
+        now = time.monotonic()
         try:
-            failures, tripped, clock = self._redis.execute_all(
+            failures, tripped, clock = redis.execute_all(
                 ("ZCARD", KEY % (circuit, "failures")),
                 ("HGETALL", KEY % (circuit, "tripped")),
                 ("TIME",),
             )
         except RedisUnavailable:
-            return view
-        view = self._circuit(circuit)
+            return
+        finally:
+            view.refreshed_at = now
         redis_now = int(clock[0]) + int(clock[1]) / 1e6
         pauses = _pairs(tripped)
         view.pauses = {
@@ -224,7 +233,6 @@ class CircuitBreakers:
             view.failures.clear()
         # So that a success in this process ends the shared row.
         view.failures_elsewhere = bool(failures)
-        return view
 
     def _circuit(self, circuit: str) -> Circuit:
         return self._circuits.setdefault(circuit, Circuit())
@@ -274,6 +282,10 @@ class CircuitBreakers:
             return self._redis.execute(*command)
         except RedisUnavailable:
             return None
+
+
+def _is_fresh(view: Circuit) -> bool:
+    return time.monotonic() - view.refreshed_at < REFRESH_INTERVAL
 
 
 def _pairs(reply: Any) -> dict[str, bytes]:
