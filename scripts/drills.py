@@ -217,9 +217,18 @@ def half_body(connection: socket.socket, path: str = "/token") -> None:
 
 
 def unread_stream(connection: socket.socket) -> None:
+    _unread(connection, size=2_000_000, stream=True)
+
+
+def unread_answer(connection: socket.socket) -> None:
+    _unread(connection, size=5_000_000, stream=False)
+    connection.recv(1, socket.MSG_PEEK)
+
+
+def _unread(connection: socket.socket, *, size: int, stream: bool) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    message = f"{time.time()} [[fault:big=2000000]]"
-    body = json.dumps({"message": message, "stream": True}).encode()
+    message = f"{time.time()} [[fault:big={size}]]"
+    body = json.dumps({"message": message, "stream": stream}).encode()
     connection.sendall(head("/chat", len(body)) + body)
 
 
@@ -288,6 +297,23 @@ def slow_clients() -> Figures:
         ]
 
 
+def unread_answers() -> Figures:
+    """200 plain answers of 5 MB that nobody reads, of one key, of which 64 MiB may wait."""
+    with running() as weir, ExitStack() as connections:
+        before = memory(weir)
+        clients = SlowClients(weir, connections)
+        with Bystander(weir) as other:
+            for _ in range(200):
+                clients.add(unread_answer, sends=False)
+            gone = clients.wait_until_gone(150)
+        return [
+            ("longest wait of others", other.longest, 1, "s"),
+            ("others that failed", other.failed, 0, ""),
+            ("memory more, at the most", peak(weir) - before, 300, "MiB"),
+            ("until all were gone", gone, 120, "s"),
+        ]
+
+
 def half_bodies() -> Figures:
     """10,000 unauthenticated half bodies at /token, of one address."""
     with running() as weir, ExitStack() as connections:
@@ -343,6 +369,7 @@ DRILLS = (
     bodies_of_quotes,
     endless_body,
     slow_clients,
+    unread_answers,
     half_bodies,
     shutdown,
 )

@@ -139,15 +139,21 @@ def test_a_client_that_is_refused_reads_why(weir: Weir) -> None:
 
 
 def unread(
-    weir: Weir, connections: ExitStack, *, stream: bool = True, size: int = 20_000_000
-) -> None:
-    """A request for a large answer, of which only the first bytes are read."""
+    weir: Weir,
+    connections: ExitStack,
+    *,
+    stream: bool = True,
+    size: int = 20_000_000,
+    key: str = KEY,
+) -> socket.socket:
+    """A request for a large answer, of which nothing is read once it has begun."""
     connection = connections.enter_context(connected(weir))
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     message = f"{time.time()} [[fault:big={size}]]"
     body = json.dumps({"message": message, "stream": stream}).encode()
-    connection.sendall(head("/chat", len(body)) + body)
-    assert connection.recv(9) == b"HTTP/1.1 "
+    connection.sendall(head("/chat", len(body), key) + body)
+    assert connection.recv(9, socket.MSG_PEEK) == b"HTTP/1.1 "
+    return connection
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "plain"])
@@ -172,6 +178,28 @@ def test_many_streams_that_nobody_reads_end_before_their_provider_s_end(
             unread(weir, connections, size=2_000_000)
         states = wait_until(lambda: settled(weir), 20, "their end")
     assert states[before:] == ["cancelled"] * (CONNECTIONS - 10)
+
+
+def test_the_bytes_of_answers_that_nobody_reads_are_bounded(
+    start_weir: MakeWeir, provider: Provider
+) -> None:
+    """A quarter for each key: 12 MiB, which two answers of 5 MB fit into."""
+    bound = 48 * 1024 * 1024
+    urls = {"OPENAI_BASE_URL": provider.base_url, "MAX_UNREAD_ANSWER_BYTES": bound}
+    weir = start_weir(**SETTINGS, **urls)
+    before = len(weir.logs())
+    with ExitStack() as connections:
+        unread(weir, connections, stream=False, size=5_000_000, key=OTHER_KEY)
+        for _ in range(6):
+            unread(weir, connections, stream=False, size=5_000_000)
+        wait_until(lambda: len(weir.logs()) == before + 4, 20, "the end of those above the bound")
+        message = f"{time.time()} [[fault:big=5000000]]"
+        taken = weir.post("/chat", key=KEY, json={"message": message})
+        assert len(taken.json()["response"]) == 5_000_000
+        ended = weir.logs()[before:]
+    # Others have a share of their own.
+    assert {line["api_key"] for line in ended} == {"test***6789"}
+    assert len(ended) == 5
 
 
 def settled(weir: Weir) -> list[str]:

@@ -15,8 +15,13 @@ from typing import Any
 
 from gunicorn import util
 
+from webapp.unread_answers import UnreadAnswers
+
 # Bytes a second that a body has to come at, beyond the first BODY_TIMEOUT seconds.
 MIN_BODY_RATE = 16 * 1024
+# While too many bytes of answers wait, one goes that is taken in such steps, or at such a rate.
+MAX_STALL = 1.0  # seconds
+MIN_ANSWER_RATE = 1024 * 1024  # bytes a second
 # Bytes that the system takes of a stream before it is read; Linux doubles them.
 STREAM_BUFFER = 16 * 1024
 BUFFER = 208 * 1024
@@ -46,7 +51,8 @@ class ClientSocket:
     """gevent's socket of a client, limited while a body is read and an answer is sent.
 
     Times are in seconds. `patience` is how long a client may be waited for as things are now, which
-    a shutdown changes; it is looked at every CHECK_INTERVAL.
+    a shutdown changes; it is looked at every CHECK_INTERVAL. `address` is whose the answers are,
+    until answer_belongs_to() says better.
     """
 
     def __init__(
@@ -55,11 +61,15 @@ class ClientSocket:
         body_timeout: float,
         send_timeout: float,
         patience: Callable[[], float],
+        unread: UnreadAnswers,
+        address: str,
     ) -> None:
         self._connection = connection
         self._body_timeout = body_timeout
         self._send_timeout = send_timeout
         self._patience = patience
+        self._unread = unread
+        self._address = self._whose = address
         self._body_until: float | None = None
         self._request: Any = None
         self._drops = self._given_up = self._streams = False
@@ -73,9 +83,14 @@ class ClientSocket:
     def request_ends(self) -> None:
         """Wait for what comes next as long as the caller likes."""
         self._request = self._body_until = None
+        self._whose = self._address
         if self._streams:
             self._streams = False
             self._set_buffer(BUFFER)
+
+    def answer_belongs_to(self, whose: str) -> None:
+        """Count the answer to this request as that of a key (or an address)."""
+        self._whose = whose
 
     def stream_begins(self) -> None:
         """Let the system take little of a stream: of one that nobody reads, it would take 4 MB."""
@@ -108,19 +123,24 @@ class ClientSocket:
     def sendall(self, data: Any, flags: int = 0) -> None:
         """Raises ClientStalled, and OSError."""
         left = memoryview(data)
-        began = time.monotonic()
+        began = progressed = time.monotonic()
         self._connection.settimeout(CHECK_INTERVAL)
         try:
-            while left:
-                try:
-                    sent = self._connection.send(left, flags)
-                except TimeoutError:
-                    most = min(self._send_timeout, self._patience())
-                    if time.monotonic() - began >= most:
-                        raise ClientStalled from None
-                    continue
-                if sent:
-                    left, began = left[sent:], time.monotonic()
+            with self._unread.counting(self._whose, len(left)) as are_too_many:
+                while left:
+                    try:
+                        sent = self._connection.send(left, flags)
+                    except TimeoutError:
+                        sent = 0
+                    now = time.monotonic()
+                    if sent:
+                        left, progressed = left[sent:], now
+                    stalled = now - progressed
+                    if stalled and stalled >= min(self._send_timeout, self._patience()):
+                        raise ClientStalled
+                    is_slow = stalled >= MAX_STALL or now - began > len(data) / MIN_ANSWER_RATE
+                    if left and is_slow and are_too_many():
+                        raise ClientStalled
         finally:
             self._connection.settimeout(None)
 

@@ -300,6 +300,11 @@ class Settings:
         "SEND_TIMEOUT", "60", "how long a client may take nothing of its answer, which then ends",
         parse.number(0.1, 3600),
     )  # fmt: skip
+    max_unread_answer_bytes: int = _setting(
+        "MAX_UNREAD_ANSWER_BYTES", str(256 * 1024 * 1024), "how many bytes the answers that their "
+        "clients have not taken may have in a worker, those above 64 KiB; a key or address may "
+        "have a quarter", parse.integer(1024 * 1024, 2**40),
+    )  # fmt: skip
     max_connections_per_address: int = _setting(
         "MAX_CONNECTIONS_PER_ADDRESS", "2000", "how many connections a worker accepts from an IPv4 "
         "address or an IPv6 /64; unused where `TRUSTED_PROXIES` is above 0, as they are the "

@@ -7,6 +7,7 @@ import sys
 import time
 import uuid
 from collections import Counter
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -21,6 +22,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from webapp.client_socket import ClientSocket
 from webapp.forwarded import client_address, network_of
+from webapp.unread_answers import UnreadAnswers
 
 if TYPE_CHECKING:
     from webapp.observability.lifecycle import Lifecycle
@@ -90,13 +92,20 @@ class WeirWorker(GeventWorker):  # type: ignore[misc]
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         settings = self._settings
-        limited = ClientSocket(client, settings.body_timeout, settings.send_timeout, self._patience)
+        network = network_of(client_address(addr[0])) if isinstance(addr, tuple) else ""
+        limited = ClientSocket(
+            client,
+            settings.body_timeout,
+            settings.send_timeout,
+            self._patience,
+            self._unread_answers,
+            network,
+        )
         # Behind proxies, all connections are theirs.
         most = settings.max_connections_per_address
-        if not most or settings.trusted_proxies or not isinstance(addr, tuple):
+        if not most or settings.trusted_proxies or not network:
             super().handle(listener, limited, addr)
             return
-        network = network_of(client_address(addr[0]))
         self._connections[network] += 1
         try:
             if self._connections[network] > most:
@@ -168,6 +177,10 @@ class WeirWorker(GeventWorker):  # type: ignore[misc]
             pass  # it has gone
         finally:
             client.close()
+
+    @cached_property
+    def _unread_answers(self) -> UnreadAnswers:
+        return UnreadAnswers(self._settings.max_unread_answer_bytes)
 
     @property
     def _settings(self) -> Settings:

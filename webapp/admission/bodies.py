@@ -109,7 +109,7 @@ def read_body(*, keep: bool = False) -> bytes:
     """
     body: bytes | None = g.pop("body", None)
     if body is None:
-        g.body_share = share = _Share(parts().bodies, _whose())
+        g.body_share = share = _Share(parts().bodies, whose())
         body = _read(share)
     if keep:
         g.body = body
@@ -122,7 +122,8 @@ def over() -> Callable[[], None] | None:
     return share.give_back if share else None
 
 
-def _whose() -> str:
+def whose() -> str:
+    """Whose this request is: its key's, or without one that of its address."""
     return g.principal.bucket if "principal" in g else network_of(request.remote_addr)
 
 
@@ -130,7 +131,9 @@ def _read(share: _Share) -> bytes:
     length, limit = request.content_length, request.max_content_length
     values = _Values()
     blocks, size = [], 0
-    while block := request.stream.read(BLOCK):
+    # What is asked for is allocated at once.
+    block_size = BLOCK if length is None else min(BLOCK, length)
+    while block := request.stream.read(block_size):
         blocks.append(block)
         size += len(block)
         share.grow_to(size)

@@ -85,9 +85,10 @@ def _finish(services: Services, response: Response) -> Response:
     for ended in (limits.over(), bodies.over()):
         if ended:
             response.call_on_close(ended)
-    if unread_body(request.environ["wsgi.input"]) > MAX_UNREAD:
-        connection = request.environ.get("gunicorn.socket")
-        if connection is not None:
+    connection = request.environ.get("gunicorn.socket")
+    if connection is not None:
+        connection.answer_belongs_to(bodies.whose())
+        if unread_body(request.environ["wsgi.input"]) > MAX_UNREAD:
             connection.close_after_answer()
     # A stream ends when the server closes it, not when its headers are ready.
     response.call_on_close(partial(_closed, services, context, response.status_code))
