@@ -32,8 +32,8 @@ format: $(VENV)/development ## format the code
 image: ## build the container image weir, with docker, podman or buildah
 	ENGINE=$(ENGINE) scripts/image.sh $(OPTIONS)
 
-bench: $(VENV)/development ## measure speed and memory
-	$(BIN)/python -m benchmarks
+bench: $(VENV)/development ## measure speed and memory, or compare with a commit: BASE=<commit>
+	$(BIN)/python -m benchmarks $(if $(BASE),--base $(BASE))
 
 pictures: $(VENV)/development ## take the pictures of docs/images
 	$(BIN)/python -m scripts.screenshots

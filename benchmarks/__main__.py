@@ -1,6 +1,6 @@
 """Measures the real server with all its features on, one worker on its own core.
 
-    python -m benchmarks [--seconds 10] [--only NAME]
+    python -m benchmarks [--seconds 10] [--only NAME | --base COMMIT]
 
 Prints Markdown: a table that compares the gateways, and a table of figures. A figure that misses
 its target is marked `miss`; the exit code stays 0.
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from benchmarks import alone
+from benchmarks.commits import commits
 from benchmarks.comparison import peers
 from benchmarks.flights import flights
 from benchmarks.inference import inference
@@ -58,6 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--seconds", type=float, default=10, help="of each load (default 10)")
     parser.add_argument("--only", choices=MEASURES, metavar="NAME", help=", ".join(MEASURES))
+    parser.add_argument("--base", metavar="COMMIT", help="compare with this commit, and no more")
     options = parser.parse_args()
     allow_many_files()
     os.sched_setaffinity(0, OTHER_CORES)
@@ -65,6 +67,9 @@ def main() -> None:
     with Workplace() as place, place.valkey() as valkey, place.upstream() as upstream:
         run = Run(place, valkey, upstream, options.seconds)
         usual = [name for name in MEASURES if name not in ONLY_WHEN_NAMED]
+        if options.base:
+            figures += commits(run, options.base)
+            usual = []
         for name in [options.only] if options.only else usual:
             tell(f"Measuring: {name}")
             figures += MEASURES[name](run)

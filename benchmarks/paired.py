@@ -10,7 +10,7 @@ from __future__ import annotations
 import statistics
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from http.client import HTTPConnection
@@ -93,20 +93,35 @@ def cpu_per_request(
     starts: int = STARTS,
 ) -> Costs:
     """Measure the request with each variant's settings, for `run.seconds` after each start."""
+
+    def start(name: str) -> Server:
+        return run.weir(f"paired-{name}", settings=variants[name])
+
+    return costs_of(run, variants, start, request, starts)
+
+
+def costs_of(
+    run: Run,
+    variants: Iterable[str],
+    start_variant: Callable[[str], Server],
+    request: Callable[[Server], Request],
+    starts: int,
+) -> Costs:
+    """Measure the request at the server of each variant, for `run.seconds` after each start."""
     costs: dict[str, list[float]] = {name: [] for name in variants}
-    for start in range(starts):
+    for number in range(starts):
         with ExitStack() as stack:
             servers: dict[str, MeasuredServer] = {}
             # The order alternates, so that no variant is always started first.
-            for name in sorted(variants, reverse=bool(start % 2)):
-                weir = stack.enter_context(run.weir(f"paired-{name}", settings=variants[name]))
-                servers[name] = MeasuredServer(weir, request(weir), stack)
+            for name in sorted(costs, reverse=bool(number % 2)):
+                server = stack.enter_context(start_variant(name))
+                servers[name] = MeasuredServer(server, request(server), stack)
             _take_turns(servers, WARM_UP)
-            for server in servers.values():
-                server.start_counting()
+            for measured in servers.values():
+                measured.start_counting()
             _take_turns(servers, run.seconds)
-            for name, server in servers.items():
-                costs[name].append(server.cost())
+            for name, measured in servers.items():
+                costs[name].append(measured.cost())
     return Costs(costs)
 
 

@@ -77,6 +77,7 @@ class Server:
         folder: Path,
         cores: set[int],
         start_timeout: float = START_TIMEOUT,
+        code: Path = REPOSITORY,
     ) -> None:
         self.port = port
         self.ready_after = 0.0
@@ -86,6 +87,7 @@ class Server:
         self._log = folder / f"{port}.log"
         self._cores = cores
         self._start_timeout = start_timeout
+        self._code = code
 
     def memory(self) -> int:
         """PSS of the process and its descendants, in bytes."""
@@ -104,7 +106,7 @@ class Server:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
-                cwd=REPOSITORY,
+                cwd=self._code,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

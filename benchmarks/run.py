@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from benchmarks.load import CONNECTIONS, Load, put_load
-from benchmarks.processes import Server
+from benchmarks.processes import REPOSITORY, Server
 from benchmarks.request import Request
 from benchmarks.workplace import Workplace
 
@@ -31,9 +32,13 @@ class Run:
     bare_per_second: float = 0.0
 
     def weir(
-        self, data: str = "data", workers: int = 1, settings: Mapping[str, str] | None = None
+        self,
+        data: str = "data",
+        workers: int = 1,
+        settings: Mapping[str, str] | None = None,
+        code: Path = REPOSITORY,
     ) -> Server:
-        return self.place.weir(self.valkey, self.upstream, data, workers, settings)
+        return self.place.weir(self.valkey, self.upstream, data, workers, settings, code)
 
     def load(
         self, request: Request | Callable[[], Request], connections: int = CONNECTIONS

