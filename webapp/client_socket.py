@@ -25,6 +25,8 @@ MIN_ANSWER_RATE = 1024 * 1024  # bytes a second
 # Bytes that the system takes of a stream before it is read; Linux doubles them.
 STREAM_BUFFER = 16 * 1024
 BUFFER = 208 * 1024
+# Bytes of an answer's first part up to which it is sent together with the head.
+MAX_JOINED = 64 * 1024
 # Seconds between two looks whether a client that is waited for must be given up.
 CHECK_INTERVAL = 1.0
 # Where a body is left unread, so much of it is still taken and dropped: closed with bytes waiting,
@@ -73,15 +75,22 @@ class ClientSocket:
         self._body_until: float | None = None
         self._request: Any = None
         self._drops = self._given_up = self._streams = False
+        self._holds = False
+        self._head: Any = b""
         connection.settimeout(None)
 
     def request_begins(self, request: Any) -> None:
         """Limit the time that the body of a request (Gunicorn's Request) may take, from now on."""
         self._request = request
+        self._holds = True
         self._body_until = time.monotonic() + self._body_timeout
 
     def request_ends(self) -> None:
-        """Wait for what comes next as long as the caller likes."""
+        """Wait for what comes next as long as the caller likes. Raises as sendall()."""
+        self._holds = False
+        head, self._head = self._head, b""
+        if head:
+            self._send_all(head)
         self._request = self._body_until = None
         self._whose = self._address
         if self._streams:
@@ -121,7 +130,22 @@ class ClientSocket:
             return received
 
     def sendall(self, data: Any, flags: int = 0) -> None:
-        """Raises ClientStalled, and OSError."""
+        """Send an answer's part. What is sent first, its head, waits for what comes second.
+
+        Raises ClientStalled, and OSError.
+        """
+        if self._holds:
+            self._holds = False
+            self._head = data
+            return
+        head, self._head = self._head, b""
+        if head and len(data) > MAX_JOINED:  # joined, it would be in memory twice
+            self._send_all(head)
+        else:
+            data = head + data
+        self._send_all(data)
+
+    def _send_all(self, data: bytes) -> None:
         left = memoryview(data)
         began = progressed = time.monotonic()
         self._connection.settimeout(CHECK_INTERVAL)
@@ -129,7 +153,7 @@ class ClientSocket:
             with self._unread.counting(self._whose, len(left)) as are_too_many:
                 while left:
                     try:
-                        sent = self._connection.send(left, flags)
+                        sent = self._connection.send(left)
                     except TimeoutError:
                         sent = 0
                     now = time.monotonic()
