@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,7 @@ class Forwarded:
         return values[-min(self._hops, len(values))].strip()
 
 
+@lru_cache(10_000)
 def client_address(written: str) -> str | None:
     """An address as proxies and sockets write it, without port and scope; None if it is none.
 
@@ -72,6 +74,7 @@ def client_address(written: str) -> str | None:
     return str(address)
 
 
+@lru_cache(10_000)
 def network_of(address: str | None) -> str:
     """Whom an address counts for: an IPv4 address, or the /64 of an IPv6 one, that anyone gets."""
     if address is None:

@@ -6,12 +6,13 @@ import time
 from functools import partial
 from typing import Any, cast
 
-from flask import Flask, Response, current_app, g, request
+from flask import Flask, current_app, g, request
 
 from webapp import money
 from webapp.admission import bodies, limits
 from webapp.admission.identity import KEY_HEADERS
 from webapp.api.blueprint import is_openai_endpoint
+from webapp.api.response import Response
 from webapp.library_internals import unread_body
 from webapp.metering.request_log import LoggedRequest
 from webapp.metering.totals import UsageTotals
@@ -30,10 +31,12 @@ SECURITY_HEADERS = [
 ]
 # Bytes of a body that nobody read, up to which a connection is kept for the next request.
 MAX_UNREAD = 64 * 1024
-API_POLICY = "default-src 'none'; frame-ancestors 'none'"
+API_POLICY = [("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")]
+TRANSPORT_SECURITY = [("Strict-Transport-Security", "max-age=31536000; includeSubDomains")]
 
 
 def register(app: Flask, services: Services) -> None:
+    app.response_class = Response
     app.before_request(_begin)
     app.after_request(partial(_finish, services))
 
@@ -43,7 +46,7 @@ def _begin() -> None:
     # The rule and not the path, as an unknown path may contain anything, even a key.
     rule = request.url_rule.rule if request.url_rule else "(unknown)"
     g.request_context = request_context.begin(
-        None if request_id in _credentials() else request_id,
+        None if request_id and request_id in _credentials() else request_id,
         request.headers.get("traceparent"),
         request.method,
         rule,
@@ -59,21 +62,16 @@ def _credentials() -> set[str]:
 
 def _finish(services: Services, response: Response) -> Response:
     context = request_context.current()
-    headers = response.headers
     openai = request.blueprint and is_openai_endpoint(current_app.blueprints[request.blueprint])
-    headers.extend(
-        [
-            ("X-Request-ID", context.request_id),
-            ("X-Process-Time", f"{context.milliseconds / 1000:.6f}"),
-            *limits.headers(),
-            *(limits.openai_headers() if openai else ()),
-            *SECURITY_HEADERS,
-        ]
-    )
-    if "Content-Security-Policy" not in headers:
-        headers.add("Content-Security-Policy", API_POLICY)
-    if services.settings.production and request.is_secure:
-        headers.add("Strict-Transport-Security", "max-age=31536000; includeSubDomains")
+    response.added = [
+        ("X-Request-ID", context.request_id),
+        ("X-Process-Time", f"{context.milliseconds / 1000:.6f}"),
+        *limits.headers(),
+        *(limits.openai_headers() if openai else ()),
+        *SECURITY_HEADERS,
+        *(() if "Content-Security-Policy" in response.headers else API_POLICY),
+        *(TRANSPORT_SECURITY if services.settings.production and request.is_secure else ()),
+    ]
     principal = g.get("principal")
     if principal is not None:
         context.key_id, context.api_key, context.tier = (
