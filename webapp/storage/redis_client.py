@@ -15,11 +15,12 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import gevent
 from gevent.event import AsyncResult, Event
 from gevent.lock import BoundedSemaphore
+from hiredis import pack_command
 from redis import Redis, RedisCluster, Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -220,7 +221,8 @@ class RedisClient:
 
     def _exchange(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
         """Without redis-py's pipeline, whose overhead is larger than the cost of the round trip."""
-        self._connection.send_packed_command(self._connection.pack_commands(commands))
+        packed = b"".join([pack_command(cast(Any, command)) for command in commands])
+        self._connection.send_packed_command([packed])
         return [_read(self._connection) for _ in commands]
 
     def _through_cluster(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
