@@ -63,6 +63,7 @@ MAX_BATCH = 200
 SETTLE_BATCH_DELAY = 0.03  # seconds that settlements wait to share a reservation's transaction
 # Seconds between transactions while many calls reserve: a transaction costs as much as ten calls.
 RESERVE_BATCH_INTERVAL = 0.008
+MANY_RESERVATIONS = 5  # in one transaction: with fewer, the others would wait in vain
 SWEEP_BATCH = 500
 CALL_IDS_PER_WORKER = 1 << 32
 CLOSE_TIMEOUT = 3.0  # seconds that a worker which ends waits for its settlements
@@ -260,7 +261,7 @@ class Ledger:
                 self._writing = 0
                 if not available:
                     break  # until the next tick
-                if len(reserving) > 1:
+                if len(reserving) >= MANY_RESERVATIONS:
                     gevent.sleep(RESERVE_BATCH_INTERVAL)
 
     def _write(self, settling: list[PendingSettlement], reserving: list[_Reservation]) -> bool:
