@@ -5,10 +5,14 @@ from __future__ import annotations
 import ast
 import math
 import os
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from email.utils import parsedate_to_datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gevent
@@ -27,8 +31,10 @@ from flask_limiter import Limiter
 from gevent.hub import Hub
 from gevent.threadpool import ThreadPool
 from geventhttpclient import HTTPClient
+from gunicorn import util
 from gunicorn.config import Config
-from gunicorn.http import RequestParser
+from gunicorn.http import RequestParser, wsgi
+from gunicorn.http.errors import InvalidResponseHeader, InvalidResponseHeaderName
 from langchain.chat_models import init_chat_model
 from langchain_anthropic import ChatAnthropic
 from langchain_core.messages import AIMessageChunk
@@ -47,7 +53,8 @@ AMOUNTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 64.0)
 COUNT = f"""
 import os
 from prometheus_client import Counter, Histogram
-from webapp.library_internals import observe_all
+from webapp.library_internals import count_without_asking, observe_all
+count_without_asking()
 Counter("calls", "Calls", ("of",)).labels("a").inc(2)
 one_by_one, at_once = [
     Histogram(name, "Gaps", ("of",), buckets=(1, 2)).labels("a") for name in ("gaps", "more_gaps")
@@ -115,6 +122,54 @@ def test_localhost_means_both_loopback_addresses() -> None:
     library_internals.resolve_localhost(client)
     addresses = {info[4][:2] for info in client._connection_pool._resolve()}
     assert addresses == {("127.0.0.1", 8000), ("::1", 8000)}
+
+
+def test_an_idle_connection_is_asked_whether_it_is_open() -> None:
+    client = HTTPClient("127.0.0.1", 8000)
+    library_internals.poll_idle_connections(client)
+    is_open = client._connection_pool._is_socket_alive
+    ours, theirs = socket.socketpair()
+    # Numbers above 1,023 are none that select() takes.
+    numbers = [os.dup(0) for _ in range(1100)]
+    high, other = socket.socketpair()
+    for number in numbers:
+        os.close(number)
+    with ours, theirs, high, other:
+        assert high.fileno() > 1023
+        assert is_open(ours)
+        assert is_open(high)
+        theirs.send(b"x")
+        other.close()
+        assert not is_open(ours)
+        assert not is_open(high)
+    assert not is_open(ours)
+    assert not is_open(None)
+
+
+@pytest.fixture
+def made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for of, name in ((util, "http_date"), (wsgi, "base_environ")):
+        monkeypatch.setattr(of, name, getattr(of, name))  # brought back at the end
+    monkeypatch.setattr(wsgi.Response, "process_headers", wsgi.Response.process_headers)
+    library_internals.do_less_for_each_request(SimpleNamespace(cfg=Config()))
+
+
+@pytest.mark.usefixtures("made_once")
+def test_what_gunicorn_makes_once_is_as_before() -> None:
+    assert abs(parsedate_to_datetime(util.http_date()).timestamp() - time.time()) < 2
+    first, second = (wsgi.base_environ(Config()) for _ in range(2))
+    assert first == second
+    assert first is not second
+    request = SimpleNamespace(method="GET", version=(1, 1))
+    response = wsgi.Response(request, None, Config())
+    response.process_headers(
+        [("X-A", " 1 "), ("Content-Length", "7"), ("Connection", "close"), ("x-b", "\xe9")]
+    )
+    assert response.headers == [("X-A", "1"), ("Content-Length", "7"), ("x-b", "\xe9")]
+    assert response.response_length == 7
+    for name, value in (("X A", "1"), ("X-A", "1\r\nX-B: 2"), ("X-A:", "1"), ("X-A", "\u20ac")):
+        with pytest.raises((InvalidResponseHeader, InvalidResponseHeaderName)):
+            response.process_headers([(name, value)])
 
 
 def test_amounts_observed_together_count_as_one_by_one() -> None:

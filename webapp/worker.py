@@ -22,6 +22,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from webapp.client_socket import ClientSocket
 from webapp.forwarded import client_address, network_of
+from webapp.library_internals import do_less_for_each_request
 from webapp.unread_answers import UnreadAnswers
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class WeirWorker(GeventWorker):  # type: ignore[misc]
         self._refusals_logged_at = -REFUSALS_LOGGED_EVERY
 
     def init_process(self) -> None:
+        do_less_for_each_request(self)
         try:
             super().init_process()
         except Exception:

@@ -17,11 +17,13 @@ from typing import TypeVar
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
 from webapp import errors
+from webapp.library_internals import count_without_asking
 from webapp.observability.refusals import COUNTER_OF_LIMIT
 
 Labelled = TypeVar("Labelled", Counter, Histogram)
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
+count_without_asking()
 
 # Seconds: for provider calls, and for what Weir does itself.
 LONG_BUCKETS = (

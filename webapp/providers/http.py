@@ -29,6 +29,7 @@ from webapp import json_codec
 from webapp.errors import ProviderTimedOut
 from webapp.library_internals import (
     close_idle_connections,
+    poll_idle_connections,
     read_available,
     resolve_localhost,
     wrap_connecting,
@@ -111,6 +112,7 @@ class Endpoint:
             network_timeout=None,  # BaseProvider limits every wait
             **_forward_proxy(parts.scheme, parts.hostname or ""),
         )
+        poll_idle_connections(self._client)
         if parts.hostname == "localhost":
             resolve_localhost(self._client)
         # How many connections the request of a greenlet has opened, instead of reusing one.
