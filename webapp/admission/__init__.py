@@ -12,6 +12,7 @@ from webapp.admission.credential_limits import count_failed_credential
 from webapp.admission.identity import KEY_HEADERS, Principal, read_credential
 from webapp.admission.limits import consume, peek
 from webapp.admission.parts import parts
+from webapp.current_request import current_request
 from webapp.errors import AddressNotAllowed, NotAllowed, NotAuthenticated
 from webapp.observability import tracing
 
@@ -51,14 +52,15 @@ def credential_sent() -> bool:
 
 def identify() -> Principal:
     """The principal of this request, counting wrong credentials against its address."""
+    request = current_request()
+    address = request.remote_addr
     credential = read_credential(cast(Any, request.headers))
     try:
-        g.principal = parts().identities.identify(credential, request.remote_addr)
+        principal = g.principal = parts().identities.identify(credential, address)
     except (NotAllowed, NotAuthenticated):
         count_failed_credential()
         raise
-    principal: Principal = g.principal
-    if not principal.allowance.allows_address(request.remote_addr):
+    if not principal.allowance.allows_address(address):
         raise AddressNotAllowed
     return principal
 

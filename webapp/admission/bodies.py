@@ -8,14 +8,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import gevent
 from flask import g, request
 from gevent.lock import BoundedSemaphore
 
 from webapp.admission.parts import parts
+from webapp.current_request import current_request
 from webapp.errors import MalformedRequest, Overloaded, PayloadTooLarge, RateLimitExceeded
 from webapp.forwarded import network_of
+
+if TYPE_CHECKING:
+    from webapp.admission.identity import Principal
 
 # Bodies up to this size (bytes) are neither counted nor looked through.
 SMALL = 64 * 1024
@@ -124,16 +129,19 @@ def over() -> Callable[[], None] | None:
 
 def whose() -> str:
     """Whose this request is: its key's, or without one that of its address."""
-    return g.principal.bucket if "principal" in g else network_of(request.remote_addr)
+    principal: Principal | None = g.get("principal")
+    return principal.bucket if principal else network_of(request.remote_addr)
 
 
 def _read(share: _Share) -> bytes:
+    request = current_request()
     length, limit = request.content_length, request.max_content_length
     values = _Values()
     blocks, size = [], 0
     # What is asked for is allocated at once.
     block_size = BLOCK if length is None else min(BLOCK, length)
-    while block := request.stream.read(block_size):
+    stream = request.stream
+    while block := stream.read(block_size):
         blocks.append(block)
         size += len(block)
         share.grow_to(size)

@@ -71,10 +71,10 @@ def call_options(model: str | None, *, streamed: bool) -> CallOptions:
     principal: Principal = g.principal
     context = request_context.current()
     context.asked_model = model
-    settings = services().settings
-    timeout = settings.stream_deadline if streamed else settings.plain_deadline
+    parts = services()
+    timeout = parts.settings.stream_deadline if streamed else parts.settings.plain_deadline
     return CallOptions(
-        client=HTTPClientConnection(services().lifecycle, request.environ.get("gunicorn.socket")),
+        client=HTTPClientConnection(parts.lifecycle, request.environ.get("gunicorn.socket")),
         billing=billing_context(),
         deadline=time.monotonic() + timeout,
         cache=cache_use(),

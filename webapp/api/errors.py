@@ -107,8 +107,9 @@ def openai_envelope(error: errors.WeirError) -> dict[str, Any]:
 
 def at_openai_endpoint() -> bool:
     """Whether the request is for an OpenAI endpoint, or for an unknown path under /v1."""
-    if request.blueprint:
-        return is_openai_endpoint(current_app.blueprints[request.blueprint])
+    blueprint = request.blueprint
+    if blueprint:
+        return is_openai_endpoint(current_app.blueprints[blueprint])
     native = current_app.extensions["weir.native_paths"]
     return request.path.startswith("/v1/") and request.path not in native
 

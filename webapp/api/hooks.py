@@ -6,13 +6,14 @@ import time
 from functools import partial
 from typing import Any, cast
 
-from flask import Flask, current_app, g, request
+from flask import Flask, Request, current_app, g
 
 from webapp import money
 from webapp.admission import bodies, limits
 from webapp.admission.identity import KEY_HEADERS
 from webapp.api.blueprint import is_openai_endpoint
 from webapp.api.response import Response
+from webapp.current_request import current_request
 from webapp.library_internals import unread_body
 from webapp.metering.request_log import LoggedRequest
 from webapp.metering.totals import UsageTotals
@@ -42,11 +43,12 @@ def register(app: Flask, services: Services) -> None:
 
 
 def _begin() -> None:
+    request = current_request()
     request_id = request.headers.get("X-Request-ID")
     # The rule and not the path, as an unknown path may contain anything, even a key.
     rule = request.url_rule.rule if request.url_rule else "(unknown)"
     g.request_context = request_context.begin(
-        None if request_id and request_id in _credentials() else request_id,
+        None if request_id and request_id in _credentials(request) else request_id,
         request.headers.get("traceparent"),
         request.method,
         rule,
@@ -54,15 +56,16 @@ def _begin() -> None:
     )
 
 
-def _credentials() -> set[str]:
+def _credentials(request: Request) -> set[str]:
     """The credentials in the request. They must not become its request id, which is logged."""
     sent = (request.headers.get(name, "") for name in (*KEY_HEADERS, "Authorization"))
     return {word for value in sent for word in value.split()}
 
 
 def _finish(services: Services, response: Response) -> Response:
-    context = request_context.current()
-    openai = request.blueprint and is_openai_endpoint(current_app.blueprints[request.blueprint])
+    context, request = request_context.current(), current_request()
+    blueprint = request.blueprint
+    openai = blueprint and is_openai_endpoint(current_app.blueprints[blueprint])
     response.added = [
         ("X-Request-ID", context.request_id),
         ("X-Process-Time", f"{context.milliseconds / 1000:.6f}"),
