@@ -27,6 +27,7 @@ from benchmarks.reports import reports
 from benchmarks.run import Run, tell
 from benchmarks.table import Figure, markdown
 from benchmarks.watching import watching
+from benchmarks.workers import workers
 from benchmarks.workplace import Workplace
 
 MEASURES: dict[str, Callable[[Run], list[Figure]]] = {
@@ -36,6 +37,7 @@ MEASURES: dict[str, Callable[[Run], list[Figure]]] = {
     "uncached": alone.uncached,
     "streams": alone.streams,
     "flights": flights,
+    "workers": workers,
     "peers": peers,
     "inference": inference,
     "logs": logs,

@@ -26,21 +26,29 @@ from benchmarks.table import (
     times,
 )
 from benchmarks.upstream import MODEL
+from benchmarks.workplace import KEY_WITH_BUDGET
 
 STREAMS = 500
 UNCACHED = "uncached, requests/s"
+WITH_BUDGET = "uncached of a key with a budget, requests/s"
+ADDED_ALONE = "uncached, p50 added at one connection"
+ADDED_BY_FOUR = "uncached, p50 added at four connections"
 HITS = "cache hit, requests/s"
+HIT_ALONE = "cache hit, p50 at one connection"
 FIRST_BYTE = f"{STREAMS} streams, first byte p50"
 ROWS: dict[str, Format] = {
     UNCACHED: number,
     "uncached, p50": milliseconds,
     "uncached, p99": milliseconds,
     "uncached, failures": number,
-    "uncached, p50 added at one connection": milliseconds,
+    ADDED_ALONE: milliseconds,
+    ADDED_BY_FOUR: milliseconds,
+    WITH_BUDGET: number,
     HITS: number,
     "cache hit, p50": milliseconds,
     "cache hit, p99": milliseconds,
     "cache hit, failures": number,
+    HIT_ALONE: milliseconds,
     FIRST_BYTE: milliseconds,
     f"{STREAMS} streams, first byte p99": milliseconds,
     f"{STREAMS} streams, failures": number,
@@ -68,11 +76,14 @@ class Comparison:
         self._measured: dict[tuple[str, Gateway], float] = {}
         self._starts: dict[Gateway, list[Server]] = defaultdict(list)
         self._skipped: dict[Gateway, str] = {}
-        self._direct = 0.0
+        # p50 of the upstream itself, by the number of connections.
+        self._direct: dict[int, float] = {}
 
     def measure(self) -> list[Figure]:
         self._each("install", lambda gateway: gateway.install())
-        self._direct = self._run.load(self._upstream_request(), connections=1).p50
+        for connections in (1, 4):
+            direct = self._run.load(self._upstream_request(), connections=connections)
+            self._direct[connections] = direct.p50
         # Measure by measure, so that the values that are compared are measured close in time.
         self._each("uncached", self._uncached)
         self._each("hits", self._hits)
@@ -105,14 +116,19 @@ class Comparison:
         with self._started(gateway) as server:
             self._note(gateway, "memory after start", server.memory())
             self._note_load(gateway, "uncached", self._run.load(lambda: gateway.ask(server)))
-            alone = self._run.load(lambda: gateway.ask(server), connections=1)
-        self._note(gateway, "uncached, p50 added at one connection", alone.p50 - self._direct)
+            for name, connections in ((ADDED_ALONE, 1), (ADDED_BY_FOUR, 4)):
+                load = self._run.load(lambda: gateway.ask(server), connections)
+                self._note(gateway, name, load.p50 - self._direct[connections])
+            if gateway.has_budgets:
+                load = self._run.load(lambda: gateway.ask(server, key=KEY_WITH_BUDGET))
+                self._note(gateway, WITH_BUDGET, load.per_second)
 
     def _hits(self, gateway: Gateway) -> None:
         if gateway.has_cache:
             with self._started(gateway, cached=True) as server:
-                load = self._run.load(gateway.ask(server, same=True))
-            self._note_load(gateway, "cache hit", load)
+                request = gateway.ask(server, same=True)
+                self._note_load(gateway, "cache hit", self._run.load(request))
+                self._note(gateway, HIT_ALONE, self._run.load(request, connections=1).p50)
 
     def _streams(self, gateway: Gateway) -> None:
         with self._started(gateway) as server:
@@ -150,19 +166,31 @@ class Comparison:
         return table + "".join(skipped)
 
     def _ratios(self) -> list[Figure]:
-        figures = [
-            self._ratio(UNCACHED, self._litellm, least=5),
-            self._ratio(HITS, self._litellm, least=10),
+        ratios = [
+            self._ratio(UNCACHED, self._litellm, least=10),
+            self._ratio(HITS, self._litellm, least=15),
             self._ratio(FIRST_BYTE, self._litellm, most=1 / 3),
-            self._ratio(UNCACHED, self._portkey, least=1),
+            self._ratio(UNCACHED, self._portkey, least=0.8),
+            self._ratio(WITH_BUDGET, self._portkey, least=0.65, than=UNCACHED),
         ]
-        return [figure for figure in figures if figure]
+        added = [
+            Figure(name, self._measured[name, self._weir], milliseconds, most=most)
+            for name, most in ((ADDED_ALONE, 2.5), (ADDED_BY_FOUR, 4.0), (HIT_ALONE, 1.0))
+        ]
+        return [*filter(None, ratios), *added]
 
     def _ratio(
-        self, name: str, peer: Gateway, least: float | None = None, most: float | None = None
+        self,
+        name: str,
+        peer: Gateway,
+        *,
+        least: float | None = None,
+        most: float | None = None,
+        than: str = "",
     ) -> Figure | None:
-        """The ratio in the protocol that both have; None if the peer was not measured."""
-        peer_value = self._measured.get((name, peer))
+        """The ratio in the protocol that both have; None if the peer was not measured. `than` is
+        the peer's measure where it has not the same."""
+        peer_value = self._measured.get((than or name, peer))
         if not peer_value:
             return None
         share = self._measured[name, self._weir] / peer_value

@@ -25,6 +25,7 @@ class Gateway:
     path = "/v1/chat/completions"
     is_peer = True
     has_cache = True
+    has_budgets = False
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -36,17 +37,19 @@ class Gateway:
         """The server, to be started; `cached` turns its cache on."""
         raise NotImplementedError
 
-    def headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {KEY}"}
+    def headers(self, key: str = KEY) -> dict[str, str]:
+        return {"Authorization": f"Bearer {key}"}
 
     def body(self, question: str) -> dict[str, Any]:
         return {"model": MODEL, "messages": [{"role": "user", "content": question}]}
 
-    def ask(self, server: Server, *, stream: bool = False, same: bool = False) -> Request:
+    def ask(
+        self, server: Server, *, stream: bool = False, same: bool = False, key: str = KEY
+    ) -> Request:
         """A request that was not sent before. With `same`, it is the same each time it is sent."""
         question = f"{QUESTION}{uuid.uuid4().hex}{'' if same else NUMBER}"
         body = self.body(question) | ({"stream": True} if stream else {})
-        return post(server.port, self.path, self.headers(), body)
+        return post(server.port, self.path, self.headers(key), body)
 
 
 class Weir(Gateway):
@@ -54,6 +57,7 @@ class Weir(Gateway):
 
     name = "Weir /v1/chat/completions"
     is_peer = False
+    has_budgets = True
 
     def start(self, *, cached: bool = False) -> Server:
         return self._run.weir()
@@ -64,8 +68,8 @@ class NativeWeir(Weir):
     protocol = Protocol.NATIVE
     path = "/chat"
 
-    def headers(self) -> dict[str, str]:
-        return {"X-API-Key": KEY}
+    def headers(self, key: str = KEY) -> dict[str, str]:
+        return {"X-API-Key": key}
 
     def body(self, question: str) -> dict[str, Any]:
         return {"message": question}
@@ -127,8 +131,8 @@ class Portkey(Gateway):
             command, port, gives("/"), SERVER_CORES, start_timeout=PEER_START_TIMEOUT
         )
 
-    def headers(self) -> dict[str, str]:
-        return super().headers() | {
+    def headers(self, key: str = KEY) -> dict[str, str]:
+        return super().headers(key) | {
             "x-portkey-provider": "openai",
             "x-portkey-custom-host": f"http://127.0.0.1:{self._run.upstream.port}/v1",
         }
