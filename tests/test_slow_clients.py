@@ -196,6 +196,7 @@ def test_the_bytes_of_answers_that_nobody_reads_are_bounded(
         message = f"{time.time()} [[fault:big=5000000]]"
         taken = weir.post("/chat", key=KEY, json={"message": message})
         assert len(taken.json()["response"]) == 5_000_000
+        wait_until(lambda: len(weir.logs()) > before + 4)
         ended = weir.logs()[before:]
     # Others have a share of their own. The last answer may need the room of one more.
     assert {line["api_key"] for line in ended} == {"test***6789"}
