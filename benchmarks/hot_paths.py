@@ -35,9 +35,10 @@ from benchmarks.paired import AT_ONCE, MeasuredServer, cached_chat, uncached_cha
 from benchmarks.processes import cpu_of_all
 from benchmarks.run import QUESTION
 from benchmarks.upstream import MODEL
+from webapp.admission.limit_states import limits_of
 from webapp.admission.limits import STRATEGY, SlidingWindowStrategy
 from webapp.admission.parts import EXTENSION
-from webapp.admission.rate_limits import RateLimits, limits_of
+from webapp.admission.rate_limits import RateLimits
 from webapp.allowance import Allowance
 from webapp.base_url import BaseURL
 from webapp.llm.messages import ModelRequest, message

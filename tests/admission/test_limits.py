@@ -159,7 +159,8 @@ def test_each_worker_allows_its_share_while_redis_is_away(
 def test_the_time_of_a_reset_is_redis_s(fresh_valkey: Valkey) -> None:
     from limits import parse_many
 
-    from webapp.admission.rate_limits import RateLimits, window_limits
+    from webapp.admission.limit_states import window_limits
+    from webapp.admission.rate_limits import RateLimits
     from webapp.storage.redis_client import RedisClient
 
     windows = RateLimits(RedisClient(fresh_valkey.url), workers=1)

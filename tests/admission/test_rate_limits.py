@@ -9,13 +9,8 @@ import pytest
 from limits import RateLimitItemPerSecond, parse_many
 
 from tests.support.servers import Valkey, free_port, wait_until
-from webapp.admission.rate_limits import (
-    LEASE_TTL,
-    SECOND,
-    Limit,
-    RateLimits,
-    window_limits,
-)
+from webapp.admission.limit_states import LEASE_TTL, Limit, window_limits
+from webapp.admission.rate_limits import SECOND, RateLimits
 from webapp.admission.token_limits import TokenRateLimits
 from webapp.storage.redis_client import RedisClient
 

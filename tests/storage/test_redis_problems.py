@@ -21,7 +21,8 @@ from tests.support.servers import (
     free_port,
     wait_until,
 )
-from webapp.admission.rate_limits import Limit, RateLimits, window_limits
+from webapp.admission.limit_states import Limit, window_limits
+from webapp.admission.rate_limits import RateLimits
 from webapp.admission.token_limits import TokenRateLimits
 from webapp.errors import RateLimitExceeded
 from webapp.setting_parsers import tiers

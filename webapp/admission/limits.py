@@ -15,8 +15,8 @@ from limits.strategies import STRATEGIES, RateLimiter
 from limits.util import WindowStats
 
 from webapp.admission.identity import Principal
+from webapp.admission.limit_states import Decision, Limit, LimitState, limits_of, window_limits
 from webapp.admission.parts import parts
-from webapp.admission.rate_limits import Decision, Limit, LimitState, limits_of, window_limits
 from webapp.errors import RateLimitExceeded
 from webapp.extensions import limiter
 from webapp.library_internals import bind_without_hooks

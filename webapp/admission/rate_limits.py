@@ -15,24 +15,16 @@ what it was allowed through Redis, and adds to Redis what it has allowed itself.
 
 from __future__ import annotations
 
-import math
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal
 
-from limits import RateLimitItem
-
-from webapp.allowance import Allowance
+from webapp.admission.limit_states import LEASE_TTL, Decision, Limit, LimitState
+from webapp.admission.local_rate_limits import LocalRateLimits, Unshared
 from webapp.storage.redis_client import RedisClient, RedisUnavailable, Script
 
 PREFIX = "weir:window:"
 SECOND = 1_000_000  # windows are counted in microseconds
-DAY = 86_400
-LEASE_TTL = 10  # seconds
-SWEEP_THRESHOLD = 10_000
 ADDED_PER_TICK = 1_000  # buckets
 # A Redis that refuses commands now and then (a full one) does so to each process at another time.
 # So for this long (seconds) after a refusal, a process also keeps within its share.
@@ -156,82 +148,14 @@ end
 # The script takes a list of any length; the number of keys is part of the call.
 _SCRIPTS: dict[int, Script] = {}
 
-Kind = Literal["window", "day", "parallel", "tokens"]
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """One limit; `length` is in seconds."""
-
-    kind: Kind
-    name: str
-    amount: int
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
-class LimitState:
-    """One limit after a request: `reset` (Unix seconds) is when its next place becomes free."""
-
-    limit: Limit
-    used: int
-    reset: float
-
-    @property
-    def remaining(self) -> int:
-        return max(0, self.limit.amount - self.used)
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What became of a request: allowed or not, and the state of each of its limits."""
-
-    allowed: bool
-    now: float
-    states: tuple[LimitState, ...]
-
-    @property
-    def tightest(self) -> LimitState:
-        """The limit on requests in time with the least left; of several, the one that frees a
-        place last."""
-        counted = [state for state in self.states if state.limit.kind in {"window", "day"}]
-        return min(counted, key=lambda state: (state.remaining, -state.reset))
-
-    @property
-    def exhausted(self) -> LimitState:
-        """The limit that has nothing left; of several, the one that frees a place last."""
-        full = [w for w in self.states if not w.remaining and w.limit.kind != "tokens"]
-        return max(full, key=lambda state: state.reset)
-
-    @property
-    def tokens(self) -> LimitState | None:
-        return next((w for w in self.states if w.limit.kind == "tokens"), None)
-
-    @property
-    def retry_after(self) -> int:
-        """Whole seconds until every limit has a place again, rounded up."""
-        return max(1, math.ceil(self.exhausted.reset - self.now))
-
 
 @lru_cache(10_000)
-def limits_of(allowance: Allowance) -> tuple[Limit, ...]:
-    """The limits on the requests of whoever has this allowance."""
-    limits = [*window_limits(allowance.windows)]
-    if allowance.requests_per_day is not None:
-        limits.append(Limit("day", "requests_per_day", allowance.requests_per_day, DAY))
-    if allowance.parallel_requests is not None:
-        limits.append(
-            Limit("parallel", "parallel_requests", allowance.parallel_requests, LEASE_TTL)
-        )
-    if allowance.tokens_per_minute is not None:
-        limits.append(Limit("tokens", "tokens_per_minute", allowance.tokens_per_minute, 60))
-    return tuple(limits)
-
-
-@lru_cache(1_000)
-def window_limits(items: tuple[RateLimitItem, ...]) -> tuple[Limit, ...]:
-    """Limits as Flask-Limiter writes them."""
-    return tuple(Limit("window", str(item), item.amount, item.get_expiry()) for item in items)
+def _keys_and_limits(bucket: str, limits: Sequence[Limit]) -> list[str | int]:
+    """The keys of the script that takes, and the first of its arguments."""
+    arguments: list[str | int] = [key_of(bucket, limit) for limit in limits]
+    for limit in limits:
+        arguments += (limit.kind, limit.amount, limit.length * SECOND)
+    return arguments
 
 
 def key_of(bucket: str, limit: Limit) -> str:
@@ -345,9 +269,7 @@ class RateLimits:
     ) -> Decision:
         count = len(limits)
         script = _SCRIPTS.get(count) or _SCRIPTS.setdefault(count, Script(TAKE, count))
-        arguments: list[str | int] = [key_of(bucket, limit) for limit in limits]
-        for limit in limits:
-            arguments += (limit.kind, limit.amount, limit.length * SECOND)
+        arguments = _keys_and_limits(bucket, tuple(limits))
         ends = (LEASE_TTL * SECOND, request)
         allowed, now, *states = redis.run(script, *arguments, UNKNOWN, *ends)
         if allowed < 0:
@@ -359,181 +281,3 @@ class RateLimits:
             for limit, (used, reset) in zip(limits, pairs, strict=True)
         )
         return Decision(bool(allowed), now / SECOND, states)
-
-
-@dataclass(slots=True)
-class Unshared:
-    """What a process has allowed in a bucket and Redis does not know: times by length of window,
-    and the count of a day."""
-
-    windows: dict[int, deque[float]] = field(default_factory=dict)
-    day: int = 0
-    day_count: int = 0
-
-
-class LocalRateLimits:
-    """The same limits within this process, each divided among `workers`.
-
-    `unshared` is by bucket, and stays empty without `keep_unshared`.
-    """
-
-    def __init__(
-        self,
-        workers: int,
-        counted_today: Callable[[str], int] = lambda _: 0,
-        tokens_here: Callable[[str], int] = lambda _: 0,
-        *,
-        keep_unshared: bool = False,
-    ) -> None:
-        self._workers = workers
-        self._keep_unshared = keep_unshared
-        self.unshared: dict[str, Unshared] = {}
-        # What other processes had of a window when Redis was last asked, and until when it counts.
-        self._others: dict[tuple[str, int], tuple[int, float]] = {}
-        self._sweep_at = SWEEP_THRESHOLD
-        self._counted_today = counted_today
-        self._tokens_here = tokens_here
-        self._logs: dict[tuple[str, int], deque[float]] = {}
-        self._days: dict[str, tuple[int, int]] = {}
-        self._running: dict[str, set[str]] = {}
-
-    def release(self, bucket: str, request: str) -> None:
-        running = self._running.get(bucket, set())
-        running.discard(request)
-        if not running:
-            self._running.pop(bucket, None)
-
-    def note(self, bucket: str, decision: Decision, request: str) -> None:
-        """Remember what Redis has decided."""
-        now = time.monotonic()
-        took = bool(request) and decision.allowed
-        for state in decision.states:
-            limit = state.limit
-            if limit.kind == "window":
-                log = self._log(bucket, limit, now)
-                if took:
-                    if len(log) >= self._share(limit):  # more of them would change nothing
-                        log.popleft()
-                    log.append(now)
-                others = state.used - len(log)
-                self._others[bucket, limit.length] = (others, now + limit.length)
-            elif limit.kind == "day":
-                self._days[bucket] = (int(decision.now // DAY), state.used)
-            elif limit.kind == "parallel" and took:
-                self._running.setdefault(bucket, set()).add(request)
-
-    def put_back(self, bucket: str, unshared: Unshared) -> None:
-        """Keep what could not be added to Redis for another attempt."""
-        kept = self.unshared.setdefault(bucket, unshared)
-        if kept is not unshared:
-            for length, times in unshared.windows.items():
-                kept.windows.setdefault(length, deque()).extendleft(reversed(times))
-            if kept.day == unshared.day:
-                kept.day_count += unshared.day_count
-
-    def decision(self, bucket: str, limits: Sequence[Limit], request: str) -> Decision:
-        if bucket not in self._days and any(limit.kind == "day" for limit in limits):
-            # Asked before anything is looked at: others may be served meanwhile.
-            counted = self._counted_today(bucket)
-            self._days.setdefault(bucket, (int(time.time() // DAY), counted))
-        now, wall = time.monotonic(), time.time()
-        used = [self._used(bucket, limit, now, wall) for limit in limits]
-        shares = [self._share(limit) - self._excess(bucket, limit, now) for limit in limits]
-        allowed = all(
-            count < share or limit.kind == "tokens"
-            for limit, count, share in zip(limits, used, shares, strict=True)
-        )
-        if request and allowed:
-            used = [
-                self._take(bucket, limit, now, wall, request, count)
-                for limit, count in zip(limits, used, strict=True)
-            ]
-        states = []
-        for limit, count, share in zip(limits, used, shares, strict=True):
-            reset = self._reset(bucket, limit, now, wall, share)
-            # What others may take is shown as used once this process's share is.
-            shown = count + limit.amount - share if count >= share else count
-            states.append(LimitState(limit, shown, reset))
-        return Decision(allowed, wall, tuple(states))
-
-    def _share(self, limit: Limit) -> int:
-        return max(1, limit.amount // self._workers)
-
-    def _excess(self, bucket: str, limit: Limit, now: float) -> int:
-        """How much of this process's share of a window others are known to have used."""
-        others, until = self._others.get((bucket, limit.length), (0, 0.0))
-        if limit.kind != "window" or until <= now:
-            return 0
-        return max(0, others - (limit.amount - self._share(limit)))
-
-    def _used(self, bucket: str, limit: Limit, now: float, wall: float) -> int:
-        if limit.kind == "day":
-            day, counted = self._days[bucket]
-            return counted if day == int(wall // DAY) else 0
-        if limit.kind == "parallel":
-            return len(self._running.get(bucket, ()))
-        if limit.kind == "tokens":
-            return self._tokens_here(bucket)
-        return len(self._log(bucket, limit, now))
-
-    def _take(
-        self, bucket: str, limit: Limit, now: float, wall: float, request: str, used: int
-    ) -> int:
-        if limit.kind == "window":
-            self._logs[bucket, limit.length].append(now)
-            if self._keep_unshared:
-                windows = self.unshared.setdefault(bucket, Unshared()).windows
-                times = windows.setdefault(limit.length, deque())
-                times.append(now)
-                while times[0] <= now - limit.length:
-                    times.popleft()
-        elif limit.kind == "day":
-            today = int(wall // DAY)
-            self._days[bucket] = (today, used + 1)
-            if self._keep_unshared:
-                unshared = self.unshared.setdefault(bucket, Unshared())
-                if unshared.day != today:
-                    unshared.day, unshared.day_count = today, 0
-                unshared.day_count += 1
-        elif limit.kind == "parallel":
-            self._running.setdefault(bucket, set()).add(request)
-        else:
-            return used
-        return used + 1
-
-    def _reset(self, bucket: str, limit: Limit, now: float, wall: float, share: int) -> float:
-        if limit.kind == "day":
-            return (wall // DAY + 1) * DAY
-        if limit.kind != "window":
-            return wall + (1 if limit.kind == "parallel" else 0)
-        log = self._logs[bucket, limit.length]
-        if log and len(log) >= share > 0:
-            # The oldest entry of those that fill the share leaves first.
-            return wall + log[len(log) - share] + limit.length - now
-        if share <= 0:  # others have it all, as far as this process knows
-            return wall + self._others[bucket, limit.length][1] - now
-        return wall + (log[0] if log else now) + limit.length - now
-
-    def _log(self, bucket: str, limit: Limit, now: float) -> deque[float]:
-        if len(self._logs) > self._sweep_at:
-            self._sweep(now)
-            self._sweep_at = max(SWEEP_THRESHOLD, 2 * len(self._logs))
-        log = self._logs.setdefault((bucket, limit.length), deque())
-        while log and log[0] <= now - limit.length:
-            log.popleft()
-        return log
-
-    def _sweep(self, now: float) -> None:
-        """Forget windows in which nothing is left: addresses come and go."""
-        for key, log in list(self._logs.items()):
-            if not log or log[-1] <= now - key[1]:
-                del self._logs[key]
-        for key, (_, until) in list(self._others.items()):
-            if until <= now:
-                del self._others[key]
-        for bucket, unshared in list(self.unshared.items()):
-            windows = unshared.windows.items()
-            if not unshared.day_count and all(
-                times[-1] <= now - length for length, times in windows
-            ):
-                del self.unshared[bucket]

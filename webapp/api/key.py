@@ -9,8 +9,8 @@ from flask import g
 from webapp import money
 from webapp.admission import guard_without_counting
 from webapp.admission.identity import Principal
+from webapp.admission.limit_states import Decision
 from webapp.admission.limits import details_of
-from webapp.admission.rate_limits import Decision
 from webapp.api import answers
 from webapp.api.blueprint import Blueprint, openai_endpoint
 from webapp.api.openapi import ONE_OF_THEM, openai_errors_of

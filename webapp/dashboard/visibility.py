@@ -8,8 +8,8 @@ from typing import Any
 
 from webapp import money
 from webapp.admission.identity import Principal
+from webapp.admission.limit_states import limits_of
 from webapp.admission.limits import details_of
-from webapp.admission.rate_limits import limits_of
 from webapp.dashboard.session import is_admin, user
 from webapp.errors import NotFound
 from webapp.metering.budgets import Budget
