@@ -74,6 +74,12 @@ def when_ready(server):
     metrics_folders.remove_abandoned(metrics_folder.parent)
 
 
+def pre_fork(server, worker):
+    """Leave what the master has imported out of garbage collection, which would write to it: so
+    master and workers share that memory."""
+    gc.freeze()
+
+
 def post_worker_init(worker):
     """Start logging, traces, then the database, before the first request is accepted."""
     from webapp.observability import logs, metrics, request_context, tracing

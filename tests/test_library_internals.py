@@ -46,8 +46,8 @@ from pydantic import SecretStr
 from tests.support.servers import REPOSITORY, Provider, free_port
 from webapp import library_internals
 
-# Documented, in spite of their names: of SQLAlchemy's rows and of named tuples.
-PUBLIC = {"_asdict", "_fields", "_mapping"}
+# Documented, in spite of their names: of SQLAlchemy's rows, named tuples and Werkzeug's proxies.
+PUBLIC = {"_asdict", "_fields", "_get_current_object", "_mapping"}
 AMOUNTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 64.0)
 # Counts in files of a folder, and prints its process id.
 COUNT = f"""
@@ -122,6 +122,21 @@ def test_localhost_means_both_loopback_addresses() -> None:
     library_internals.resolve_localhost(client)
     addresses = {info[4][:2] for info in client._connection_pool._resolve()}
     assert addresses == {("127.0.0.1", 8000), ("::1", 8000)}
+
+
+def test_redis_does_without_a_package_that_is_hidden() -> None:
+    code = """
+import sys
+from webapp.library_internals import hidden
+with hidden("opentelemetry"):
+    import redis
+print([name for name in sys.modules if name.startswith("opentelemetry")])
+import opentelemetry
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
 def test_an_idle_connection_is_asked_whether_it_is_open() -> None:

@@ -21,15 +21,19 @@ import gevent
 from gevent.event import AsyncResult, Event
 from gevent.lock import BoundedSemaphore
 from hiredis import pack_command
-from redis import Redis, RedisCluster, Sentinel
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeout
-from redis.retry import Retry
 
+from webapp.library_internals import hidden
 from webapp.storage.instrumentation import InstrumentationHook
 from webapp.storage.redis_problems import REFUSED, UNREACHABLE, RedisProblem, problem_of
+
+# redis-py would import sixty modules of it, for metrics that Weir does not ask for.
+with hidden("opentelemetry"):
+    from redis import Redis, RedisCluster, Sentinel
+    from redis.backoff import NoBackoff
+    from redis.exceptions import ConnectionError as RedisConnectionError
+    from redis.exceptions import NoScriptError, RedisError, ResponseError
+    from redis.exceptions import TimeoutError as RedisTimeout
+    from redis.retry import Retry
 
 log = logging.getLogger(__name__)
 
