@@ -42,7 +42,7 @@ class AnsweredTiers:
         return self._tiers.get(target.name, ())
 
     def add(self, target: Target, tier: str, price: Price) -> None:
-        if tier == STANDARD or price.dearest(Usage(1, 1), {tier}) is None:
+        if tier == STANDARD or not price.has_rates({tier}):
             return
         if len(self._tiers) >= MAX_TARGETS:
             self._tiers.clear()

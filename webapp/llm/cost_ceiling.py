@@ -32,7 +32,7 @@ STANDARD_NAMES = frozenset({"default", "on_demand", "standard", "standard_only"}
 NAMED_TIERS = frozenset({"flex", "priority", "batch"})
 PRICED_MODALITIES = ({"text"}, {"audio"}, {"text", "audio"})
 UNKNOWN_TIER = "unknown"  # costs as the dearest tier
-MANY = 1_000_000  # tokens: what costs nothing for so many is free
+ONE_OF_EACH = Usage(1, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class TargetCosts:
         self._demand = demand
         self._model = target.name
         self._searches_unasked = demand.generates and always_searches(target.model)
-        self._is_free = bool(price and price.dearest(Usage(MANY, MANY), None) == 0)
+        self._is_free = bool(price and price.is_free)
 
     @cached_property
     def input(self) -> RequestInput:
@@ -178,7 +178,7 @@ class TargetCosts:
             return f"A part of this request ({kinds}) has no price with model {model}"
         if found.hidden and self.price.context is None:
             return f"The input of {found.hidden} has no known limit with model {model}"
-        if self.tiers and self.price.dearest(Usage(1, 1), self.tiers) is None:
+        if self.tiers and not self.price.has_rates(self.tiers):
             return f"Service tier {self._demand.service_tier!r} of model {model} has no price"
         return None
 
@@ -188,11 +188,11 @@ class TargetCosts:
             return None
         if self._is_free:
             return 0
-        tiers: Collection[str | None] = {usage.service_tier}
+        costs = [self.price.cost(usage)]
         if usage.service_tier is None and self._demand.service_tier is not None:
             # The answer does not say which of them it was.
             tiers = self.tiers or {UNKNOWN_TIER}
-        costs = [self.price.cost(replace(usage, service_tier=tier)) for tier in tiers]
+            costs = [self.price.cost(replace(usage, service_tier=tier)) for tier in tiers]
         if None in costs and self.unpriced is None:
             # A tier without a price that nobody asked for.
             costs = [self.price.cost(replace(usage, service_tier=UNKNOWN_TIER))]
@@ -218,7 +218,7 @@ class TargetCosts:
     @cached_property
     def _parts_are_priced(self) -> bool:
         """Whether the kinds of tokens that it asks for have a price at the standard tier."""
-        return self._dearest(Usage(1, 1), {STANDARD}) is not None
+        return self._dearest(ONE_OF_EACH, {STANDARD}) is not None
 
     @property
     def _most(self) -> Usage:
@@ -232,11 +232,9 @@ class TargetCosts:
         tiers = self.tiers if tiers is None else tiers
         found = self.input
         audio_input = min(found.audio_tokens, usage.input_tokens)
-        usage = replace(
-            usage,
-            audio_input_tokens=audio_input,
-            web_searches=self._demand.choices * found.searches,
-        )
+        searches = self._demand.choices * found.searches
+        if (audio_input, searches) != (usage.audio_input_tokens, usage.web_searches):
+            usage = replace(usage, audio_input_tokens=audio_input, web_searches=searches)
         if found.cache_ttl:
             written = usage.input_tokens - audio_input
             long = found.cache_ttl == "1h"

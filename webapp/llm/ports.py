@@ -76,6 +76,15 @@ class Price(Protocol):
         """The service tiers that have rates of their own, beside the standard one."""
         ...
 
+    @property
+    def is_free(self) -> bool:
+        """Whether tokens cost nothing at any tier."""
+        ...
+
+    def has_rates(self, tiers: Collection[str]) -> bool:
+        """Whether tokens have a price at each of these tiers."""
+        ...
+
     def cost(self, usage: Usage) -> int | None:
         """Nano-USD, rounded up, at the usage's service tier; None if a part has no price.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from webapp.llm.messages import Usage
 from webapp.money import NANO
@@ -62,7 +62,7 @@ class Price:
     """The price of a model. Fees are in nano-USD each; without one, what it is for has no price.
 
     `bands` holds the rates of each service tier, `standard` among them. `writes_unasked`: the
-    maker writes to its cache without being asked.
+    maker writes to its cache without being asked. `is_free`: tokens cost nothing at any tier.
     """
 
     bands: Mapping[str, Bands]
@@ -73,6 +73,11 @@ class Price:
     image: int | None = None
     web_search: int | None = None
     writes_unasked: bool = False
+    is_free: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        is_free = self.dearest(Usage(MILLION, MILLION), None) == 0
+        object.__setattr__(self, "is_free", is_free)
 
     @property
     def tiers(self) -> frozenset[str]:
@@ -102,6 +107,10 @@ class Price:
             if usage.input_tokens > above
         ]
         return _most(costs)
+
+    def has_rates(self, tiers: Collection[str]) -> bool:
+        """Whether tokens have a price at each of these tiers."""
+        return all(map(self._tiers_of, tiers))
 
     def _tiers_of(self, name: str) -> frozenset[str]:
         """The tiers whose rates may apply: all of them for a name that nobody knows."""
