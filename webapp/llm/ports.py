@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Hashable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -11,7 +11,7 @@ from webapp.llm.messages import Answer, Chunk, ModelRequest, Usage
 from webapp.llm.stream_usage import StreamUsage
 
 
-class Provider(Protocol):
+class Provider(Hashable, Protocol):
     """Answers model requests.
 
     `identity` separates providers whose answers must not be mixed in the cache. `answer` and

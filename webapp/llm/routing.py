@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 
 from webapp.errors import ModelNotFound
 from webapp.llm.ports import Provider
@@ -13,6 +13,7 @@ from webapp.setting_parsers import RoutedModel
 
 FALLBACK_MODEL = "gpt-4o-mini"
 DEFAULT_ROUTE = "default"
+MAX_KEPT_ROUTES = 1_000  # without MODEL_ROUTES, clients may name any model
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +23,10 @@ class Target:
     provider: Provider
     model: str
     weight: int = 0
+    name: str = field(init=False)
 
-    @property
-    def name(self) -> str:
-        return f"{self.provider.name}/{self.model}"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", f"{self.provider.name}/{self.model}")
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class Router:
     ) -> None:
         self._providers = providers
         self._default_model = default_model
+        self._single = lru_cache(MAX_KEPT_ROUTES)(_single)
         family = [provider for provider in providers.values() if provider.openai_family]
         self._first = next(iter([*family, *providers.values()]))
         self._routes = {
@@ -93,8 +95,8 @@ class Router:
             raise ModelNotFound(f"Model {model!r} not found. See GET /v1/models.")
         prefix, slash, rest = name.partition("/")
         if slash and rest and prefix in self._providers:
-            return self._single(Target(self._providers[prefix], rest))
-        return self._single(Target(self._first, name or self._default_of_first()))
+            return self._single(self._providers[prefix], rest)
+        return self._single(self._first, name or self._default_of_first())
 
     def names(self) -> Iterator[tuple[str, str, int]]:
         """(name, owner, creation time in Unix seconds) of every model that may be named."""
@@ -137,6 +139,8 @@ class Router:
     def _target(self, provider: str, model: str, weight: int) -> Target:
         return Target(self._providers[provider], model, weight)
 
-    @staticmethod
-    def _single(target: Target) -> Route:
-        return Route(target.name, (target,))
+
+def _single(provider: Provider, model: str) -> Route:
+    """The route of a model that a client names."""
+    target = Target(provider, model)
+    return Route(target.name, (target,))
