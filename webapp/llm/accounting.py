@@ -108,11 +108,12 @@ class CostTracker:
 
     def of(self, target: Target) -> TargetCosts:
         """The costs of calls to a target."""
-        if target.name not in self._targets:
+        costs = self._targets.get(target.name)
+        if costs is None:
             price = self._prices.of(target.provider.name, target.provider.kind, target.model)
             answered = self.answered_tiers.of(target)
-            self._targets[target.name] = TargetCosts(self.demand, target, price, answered)
-        return self._targets[target.name]
+            costs = self._targets[target.name] = TargetCosts(self.demand, target, price, answered)
+        return costs
 
     def circuit(self, target: Target) -> str:
         """The name of the circuit that a call to this target belongs to."""
@@ -173,7 +174,7 @@ class CostTracker:
     def with_cost(self, answer: Answer) -> Answer:
         """The answer with its usage as it was settled, and the cost of all calls so far."""
         usage = self.settled_usage or answer.usage
-        return replace(answer, usage=usage, cost_usd=money.to_usd(self._nano))
+        return answer.with_totals(usage, money.to_usd(self._nano))
 
     def add(self, usage: Usage, nano: int | None) -> None:
         self.usage += usage
@@ -275,16 +276,16 @@ class CallAccounting:
         self._settled = True
         nano = 0 if state is CallState.FAILED else self._cost(usage)
         self._tracker.add(usage, nano)
-        told = error if isinstance(error, WeirError) else WeirError()
-        words = self._tracker.redact(told.provider_message) if told.provider_message else None
+        known = error if isinstance(error, WeirError) else None
+        words = known.provider_message if known else None
         settlement = Settlement(
             state,
             usage,
             nano,
-            error.name if isinstance(error, WeirError) else None,
+            known.name if known else None,
             _storable(model, MAX_MODEL_LENGTH),
-            told.provider_status,
-            _storable(words, MAX_MESSAGE_LENGTH),
+            known.provider_status if known else None,
+            _storable(self._tracker.redact(words) if words else None, MAX_MESSAGE_LENGTH),
         )
         if settlement.error:
             self._tracker.failed(self._target.name, settlement)

@@ -63,9 +63,10 @@ class Demand:
     def __init__(self, request: ModelRequest) -> None:
         body = request.body
         self.generates = request.operation != "embeddings"
-        self.choices = _largest(body, CHOICES) or 1
-        self.named_max_output = _largest(body, OUTPUT_LIMITS)
-        self.max_output = _largest(body, (*OUTPUT_LIMITS, *OTHER_OUTPUT_LIMITS))
+        numbers = {name: number for name in NUMBERS if (number := whole_number(body.get(name)))}
+        self.choices = _largest(numbers, CHOICES) or 1
+        self.named_max_output = _largest(numbers, OUTPUT_LIMITS)
+        self.max_output = _largest(numbers, (*OUTPUT_LIMITS, *OTHER_OUTPUT_LIMITS))
         self.limits_output = any(body.get(name) is not None for name in OUTPUT_LIMITS)
         self.service_tier = body.get("service_tier")
         modalities = body.get("modalities")
@@ -218,7 +219,10 @@ class TargetCosts:
     @cached_property
     def _parts_are_priced(self) -> bool:
         """Whether the kinds of tokens that it asks for have a price at the standard tier."""
-        return self._dearest(ONE_OF_EACH, {STANDARD}) is not None
+        found = self.input
+        other_kinds = found.audio_tokens or found.searches or "audio" in self._demand.modalities
+        is_text = found.is_bounded and not other_kinds
+        return is_text or self._dearest(ONE_OF_EACH, {STANDARD}) is not None
 
     @property
     def _most(self) -> Usage:
@@ -278,6 +282,5 @@ def check_numbers(body: Mapping[str, Any], *, strictly: bool) -> None:
         raise ValidationError(f"The request is not valid: {', '.join(wrong)}.", details=wrong)
 
 
-def _largest(body: Mapping[str, Any], names: Collection[str]) -> int | None:
-    values = (whole_number(body.get(name)) for name in names)
-    return max((value for value in values if value), default=None)
+def _largest(numbers: Mapping[str, int], names: Collection[str]) -> int | None:
+    return max(filter(None, map(numbers.get, names)), default=None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -142,7 +142,7 @@ class Answer:
 
     def with_totals(self, usage: Usage, cost_usd: float | None) -> Answer:
         """The same answer, with the usage and cost of all the calls that led to it."""
-        return replace(self, usage=usage, cost_usd=cost_usd)
+        return Answer(self.content, self.model, self.provider, usage, cost_usd, self.body)
 
 
 class CacheState(StrEnum):
