@@ -203,18 +203,16 @@ class _Reported:
 
 def _count(value: Any) -> int | None:
     """A number of tokens; servers also write 12.0 and "12"."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        number = value if isinstance(value, int) else float(value)
-        count = math.ceil(number)
-    except (ValueError, OverflowError):
-        return None
-    return count if 0 <= count < MAX_TOKEN_COUNT else None
+    if isinstance(value, float | str):
+        try:
+            value = math.ceil(float(value))
+        except (ValueError, OverflowError):
+            return None
+    return value if type(value) is int and 0 <= value < MAX_TOKEN_COUNT else None
 
 
 def _most(values: Iterable[Any]) -> int:
-    return max((count for value in values if (count := _count(value))), default=0)
+    return max((_count(value) or 0 for value in values if value is not None), default=0)
 
 
 def _tier(name: Any) -> str | None:
