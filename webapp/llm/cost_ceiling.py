@@ -95,7 +95,11 @@ class Demand:
 
 
 class TargetCosts:
-    """The costs of a request's calls to one target."""
+    """The costs of a request's calls to one target.
+
+    `input` is the request's, with what a model that always searches the web finds there. `nano` is
+    the ceiling; None if it is not known, and `unpriced` says why, as a clause.
+    """
 
     def __init__(
         self, demand: Demand, target: Target, price: Price | None, answered: Collection[str]
@@ -104,20 +108,23 @@ class TargetCosts:
         self.tiers = demand.tiers(answered)
         self._demand = demand
         self._model = target.name
-        self._searches_unasked = demand.generates and always_searches(target.model)
         self._is_free = bool(price and price.is_free)
+        self.input = self._input_at(target)
+        self.input_tokens = self._most_input_tokens()
+        self.output_tokens = self._most_output_tokens()
+        self._parts_are_priced = self._are_parts_priced()
+        self.unpriced = self._why_unpriced()
+        most = Usage(self.input_tokens, self.output_tokens)
+        self.nano = None if self.unpriced else self._dearest(most)
 
-    @cached_property
-    def input(self) -> RequestInput:
-        """The request's input, with what a model that always searches the web finds there."""
+    def _input_at(self, target: Target) -> RequestInput:
         found = self._demand.input
-        if found.searches or not self._searches_unasked:
+        if found.searches or not (self._demand.generates and always_searches(target.model)):
             return found
         hidden = found.hidden or "web_search_options"
         return replace(found, searches=1, hidden=hidden, references=found.references + 1)
 
-    @cached_property
-    def input_tokens(self) -> int:
+    def _most_input_tokens(self) -> int:
         """The context window of the model, where a part of the input is not seen.
 
         The window is the most that images and sounds can take, too. Texts count in any case.
@@ -139,8 +146,7 @@ class TargetCosts:
         found = self.input
         return max(0, self.input_tokens - found.bound - found.references * TOKENS_PER_IMAGE)
 
-    @cached_property
-    def output_tokens(self) -> int:
+    def _most_output_tokens(self) -> int:
         if not self._demand.generates:
             return 0
         known = self._demand.max_output
@@ -158,14 +164,7 @@ class TargetCosts:
     def output_is_charged(self) -> bool:
         return self.price is not None and not self._is_free
 
-    @cached_property
-    def nano(self) -> int | None:
-        """The ceiling; None if it is not known."""
-        return None if self.unpriced else self._dearest(self._most)
-
-    @cached_property
-    def unpriced(self) -> str | None:
-        """Why the ceiling is not known, as a clause; None if it is."""
+    def _why_unpriced(self) -> str | None:
         found, model = self.input, self._model
         if self.price is None:
             return f"Model {model} has no price"
@@ -216,17 +215,14 @@ class TargetCosts:
         unknown_modality = self._demand.modalities not in PRICED_MODALITIES and not self._is_free
         return bool(self.input.unpriced or unknown_modality)
 
-    @cached_property
-    def _parts_are_priced(self) -> bool:
+    def _are_parts_priced(self) -> bool:
         """Whether the kinds of tokens that it asks for have a price at the standard tier."""
         found = self.input
+        if self.price is None:
+            return False
         other_kinds = found.audio_tokens or found.searches or "audio" in self._demand.modalities
         is_text = found.is_bounded and not other_kinds
         return is_text or self._dearest(ONE_OF_EACH, {STANDARD}) is not None
-
-    @property
-    def _most(self) -> Usage:
-        return Usage(self.input_tokens, self.output_tokens)
 
     def _dearest(self, usage: Usage, tiers: Collection[str] | None = None) -> int | None:
         """The cost of these tokens if all are of the dearest kinds that the request allows."""
