@@ -82,8 +82,12 @@ def pre_fork(server, worker):
 
 def post_worker_init(worker):
     """Start logging, traces, then the database, before the first request is accepted."""
+    import gevent
+
     from webapp.observability import logs, metrics, request_context, tracing
 
+    # gevent would keep the stack that started each greenlet, for those who debug it.
+    gevent.config.track_greenlet_tree = False
     tracing.start(settings.otlp_endpoint)
     metrics.begin(metrics_folder, settings.tiers)
     logs.add_request_ids(request_context.current_id)
