@@ -69,10 +69,10 @@ def call_options(model: str | None, *, streamed: bool) -> CallOptions:
     """The options of this request, which names a model or none: its key, its client, its deadline,
     its Cache-Control."""
     principal: Principal = g.principal
-    context = request_context.current()
+    context, parts = request_context.current(), services()
     context.asked_model = model
-    parts = services()
-    timeout = parts.settings.stream_deadline if streamed else parts.settings.plain_deadline
+    settings = parts.settings
+    timeout = settings.stream_deadline if streamed else settings.plain_deadline
     return CallOptions(
         client=HTTPClientConnection(parts.lifecycle, request.environ.get("gunicorn.socket")),
         billing=billing_context(),
