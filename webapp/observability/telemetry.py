@@ -100,9 +100,14 @@ class CallTelemetry:
         metrics.child(metrics.PROVIDER_SECONDS, *labels).observe(time.perf_counter() - self._began)
         if settlement.error:
             metrics.PROVIDER_ERRORS.labels(*labels, settlement.error).inc()
-        metrics.child(metrics.TOKENS, *labels, "input").inc(usage.input_tokens)
-        metrics.child(metrics.TOKENS, *labels, "cached_input").inc(usage.cached_input_tokens)
-        metrics.child(metrics.TOKENS, *labels, "output").inc(usage.output_tokens)
+        for kind, tokens in (
+            ("input", usage.input_tokens),
+            ("cached_input", usage.cached_input_tokens),
+            ("output", usage.output_tokens),
+        ):
+            counter = metrics.child(metrics.TOKENS, *labels, kind)
+            if tokens:
+                counter.inc(tokens)
         if settlement.nano is None:
             metrics.UNPRICED.labels(*labels).inc()
         else:

@@ -136,8 +136,8 @@ class _Reported:
         written_5m = _most(ttl.get("ephemeral_5m_input_tokens") for ttl in ttls)
         names = (ANTHROPIC_WRITTEN, "cache_write_tokens", "cache_creation_tokens")
         self.written = max(self._largest(*names), written_5m + self.written_1h)
-        self.audio_input = _most([self._input.get("audio_tokens")])
-        self.audio_output = _most([self._output.get("audio_tokens")])
+        self.audio_input = _count(self._input.get("audio_tokens")) or 0
+        self.audio_output = _count(self._output.get("audio_tokens")) or 0
 
     def raw(self, name: str) -> Any:
         return self._usage.get(name)
