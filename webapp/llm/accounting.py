@@ -53,10 +53,10 @@ class AnsweredTiers:
 class CostTracker:
     """Tracks the cost of all provider calls of one request.
 
-    `waited` is the total time, in seconds, spent only waiting for providers; `target` are the
-    provider and model that were tried last. `routed` is told of each, `failed` of each call
-    that failed. Raises
-    ValidationError for numbers whose meaning for the cost is not certain.
+    `waited` is the total time, in seconds, spent only waiting for providers; `total_tokens` are
+    those of all calls; `target` are the provider and model that were tried last. `routed` is told
+    of each, `failed` of each call that failed. Raises ValidationError for numbers whose meaning for
+    the cost is not certain.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class CostTracker:
         limited = billing.has_budget or billing.tokens_per_minute is not None
         check_numbers(request.body, strictly=limited)
         self.billing = billing
-        self.usage = Usage(0, 0)
+        self.total_tokens = 0
         self.settled_usage: Usage | None = None
         self.waited = 0.0
         self.answered_tiers = answered_tiers
@@ -177,7 +177,7 @@ class CostTracker:
         return answer.with_totals(usage, money.to_usd(self._nano))
 
     def add(self, usage: Usage, nano: int | None) -> None:
-        self.usage += usage
+        self.total_tokens += usage.total_tokens
         self._nano = None if nano is None or self._nano is None else self._nano + nano
 
 

@@ -63,7 +63,7 @@ class Demand:
     def __init__(self, request: ModelRequest) -> None:
         body = request.body
         self.generates = request.operation != "embeddings"
-        numbers = {name: number for name in NUMBERS if (number := whole_number(body.get(name)))}
+        numbers = {name: body[name] for name in body.keys() & NUMBERS if whole_number(body[name])}
         self.choices = _largest(numbers, CHOICES) or 1
         self.named_max_output = _largest(numbers, OUTPUT_LIMITS)
         self.max_output = _largest(numbers, (*OUTPUT_LIMITS, *OTHER_OUTPUT_LIMITS))
@@ -129,14 +129,14 @@ class TargetCosts:
 
         The window is the most that images and sounds can take, too. Texts count in any case.
         """
-        found = self.input
+        found, bound = self.input, self.input.bound
         context = self.price and self.price.context
         if context and self._demand.generates:
-            texts = found.bound - found.file_size - found.image_tokens - found.audio_tokens
-            return max(texts, min(found.bound, context) if found.is_bounded else context)
+            texts = bound - found.file_size - found.image_tokens - found.audio_tokens
+            return max(texts, min(bound, context) if found.is_bounded else context)
         if found.is_bounded:
-            return found.bound
-        visible = found.bound - found.file_size
+            return bound
+        visible = bound - found.file_size
         files = found.file_size + TOKENS_PER_IMAGE if found.file_size else 0
         return max(visible, context) if context else visible + files
 

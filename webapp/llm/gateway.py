@@ -159,13 +159,13 @@ class Gateway:
         if billing.tokens_per_minute is None:
             yield
             return
-        most, before = ceiling.likely_tokens, costs.usage.total_tokens
+        most, before = ceiling.likely_tokens, costs.total_tokens
         limit = billing.tokens_per_minute
         reservation = self._token_limits.reserve(billing.bucket, limit, most, named=ceiling.named)
         try:
             yield
         finally:
-            self._token_limits.settle(reservation, costs.usage.total_tokens - before)
+            self._token_limits.settle(reservation, costs.total_tokens - before)
 
     def _fly_streamed(
         self, route: Route, options: CallOptions, costs: CostTracker, flight: Flight
