@@ -133,6 +133,8 @@ def test_what_has_no_price_is_not_free(table: PriceTable) -> None:
     # A dearer tier without rates; a cheaper one costs at most as much as the standard one.
     assert price.cost(Usage(10, 10, service_tier="ultrafast")) is None
     assert price.dearest(Usage(10, 10), {"ultrafast"}) is None
+    assert not price.has_rates({"standard", "ultrafast"})
+    assert price.has_rates({"standard", "flex", "a-new-one"})
     assert price.cost(Usage(10, 10, service_tier="flex")) == price.cost(Usage(10, 10))
 
 
@@ -171,6 +173,13 @@ def smaller(usage: Usage, dice: random.Random) -> Usage:
     new = replace(usage, **kinds)
     whole = new.cached_input_tokens + new.cache_write_tokens + new.audio_input_tokens + plain
     return replace(new, input_tokens=whole, output_tokens=new.audio_output_tokens + text)
+
+
+def test_only_what_costs_nothing_at_any_tier_is_free() -> None:
+    free = {"input": 0, "output": 0}
+    assert make_price(free, "test").is_free
+    assert not make_price(free | {"output": 1}, "test").is_free
+    assert not make_price(free | {"priority.output": 1}, "test").is_free
 
 
 def test_no_usage_costs_more_than_the_dearest(table: PriceTable, overridden: PriceTable) -> None:
