@@ -5,19 +5,35 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import gevent
 import psycopg
 import pytest
-from sqlalchemy import Column, Connection, Integer, MetaData, String, Table, insert, select, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Date,
+    Float,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    insert,
+    select,
+    text,
+)
 from sqlalchemy.exc import IntegrityError
 
 from tests.support.gevent_process import GeventProcess
 from tests.support.servers import Postgres, wait_until
 from webapp.errors import StoreUnavailable
 from webapp.storage.database import Database, increment
+from webapp.storage.statements import execute_rows
 
 notes = Table(
     "notes",
@@ -26,6 +42,20 @@ notes = Table(
     Column("count", Integer, nullable=False),
     Column("total", Integer, nullable=False),
 )
+kinds = Table(
+    "kinds",
+    notes.metadata,
+    Column("day", Date, primary_key=True),
+    Column("name", String(40), primary_key=True),
+    Column("flag", Boolean, nullable=False),
+    Column("number", BigInteger),
+    Column("at", Float),
+)
+KINDS = [
+    {"name": "100 % ? 'ü'", "day": date(2026, 11, 28), "flag": True, "at": 0.5, "number": 1 << 40},
+    {"name": "", "number": None, "flag": False, "day": date(1999, 1, 2), "at": None},
+]
+INSERT_KINDS = insert(kinds)
 SLOW = 0.5  # seconds that a slow transaction lasts
 
 
@@ -85,6 +115,13 @@ def increment_of(url: str) -> Any:
     return database(url).read(lambda c: increment(c, notes, ["count", "total"]))
 
 
+def put_kinds(url: str, *several: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    for rows in several:
+        database(url).write(lambda c, rows=rows: execute_rows(c, INSERT_KINDS, rows))
+    query = select(kinds).order_by(kinds.c.day.desc())
+    return database(url).read(lambda c: [dict(row) for row in c.execute(query).mappings()])
+
+
 def put_within(url: str, seconds: float) -> str:
     """What a slow write raises where its caller gives up before the database does."""
     try:
@@ -128,7 +165,7 @@ def timeouts(url: str) -> tuple[str, str]:
 
 
 def create(url: str) -> None:
-    database(url).write(lambda connection: notes.create(connection))
+    database(url).write(notes.metadata.create_all)
 
 
 # The tests.
@@ -190,6 +227,15 @@ def test_what_the_database_refuses_does_not_make_it_away(
         process.run(put, store.url, "once")
     assert not process.run(state, store.url)["unavailable"]
     assert process.run(names, store.url) == ["once"]
+
+
+@pytest.mark.parametrize("several", [[KINDS], [KINDS[:1], KINDS[1:]]], ids=["at once", "alone"])
+def test_rows_of_every_kind_are_read_as_they_were_written(
+    process: GeventProcess, store: Store, several: list[list[dict[str, Any]]]
+) -> None:
+    assert process.run(put_kinds, store.url, *several) == KINDS
+    with pytest.raises(IntegrityError):
+        process.run(put_kinds, store.url, KINDS)
 
 
 def test_many_at_once_count_exactly(process: GeventProcess, store: Store) -> None:

@@ -15,6 +15,7 @@ from sqlalchemy import BigInteger, Column, ColumnElement, Connection, Integer, T
 from webapp.metering.totals import REFUSALS
 from webapp.storage.database import increment, metadata
 from webapp.storage.retention import Expired
+from webapp.storage.statements import execute_rows
 
 activity = Table(
     "activity",
@@ -70,7 +71,7 @@ def add(connection: Connection, counted: Iterable[tuple[int, int, Mapping[str, i
         | {name: counters[name] for name in COUNTERS}
         for (span, start, key_id), counters in sorted(sums.items(), key=lambda entry: entry[0])
     ]
-    connection.execute(increment(connection, activity, COUNTERS), rows)
+    execute_rows(connection, increment(connection, activity, COUNTERS), rows)
 
 
 def add_latencies(connection: Connection, counted: Mapping[tuple[int, int], int]) -> None:
@@ -83,7 +84,7 @@ def add_latencies(connection: Connection, counted: Mapping[tuple[int, int], int]
         {"span": span, "start": start, "bucket": bucket, "requests": requests}
         for (span, start, bucket), requests in sorted(sums.items())
     ]
-    connection.execute(increment(connection, activity_latency, ["requests"]), rows)
+    execute_rows(connection, increment(connection, activity_latency, ["requests"]), rows)
 
 
 def expired() -> list[Expired]:

@@ -55,6 +55,7 @@ from webapp.metering.calls import TOKEN_COLUMNS, ledger
 from webapp.metering.heartbeats import Heartbeats, workers
 from webapp.metering.settlements import PendingSettlement, settle
 from webapp.storage.database import Database, increment
+from webapp.storage.statements import execute_rows
 
 log = logging.getLogger(__name__)
 
@@ -409,7 +410,7 @@ class Ledger:
                 if key in found:
                     found[key].reserved += nano
         if rows:
-            connection.execute(_INSERT, rows)
+            execute_rows(connection, _INSERT, rows)
         return outcomes, reserved
 
     def _note_alert(
@@ -510,7 +511,7 @@ def _add_spending(connection: Connection, changes: dict[BudgetKey, Spending]) ->
     ]
     if rows:
         statement = increment(connection, budgets, ["spent_nano", "reserved_nano"])
-        connection.execute(statement, rows)
+        execute_rows(connection, statement, rows)
 
 
 def _spendings(connection: Connection, wanted: Iterable[BudgetKey]) -> dict[BudgetKey, Spending]:

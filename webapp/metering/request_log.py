@@ -34,6 +34,7 @@ from webapp.errors import StoreUnavailable
 from webapp.observability.redaction import MAX_STORED_LENGTH
 from webapp.storage.database import Database, metadata
 from webapp.storage.retention import Expired
+from webapp.storage.statements import execute_rows
 
 log = logging.getLogger(__name__)
 
@@ -265,8 +266,11 @@ def expired(keep_days: int) -> Expired:
     return requests, lambda now: (requests.c.at < now - keep_days * DAY,)
 
 
+_INSERT = insert(requests)
+
+
 def _insert(rows: list[dict[str, Any]], connection: Connection) -> None:
-    connection.execute(insert(requests), rows)
+    execute_rows(connection, _INSERT, rows)
 
 
 def cut(text: str | None) -> str | None:

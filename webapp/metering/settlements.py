@@ -16,6 +16,7 @@ from webapp.metering.budgets import BudgetKey, Spending, starts
 from webapp.metering.calls import TOKEN_COLUMNS, ledger
 from webapp.metering.usage import usage
 from webapp.storage.database import increment
+from webapp.storage.statements import execute_rows
 
 
 @dataclass(slots=True)
@@ -54,7 +55,7 @@ def settle(
     if never_called:
         connection.execute(ledger.delete().where(ledger.c.id.in_(never_called)))
     if updates:
-        connection.execute(_UPDATE, updates)
+        execute_rows(connection, _UPDATE, updates)
     _add_usage(connection, used)
     return changes
 
@@ -123,7 +124,7 @@ def _add_usage(connection: Connection, used: dict[tuple[Any, ...], Counter[str]]
     rows = [dict(zip(names, key, strict=True)) | counted for key, counted in sorted(used.items())]
     counters = [column.name for column in usage.columns if not column.primary_key]
     if rows:
-        connection.execute(increment(connection, usage, counters), rows)
+        execute_rows(connection, increment(connection, usage, counters), rows)
         _add_activity(connection, used)
 
 

@@ -15,6 +15,7 @@ from webapp.errors import StoreUnavailable
 from webapp.metering import activity
 from webapp.metering.totals import UsageTotals
 from webapp.storage.database import Database, increment, metadata
+from webapp.storage.statements import execute_rows
 
 traffic = Table(
     "traffic",
@@ -204,6 +205,6 @@ def _add(
         {"day": day, "bucket": bucket, "requests": requests}
         for (day, bucket), requests in sorted(timings.items())
     ]
-    connection.execute(increment(connection, traffic, COUNTERS), rows)
+    execute_rows(connection, increment(connection, traffic, COUNTERS), rows)
     if buckets:
-        connection.execute(increment(connection, latency, ["requests"]), buckets)
+        execute_rows(connection, increment(connection, latency, ["requests"]), buckets)

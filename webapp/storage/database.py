@@ -233,6 +233,7 @@ class Database:
             self.url.difference_update_query(["schema"]),
             hide_parameters=True,  # otherwise errors would log them
             isolation_level="AUTOCOMMIT",  # the BEGIN below, not the driver's
+            paramstyle="format",  # positions, for execute_rows()
             pool_size=5,
             max_overflow=5,
             pool_timeout=CONNECT_TIMEOUT,
