@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 
 from sqlalchemy import BigInteger, Column, Date, Integer, String, Table
 
@@ -27,6 +28,7 @@ budgets = Table(
 DAY, MONTH = "day", "month"
 # The primary key of a row: key id, period, start of the period.
 BudgetKey = tuple[int, str, date]
+AMOUNTS = ("spent_nano", "reserved_nano")
 
 
 @dataclass(slots=True)
@@ -95,6 +97,12 @@ class Budget:
 def starts(day: date) -> dict[str, date]:
     """The start of each period that contains a day, by period."""
     return {DAY: day, MONTH: day.replace(day=1)}
+
+
+@lru_cache
+def keys_of(key_id: int, day: date) -> Sequence[BudgetKey]:
+    """The budgets of a key that a call of this day belongs to."""
+    return [(key_id, period, start) for period, start in starts(day).items()]
 
 
 def end_of(period: str, start: date) -> date:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from functools import partial
 from itertools import count
+from operator import itemgetter
 from typing import Any
 
 import gevent
@@ -24,9 +25,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Row,
-    and_,
     insert,
-    or_,
     select,
     tuple_,
 )
@@ -43,11 +42,13 @@ from webapp.llm.calls import BillingContext, CallState, ProviderCall, Settlement
 from webapp.llm.messages import Usage
 from webapp.metering.alerts import Alerts
 from webapp.metering.budgets import (
+    AMOUNTS,
     MONTH,
     Budget,
     BudgetKey,
     Spending,
     budgets,
+    keys_of,
     limits_of,
     starts,
 )
@@ -183,9 +184,7 @@ class Ledger:
     def budgets_of(self, billing: BillingContext) -> list[Budget]:
         """The budgets of the key that is billed. May raise StoreUnavailable."""
         today = _today()
-        wanted = [(billing.key_id, period, start) for period, start in starts(today).items()]
-        found = self._database.read(lambda connection: _spendings(connection, wanted))
-        return _budgets(billing, today, found)
+        return _budgets(billing, today, self._read(keys_of(billing.key_id, today)))
 
     def budgets_of_all(self, billings: Collection[BillingContext]) -> dict[int, list[Budget]]:
         """Like budgets_of() by key id, with one query."""
@@ -195,11 +194,7 @@ class Ledger:
             budgets.c.key_id.in_([billing.key_id for billing in limited]),
             tuple_(budgets.c.period, budgets.c.start).in_(list(starts(today).items())),
         )
-        rows = self._database.read(lambda connection: connection.execute(query).all())
-        found = {
-            (row.key_id, row.period, row.start): Spending(row.spent_nano, row.reserved_nano)
-            for row in rows
-        }
+        found = self._database.read(lambda connection: _spendings(connection.execute(query)))
         return {billing.key_id: _budgets(billing, today, found) for billing in limited}
 
     def spenders(self, count: int) -> list[int]:
@@ -215,9 +210,13 @@ class Ledger:
 
     def spent_of(self, key_id: int) -> dict[str, float]:
         """USD that a key has spent, by period. May raise StoreUnavailable."""
-        wanted = [(key_id, period, start) for period, start in starts(_today()).items()]
-        found = self._database.read(lambda connection: _spendings(connection, wanted))
+        wanted = keys_of(key_id, _today())
+        found = self._read(wanted)
         return {key[1]: found.get(key, Spending()).spent / money.NANO for key in wanted}
+
+    def _read(self, wanted: Sequence[BudgetKey]) -> dict[BudgetKey, Spending]:
+        query = select(budgets).where(tuple_(*budgets.primary_key).in_(wanted))
+        return self._database.read(lambda connection: _spendings(connection.execute(query)))
 
     def _check_price(self, nano: int | None, unpriced: str | None) -> None:
         if nano is None and not self._allow_unpriced:
@@ -344,39 +343,27 @@ class Ledger:
         """Settle, then reserve. Returns the error that refuses each reservation, or None."""
         today = _today()
         changes = settle(connection, settling)
+        spent = {key: change.spent for key, change in changes.items()}
+        ceilings = _ceilings(reserving, today)
+        for key, nano in ceilings.items():
+            changes[key].reserved += nano
         known = [self._billings.get(settlement.id) for settlement in settling]
         known += [reservation.call.billing for reservation in reserving]
-        billings = {billing.key_id: billing for billing in known if billing}
-        limited = {key_id: billing for key_id, billing in billings.items() if billing.has_budget}
-        found: dict[BudgetKey, Spending] = {}
-        if limited:
-            found = self._lock(connection, changes, reserving, today, limited)
-            changes = defaultdict(Spending)
-        outcomes, reserved = self._reserve(connection, reserving, today, found)
-        for key, nano in reserved.items():
-            changes[key].reserved += nano
-        _add_spending(connection, changes)
+        limited = {b.key_id: b for b in known if b and b.has_budget}
+        if not limited:
+            _add_spending(connection, changes)
+            return self._reserve(connection, reserving, today, {})
+        # This locks the budgets. What the refused ones reserve is taken back before the commit.
+        found = _add_and_read_spending(connection, changes)
+        for key, nano in ceilings.items():
+            found[key].reserved -= nano
+        for key, nano in spent.items():
+            self._note_alert(connection, limited.get(key[0]), key, nano, found[key])
+        outcomes = self._reserve(connection, reserving, today, found)
+        refused = [one for one, refusal in zip(reserving, outcomes, strict=True) if refusal]
+        taken_back = _ceilings(refused, today).items()
+        _add_spending(connection, {key: Spending(reserved=-nano) for key, nano in taken_back})
         return outcomes
-
-    def _lock(
-        self,
-        connection: Connection,
-        changes: dict[BudgetKey, Spending],
-        reserving: Sequence[_Reservation],
-        today: date,
-        limited: dict[int, BillingContext],
-    ) -> dict[BudgetKey, Spending]:
-        """Write the changes, lock all budgets of this batch, and return what they are now."""
-        touched = {
-            (reservation.call.billing.key_id, period, start): Spending()
-            for reservation in reserving
-            for period, start in starts(today).items()
-        }
-        _add_spending(connection, touched | changes)
-        found = _spendings(connection, [key for key in touched | changes if key[0] in limited])
-        for key, change in changes.items():
-            self._note_alert(connection, limited.get(key[0]), key, change, found)
-        return found
 
     def _reserve(
         self,
@@ -384,11 +371,10 @@ class Ledger:
         reserving: Sequence[_Reservation],
         today: date,
         found: dict[BudgetKey, Spending],
-    ) -> tuple[list[WeirError | None], Counter[BudgetKey]]:
-        """The error of each reservation or None, and what the accepted ones reserve (nano-USD)."""
+    ) -> list[WeirError | None]:
+        """Write the rows of what the budgets allow. Returns the error of each call, or None."""
         outcomes: list[WeirError | None] = []
         rows = []
-        reserved: Counter[BudgetKey] = Counter()
         for reservation in reserving:
             billing, nano = reservation.call.billing, reservation.call.nano or 0
             refusal: WeirError | None = None
@@ -404,27 +390,24 @@ class Ledger:
             if refusal:
                 continue
             rows.append(_row(reservation, today))
-            for period, start in starts(today).items():
-                key = (billing.key_id, period, start)
-                reserved[key] += nano
+            for key in keys_of(billing.key_id, today):
                 if key in found:
                     found[key].reserved += nano
         if rows:
             execute_rows(connection, _INSERT, rows)
-        return outcomes, reserved
+        return outcomes
 
     def _note_alert(
         self,
         connection: Connection,
         billing: BillingContext | None,
         key: BudgetKey,
-        change: Spending,
-        found: dict[BudgetKey, Spending],
+        nano: int,
+        found: Spending,
     ) -> None:
         limit = dict(limits_of(billing)).get(key[1]) if billing else None
-        if limit is not None and change.spent:
-            spent = found[key].spent
-            self._alerts.note(connection, *key, spent - change.spent, spent, limit)
+        if limit is not None and nano:
+            self._alerts.note(connection, *key, found.spent - nano, found.spent, limit)
 
 
 # Reserved calls of workers that are gone.
@@ -503,25 +486,47 @@ def _row(reservation: _Reservation, today: date) -> dict[str, Any]:
     }
 
 
+def _ceilings(reserving: Sequence[_Reservation], today: date) -> dict[BudgetKey, int]:
+    """What these calls reserve (nano-USD) of each budget. Even of a full batch, a column holds it:
+    a ceiling is at most MAX_NANO."""
+    by_key: Counter[int] = Counter()
+    for reservation in reserving:
+        by_key[reservation.call.billing.key_id] += reservation.call.nano or 0
+    return {key: nano for id_, nano in by_key.items() for key in keys_of(id_, today)}
+
+
 def _add_spending(connection: Connection, changes: dict[BudgetKey, Spending]) -> None:
-    rows = [
-        dict(zip(("key_id", "period", "start"), key, strict=True))
-        | {"spent_nano": change.spent, "reserved_nano": change.reserved}
-        for key, change in sorted(changes.items())
-    ]
-    if rows:
-        statement = increment(connection, budgets, ["spent_nano", "reserved_nano"])
-        execute_rows(connection, statement, rows)
+    if changes:
+        statement = increment(connection, budgets, AMOUNTS)
+        execute_rows(connection, statement, _spending_rows(changes))
 
 
-def _spendings(connection: Connection, wanted: Iterable[BudgetKey]) -> dict[BudgetKey, Spending]:
-    keys = [
-        and_(budgets.c.key_id == key_id, budgets.c.period == period, budgets.c.start == start)
-        for key_id, period, start in wanted
-    ]
-    if not keys:
+def _add_and_read_spending(
+    connection: Connection, changes: dict[BudgetKey, Spending]
+) -> dict[BudgetKey, Spending]:
+    """Returns the amounts as they are with these changes."""
+    if not changes:
         return {}
+    statement = increment(connection, budgets, AMOUNTS, returning=True)
+    return _spendings(connection.execute(statement, _spending_rows(changes)))
+
+
+def _spending_rows(changes: dict[BudgetKey, Spending]) -> list[dict[str, Any]]:
+    return [
+        {
+            "key_id": key_id,
+            "period": period,
+            "start": start,
+            "spent_nano": change.spent,
+            "reserved_nano": change.reserved,
+        }
+        for (key_id, period, start), change in sorted(changes.items(), key=itemgetter(0))
+    ]
+
+
+def _spendings(rows: Iterable[Any]) -> dict[BudgetKey, Spending]:
+    """What was read from the table of budgets."""
     return {
-        (row.key_id, row.period, row.start): Spending(row.spent_nano, row.reserved_nano)
-        for row in connection.execute(select(budgets).where(or_(*keys)))
+        (key_id, period, start): Spending(spent, reserved)
+        for key_id, period, start, spent, reserved in rows
     }

@@ -293,16 +293,22 @@ def _sqlite_time(*_: Any, **__: Any) -> str:
     return "((julianday('now') - 2440587.5) * 86400.0)"
 
 
-def increment(connection: Connection, table: Table, counters: Sequence[str]) -> Any:
-    """A statement that adds to the counters of rows, and inserts missing rows."""
-    return _increment(connection.dialect.name, table, tuple(counters))
+def increment(
+    connection: Connection, table: Table, counters: Sequence[str], *, returning: bool = False
+) -> Any:
+    """A statement that adds to the counters of rows, and inserts missing rows.
+
+    `returning` gives the rows as they are then, in any order.
+    """
+    return _increment(connection.dialect.name, table, tuple(counters), returning)
 
 
 @lru_cache
-def _increment(dialect_name: str, table: Table, counters: tuple[str, ...]) -> Any:
+def _increment(dialect_name: str, table: Table, counters: tuple[str, ...], returning: bool) -> Any:
     dialect = postgresql if dialect_name == "postgresql" else sqlite
     statement = dialect.insert(table)
-    return statement.on_conflict_do_update(
+    upsert = statement.on_conflict_do_update(
         index_elements=list(table.primary_key.columns),
         set_={name: table.c[name] + statement.excluded[name] for name in counters},
     )
+    return upsert.returning(table) if returning else upsert
