@@ -6,13 +6,14 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import add, attrgetter, sub
 from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, select
 
 from webapp.llm.calls import CallState, Settlement
 from webapp.metering import activity
-from webapp.metering.budgets import BudgetKey, Spending, starts
+from webapp.metering.budgets import BudgetKey, Spending, keys_of
 from webapp.metering.calls import TOKEN_COLUMNS, ledger
 from webapp.metering.usage import usage
 from webapp.storage.database import increment
@@ -41,7 +42,7 @@ def settle(
     ids = {"ids": [pending.id for pending in settling]}
     rows = {row.id: row for row in connection.execute(_LOCKED, ids)}
     updates, never_called = [], []
-    used: defaultdict[tuple[Any, ...], Counter[str]] = defaultdict(Counter)
+    used: _Used = {}
     for pending in settling:
         row = rows.pop(pending.id, None)
         if row is None or row.state not in {CallState.RESERVED, CallState.LOST}:
@@ -61,37 +62,30 @@ def settle(
 
 
 def _change(
-    changes: dict[BudgetKey, Spending],
-    used: dict[tuple[Any, ...], Counter[str]],
-    row: Row[Any],
-    after: Settlement | None,
+    changes: dict[BudgetKey, Spending], used: _Used, row: Row[Any], after: Settlement | None
 ) -> None:
     """Add to budgets and usage the difference between a row before and after its settlement."""
     was_lost = row.state == CallState.LOST
-    for period, start in starts(row.day).items():
-        spending = changes[row.key_id, period, start]
+    for budget in keys_of(row.key_id, row.day):
+        spending = changes[budget]
         if was_lost:
             spending.spent -= row.cost_nano or 0
         else:
             spending.reserved -= row.ceiling_nano or 0
         spending.spent += (after.nano or 0) if after else 0
-    counted = used[row.day, row.key_id, row.provider, row.model, row.endpoint]
+    key = (row.day, row.key_id, row.provider, row.model, row.endpoint)
+    counted = used.get(key, _NOTHING)
     if was_lost:
-        counted.subtract(_usage_counters(CallState.LOST, row, row.cost_nano))
+        counted = tuple(map(sub, counted, _usage_counters(CallState.LOST, row, row.cost_nano)))
     if after:
-        counted.update(_usage_counters(after.state, after.usage, after.nano))
+        counted = tuple(map(add, counted, _usage_counters(after.state, after.usage, after.nano)))
+    used[key] = counted
 
 
-def _usage_counters(state: CallState, used: Any, nano: int | None) -> dict[str, int]:
-    """What a call adds to the usage. `used` is a Usage or a row of the ledger."""
-    return {
-        "calls": 1,
-        "failed": int(state is CallState.FAILED),
-        "estimated": int(used.estimated),
-        "unpriced": int(nano is None),
-        **{name: getattr(used, name) for name in TOKEN_COLUMNS},
-        "cost_nano": nano or 0,
-    }
+def _usage_counters(state: CallState, used: Any, nano: int | None) -> tuple[int, ...]:
+    """What a call adds to the columns of COUNTERS. `used` is a Usage or a row of the ledger."""
+    failed, unpriced = int(state is CallState.FAILED), int(nano is None)
+    return 1, failed, int(used.estimated), unpriced, *_tokens(used), nano or 0
 
 
 def _columns(call_id: int, after: Settlement) -> dict[str, Any]:
@@ -101,7 +95,7 @@ def _columns(call_id: int, after: Settlement) -> dict[str, Any]:
         "error": after.error,
         "settled_at": time.time(),
         "cost_nano": after.nano,
-        **{name: getattr(after.usage, name) for name in TOKEN_COLUMNS},
+        **dict(zip(TOKEN_COLUMNS, _tokens(after.usage), strict=True)),
         "estimated": after.usage.estimated,
         "answered_model": after.model,
         "service_tier": after.usage.service_tier,
@@ -110,8 +104,15 @@ def _columns(call_id: int, after: Settlement) -> dict[str, Any]:
     }
 
 
+_tokens = attrgetter(*TOKEN_COLUMNS)
+# What was used, in the order of COUNTERS, by the primary key of the usage table.
+_Used = dict[tuple[Any, ...], tuple[int, ...]]
+COUNTERS = ("calls", "failed", "estimated", "unpriced", *TOKEN_COLUMNS, "cost_nano")
+_NOTHING = (0,) * len(COUNTERS)
+_READ = ("id", "state", "day", "key_id", "provider", "model", "endpoint", "ceiling_nano")
+_BOOKED = (*TOKEN_COLUMNS, "cost_nano", "estimated")
 _LOCKED = (
-    select(ledger)
+    select(*(ledger.c[name] for name in (*_READ, *_BOOKED)))
     .where(ledger.c.id.in_(bindparam("ids", expanding=True)))
     .order_by(ledger.c.id)
     .with_for_update()
@@ -119,20 +120,19 @@ _LOCKED = (
 _UPDATE = ledger.update().where(ledger.c.id == bindparam("call_id"))
 
 
-def _add_usage(connection: Connection, used: dict[tuple[Any, ...], Counter[str]]) -> None:
-    names = [column.name for column in usage.primary_key.columns]
-    rows = [dict(zip(names, key, strict=True)) | counted for key, counted in sorted(used.items())]
-    counters = [column.name for column in usage.columns if not column.primary_key]
+def _add_usage(connection: Connection, used: _Used) -> None:
+    names = [*usage.primary_key.columns.keys(), *COUNTERS]
+    rows = [dict(zip(names, key + counted, strict=True)) for key, counted in sorted(used.items())]
     if rows:
-        execute_rows(connection, increment(connection, usage, counters), rows)
-        _add_activity(connection, used)
+        execute_rows(connection, increment(connection, usage, COUNTERS), rows)
+        _add_activity(connection, rows)
 
 
-def _add_activity(connection: Connection, used: dict[tuple[Any, ...], Counter[str]]) -> None:
+def _add_activity(connection: Connection, rows: list[dict[str, Any]]) -> None:
     """Add billed tokens and cost to the current minute, not to that of the reservation."""
     minute = activity.this_minute()
     billed: defaultdict[int, Counter[str]] = defaultdict(Counter)
-    for (_, key_id, *_), counted in used.items():
-        tokens = counted["input_tokens"] + counted["output_tokens"]
-        billed[key_id].update(tokens=tokens, cost_nano=counted["cost_nano"])
+    for row in rows:
+        tokens = row["input_tokens"] + row["output_tokens"]
+        billed[row["key_id"]].update(tokens=tokens, cost_nano=row["cost_nano"])
     activity.add(connection, ((minute, key_id, sums) for key_id, sums in billed.items()))
