@@ -33,7 +33,7 @@ from tests.support.gevent_process import GeventProcess
 from tests.support.servers import Postgres, wait_until
 from webapp.errors import StoreUnavailable
 from webapp.storage.database import Database, increment
-from webapp.storage.statements import execute_rows
+from webapp.storage.statements import MAX_PARAMETERS, execute_rows
 
 notes = Table(
     "notes",
@@ -55,6 +55,7 @@ KINDS = [
     {"name": "100 % ? 'ü'", "day": date(2026, 11, 28), "flag": True, "at": 0.5, "number": 1 << 40},
     {"name": "", "number": None, "flag": False, "day": date(1999, 1, 2), "at": None},
 ]
+MANY = [KINDS[0] | {"name": f"{number:02d}"} for number in range(MAX_PARAMETERS)]
 INSERT_KINDS = insert(kinds)
 SLOW = 0.5  # seconds that a slow transaction lasts
 
@@ -118,7 +119,7 @@ def increment_of(url: str) -> Any:
 def put_kinds(url: str, *several: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for rows in several:
         database(url).write(lambda c, rows=rows: execute_rows(c, INSERT_KINDS, rows))
-    query = select(kinds).order_by(kinds.c.day.desc())
+    query = select(kinds).order_by(kinds.c.day.desc(), kinds.c.name)
     return database(url).read(lambda c: [dict(row) for row in c.execute(query).mappings()])
 
 
@@ -229,13 +230,13 @@ def test_what_the_database_refuses_does_not_make_it_away(
     assert process.run(names, store.url) == ["once"]
 
 
-@pytest.mark.parametrize("several", [[KINDS], [KINDS[:1], KINDS[1:]]], ids=["at once", "alone"])
+@pytest.mark.parametrize("several", [[KINDS], [KINDS[:1], KINDS[1:]], [MANY]])
 def test_rows_of_every_kind_are_read_as_they_were_written(
     process: GeventProcess, store: Store, several: list[list[dict[str, Any]]]
 ) -> None:
-    assert process.run(put_kinds, store.url, *several) == KINDS
+    assert process.run(put_kinds, store.url, *several) == [row for rows in several for row in rows]
     with pytest.raises(IntegrityError):
-        process.run(put_kinds, store.url, KINDS)
+        process.run(put_kinds, store.url, *several)
 
 
 def test_many_at_once_count_exactly(process: GeventProcess, store: Store) -> None:
