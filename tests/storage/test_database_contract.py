@@ -57,6 +57,10 @@ KINDS = [
 ]
 MANY = [KINDS[0] | {"name": f"{number:02d}"} for number in range(MAX_PARAMETERS)]
 INSERT_KINDS = insert(kinds)
+END_OTHERS = """
+    SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+    WHERE datname = %(name)s AND pid != pg_backend_pid()
+"""
 SLOW = 0.5  # seconds that a slow transaction lasts
 
 
@@ -295,6 +299,18 @@ def test_no_connection_stays_in_use(process: GeventProcess, store: Store) -> Non
     assert connections.get("in_use", 0) == 0
     # SQLite has no pool: a connection for each native thread.
     assert bool(connections) == store.url.startswith("postgresql")
+
+
+def test_nobody_notices_that_idle_connections_were_closed(
+    process: GeventProcess, empty_database: str
+) -> None:
+    url = empty_database.replace("://", "+psycopg://")
+    process.run(create, url)
+    process.run(count_at_once, url, 5)
+    with psycopg.connect(empty_database, autocommit=True) as administrator:
+        ended = administrator.execute(END_OTHERS, {"name": administrator.info.dbname}).rowcount
+    assert ended > 1
+    assert process.run(count_at_once, url, 5) == [("counted", 10, 100)]
 
 
 def test_postgresql_ends_what_a_frozen_worker_began(

@@ -10,7 +10,17 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 import gevent
-from sqlalchemy import Connection, Engine, Float, MetaData, Table, create_engine, event, text
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Float,
+    MetaData,
+    RootTransaction,
+    Table,
+    create_engine,
+    event,
+    text,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
@@ -142,7 +152,7 @@ class Database:
         given_up = False
 
         def transact() -> Result:
-            with engine.begin() as connection:
+            with engine.connect() as connection, _begin(connection):
                 result = work(connection)
                 if given_up:
                     raise StoreUnavailable  # roll back: the caller has already timed out
@@ -158,7 +168,7 @@ class Database:
             given_up = True
             raise StoreUnavailable from expired
         except DBAPIError as error:
-            # If a wait for the pool's ping is ended, the clean-up fails and hides the reason.
+            # If a wait for the BEGIN is ended, the clean-up fails and hides the reason.
             ended_by = error.orig.__context__ if error.orig else None
             if ended_by is own_timeout:
                 raise StoreUnavailable from error
@@ -237,7 +247,6 @@ class Database:
             pool_size=5,
             max_overflow=5,
             pool_timeout=CONNECT_TIMEOUT,
-            pool_pre_ping=True,
             connect_args={
                 "connect_timeout": CONNECT_TIMEOUT,
                 "keepalives_idle": 5,
@@ -265,6 +274,17 @@ class Database:
             connection.exec_driver_sql(connection.info["begin"])
 
         return engine
+
+
+def _begin(connection: Connection) -> RootTransaction:
+    """Begin a transaction. That finds out whether an idle connection is still good; if not,
+    nothing is lost yet, and the second attempt opens another one."""
+    try:
+        return connection.begin()
+    except DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+        return connection.begin()
 
 
 def _quoted(schemas: str | tuple[str, ...]) -> str:
