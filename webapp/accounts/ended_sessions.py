@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 
 from sqlalchemy import BigInteger, Column, ColumnElement, Connection, String, Table, exists
-from sqlalchemy.dialects import postgresql, sqlite
 
-from webapp.storage.database import Database, metadata
+from webapp.storage.database import Database, metadata, upsert
 from webapp.storage.retention import Expired
 
 ended_sessions = Table(
@@ -44,8 +43,7 @@ class EndedSessions:
             return
 
         def work(connection: Connection) -> None:
-            dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-            insert = dialect.insert(ended_sessions).values(rows)
+            insert = upsert(connection.dialect.name, ended_sessions).values(rows)
             connection.execute(insert.on_conflict_do_nothing())
 
         self._database.write(work)

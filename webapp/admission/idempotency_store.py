@@ -11,10 +11,9 @@ import uuid
 from dataclasses import dataclass
 
 from sqlalchemy import Column, Connection, Float, LargeBinary, String, Table, Text, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from webapp.errors import IdempotencyInProgress, IdempotencyMismatch
-from webapp.storage.database import Database, DatabaseTime, metadata
+from webapp.storage.database import Database, DatabaseTime, metadata, upsert
 from webapp.storage.retention import Expired
 
 keys = Table(
@@ -116,8 +115,8 @@ def _acquire(
         "leased_until": now + LEASE_TTL,
         "created_at": now,
     }
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    insert = dialect.insert(keys).values(row).on_conflict_do_nothing().returning(keys.c.id)
+    insert = upsert(connection.dialect.name, keys).values(row)
+    insert = insert.on_conflict_do_nothing().returning(keys.c.id)
     if connection.execute(insert).first():
         return None
     ages = (

@@ -23,13 +23,12 @@ from gevent.pool import Pool
 from geventhttpclient import HTTPClient
 from geventhttpclient.response import HTTPParseError
 from sqlalchemy import BigInteger, Column, Connection, Date, Float, Integer, String, Table, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from webapp import money
 from webapp.accounts.keys import api_keys
 from webapp.errors import StoreUnavailable
 from webapp.metering.budgets import end_of
-from webapp.storage.database import Database, metadata
+from webapp.storage.database import Database, metadata, upsert
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +89,6 @@ class Alerts:
         passed = [p for p in PERCENTS if before * 100 < p * limit <= after * 100]
         if refused and after * 100 >= NEARLY_SPENT * limit:
             passed = [100]
-        dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
         for percent in passed:
             row = {
                 "id": str(uuid.uuid4()),
@@ -104,7 +102,8 @@ class Alerts:
                 "attempts": 0,
                 "next_attempt_at": time.time(),
             }
-            connection.execute(dialect.insert(alerts).values(row).on_conflict_do_nothing())
+            insert = upsert(connection.dialect.name, alerts).values(row)
+            connection.execute(insert.on_conflict_do_nothing())
 
     def tick(self) -> None:
         """Start to send the alerts that are due, in the background. May raise StoreUnavailable."""

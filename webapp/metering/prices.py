@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sqlalchemy import Column, Connection, Date, Float, String, Table, Text, func, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from webapp import json_codec
 from webapp.metering.makers import Maker
 from webapp.metering.price import FREE, Price, make_price
 from webapp.model_names import matches
 from webapp.setting_parsers import PriceEntry, price_entry
-from webapp.storage.database import Database, metadata
+from webapp.storage.database import Database, metadata, upsert
 
 log = logging.getLogger(__name__)
 
@@ -199,7 +198,6 @@ def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def store(connection: Connection, edition: Edition) -> None:
     """Replace all prices in the database by these."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     now = time.time()
     rows = [
         {
@@ -213,7 +211,7 @@ def store(connection: Connection, edition: Edition) -> None:
         for section, models in sorted(edition.sections.items())
         for model, fields in sorted(models.items())
     ]
-    insert = dialect.insert(prices)
+    insert = upsert(connection.dialect.name, prices)
     changed = {
         name: insert.excluded[name] for name in ("entry", "source", "source_date", "updated_at")
     }
