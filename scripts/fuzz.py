@@ -88,6 +88,10 @@ def shortened(raw: bytes) -> str:
 class FuzzedBooks(Books):
     """Books of calls of all lengths, many of which are given up: no order pairs rows with calls."""
 
+    def cost_of(self, row: dict[str, Any]) -> int | None:
+        # A pattern of prices fits no name with dots that could lead elsewhere.
+        return None if ".." in row["model"] else super().cost_of(row)
+
     def check(self, provider: Provider, timeout: float = 30.0) -> list[dict[str, Any]]:
         wait_until(lambda: all(c["lasted"] is not None for c in provider.calls()), timeout)
         calls = [call for call in provider.calls() if call["method"] == "POST"]

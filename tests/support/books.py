@@ -95,14 +95,16 @@ class Books:
         self.check_sums(rows)
         return rows
 
+    def cost_of(self, row: dict[str, Any]) -> int | None:
+        """What a row should cost, in nano-USD; None if its model has no price."""
+        return int(row["input_tokens"] * INPUT + row["output_tokens"] * OUTPUT)
+
     def check_sums(self, rows: list[dict[str, Any]]) -> None:
         """Assert that the costs of all rows, their budgets and the usage agree."""
-        for row in rows:
-            cost = row["input_tokens"] * INPUT + row["output_tokens"] * OUTPUT
-            assert row["cost_nano"] == cost, row
         spent = Counter[int]()
         for row in rows:
-            spent[row["key_id"]] += row["cost_nano"]
+            assert row["cost_nano"] == self.cost_of(row), row
+            spent[row["key_id"]] += row["cost_nano"] or 0
         for period in ("day", "month"):
             budgets = self.rows(f"SELECT * FROM budgets WHERE period = '{period}'")
             totals = Counter[int]()
