@@ -134,7 +134,7 @@ def test_one_call_that_cannot_be_settled_holds_up_no_other(
     wait_until(lambda: len(states(books, "among")["settled"]) == 11)
     refuse()
     wait_until(lambda: set(states(books, "among")) == {"settled"})
-    assert told_of(weir, bad) == ["error", "warning"], "it is told that it is over"
+    wait_until(lambda: told_of(weir, bad) == ["error", "warning"], what="the news that it is over")
 
 
 def test_calls_that_cannot_be_reserved_may_be_tried_again(
