@@ -281,35 +281,37 @@ class SlowClients:
 
 def slow_clients() -> Figures:
     """500 bodies at a byte in 10 s, and 500 streams of 2 MB that nobody reads."""
-    with running() as weir, ExitStack() as connections:
-        before = memory(weir)
-        clients = SlowClients(weir, connections)
-        with Bystander(weir) as other:
-            for _ in range(500):
-                clients.add(half_body, sends=True)
-                clients.add(unread_stream, sends=False)
-            gone = clients.wait_until_gone(150)
-        return [
-            ("longest wait of others", other.longest, 1, "s"),
-            ("others that failed", other.failed, 0, ""),
-            ("memory more, at the most", peak(weir) - before, 100, "MiB"),
-            ("until all were gone", gone, 120, "s"),
-        ]
+
+    def add(clients: SlowClients) -> None:
+        for _ in range(500):
+            clients.add(half_body, sends=True)
+            clients.add(unread_stream, sends=False)
+
+    return _held(add, most_memory=100)
 
 
 def unread_answers() -> Figures:
     """200 plain answers of 5 MB that nobody reads, of one key, of which 64 MiB may wait."""
+
+    def add(clients: SlowClients) -> None:
+        for _ in range(200):
+            clients.add(unread_answer, sends=False)
+
+    return _held(add, most_memory=300)
+
+
+def _held(add: Callable[[SlowClients], None], most_memory: float) -> Figures:
+    """What the clients hold that are added, and for how long."""
     with running() as weir, ExitStack() as connections:
         before = memory(weir)
         clients = SlowClients(weir, connections)
         with Bystander(weir) as other:
-            for _ in range(200):
-                clients.add(unread_answer, sends=False)
+            add(clients)
             gone = clients.wait_until_gone(150)
         return [
             ("longest wait of others", other.longest, 1, "s"),
             ("others that failed", other.failed, 0, ""),
-            ("memory more, at the most", peak(weir) - before, 300, "MiB"),
+            ("memory more, at the most", peak(weir) - before, most_memory, "MiB"),
             ("until all were gone", gone, 120, "s"),
         ]
 

@@ -57,7 +57,7 @@ class Forwarded:
         return values[-min(self._hops, len(values))].strip()
 
 
-@lru_cache(10_000)
+@lru_cache(1_000)
 def client_address(written: str) -> str | None:
     """An address as proxies and sockets write it, without port and scope; None if it is none.
 
@@ -74,7 +74,7 @@ def client_address(written: str) -> str | None:
     return str(address)
 
 
-@lru_cache(10_000)
+@lru_cache(1_000)
 def network_of(address: str | None) -> str:
     """Whom an address counts for: an IPv4 address, or the /64 of an IPv6 one, that anyone gets."""
     if address is None:
