@@ -191,7 +191,8 @@ def test_the_call_ends_when_the_last_listener_has_left(
             found = (client.pttl(name) for name in client.scan_iter("weir:flight-2:*"))
             return max(found, default=0)
 
-        wait_until(lambda: longest() <= 10_000, 8, "the end of what nobody reads any more")
+        # Redis may have been too busy to hear of an end: then it is gone after half a minute.
+        wait_until(lambda: longest() <= 10_000, 30, "the end of what nobody reads any more")
 
 
 def test_a_provider_s_verdict_is_shared(weirs: list[Weir], provider: Provider) -> None:
@@ -332,6 +333,20 @@ def test_followers_take_over_when_the_leader_shuts_down(
         wait_until(lambda: second.post("/v1/explain", key=KEY, json=body).json()["would_coalesce"])
         first.kill()
         assert following.result().status_code == 200
+
+
+def test_a_flight_is_kept_as_long_as_it_runs(
+    two: tuple[Weir, Weir], provider: Provider, valkey: Valkey
+) -> None:
+    provider.fault(gap=0.2, pieces=500)
+    with (
+        two[0].stream(OPENAI, openai("it runs on", stream=True), KEY) as leader,
+        valkey.client() as client,
+    ):
+        next(leader)
+        key = max(client.scan_iter("weir:flight-2:*"), key=client.pttl)
+        client.pexpire(key, 15_000)
+        wait_until(lambda: client.pttl(key) > 15_000, 14, "its renewal")
 
 
 def test_without_redis_for_a_while_each_process_is_alone(

@@ -61,6 +61,7 @@ def test_what_was_relinquished_may_be_led_again(coordinator: FlightCoordinator) 
 def test_of_a_flight_that_nobody_leads_nothing_comes(coordinator: FlightCoordinator) -> None:
     assert coordinator.poll("key", "elsewhere.1", 0) == FlightProgress([], led=False)
     coordinator.finish("key", "never claimed", nobody_asks)
+    coordinator.renew([("key", "never claimed")])
     coordinator.relinquish("never claimed")
     coordinator.close()
     assert coordinator.claim("key", "1") is None
@@ -158,6 +159,27 @@ def test_a_leader_that_shuts_down_or_is_killed_is_followed_by_the_next(
         client.delete(alive)
     assert leader.poll("key", following, 0) == FlightProgress([], led=False)
     assert leader.claim("key", "4") is None
+
+
+def test_what_a_leader_says_nothing_of_is_gone_after_half_a_minute(
+    leader: RedisCoordinator, follower: RedisCoordinator, fresh_valkey: Valkey
+) -> None:
+    """A leader that was killed, or whose word of the end was lost."""
+    led_by(follower)
+    leader.publish("key", "1", ENTRIES)
+    with fresh_valkey.client() as client:
+
+        def left() -> list[int]:
+            return [client.pttl(name) for name in client.scan_iter("weir:flight-2:*")]
+
+        assert len(left()) == 2
+        assert all(0 < ttl <= 30_000 for ttl in left())
+        for name in client.scan_iter("weir:flight-2:*"):
+            client.pexpire(name, 5_000)
+        follower.renew([("key", "2"), ("gone", "3")])
+        leader.renew([("key", "1")])
+        assert len(left()) == 2
+        assert all(25_000 < ttl <= 30_000 for ttl in left())
 
 
 def test_nobody_gives_up_or_ends_the_flight_of_another(

@@ -23,6 +23,7 @@ from webapp.llm.ports import FlightCoordinator
 
 POLL_INTERVAL = 0.025
 HEARTBEAT_INTERVAL = 0.4
+RENEWAL_BEATS = 25  # flights are renewed with each so many heartbeats: every ten seconds
 FOLLOWER_TTL = 2.0  # seconds without a sign of a follower in another process: it has left
 # A slow client slows the provider down instead of filling the memory.
 MAX_CHUNKS_AHEAD = 64
@@ -363,9 +364,13 @@ class Flights:
             self._heartbeat = gevent.spawn(self._heartbeat_forever)
 
     def _heartbeat_forever(self) -> None:
-        while True:
+        for beat in count(1):
             gevent.sleep(HEARTBEAT_INTERVAL)
             followed = self._coordinator.heartbeat()
+            if beat % RENEWAL_BEATS == 0:
+                self._coordinator.renew(
+                    [(flight.key, flight.id) for flight in self._all if flight.leads and flight.key]
+                )
             for key in followed.difference(flight.key for flight in self._all if flight.leads):
                 # This flight has ended, but the message that says so was lost.
                 self._coordinator.relinquish(key)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Hashable
+from collections.abc import Callable, Collection, Generator, Hashable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -265,6 +265,11 @@ class FlightCoordinator(Protocol):
     def heartbeat(self) -> set[str]:
         """Renew this process's lease. Returns the keys of its flights that other processes have
         followed since the last heartbeat."""
+        ...
+
+    def renew(self, flights: Iterable[tuple[str, str]]) -> None:
+        """Keep these flights (key, flight) that this process leads: others go after half a
+        minute."""
         ...
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from webapp.llm.calls import FlightProgress
@@ -21,7 +21,7 @@ ALIVE = "weir:alive:%s"
 FOLLOWED = "weir:followed:%s"
 
 LEASE_TTL = 2_000  # ms: a process without a heartbeat for so long has lost its flights
-FLIGHT_TTL = 3_600_000  # ms
+FLIGHT_TTL = 30_000  # ms: renewed while the flight runs, as the word of its end may be lost
 ENTRIES_TTL = 10_000  # ms: followers read the end of a flight within this
 MAX_ENTRIES_LENGTH = 4 * 1024 * 1024  # characters; longer last entries would block Redis
 
@@ -83,6 +83,9 @@ class LocalCoordinator:
 
     def heartbeat(self) -> set[str]:
         return set()
+
+    def renew(self, flights: Iterable[tuple[str, str]]) -> None:
+        """There is no lease."""
 
     def close(self) -> None:
         """There is no lease."""
@@ -163,6 +166,17 @@ class RedisCoordinator:
         except RedisUnavailable:
             return set()
         return {key.decode() for key in followed}
+
+    def renew(self, flights: Iterable[tuple[str, str]]) -> None:
+        names = [
+            name
+            for key, flight in flights
+            for name in (FLIGHT % key, ENTRIES % (key, self._name(flight)))
+        ]
+        try:
+            self._redis.execute_all(*(("PEXPIRE", name, FLIGHT_TTL) for name in names))
+        except RedisUnavailable:
+            return
 
     def close(self) -> None:
         """Give up the lease, so that followers need not wait until it expires."""
