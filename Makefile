@@ -43,6 +43,9 @@ observability: $(VENV)/development ## take the picture of docs/operating.md
 
 lock: $(VENV)/development ## compile the pinned requirements from *.in
 	$(LOCK) requirements.in -o requirements.txt
+	$(LOCK) requirements-aws.in -o requirements-aws.txt
+	$(LOCK) requirements-gcp.in -o requirements-gcp.txt
+	$(LOCK) requirements-azure.in -o requirements-azure.txt
 	$(LOCK) requirements-dev.in -o requirements-dev.txt
 
 wheels: $(VENV)/development ## check that no requirement needs a compiler
@@ -60,6 +63,8 @@ $(VENV)/runtime: requirements.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-$(VENV)/development: $(VENV)/runtime requirements-dev.txt
+$(VENV)/development: $(VENV)/runtime requirements-dev.txt requirements-checkers.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		-r requirements-checkers.txt || echo "Some checkers of manifests cannot be had here."
 	@touch $@
