@@ -71,6 +71,14 @@ def test_many_are_put_and_read_together_each_in_its_place(cache: BaseCache) -> N
     assert cache.set_many({}) == []
 
 
+def test_an_entry_that_was_put_is_there_for_other_processes(fresh_valkey: Valkey) -> None:
+    """Who has an answer may ask again at once, and another worker may take the request."""
+    cache = RedisBackend(RedisClient(fresh_valkey.url), TTL)
+    assert cache.set("key", {"a": 1})
+    with fresh_valkey.client() as another:
+        assert another.exists(PREFIX + "key")
+
+
 def test_an_entry_expires(cache: BaseCache) -> None:
     cache.set("short", {"a": 1}, timeout=1)
     cache.set_many({"many": {"a": 1}}, timeout=1)

@@ -62,10 +62,12 @@ class RedisBackend(BaseCache):
     def set(self, key: str, value: Any, timeout: int | None = None) -> bool:
         seconds = self.default_timeout if timeout is None else timeout
         stored = self.serializer.dumps(value)
-        if len(stored) > MAX_ENTRY_BYTES or self._redis.unavailable:
+        if len(stored) > MAX_ENTRY_BYTES:
             return False
-        # Nobody waits for it; a later command of this process comes after it.
-        self._redis.send_and_forget("SET", PREFIX + key, stored, "EX", seconds)
+        try:
+            self._redis.execute("SET", PREFIX + key, stored, "EX", seconds)
+        except RedisUnavailable:
+            return False
         return True
 
     def get_many(self, *keys: str) -> list[Any]:
