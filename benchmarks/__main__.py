@@ -35,6 +35,7 @@ MEASURES: dict[str, Callable[[Run], list[Figure]]] = {
     "start": alone.start,
     "hits": alone.hits,
     "uncached": alone.uncached,
+    "few_connections": alone.few_connections,
     "streams": alone.streams,
     "flights": flights,
     "workers": workers,

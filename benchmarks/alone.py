@@ -6,10 +6,10 @@ import statistics
 import uuid
 
 from benchmarks.answers import Protocol
-from benchmarks.load import Load
+from benchmarks.load import Load, put_load
 from benchmarks.processes import MEBIBYTE, Server
 from benchmarks.request import NUMBER, Request, post
-from benchmarks.run import QUESTION, Run
+from benchmarks.run import QUESTION, Run, warm_up
 from benchmarks.streams import streams_of
 from benchmarks.table import Figure, megabytes, microseconds, milliseconds, number, percent, seconds
 from benchmarks.upstream import CHUNKS
@@ -17,6 +17,7 @@ from benchmarks.workplace import KEY
 
 STARTS = 5
 STREAMS = (500, 1000)
+FEW = (1, 4)
 
 
 def bare(run: Run) -> list[Figure]:
@@ -62,6 +63,25 @@ def uncached(run: Run) -> list[Figure]:
         after = weir.memory()
     figures = _figures("uncached call", load, least=450)
     return [*figures, _memory("memory after the uncached calls", after)]
+
+
+def few_connections(run: Run) -> list[Figure]:
+    """How much of an uncached call's time is CPU time where few calls share their work."""
+    with run.weir() as weir:
+        return [figure for count in FEW for figure in _few(run, weir, count)]
+
+
+def _few(run: Run, weir: Server, connections: int) -> list[Figure]:
+    request = _chat(weir, QUESTION + uuid.uuid4().hex + NUMBER)
+    warm_up(lambda: request, connections)
+    before = weir.cpu_seconds()
+    load = put_load(request, run.seconds, connections)
+    cpu = (weir.cpu_seconds() - before) / load.answered * 1e6
+    name = f"uncached call, {connections} connection{'s' if connections > 1 else ''}"
+    return [
+        Figure(f"{name}, mean time between answers", 1e6 / load.per_second, microseconds),
+        Figure(f"{name}, CPU", cpu, microseconds),
+    ]
 
 
 def streams(run: Run) -> list[Figure]:

@@ -25,6 +25,8 @@ from typing import Any
 import gevent
 from flask import Flask
 from flask_limiter import Limiter
+from gunicorn.config import Config
+from gunicorn.http.parser import RequestParser
 from limits import parse_many
 from limits.storage import MemoryStorage
 from openai import OpenAI
@@ -55,6 +57,18 @@ POOL = "pool"
 REQUEST = "request"
 GREENLETS = 50
 LIMITS = {"one limit": "10000000/minute", "two limits": "10000000/minute;1000000/second"}
+SDK_HEADERS = {
+    "Host": "127.0.0.1:8000",
+    "Accept": "application/json",
+    "Accept-Encoding": "gzip, deflate",
+    "Connection": "keep-alive",
+    "Content-Type": "application/json",
+    "User-Agent": "OpenAI/Python 2.0.0",
+    "Authorization": "Bearer a-key-of-forty-characters-for-the-parser",
+    "X-Stainless-Lang": "python",
+    "X-Stainless-OS": "Linux",
+    "X-Stainless-Runtime": "CPython",
+}
 BODY = {"messages": [message("user", QUESTION)], "temperature": 0.7, "max_tokens": 100}
 
 Action = Callable[[], Any]
@@ -174,6 +188,24 @@ def provider_clients(upstream: str, seconds: float, request: Timed) -> Costs:
     return cpu_per_call({"SDK": with_sdk, "client": with_weir}, seconds, request)
 
 
+# -- Gunicorn --
+
+
+def http_parser(seconds: float, request: Timed) -> Costs:
+    """Gunicorn's parser in Python: a head like those of SDKs, and the body below it."""
+    config = Config()
+    config.set("http_parser", "python")
+    body = json.dumps({"model": MODEL, **BODY}).encode()
+    head = "".join(f"{name}: {value}\r\n" for name, value in SDK_HEADERS.items())
+    sent = f"POST /v1/chat/completions HTTP/1.1\r\n{head}Content-Length: {len(body)}\r\n\r\n"
+    connection = SimpleNamespace(recv=lambda _: sent.encode() + body)
+
+    def parse() -> None:
+        next(RequestParser(config, connection, ("127.0.0.1", 1))).body.read()
+
+    return cpu_per_call({"parser": parse}, seconds, request)
+
+
 # -- Redis --
 
 
@@ -204,6 +236,7 @@ def main() -> None:
         figures = {
             "limits": limits(options.redis, options.seconds, hit),
             "provider": provider_clients(options.upstream, options.seconds, call),
+            "parser": http_parser(options.seconds, hit),
             "redis": redis_clients(options.redis, options.seconds),
         }
     print(json.dumps(figures))

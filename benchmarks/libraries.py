@@ -1,4 +1,5 @@
-"""Why hot paths do not use Flask-Limiter's decorators, the openai SDK and redis-py's pool.
+"""What libraries cost on hot paths: Flask-Limiter's decorators, the openai SDK, redis-py's pool,
+Gunicorn's parser.
 
 hot_paths.py measures each of them, in turns with whole requests of a Weir on the same core.
 """
@@ -30,6 +31,7 @@ def libraries(run: Run) -> list[Figure]:
     return [
         *(figure for name, cost in measured["limits"].items() for figure in _limits(name, cost)),
         *_provider_clients(measured["provider"]),
+        *_http_parser(measured["parser"]),
         *_redis_clients(measured["redis"]),
     ]
 
@@ -55,6 +57,13 @@ def _provider_clients(cost: Costs) -> list[Figure]:
         Figure("asking the provider, Weir's client", cost["client"], microseconds),
         Figure("asking the provider, openai SDK", cost["SDK"], microseconds),
         Figure("asking the provider, openai SDK: adds to a call", added, percent),
+    ]
+
+
+def _http_parser(cost: Costs) -> list[Figure]:
+    return [
+        Figure("Gunicorn's parser in Python", cost["parser"], microseconds),
+        Figure("Gunicorn's parser: share of a hit", cost["parser"] / cost["request"], percent),
     ]
 
 
