@@ -297,9 +297,9 @@ def test_answers_are_kept_as_others_are(request: pytest.FixtureRequest, shared: 
         return [told[name] for name in figures]
 
     def steady() -> list[int]:
-        """Once the last request of another test, which is counted after its answer, is in them."""
+        """Once the last request of another test is in them: each worker counts once a second."""
         seen = stats()
-        time.sleep(0.2)
+        time.sleep(1.2)
         return seen if stats() == seen else []
 
     before = wait_until(steady)
