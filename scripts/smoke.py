@@ -4,7 +4,7 @@
     WEIR_API_KEY=weir_… python scripts/smoke.py https://weir.example.com --wait 300
 
 The address may end in a sub-path. Without a key it checks what needs none, and says so. With one it
-makes four small requests: a cent at the dearest model, far less at most. It needs Python 3.11 or
+asks a model three times, in a few words: at the dearest that costs a cent. It needs Python 3.11 or
 newer and nothing else, so this file can be copied to where it is needed. The exit code is 0 if no
 check failed, 1 if one did, 2 if the command is wrong.
 
@@ -100,7 +100,9 @@ class Streamed:
     arrivals: list[float]
 
     def events(self) -> list[dict[str, Any]]:
-        lines = self.answer.body.decode(errors="replace").splitlines()
+        """The JSON of those that came whole."""
+        whole, _, _ = self.answer.body.decode(errors="replace").rpartition("\n\n")
+        lines = whole.splitlines()
         data = [line.removeprefix("data:").strip() for line in lines if line.startswith("data:")]
         return [json.loads(one) for one in data if one.startswith("{")]
 
@@ -510,8 +512,10 @@ class Smoke:
                 raise Failed(f"the stream ends with an error: {json.dumps(event['error'])[:300]}")
         if not (events and events[-1].get("done")) or b"data: [DONE]" not in answer.body:
             raise Failed("the stream was cut: its last events are missing")
-        began = float(answer.headers.get("X-Process-Time") or 0)
-        sent = float(events[-1].get("latency_ms") or 0) / 1000 - began
+        began = answer.headers.get("X-Process-Time")
+        if began is None:
+            raise Failed("X-Process-Time is missing: a proxy takes headers away")
+        sent = events[-1]["latency_ms"] / 1000 - float(began)
         arrivals = streams[-1].arrivals
         came = arrivals[-1] - arrivals[0]
         told = f"sent over {sent:.2f} s, it came over {came:.2f} s in {len(arrivals)} parts"
