@@ -188,7 +188,7 @@ def test_a_deployment_that_comes_up_is_waited_for_and_says_what_is_seen(deployed
         run = Run(proxy.url)
     assert run.code == 0, run.output
     assert run.lines[0] == ("waiting", "0 s", "502: no answer of Weir's (text/html)")
-    assert run.said["readiness"] == "ok after 2 s"
+    assert run.said["readiness"] == "ok after 3 s, 3 looks in a row"
 
 
 def test_what_never_comes_up_fails_and_nothing_else_is_checked() -> None:
