@@ -67,9 +67,8 @@ def test_nginx_understands_its_file_and_takes_what_weir_takes(tmp_path: Path) ->
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     text += "".join(f"{kind}_temp_path {tmp_path}/{kind};\n" for kind in kinds)
     main = tmp_path / "nginx.conf"
-    main.write_text(
-        f"pid {tmp_path}/pid;\nerror_log {tmp_path}/log;\nevents {{}}\nhttp {{\n{text}}}\n"
-    )
+    logs = f"error_log {tmp_path}/log;\naccess_log off;\n"
+    main.write_text(f"pid {tmp_path}/pid;\nevents {{}}\nhttp {{\n{logs}{text}}}\n")
     run(checker("nginx"), "-t", "-q", "-c", str(main))
 
 
