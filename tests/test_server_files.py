@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.support.edge_proxy import make_certificate
 from tests.support.servers import REPOSITORY, Weir, free_port
@@ -54,6 +55,17 @@ def test_systemd_waits_longer_than_a_shutdown_takes() -> None:
 def test_caddy_understands_its_file(tmp_path: Path) -> None:
     caddy, file = checker("caddy"), str(FILES / "Caddyfile")
     run(caddy, "validate", "--adapter", "caddyfile", "--config", file, HOME=str(tmp_path))
+
+
+def test_compose_knows_its_caddy_and_that_weir_has_a_proxy_before_it() -> None:
+    file = FILES / "docker-compose.yml"
+    schema = ("--builtin-schema", "vendor.compose-spec")
+    run(str(Path(sys.executable).parent / "check-jsonschema"), *schema, str(file))
+    services = yaml.safe_load(file.read_text())["services"]
+    assert services["weir"]["environment"] == {"TRUSTED_PROXIES": "1"}
+    caddyfile = (FILES / "Caddyfile").read_text()
+    assert set(re.findall(r"{\$(\w+):", caddyfile)) == set(services["caddy"]["environment"])
+    assert re.fullmatch(r"caddy:\d+\.\d+\.\d+-alpine", services["caddy"]["image"])
 
 
 def test_nginx_understands_its_file_and_takes_what_weir_takes(tmp_path: Path) -> None:
