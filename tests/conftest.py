@@ -19,7 +19,7 @@ MakeWeir = Callable[..., Weir]
 # The name of the migrated template database.
 MIGRATED = "weir_migrated"
 
-pytest_plugins = ["tests.support.parallel"]
+pytest_plugins = ["tests.support.parallel", "tests.support.checkers"]
 
 SHARED_SERVERS = ("valkey", "postgres", "provider")
 database_numbers = count(1)
