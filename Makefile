@@ -7,7 +7,7 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --python
 	--generate-hashes --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format lock wheels image bench pictures observability clean
+.PHONY: help run test lint format lock wheels image bench pictures observability manifests clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -40,6 +40,9 @@ pictures: $(VENV)/development ## take the pictures of docs/images
 
 observability: $(VENV)/development ## take the picture of docs/operating.md
 	$(BIN)/python -m scripts.observability
+
+manifests: $(VENV)/development ## write what the Helm chart and deploy/kubernetes take from elsewhere
+	$(BIN)/python -m scripts.manifests
 
 lock: $(VENV)/development ## compile the pinned requirements from *.in
 	$(LOCK) requirements.in -o requirements.txt

@@ -327,6 +327,7 @@ def image_files(folder: Path) -> Path:
         if source.is_dir():
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
         elif source.exists():
+            target.parent.mkdir(exist_ok=True)
             shutil.copy(source, target)
     return folder
 

@@ -1,0 +1,1 @@
+"""Tests of deploy/: the chart and the plain manifests for Kubernetes."""
