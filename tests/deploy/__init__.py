@@ -1,1 +1,1 @@
-"""Tests of deploy/: the chart and the plain manifests for Kubernetes."""
+"""Pipelines, publishing, and what deploys to platforms."""

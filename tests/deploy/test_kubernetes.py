@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from tests.test_manifests import (
     render_web,
     text,
 )
+from webapp import settings
 from webapp.settings import PROVIDER_VARIABLE, TIER_VARIABLE
 from webapp.version import VERSION
 from webapp.worker_count import WORKER_MEMORY
@@ -35,6 +38,7 @@ Template = Callable[..., list[Document]]
 
 EXAMPLES = sorted((CHART / "ci").glob("*-values.yaml"))
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
+PAGE = text("docs/deploying/kubernetes.md")
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 LEAST = {
     "secret.name": "weir",
@@ -323,6 +327,28 @@ def test_a_pod_does_not_start_without_its_stores(template: Template) -> None:
     assert not [v for v in container(template(LEAST))["env"] if "optional" in json.dumps(v)]
 
 
+@pytest.mark.parametrize("name", ["existing-secret", "sqlite", "everything"])
+def test_weir_accepts_what_a_pod_is_given(name: str, template: Template, tmp_path: Path) -> None:
+    in_the_secret = {
+        "SECRET_KEY": "a-secret-for-the-kubernetes-test",
+        "ADMIN_PASSWORD": "a-password-for-kubernetes",
+        "DATABASE_URL": "postgresql://weir:password@postgres/weir",
+        "REDIS_URL": "redis://:password@valkey:6379/0",
+        "OPENAI_API_KEY": "sk-of-the-kubernetes-test",
+        "METRICS_TOKEN": "a-token-for-the-kubernetes-test",
+    }
+    variables = environment(template(CHART / "ci" / f"{name}-values.yaml"))
+    given = {
+        variable: in_the_secret[variable] if isinstance(value, tuple) else value
+        for variable, value in variables.items()
+        if variable != "MODEL_PATH"  # its volume is not here
+    }
+    loaded = settings.load(given | {"DATA_DIR": str(tmp_path)})
+    assert loaded.production
+    assert loaded.trusted_proxies >= 1
+    assert loaded.database_url.startswith("sqlite" if name == "sqlite" else "postgresql")
+
+
 def test_values_reach_weir_as_they_are_written(template: Template) -> None:
     example = CHART / "ci" / "everything-values.yaml"
     written = yaml.safe_load(example.read_text())["settings"]
@@ -563,11 +589,11 @@ def test_helm_test_runs_the_smoke_test_of_the_image(template: Template) -> None:
     (smoke,) = only("Pod", template(LEAST))["spec"]["containers"]
     assert smoke["image"] == container(template(LEAST))["image"]
     python, script, *options = smoke["command"]
-    assert (python, options) == ("python", ["--wait", "60", "http://weir:80"])
+    assert (python, options) == ("python", ["http://weir:80", "--wait=60", "--allow-http"])
     assert f"!{script}" in text(".dockerignore").splitlines()
     assert "env" not in smoke
     (keyed,) = only("Pod", template(CHART / "ci" / "everything-values.yaml"))["spec"]["containers"]
-    assert keyed["command"][-1] == "https://weir.example.com"
+    assert keyed["command"][2:] == ["https://weir.example.com", "--wait=60"]
     assert keyed["env"][0]["name"] == "WEIR_API_KEY"
 
 
@@ -594,3 +620,36 @@ def test_the_plain_pod_is_the_chart_s(
 ) -> None:
     base = only("Deployment", kustomize(PLAIN / "base"))
     assert base["spec"] == only("Deployment", template(LEAST))["spec"]
+
+
+# -- the page --
+
+
+def page_blocks(language: str) -> list[str]:
+    found = re.findall(rf"^ *```{language}\n(.*?)^ *```$", PAGE, re.DOTALL | re.MULTILINE)
+    return [textwrap.dedent(block) for block in found]
+
+
+def test_the_values_on_the_page_are_values_of_the_chart(helm: Any, tmp_path: Path) -> None:
+    blocks = [block for block in page_blocks("yaml") if not block.startswith("apiVersion")]
+    assert len(blocks) == 3
+    for number, block in enumerate(blocks):
+        file = tmp_path / f"{number}.yaml"
+        file.write_text(block)
+        done = helm("template", "weir", CHART, *options_of(LEAST), "--values", file)
+        assert done.returncode == 0, block + done.stderr
+
+
+def test_the_page_shows_what_helm_says(helm: Any) -> None:
+    (shown,) = page_blocks("console")
+    command, _, answer = shown.partition("\n")
+    options = shlex.split(command)[6:]
+    done = helm("template", "weir", CHART, *options)
+    assert done.stderr.strip() == answer.strip()
+
+
+def test_the_page_counts_connections_as_weir_opens_them() -> None:
+    database = text("webapp/storage/database.py")
+    pool = re.search(r"pool_size=(\d+),\n +max_overflow=(\d+)", database)
+    assert pool is not None
+    assert f"pods × workers × {int(pool[1]) + int(pool[2])}" in PAGE
