@@ -496,6 +496,8 @@ def test_three_pods_or_more_are_kept_apart_and_scaled(template: Template) -> Non
         "topology.kubernetes.io/zone",
         "kubernetes.io/hostname",
     }
+    by_cpu = template(LEAST | {"autoscaling.targetMemoryUtilizationPercentage": "0"})
+    assert len(only("HorizontalPodAutoscaler", by_cpu)["spec"]["metrics"]) == 1
     fixed = template(LEAST | {"autoscaling.enabled": "false", "replicas": "4"})
     assert only("Deployment", fixed)["spec"]["replicas"] == 4
 
@@ -524,6 +526,12 @@ def test_the_network_policy_opens_what_weir_needs(template: Template) -> None:
     assert [rule["ports"] for rule in rules["ingress"]] == [[{"port": "http"}]]
     opened = {port["port"] for rule in rules["egress"] for port in rule["ports"]}
     assert opened == {53, 5353, 443, 5432, 6379}
+
+
+def test_a_load_balancer_reaches_weir_through_the_network_policy(template: Template) -> None:
+    found = template(LEAST | {"service.type": "LoadBalancer"})
+    (rule,) = only("NetworkPolicy", found)["spec"]["ingress"]
+    assert {"ipBlock": {"cidr": "0.0.0.0/0"}} in rule["from"]
 
 
 def test_one_pod_with_sqlite_keeps_its_data_on_a_volume(template: Template) -> None:

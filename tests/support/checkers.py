@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import importlib.util
 import io
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -46,21 +49,26 @@ def unpack(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def kubernetes_programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of Helm and kubectl, one for all processes of the session."""
+def kubernetes_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of Helm and kubectl, one for all processes of the session; the last removes it."""
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
     folder = shared / "kubernetes-programs"
     with open(shared / "kubernetes-programs.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():
-            draft = tmp_path_factory.mktemp("unpacked")
-            try:
-                unpack(draft).rename(folder)
-            except NotInstalled as reason:
-                pytest.skip(str(reason))
-    return folder
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        while not folder.exists():
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                try:
+                    unpack(tmp_path_factory.mktemp("unpacked")).rename(folder)
+                except NotInstalled as reason:
+                    pytest.skip(str(reason))
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        yield folder
+        with contextlib.suppress(BlockingIOError):  # another process uses it
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder)
 
 
 def run(program: str | Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
