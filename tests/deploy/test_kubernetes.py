@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
@@ -226,6 +227,7 @@ def explained(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dic
 
 
 def test_every_value_is_explained_and_every_object_is_strict_or_free() -> None:
+    jsonschema.Draft7Validator.check_schema(SCHEMA)
     values = dict(explained(SCHEMA))
     assert len(values) > 100
     for path, schema in values.items():
@@ -277,6 +279,7 @@ def test_settings_of_the_schema_are_those_of_weir() -> None:
         (LEAST | {"settings.REDIS_ULR": "x"}, "additional properties 'REDIS_ULR' not allowed"),
         (LEAST | {"settings.PORT": "80"}, "additional properties 'PORT' not allowed"),
         (LEAST | {"settings.APP_ENV": "development"}, "at '/settings/APP_ENV'"),
+        (LEAST | {"settings.SHUTDOWN_GRACE": "null"}, "missing property 'SHUTDOWN_GRACE'"),
         (LEAST | {"nodeselector.x": "y"}, "additional properties 'nodeselector' not allowed"),
         (LEAST | {"image.tag": "latest"}, "at '/image/tag'"),
         (LEAST | {"image.tag": "20261128"}, "at '/image/tag': got number, want string"),
@@ -451,7 +454,8 @@ def test_probes_ask_what_they_mean(template: Template) -> None:
     timeout = re.search(r"^timeout = (\d+)$", text("gunicorn.conf.py"), re.MULTILINE)
     assert timeout is not None
     liveness = weir["livenessProbe"]
-    assert liveness["periodSeconds"] * liveness["failureThreshold"] > int(timeout[1])
+    between = liveness["periodSeconds"] * (liveness["failureThreshold"] - 1)
+    assert between + liveness["timeoutSeconds"] > int(timeout[1])
 
 
 @every_example
