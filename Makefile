@@ -7,7 +7,7 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --python
 	--generate-hashes --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format lock wheels image bench pictures observability manifests clean
+.PHONY: help run test lint format lock wheels image bench pictures observability manifests publish clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -53,6 +53,9 @@ lock: $(VENV)/development ## compile the pinned requirements from *.in
 
 wheels: $(VENV)/development ## check that no requirement needs a compiler
 	$(BIN)/python -m scripts.wheels
+
+publish: ## put your repository's address into buttons, templates, pages: REPOSITORY=owner/name
+	@$(PYTHON) -m scripts.publish '$(REPOSITORY)'
 
 clean: ## remove the virtual environment and the local data
 	rm -rf $(VENV) data

@@ -1,5 +1,5 @@
 // The whole project on Railway, for `railway config plan` and `railway config apply`.
-// A service that railway.json manages cannot be managed from here: see docs/deploying.md.
+// A service that railway.json manages cannot be managed from here: see docs/deploying/railway.md.
 import { defineRailway, github, postgres, preserve, project, redis, service } from "railway/iac";
 
 export default defineRailway(() => {

@@ -264,8 +264,9 @@ def test_one_placeholder_stands_for_the_repository_everywhere() -> None:
     owner_and_name = repository.removeprefix("https://github.com/")
     assert heroku()["website"] == repository
     assert f'github("{owner_and_name}")' in text(".railway/railway.ts")
-    named = re.findall(r"https://github\.com/[\w.-]+/[\w-]+", text("docs/deploying.md"))
-    assert set(named) == {repository}
+    pages = ["README.md", "docs/deploying/render.md", "docs/deploying/heroku.md"]
+    buttons = [re.findall(r"(?:repo|template)=(https://[^)]+)\)", text(page)) for page in pages]
+    assert buttons == [[repository, repository], [repository], [repository]]
 
 
 # -- formats --

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import json
 import math
 import os
 import re
@@ -103,7 +104,8 @@ def test_every_alert_says_what_it_is_and_has_an_entry_in_the_runbook(alert: dict
         assert f"$labels.{label} " in texts["description"], label
     assert texts["summary"]
     page, _, anchor = texts["runbook_url"].partition("#")
-    assert page == "https://github.com/YOUR-ORG/weir/blob/main/docs/operating.md"
+    repository = json.loads((REPOSITORY / "app.json").read_text())["repository"]
+    assert page == f"{repository}/blob/main/docs/operating.md"
     # As GitHub makes an anchor of a heading of one word.
     assert anchor == name.lower()
     assert f"\n### {name}\n" in OPERATING
