@@ -20,6 +20,8 @@ export default defineRailway(() => {
     },
     env: {
       APP_ENV: "production",
+      // Railway's edge is the one proxy in front.
+      TRUSTED_PROXIES: "1",
       // The builder's, not Weir's.
       RAILPACK_PYTHON_VERSION: "3.13",
       DATABASE_URL: database.env.DATABASE_URL,

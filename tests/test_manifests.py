@@ -180,6 +180,12 @@ def test_every_variable_is_a_setting() -> None:
         assert names <= set(KNOWN), f"{manifest} names what Weir does not know"
 
 
+def test_every_platform_says_how_many_proxies_are_in_front() -> None:
+    for manifest, names in environments():
+        if manifest != "deploy/Dockerfile":  # which is for any place
+            assert "TRUSTED_PROXIES" in names, manifest
+
+
 def test_a_hosted_weir_has_a_secret_a_database_and_redis() -> None:
     hosted = {entry["key"]: entry for entry in render_web()["envVars"]}
     assert hosted["SECRET_KEY"]["generateValue"] is True
@@ -253,6 +259,12 @@ def test_every_manifest_means_the_same_python() -> None:
     assert json.loads(railway_program("RAILPACK_PYTHON_VERSION")) == version
     images = {arguments.split()[0] for name, arguments in dockerfile() if name == "FROM"}
     assert images == {f"python:{version}-slim-trixie"}
+
+
+def test_what_railway_no_longer_reads_is_not_the_documented_way() -> None:
+    """From 2026-12-01 on it reads .railway/railway.ts only."""
+    page = text("docs/deploying/railway.md")
+    assert page.index("railway config apply") < page.index("**With `railway.json`**")
 
 
 def test_nothing_ties_who_develops_to_one_python() -> None:
