@@ -120,4 +120,4 @@ def test_only_addresses_are_replaced(before: str, after: str) -> None:
 
 
 def test_the_registry_gets_small_letters() -> None:
-    assert replace("ghcr.io/your-org/weir", "YOUR-ORG/weir", "Acme/API") == "ghcr.io/acme/api"
+    assert replace("ghcr.io/one/weir", "ONE/weir", "Two/API") == "ghcr.io/two/api"
