@@ -1,4 +1,4 @@
-"""Deploys a commit to Render, Heroku or Railway by its API, or brings a former deployment back.
+"""Deploys a commit to Render, Heroku or Railway by its API, or rolls back to an earlier deployment.
 
     export DEPLOY_TOKEN=…
     python scripts/platform_deploy.py render srv-… current
@@ -6,8 +6,8 @@
     python scripts/platform_deploy.py render srv-… roll-back DEPLOYMENT
 
 The second argument is Render's service id, Heroku's app, or Railway's service id (the token is then
-a project token, which belongs to one environment). `current` prints the deployment that serves, or
-nothing. The others wait until the new one serves. The exit code is 0 if it does, 1 if not.
+a project token, which belongs to one environment). `current` prints the live deployment, if there
+is one. The others wait until theirs is live. The exit code is 0 if it is, 1 if not.
 It needs Python 3.11 or newer, git for Heroku, and nothing else.
 """
 
@@ -44,19 +44,19 @@ class Unreachable(Failed):
 
 class Progress(Enum):
     RUNNING = "running"
-    SERVING = "serving"
+    LIVE = "live"
     FAILED = "failed"
 
 
 class Platform(Protocol):
     def current(self) -> str | None:
-        """The deployment that serves."""
+        """The live deployment."""
 
     def deploy(self, commit: str) -> str:
         """Begin; returns what progress() takes."""
 
     def roll_back(self, deployment: str) -> str:
-        """Begin to bring back what current() returned; returns what progress() takes."""
+        """Begin to roll back to what current() returned; returns what progress() takes."""
 
     def progress(self, deployment: str) -> tuple[Progress, str]:
         """How far it is, also in the platform's word."""
@@ -118,7 +118,7 @@ class Render:
     def progress(self, deployment: str) -> tuple[Progress, str]:
         status = self.api("GET", f"{self.deploys}/{quoted(deployment)}")["status"]
         if status == "live":
-            return Progress.SERVING, status
+            return Progress.LIVE, status
         return (Progress.RUNNING if status in self.RUNNING else Progress.FAILED), status
 
 
@@ -168,12 +168,12 @@ class Heroku:
             return Progress.FAILED, "dyno crashed"
         if len(of_release) < len(dynos) or set(of_release) - {"up", "idle"}:
             return Progress.RUNNING, "dynos starting"
-        return Progress.SERVING, "dynos up"
+        return Progress.LIVE, "dynos up"
 
 
 class Railway:
     API = "https://backboard.railway.com/graphql/v2"
-    SERVING = frozenset({"SUCCESS", "SLEEPING"})
+    LIVE = frozenset({"SUCCESS", "SLEEPING"})
     FAILED = frozenset({"FAILED", "CRASHED", "REMOVED", "REMOVING", "SKIPPED"})
 
     def __init__(self, service: str, token: str, base: str = API) -> None:
@@ -184,7 +184,7 @@ class Railway:
         filters = {
             **self._environment("projectId environmentId"),
             "serviceId": self.service,
-            "status": {"in": sorted(self.SERVING)},
+            "status": {"in": sorted(self.LIVE)},
         }
         found = self._ask(
             "query($input: DeploymentListInput!) "
@@ -216,8 +216,8 @@ class Railway:
     def progress(self, deployment: str) -> tuple[Progress, str]:
         found = self._ask("query($id: String!) { deployment(id: $id) { status } }", id=deployment)
         status = found["deployment"]["status"]
-        if status in self.SERVING:
-            return Progress.SERVING, status
+        if status in self.LIVE:
+            return Progress.LIVE, status
         return (Progress.FAILED if status in self.FAILED else Progress.RUNNING), status
 
     def _environment(self, fields: str) -> dict[str, str]:
@@ -243,7 +243,7 @@ def main() -> None:
     parser.add_argument("service", help="Render's or Railway's service id, Heroku's app")
     parser.add_argument("--api", help="another address of the platform's API")
     actions = parser.add_subparsers(dest="action", required=True)
-    actions.add_parser("current", help="print the deployment that serves")
+    actions.add_parser("current", help="print the live deployment")
     actions.add_parser("deploy").add_argument("commit", type=full_commit)
     actions.add_parser("roll-back").add_argument("deployment")
     asked = parser.parse_args()
@@ -258,7 +258,7 @@ def main() -> None:
         elif asked.action == "deploy":
             wait(platform, platform.deploy(asked.commit))
         elif platform.current() == asked.deployment:
-            print(f"{asked.deployment} still serves: there is nothing to bring back.")
+            print(f"{asked.deployment} is still live: nothing to roll back.")
         else:
             wait(platform, platform.roll_back(asked.deployment))
     except Failed as problem:
@@ -266,7 +266,7 @@ def main() -> None:
 
 
 def wait(platform: Platform, deployment: str) -> None:
-    """Return when the deployment serves; a line for each step."""
+    """Return when the deployment is live; print a line for each step."""
     until = time.monotonic() + WAIT_TIMEOUT
     last, failed_looks = "", 0
     while time.monotonic() < until:
@@ -281,12 +281,12 @@ def wait(platform: Platform, deployment: str) -> None:
         if word != last:
             print(f"{deployment}: {word}", flush=True)
             last = word
-        if progress is Progress.SERVING:
+        if progress is Progress.LIVE:
             return
         if progress is Progress.FAILED:
             raise Failed(f"{deployment} has failed ({word}); its log is on the platform.")
         time.sleep(POLL_INTERVAL)
-    raise Failed(f"{deployment} does not serve after {WAIT_TIMEOUT:.0f} s ({last}).")
+    raise Failed(f"{deployment} is not live after {WAIT_TIMEOUT:.0f} s ({last}).")
 
 
 def full_commit(text: str) -> str:

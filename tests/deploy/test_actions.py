@@ -133,17 +133,17 @@ def test_a_version_that_passes_stays(runner: Runner, render: FakeRender) -> None
     assert deploy_to_render(runner, render, 0)
     assert render.serving
     assert render.serving.commit == COMMIT
-    assert runner.ran == ["See which deployment serves", "Deploy", "Ask it from outside"]
+    assert runner.ran == ["Find the current deployment", "Deploy", "Smoke test"]
     assert "python3 scripts/smoke.py https://w --wait 300" in runner.calls
 
 
-def test_a_version_that_fails_goes_back_and_the_job_fails(
+def test_a_version_that_fails_is_rolled_back_and_the_job_fails(
     runner: Runner, render: FakeRender
 ) -> None:
     assert not deploy_to_render(runner, render, 1, 0)
     assert render.serving
     assert render.serving.commit == "0" * 40
-    assert "the one before, serves again" in runner.output
+    assert "rolled back to deployment d0" in runner.output
 
 
 def test_a_version_that_is_not_built_leaves_the_one_before_alone(
@@ -152,15 +152,15 @@ def test_a_version_that_is_not_built_leaves_the_one_before_alone(
     render.states = ["build_in_progress", "build_failed"]
     assert not deploy_to_render(runner, render, 0)
     assert len(render.deployments) == 2, "nothing was deployed a second time"
-    assert "still serves" in runner.output
+    assert "d0 is still live" in runner.output
 
 
-def test_a_first_version_that_fails_has_nothing_to_go_back_to(
+def test_a_first_version_that_fails_has_nothing_to_roll_back_to(
     runner: Runner, render: FakeRender
 ) -> None:
     render.serving = None
     assert not deploy_to_render(runner, render, 1)
-    assert runner.ran[-1] == "Ask it from outside"
+    assert runner.ran[-1] == "Smoke test"
 
 
 # -- Kubernetes --
@@ -204,16 +204,16 @@ def test_the_release_is_upgraded_to_the_very_image_that_was_built(runner: Runner
     assert not any(call.startswith("helm rollback") for call in runner.calls)
 
 
-def test_an_upgrade_that_fails_outside_goes_back_to_the_revision_that_served(
+def test_an_upgrade_that_fails_the_smoke_test_is_rolled_back_to_the_deployed_revision(
     runner: Runner,
 ) -> None:
     failing_once = f"test -e {runner.folder}/asked || {{ touch {runner.folder}/asked; exit 1; }}"
     assert not upgrade(runner, smoke=failing_once)
     assert "helm rollback weir 7 --wait --timeout 10m" in runner.calls
-    assert "Revision 7, the one before, serves again" in runner.output
+    assert "rolled back to revision 7" in runner.output
 
 
-def test_a_first_installation_that_fails_has_no_revision_to_go_back_to(runner: Runner) -> None:
+def test_a_first_installation_that_fails_has_no_revision_to_roll_back_to(runner: Runner) -> None:
     assert not upgrade(runner, release="", smoke="exit 1")
     assert not any("rollback weir" in call or "history" in call for call in runner.calls)
 

@@ -66,7 +66,7 @@ def run(name: str, platform: FakePlatform, monkeypatch: pytest.MonkeyPatch) -> R
     return run_it
 
 
-def test_a_deployment_is_waited_for_until_it_serves(
+def test_a_deployment_is_waited_for_until_it_is_live(
     name: str, platform: FakePlatform, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     platform.states = [*STEPS[name], platform.SERVING]
@@ -77,7 +77,7 @@ def test_a_deployment_is_waited_for_until_it_serves(
     assert len(lines) >= 3, "a line for each step"
 
 
-def test_the_deployment_before_is_brought_back(
+def test_the_earlier_deployment_is_rolled_back_to(
     platform: FakePlatform, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("current") == 0
@@ -102,12 +102,12 @@ def test_a_deployment_that_fails_says_so_and_leaves_the_one_before(
     assert "has failed" in problem
     made = len(platform.deployments)
 
-    assert run("roll-back", "d0") == 0, "there is nothing to bring back"
+    assert run("roll-back", "d0") == 0, "there is nothing to roll back"
 
     assert len(platform.deployments) == made
 
 
-def test_before_the_first_deployment_nothing_serves(
+def test_before_the_first_deployment_nothing_is_live(
     platform: FakePlatform, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     platform.serving = None
@@ -143,7 +143,7 @@ def test_a_deployment_that_takes_too_long_is_no_success(
     platform.states = [STEPS[name][0]]
     problem = run("deploy", COMMIT)
     assert isinstance(problem, str)
-    assert "does not serve after" in problem
+    assert "is not live after" in problem
 
 
 def test_a_wrong_token_is_refused_and_never_shown(

@@ -233,7 +233,7 @@ def test_every_target_has_a_step_and_is_in_the_docs() -> None:
 
 
 @pytest.mark.parametrize("path", ACTIONS, ids=label)
-def test_what_fails_is_taken_back_and_asked_again(path: Path) -> None:
+def test_a_failed_deployment_is_rolled_back_and_smoke_tested(path: Path) -> None:
     steps_of_it = [step for step in read(path)["runs"]["steps"] if "run" in step]
     (before,) = [step for step in steps_of_it if step.get("id") == "before"]
     upgrade, smoke, back = steps_of_it[-3:]
