@@ -42,7 +42,7 @@ def test_systemd_understands_the_units(tmp_path: Path) -> None:
     for unit in ("weir.service", "weir.socket"):
         text = (FILES / unit).read_text()
         # The commands of this environment: systemd looks whether they are there.
-        text = text.replace("/opt/weir/.venv/bin", str(Path(sys.executable).parent))
+        text = text.replace("/opt/weir/current/.venv/bin", str(Path(sys.executable).parent))
         (tmp_path / unit).write_text(text)
     run(checker("systemd-analyze"), "verify", *map(str, sorted(tmp_path.iterdir())))
 
