@@ -23,8 +23,6 @@ WORKFLOWS = sorted((FOLDER / "workflows").glob("*.yml"))
 ACTIONS = sorted((FOLDER / "actions").glob("*/action.yml"))
 FILES = [*WORKFLOWS, *ACTIONS]
 PINNED = re.compile(r"[\w.-]+/[\w.-]+@[0-9a-f]{40} # v\d+(\.\d+){0,2}")
-# What other branches bring.
-COMING = {"scripts/smoke.py", "deploy/helm/weir", "deploy/helm/weir/ci/*-values.yaml"}
 # The variables that steps of ours are given which are not Weir's settings.
 OF_THE_PIPELINES = {
     "DEPLOY_TARGET", "DEPLOY_TOKEN", "PLATFORM", "SERVICE", "BEFORE", "URL", "WEIR_API_KEY",
@@ -166,7 +164,7 @@ def test_what_the_scripts_run_is_there() -> None:
     assert {"scripts/smoke.py", "scripts/platform_deploy.py", "deploy/helm/weir"} <= paths
     written = {"deploy/.env"}
     for path in paths - written:
-        assert path in COMING or list(REPOSITORY.glob(path)), path
+        assert list(REPOSITORY.glob(path)), path
 
 
 def test_actions_and_workflows_of_our_own_are_there_and_get_what_they_ask_for() -> None:
