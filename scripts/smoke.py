@@ -38,6 +38,7 @@ LOOK_INTERVAL = 1.0  # seconds between two looks at a deployment that is not rea
 # Edges of a platform learn of a deployment one after another: one good answer says little.
 LOOKS_IN_A_ROW = 3
 PROGRESS_INTERVAL = 10.0  # seconds between two lines that say the same
+NAME_TRIES = 3  # at a second's distance: resolvers of build machines fail now and then
 LOOK_TIMEOUT = 10.0  # seconds; of requests that call no model
 ANSWER_TIMEOUT = 130.0  # seconds; longer than LLM_DEADLINE
 LONGEST_RETRY_AFTER = 60.0  # seconds that a refusal by the key's limit is waited for
@@ -92,7 +93,8 @@ class Answer:
         if not message:
             message = f"no answer of Weir's ({self.headers.get_content_type()})"
         request_id = self.headers.get("X-Request-ID")
-        return f"{self.status}: {message}" + (f" [request {request_id}]" if request_id else "")
+        named = f" [request {request_id}]" if request_id else ""
+        return f"{self.status}: {str(message)[:300]}{named}"
 
 
 @dataclass
@@ -176,10 +178,15 @@ class Weir:
             # Some networks refuse the name that urllib gives itself.
             headers={"User-Agent": "weir-smoke/1", "Content-Type": "application/json"} | headers,
         )
-        try:
-            return self._opener.open(request, timeout=timeout)
-        except urllib.error.HTTPError as answer:
-            return answer
+        for tries_left in reversed(range(NAME_TRIES)):
+            try:
+                return self._opener.open(request, timeout=timeout)
+            except urllib.error.HTTPError as answer:
+                return answer
+            except urllib.error.URLError as error:
+                if not (tries_left and isinstance(error.reason, socket.gaierror)):
+                    raise
+                time.sleep(1)
 
     @staticmethod
     def _read(response: Any) -> Answer:
