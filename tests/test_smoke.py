@@ -183,6 +183,12 @@ def test_every_security_header_of_weir_is_checked() -> None:
     assert smoke.DEMO_KEY in DEMO_SECRETS
 
 
+def test_every_check_is_in_the_docs() -> None:
+    page = (REPOSITORY / "docs" / "operating.md").read_text()
+    named = re.findall(r"`([^`]+)`", " ".join(re.findall(r"(?m)^\| (`[^|]+) \|", page)))
+    assert {*WITHOUT_A_KEY, *WITH_A_KEY} <= set(named)
+
+
 def test_a_deployment_that_comes_up_is_waited_for_and_says_what_is_seen(deployed: Weir) -> None:
     with EdgeProxy(deployed, refusals=1) as proxy:
         run = Run(proxy.url)

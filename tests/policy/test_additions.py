@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection
 
+from tests.support import next_version
 from tests.support.additions import broken_by
 from tests.support.kept_database import MIGRATIONS, engine_of, load
 
@@ -135,3 +137,16 @@ def test_revisions_count_up_one_by_one() -> None:
         assert f'revision = "{name}"' in lines
         assert f"down_revision = {before}" in lines
         before = f'"{name}"'
+
+
+# The order in which settlements lock them. The rule is younger than the first migrations.
+OF_THE_LEDGER = ("ledger", "usage", "activity", "budgets")
+FIRST_IN_ORDER = 7
+
+
+def test_migrations_lock_the_tables_of_the_ledger_in_the_order_of_its_writer() -> None:
+    """In another one, they and running workers wait for each other, and under load too long."""
+    files = sorted((MIGRATIONS / "versions").glob("[0-9]*.py"))[FIRST_IN_ORDER - 1 :]
+    for source in (next_version.MIGRATION, *(file.read_text() for file in files)):
+        named = list(dict.fromkeys(re.findall(rf'"({"|".join(OF_THE_LEDGER)})"', source)))
+        assert named == sorted(named, key=OF_THE_LEDGER.index), source
