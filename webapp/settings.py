@@ -283,7 +283,7 @@ class Settings:
     )  # fmt: skip
     max_body_bytes: int = _setting(
         "MAX_BODY_BYTES",
-        str(20 * 1024 * 1024),
+        str(32 * 1024 * 1024),
         "maximum size of a body",
         parse.integer(1024, 2**31),
     )
