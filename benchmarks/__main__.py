@@ -18,6 +18,7 @@ from benchmarks import alone
 from benchmarks.commits import commits
 from benchmarks.comparison import peers
 from benchmarks.flights import flights
+from benchmarks.footprint import footprint
 from benchmarks.inference import inference
 from benchmarks.libraries import libraries
 from benchmarks.load import CONNECTIONS, TOOL
@@ -45,9 +46,10 @@ MEASURES: dict[str, Callable[[Run], list[Figure]]] = {
     "watching": watching,
     "libraries": libraries,
     "reports": reports,
+    "footprint": footprint,
 }
-# These take minutes, and run only with --only.
-ONLY_WHEN_NAMED = {"reports"}
+# These take minutes, or measure no speed, and run only with --only.
+ONLY_WHEN_NAMED = {"reports", "footprint"}
 
 
 def machine() -> str:

@@ -28,6 +28,14 @@ def megabytes(value: float) -> str:
     return f"{value / 1024 / 1024:.0f} MB"
 
 
+def bytes_of(value: float) -> str:
+    return f"{value:,.0f} B"
+
+
+def decimal(value: float) -> str:
+    return f"{value:,.1f}"
+
+
 def times(value: float) -> str:
     return f"{value:.2f} ×"
 
