@@ -24,6 +24,9 @@ param traffic array = [
   }
 ]
 
+@description('Of your own, as `az containerapp hostname bind` has made them.')
+param customDomains array = []
+
 var secrets = 'azure-kv://${vaultName}'
 var provider = [
   {
@@ -151,6 +154,7 @@ resource app 'Microsoft.App/containerApps@2026-01-01' = {
         transport: 'http'
         allowInsecure: false
         traffic: traffic
+        customDomains: customDomains
       }
       registries: [
         {

@@ -354,8 +354,8 @@ def deployed(cloud: Cloud) -> Cloud:
     return cloud
 
 
-def deploy(cloud: Cloud) -> tuple[int, list[str]]:
-    done = cloud.run("canary.sh", "--image=new", REGION="r")
+def deploy(cloud: Cloud, **variables: str) -> tuple[int, list[str]]:
+    done = cloud.run("canary.sh", "--image=new", REGION="r", **variables)
     return done.returncode, cloud.changes()
 
 
@@ -381,6 +381,13 @@ def test_a_bad_revision_gives_the_traffic_back(deployed: Cloud, address: str) ->
     assert code == 1
     assert changes[-2:] == [f"smoke {address}", "weir-1=100"]
     assert "weir-2=100" not in changes
+
+
+def test_behind_a_load_balancer_the_new_revision_is_tested_by_its_share(deployed: Cloud) -> None:
+    code, changes = deploy(deployed, ADDRESS="https://weir.of.mine")
+    assert code == 0
+    tested = "smoke https://weir.of.mine"
+    assert changes[1:-1] == ["weir-2=10", tested, "weir-2=100", tested]
 
 
 def test_a_deployment_does_not_begin_within_another(deployed: Cloud) -> None:
