@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from functools import cache
@@ -16,8 +18,10 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.servers import REPOSITORY
+from tests.support.servers import REPOSITORY, Server, Valkey
 from webapp import database_url, setting_parsers, settings
+from webapp.storage.redis_client import RedisClient
+from webapp.storage.redis_problems import UNREACHABLE
 
 BINARIES = Path(sys.executable).parent
 FOLDER = REPOSITORY / "deploy/gcp"
@@ -250,6 +254,48 @@ def test_the_secrets_that_are_stored_are_what_weir_reads(cloud: Cloud) -> None:
         value = file.read_text()
         assert value not in output.stdout + output.stderr, "a value is printed"
         assert not any(value in change for change in cloud.changes()), "a value is an argument"
+
+
+def test_weir_trusts_the_authority_of_redis_that_is_stored_and_no_other(
+    cloud: Cloud, tmp_path: Path
+) -> None:
+    cloud.set_up()
+    url = cloud.secret("weir-redis-url")
+    mounted = flags("deploy")["--set-secrets"].partition("=")[0]
+    authority, other = certificate(tmp_path, "authority"), certificate(tmp_path, "other")
+    with Valkey() as valkey, BehindTLS(valkey.port, authority) as front:
+        here = url.replace("10.8.0.2:6379", f"127.0.0.1:{front.port}")
+        assert RedisClient(here.replace(mounted, str(authority))).problem() is None
+        assert RedisClient(here.replace(mounted, str(other))).problem() is UNREACHABLE
+
+
+def certificate(folder: Path, name: str) -> Path:
+    """A certificate that names no address, with its key, which vouches for itself."""
+    file = folder / f"{name}.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    command += ["-nodes", "-days", "2", "-subj", f"/CN={name}", "-keyout", file, "-out", "-"]
+    made = subprocess.run(command, capture_output=True, text=True, check=True)
+    file.write_text(file.read_text() + made.stdout)
+    return file
+
+
+class BehindTLS(Server):
+    """A port with TLS in front of another one."""
+
+    def __init__(self, target: int, certificate: Path) -> None:
+        super().__init__()
+        self._arguments = [str(target), str(certificate)]
+
+    def _command(self) -> list[str]:
+        return [sys.executable, "-m", "tests.deploy.tls_front", str(self.port), *self._arguments]
+
+    def _process_options(self) -> dict[str, Any]:
+        return {"cwd": REPOSITORY}
+
+    def _is_ready(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
+            return True
+        return False
 
 
 def test_a_set_up_that_was_cut_off_before_it_stored_the_password_sets_another(
