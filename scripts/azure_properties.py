@@ -1,4 +1,5 @@
-"""Writes tests/schemas/azure-properties.json: the properties of Azure's resources, by its SDKs.
+"""Writes tests/schemas/azure-properties.json: properties of Azure's resources, and values that it
+knows for them, by its SDKs.
 
     python -m venv sdks
     sdks/bin/pip install azure-mgmt-{appcontainers,authorization,containerregistry,keyvault} \
@@ -15,6 +16,7 @@ import inspect
 import json
 import re
 import sys
+from enum import Enum
 from types import ModuleType
 from typing import Any
 
@@ -52,18 +54,23 @@ Tree = dict[str, Any]
 
 
 def properties(model: type, models: ModuleType, above: tuple[type, ...] = ()) -> Tree:
-    """The names that a model has in JSON, each with those below it."""
+    """The names that a model has in JSON, each with those below it or with its known values."""
     if len(above) > MAX_DEPTH or model in above:
         return {}
     above = (*above, model)
     found: Tree = {}
     # Older SDKs have a table of attributes, newer ones a descriptor for each.
-    for described in getattr(model, "_attribute_map", {}).values():
+    given = inspect.signature(model).parameters if hasattr(model, "_attribute_map") else {}
+    for attribute, described in getattr(model, "_attribute_map", {}).items():
         *path, name = described["key"].split(".")
         place = found
         for part in path:
             place = place.setdefault(part, {})
-        place[name] = below(described["type"], r"(\w+)", models, above)
+        kind = described["type"]
+        if kind in ("str", "[str]") and attribute in given:
+            # Enumerations are strings here; the constructor's types name them.
+            kind = str(given[attribute].annotation)
+        place[name] = below(kind, r"(\w+)", models, above)
     for ancestor in model.__mro__:
         for attribute, field in vars(ancestor).items():
             if type(field).__name__ == "_RestField":
@@ -73,12 +80,14 @@ def properties(model: type, models: ModuleType, above: tuple[type, ...] = ()) ->
     return found
 
 
-def below(kind: str, pattern: str, models: ModuleType, above: tuple[type, ...]) -> Tree:
+def below(kind: str, pattern: str, models: ModuleType, above: tuple[type, ...]) -> Tree | list[str]:
     if kind.startswith("{") or "dict[" in kind.lower():
         return {ANY_NAME: {}}
     found: Tree = {}
     for name in re.findall(pattern, kind):
         model = getattr(models, name, None)
+        if inspect.isclass(model) and issubclass(model, Enum):
+            return sorted(value.value for value in model)
         if inspect.isclass(model) and model.__module__.startswith("azure."):
             found |= properties(model, models, above)
     return found

@@ -4,7 +4,7 @@
 @description('Where all of it is.')
 param location string = resourceGroup().location
 
-@description('Begins the names of what must be unique in the world.')
+@description('Begins the names of what must be unique in the world: lower-case letters and digits.')
 @minLength(3)
 @maxLength(11)
 param prefix string = 'weir'

@@ -85,34 +85,38 @@ def test_a_file_is_bicep(name: str) -> None:
     assert parsed(name)["resources"]
 
 
-def unknown(value: Any, known: dict[str, Any], path: str) -> Iterator[str]:
-    """Properties that Azure's SDK does not have."""
+def unknown(value: Any, known: Any, path: str, variables: set[str]) -> Iterator[str]:
+    """Properties that Azure's SDK does not have, and values that it does not know."""
     if isinstance(value, list):
         for inner in value:
-            yield from unknown(inner, known, path)
+            yield from unknown(inner, known, path, variables)
+    elif isinstance(known, list):
+        if isinstance(value, str) and value not in variables and value not in known:
+            yield f"{path}: {value}"
     # An expression is one of these.
-    if not isinstance(value, dict) or {"operator", "function"} & set(value):
-        return
-    for name, inner in value.items():
-        if "*" in known:
-            continue
-        if name not in known:
-            yield f"{path}.{name}"
-        else:
-            yield from unknown(inner, known[name], f"{path}.{name}")
+    elif isinstance(value, dict) and not {"operator", "function"} & set(value):
+        for name, inner in value.items():
+            if "*" not in known and name not in known:
+                yield f"{path}.{name}"
+            elif "*" not in known:
+                yield from unknown(inner, known[name], f"{path}.{name}", variables)
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_azure_knows_every_property(name: str) -> None:
+def test_azure_knows_every_property_and_value(name: str) -> None:
+    variables = set(parsed(name)["parameters"]) | set(parsed(name)["variables"])
     for symbol, kind, config in resources(name):
         sent = {key: value for key, value in config.items() if key not in OF_BICEP}
-        assert list(unknown(sent, PROPERTIES[kind], symbol)) == []
+        assert list(unknown(sent, PROPERTIES[kind], symbol, variables)) == []
 
 
-def test_a_property_that_azure_does_not_know_is_found() -> None:
+def test_what_azure_does_not_know_is_found() -> None:
     known = PROPERTIES["Microsoft.App/containerApps"]
-    sent = {"properties": {"template": {"scale": {"minReplica": 1}}}}
-    assert list(unknown(sent, known, "app")) == ["app.properties.template.scale.minReplica"]
+    template = {"scale": {"minReplica": 1}, "containers": [{"probes": [{"type": "Alive"}]}]}
+    assert list(unknown({"properties": {"template": template}}, known, "app", set())) == [
+        "app.properties.template.scale.minReplica",
+        "app.properties.template.containers.probes.type: Alive",
+    ]
 
 
 def test_every_api_version_is_a_stable_one_and_the_same_everywhere() -> None:
