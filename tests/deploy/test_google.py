@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -329,6 +330,17 @@ def test_removing_leaves_nothing_and_may_be_repeated(cloud: Cloud) -> None:
     assert not cloud.changes()
 
 
+def of_the_page() -> Iterator[list[str]]:
+    """The gcloud commands of the page, those within others too."""
+    page = (REPOSITORY / "docs/deploying/cloud-run.md").read_text()
+    for block in re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+        lines = block.replace("\\\n", " ").replace("YOUR-PROJECT", PROJECT)
+        for command in re.findall(r"gcloud ((?:'[^']*'|[^)\n'])*)", lines):
+            # The first opens a browser, the second needs nobody's account.
+            if not command.startswith(("auth login", "config set")):
+                yield shlex.split(command.replace('"', ""))
+
+
 def test_gcloud_knows_every_flag(dry_run: list[list[str]], cloud: Cloud, tmp_path: Path) -> None:
     program = shutil.which("gcloud")
     if not program:
@@ -350,8 +362,10 @@ def test_gcloud_knows_every_flag(dry_run: list[list[str]], cloud: Cloud, tmp_pat
         [*traffic, "--to-revisions=weir-1=10"],
         [*traffic, "--remove-tags=canary"],
         ["--project=p", "builds", "submit", f"--config={FOLDER}/cloudbuild.yaml", "--region=r"],
+        *(["--project=p", *command] for command in of_the_page()),
         ["run", "deploy", "weir", "--no-such-flag"],
     ]
+    assert len(commands) > 90
     flags_file = tmp_path / "flags.yaml"
     flags_file.write_text('--password: "x"\n')
     given = [
