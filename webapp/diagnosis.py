@@ -28,8 +28,8 @@ from webapp.llm.routing import Target
 from webapp.metering.makers import host_of, maker_of
 from webapp.metering.prices import Edition
 from webapp.services import Services
-from webapp.setting_parsers import ConfiguredProvider
-from webapp.settings import DEMO_SECRETS, PROVIDER_VARIABLE, TIER_VARIABLE, table
+from webapp.setting_parsers import DEMO_SECRETS, ConfiguredProvider
+from webapp.settings import PROVIDER_VARIABLE, TIER_VARIABLE, table
 from webapp.storage import migrations
 from webapp.storage.redis_client import RedisUnavailable
 from webapp.worker_count import worker_count

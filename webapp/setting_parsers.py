@@ -21,6 +21,8 @@ from webapp.allowance import Allowance
 from webapp.base_url import BaseURL
 from webapp.model_names import NAME, UNQUOTED_NAME, UNQUOTED_PATTERN, hide_quoted, reveal
 
+DEMO_KEYS = "Development:free:dev_key_123,Production:premium:prod_key_456"
+DEMO_SECRETS = frozenset(entry.split(":")[2] for entry in DEMO_KEYS.split(","))
 DEFAULT_TIERS = "free=5/minute;premium=20/minute;enterprise=1000/minute"
 # In texts whose quoted separators are hidden: provider/model, with or without *weight.
 ROUTED_MODEL = rf"([a-z][a-z0-9_-]{{0,31}})/({UNQUOTED_NAME})(?:\*(\d{{1,6}}))?"

@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import secrets
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, unquote_plus, urlsplit
 
-from webapp import allowance, base_url, database_url
+from webapp import allowance, base_url, database_url, settings_checks
 from webapp import setting_parsers as parse
 from webapp.allowance import Allowance
 from webapp.base_url import BaseURL
 from webapp.setting_parsers import (
     DEFAULT_TIERS,
+    DEMO_KEYS,
     ConfiguredKey,
     ConfiguredProvider,
     PriceEntry,
     RoutedModel,
 )
 
-DEMO_KEYS = "Development:free:dev_key_123,Production:premium:prod_key_456"
-DEMO_SECRETS = frozenset(entry.split(":")[2] for entry in DEMO_KEYS.split(","))
-KNOWN_SECRET_KEYS = frozenset(
-    """
-    secret secret_key secret-key secretkey your-secret-key your_secret_key mysecret supersecret
-    changeme change-me change_me replace-me dev development test password default
-    """.split()  # noqa: SIM905 a list would take twenty lines
-)
 NAMED_PROVIDERS = frozenset({"openai", "azure", "anthropic", "offline"})
 PROVIDER_VARIABLE = re.compile(r"PROVIDER_([A-Z][A-Z0-9_]{0,31})_(TYPE|BASE_URL|API_KEY|PRICES)")
 TIER_VARIABLE = re.compile(r"TIER_([A-Z][A-Z0-9_]{0,31})")
@@ -406,11 +397,10 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         name: tier.overridden(values["tier_overrides"].get(name, {}))
         for name, tier in values["tiers"].items()
     }
-    settings = Settings(**values)
-    problems = [*_weaknesses(settings), *_unwritable(settings)]
+    problems = [*settings_checks.weaknesses(values), *settings_checks.unwritable(values)]
     if problems:
         raise SettingsError(_refusal(problems))
-    return settings
+    return Settings(**values)
 
 
 def _platform(environment: Mapping[str, str]) -> str | None:
@@ -525,80 +515,6 @@ def _stored_secret(data_dir: Path) -> str:
         return path.read_text().strip()
     except OSError as error:
         raise SettingsError(_refusal([f"DATA_DIR must be a writable folder: {error}"])) from None
-
-
-def _weaknesses(settings: Settings) -> list[str]:
-    """The problems that prevent the start, each with a fix."""
-    problems = [
-        f"API_KEYS: {key.name} has the unknown tier {key.tier} (TIERS has "
-        f"{', '.join(settings.tiers)})"
-        for key in settings.api_keys
-        if key.tier not in settings.tiers
-    ]
-    if not re.fullmatch(r"[A-Za-z0-9._@-]{1,100}", settings.admin_username):
-        problems.append("ADMIN_USERNAME must be 1 to 100 letters, digits or any of . _ @ -")
-    names = [provider.name for provider in settings.providers]
-    problems += [
-        f"MODEL_ROUTES: {route} names the unknown provider {model.provider} (configured: "
-        f"{', '.join(names) or 'none'})"
-        for route, models in settings.model_routes.items()
-        for model in models
-        if model.provider not in names
-    ]
-    if settings.alert_webhook_url and not settings.alert_webhook_secret:
-        problems.append(
-            "ALERT_WEBHOOK_SECRET must be set, as ALERT_WEBHOOK_URL is "
-            "(echo whsec_$(openssl rand -base64 32))"
-        )
-    if not settings.production:
-        return problems
-    known = settings.secret_key.lower() in KNOWN_SECRET_KEYS
-    if known or len(settings.secret_key) < 16:
-        problems.append(
-            "SECRET_KEY must be set to a random value of at least 16 characters "
-            "(openssl rand -base64 32)"
-        )
-    if len(settings.admin_password) < 12:
-        problems.append(
-            "ADMIN_PASSWORD must be set, at least 12 characters (openssl rand -base64 18)"
-        )
-    if settings.metrics_token and len(settings.metrics_token) < 16:
-        problems.append(
-            "METRICS_TOKEN must be at least 16 characters (openssl rand -base64 32), or not set"
-        )
-    if settings.debug:
-        problems.append("DEBUG must not be set in production")
-    for key in settings.api_keys:
-        if key.secret in DEMO_SECRETS:
-            problems.append(f"API_KEYS: {key.name} is a demo key; choose a key of your own")
-        elif not re.fullmatch(r"[A-Za-z0-9_-]{16,}", key.secret):
-            problems.append(
-                f"API_KEYS: the key of {key.name} must be at least 16 characters of [A-Za-z0-9_-]"
-            )
-    ephemeral = settings.platform and settings.database_url.startswith("sqlite")
-    if ephemeral and not settings.allow_ephemeral_sqlite:
-        problems.append(
-            "DATABASE_URL must name a PostgreSQL database (each deploy erases SQLite here; "
-            "ALLOW_EPHEMERAL_SQLITE=true allows that)"
-        )
-    return problems
-
-
-def _unwritable(settings: Settings) -> Iterator[str]:
-    """The problem of an SQLite file that cannot be written, as under another user's folder."""
-    if not settings.database_url.startswith("sqlite"):
-        return
-    file = Path(settings.database_url.removeprefix("sqlite:///"))
-    in_data_dir = file == settings.data_dir.resolve() / "weir.db"
-    try:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # SQLite adds files beside its own. That one is not opened: closing it would end its locks.
-        with tempfile.TemporaryFile(dir=file.parent):
-            if file.exists() and not os.access(file, os.W_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except OSError as error:
-        setting = "DATA_DIR must be a folder" if in_data_dir else "DATABASE_URL must name a file"
-        yield f"{setting} that user {os.geteuid()} may write to: {error.strerror}"
 
 
 def _refusal(problems: list[str]) -> str:

@@ -17,7 +17,7 @@ from webapp.accounts.tokens import Claims, Tokens
 from webapp.allowance import Allowance
 from webapp.errors import MalformedRequest, NotAllowed, NotAuthenticated, StoreUnavailable
 from webapp.llm.calls import BillingContext
-from webapp.settings import DEMO_SECRETS
+from webapp.setting_parsers import DEMO_SECRETS
 
 FRESH_TTL = 4.0  # a revoked key stops everywhere within 5 s
 STALE_TTL = 600.0
