@@ -71,16 +71,50 @@ def test_production_refuses_a_weak_secret(tmp_path: Path, secret: str) -> None:
     assert "SECRET_KEY" in refusal(environment, tmp_path)
 
 
-@pytest.mark.parametrize("platform", ["DYNO", "RENDER", "RAILWAY_ENVIRONMENT"])
-def test_a_platform_means_production_and_wants_a_database(tmp_path: Path, platform: str) -> None:
+@pytest.mark.parametrize(
+    ("platform", "proxies"),
+    [
+        ("DYNO", 1),
+        ("RENDER", 1),
+        ("RAILWAY_ENVIRONMENT", 1),
+        ("ECS_CONTAINER_METADATA_URI_V4", 0),
+        ("K_SERVICE", 1),
+        ("CLOUD_RUN_JOB", 1),
+        ("CLOUD_RUN_WORKER_POOL", 1),
+        ("CONTAINER_APP_NAME", 1),
+        ("CONTAINER_APP_JOB_NAME", 1),
+        ("AWS_LAMBDA_FUNCTION_NAME", 1),
+    ],
+)
+def test_a_platform_means_production_and_wants_a_database(
+    tmp_path: Path, platform: str, proxies: int
+) -> None:
     environment = {"DATA_DIR": str(tmp_path), platform: "x", **PRODUCTION}
     del environment["APP_ENV"]
     assert "DATABASE_URL" in refusal(environment, tmp_path)
     settings = load({**environment, "ALLOW_EPHEMERAL_SQLITE": "true"})
     assert settings.production
-    assert (settings.host, settings.trusted_proxies) == ("0.0.0.0", 1)
+    assert (settings.host, settings.trusted_proxies) == ("0.0.0.0", proxies)
     assert settings.api_keys == ()
     assert settings.plain_deadline == (25 if platform == "DYNO" else 120)
+
+
+@pytest.mark.parametrize("knative", [{}, {"K_SERVICE": "weir"}], ids=["plain", "Knative"])
+def test_kubernetes_means_production_and_may_have_a_volume(
+    tmp_path: Path, knative: dict[str, str]
+) -> None:
+    environment = {"DATA_DIR": str(tmp_path), "KUBERNETES_SERVICE_HOST": "10.0.0.1"}
+    settings = load({**PRODUCTION, **environment, **knative, "APP_ENV": ""})
+    assert settings.production
+    assert (settings.platform, settings.trusted_proxies) == (None, 0)
+
+
+def test_on_lambda_the_data_is_where_it_may_write() -> None:
+    environment = {**PRODUCTION, "AWS_LAMBDA_FUNCTION_NAME": "weir"}
+    url = "postgresql://weir@host/weir"
+    assert load({**environment, "DATABASE_URL": url}).data_dir == Path("/tmp/weir")
+    settings = load({**environment, "DATABASE_URL": url, "DATA_DIR": "/mnt/efs"})
+    assert settings.data_dir == Path("/mnt/efs")
 
 
 def test_development_is_for_this_machine(tmp_path: Path) -> None:

@@ -27,6 +27,22 @@ from webapp.setting_parsers import (
 NAMED_PROVIDERS = frozenset({"openai", "azure", "anthropic", "offline"})
 PROVIDER_VARIABLE = re.compile(r"PROVIDER_([A-Z][A-Z0-9_]{0,31})_(TYPE|BASE_URL|API_KEY|PRICES)")
 TIER_VARIABLE = re.compile(r"TIER_([A-Z][A-Z0-9_]{0,31})")
+# By what they put into the environment. The disk of each goes with the container.
+PLATFORMS = {
+    "DYNO": "heroku",
+    "RENDER": "render",
+    "RAILWAY_ENVIRONMENT": "railway",
+    "ECS_CONTAINER_METADATA_URI_V4": "ecs",
+    "K_SERVICE": "cloud_run",
+    "CLOUD_RUN_JOB": "cloud_run",
+    "CLOUD_RUN_WORKER_POOL": "cloud_run",
+    "CONTAINER_APP_NAME": "container_apps",
+    "CONTAINER_APP_JOB_NAME": "container_apps",
+    "AWS_LAMBDA_FUNCTION_NAME": "lambda",
+}
+# Where requests come through the platform's proxy alone. ECS has a balancer only if one is added.
+BEHIND_A_PROXY = frozenset(PLATFORMS.values()) - {"ecs"}
+LAMBDA_DATA_DIR = Path("/tmp/weir")  # noqa: S108 nothing else is writable there
 PROVIDER_TYPE = re.compile(r"openai|azure|anthropic|langchain:[a-z0-9_]+")
 PASSWORD_FIELDS = frozenset({"password", "sslpassword", "ssl_password"})  # in the query of a URL
 DEFAULT_DENYLIST = "<script\\b\njavascript:\ndata:[\\w/+.-]+[;,]"
@@ -67,8 +83,8 @@ class Settings:
     app_env: str = _setting(
         "APP_ENV", "", "`development` or `production`",
         parse.one_of("", "development", "production"),
-        shown="`production` on Heroku, Render, Railway, Kubernetes and in the Docker image, "
-        "else `development`",
+        shown="`production` on Heroku, Render, Railway, ECS, Cloud Run, Container Apps, Lambda, "
+        "Kubernetes and in the Docker image, else `development`",
     )  # fmt: skip
     host: str = _setting(
         "HOST", "", "address to listen on; `::` for IPv6 (and, on most systems, IPv4)", parse.host,
@@ -87,15 +103,16 @@ class Settings:
         shown="generated and printed once in development; required in production",
     )  # fmt: skip
     data_dir: Path = _setting(
-        "DATA_DIR", "./data", "where SQLite and the development secret live", Path
-    )
+        "DATA_DIR", "./data", "where SQLite and the development secret live", Path,
+        shown="`./data`, on Lambda `/tmp/weir`",
+    )  # fmt: skip
     database_url: str = _setting(
         "DATABASE_URL", "", "PostgreSQL or SQLite; `postgres://` is accepted", database_url.parse,
         secret=True, shown="SQLite in `DATA_DIR`",
     )  # fmt: skip
     allow_ephemeral_sqlite: bool = _setting(
         "ALLOW_EPHEMERAL_SQLITE", "false",
-        "on a PaaS: accept SQLite, which every deploy there erases", parse.flag,
+        "on a detected platform: accept SQLite, which every deploy there erases", parse.flag,
     )  # fmt: skip
     redis_url: str = _setting(
         "REDIS_URL", "", "shared cache and limits; without it, each process has its own",
@@ -246,7 +263,7 @@ class Settings:
     trusted_proxies: int = _setting(
         "TRUSTED_PROXIES", "", "how many proxies in front add X-Forwarded-For",
         lambda text: parse.integer(0, 16)(text) if text else -1,
-        shown="1 on a detected PaaS, else 0",
+        shown="1 on Heroku, Render, Railway, Cloud Run, Container Apps and Lambda, else 0",
     )  # fmt: skip
     prompt_denylist: tuple[re.Pattern[str], ...] = _setting(
         "PROMPT_DENYLIST", DEFAULT_DENYLIST, "case-insensitive regular expressions, one per line, "
@@ -404,8 +421,11 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
 
 
 def _platform(environment: Mapping[str, str]) -> str | None:
-    marks = {"heroku": "DYNO", "render": "RENDER", "railway": "RAILWAY_ENVIRONMENT"}
-    return next((name for name, mark in marks.items() if environment.get(mark)), None)
+    found = next((mark for mark in PLATFORMS if environment.get(mark)), "")
+    # Knative on a cluster of one's own sets it too.
+    if found == "K_SERVICE" and environment.get("KUBERNETES_SERVICE_HOST"):
+        return None
+    return PLATFORMS.get(found)
 
 
 def _complete(values: dict[str, Any], environment: Mapping[str, str]) -> None:
@@ -415,7 +435,9 @@ def _complete(values: dict[str, Any], environment: Mapping[str, str]) -> None:
     development = values["app_env"] == "development"
     values["host"] = values["host"] or ("127.0.0.1" if development else "0.0.0.0")  # noqa: S104
     if values["trusted_proxies"] < 0:
-        values["trusted_proxies"] = 1 if values["platform"] else 0
+        values["trusted_proxies"] = 1 if values["platform"] in BEHIND_A_PROXY else 0
+    if values["platform"] == "lambda" and not environment.get("DATA_DIR", "").strip():
+        values["data_dir"] = LAMBDA_DATA_DIR
     if not values["database_url"]:
         values["database_url"] = f"sqlite:///{values['data_dir'].resolve() / 'weir.db'}"
     if development:
