@@ -11,11 +11,11 @@ from pathlib import Path
 from webapp.listening import bind_address
 from webapp.observability import logs, metrics_folders
 from webapp.observability.uncaught import log_the_uncaught
-from webapp.settings import SettingsError, load
+from webapp.settings import SettingsError, load_in_master
 from webapp.worker_count import worker_count
 
 try:
-    settings = load()
+    settings = load_in_master()
     bind = bind_address(settings)
 except SettingsError as error:
     sys.exit(str(error))

@@ -19,8 +19,8 @@ def bind_address(settings: Settings) -> str:
             probe.bind(address)  # at any port
     except (OSError, UnicodeError) as error:
         raise SettingsError(
-            f"Weir does not start. Please set:\n  - HOST must be an address of this machine, such "
-            f"as 0.0.0.0 or ::, or a name of one ({settings.host}: {error})"
+            "HOST must be an address of this machine, such as 0.0.0.0 or ::, or a name of one "
+            f"({settings.host}: {error})"
         ) from None
     host = str(address[0])
     return f"[{host}]:{settings.port}" if family == socket.AF_INET6 else f"{host}:{settings.port}"

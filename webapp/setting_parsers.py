@@ -135,6 +135,13 @@ def url(*schemes: str) -> Callable[[str], str]:
     return parse
 
 
+def api_key(text: str) -> str:
+    """A provider's key, which a header must be able to carry."""
+    if not re.fullmatch(r"[\x20-\x7e]*", text.strip()):
+        raise ValueError("must be one line of ASCII characters")
+    return text.strip()
+
+
 def host(text: str) -> str:
     """An address, an IPv6 one without brackets, or a name."""
     bare = text.strip()

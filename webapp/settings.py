@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, unquote_plus, urlsplit
 
-from webapp import allowance, base_url, database_url, settings_checks
+from webapp import allowance, base_url, database_url, secrets_managers, settings_checks
 from webapp import setting_parsers as parse
 from webapp.allowance import Allowance
 from webapp.base_url import BaseURL
+from webapp.secrets_managers import Found, Reference, SecretError, parse_secret
 from webapp.setting_parsers import (
     DEFAULT_TIERS,
     DEMO_KEYS,
@@ -48,8 +50,19 @@ PASSWORD_FIELDS = frozenset({"password", "sslpassword", "ssl_password"})  # in t
 DEFAULT_DENYLIST = "<script\\b\njavascript:\ndata:[\\w/+.-]+[;,]"
 
 
+# Their values are patterns, which may look like references.
+PATTERN_VARIABLES = frozenset({"PROMPT_DENYLIST", "LOG_REDACT"})
+
+log = logging.getLogger(__name__)
+
+
 class SettingsError(Exception):
     """One or more settings are invalid; the message names each and what to set instead."""
+
+    def __init__(self, *problems: str) -> None:
+        lines = "\n".join(f"  - {problem}" for problem in problems)
+        super().__init__(f"Weir does not start. Please set:\n{lines}")
+        self.problems = problems
 
 
 def _setting(
@@ -125,8 +138,8 @@ class Settings:
         shown="1 without Redis, else the CPUs the container may use, bounded by its memory",
     )  # fmt: skip
     openai_api_key: str = _setting(
-        "OPENAI_API_KEY", "", "key for OpenAI or an OpenAI-compatible server", secret=True,
-        shown="none",
+        "OPENAI_API_KEY", "", "key for OpenAI or an OpenAI-compatible server", parse.api_key,
+        secret=True, shown="none",
     )  # fmt: skip
     openai_base_url: BaseURL = _setting(
         "OPENAI_BASE_URL", "", "another server of OpenAI's protocol; alone it is enough",
@@ -143,8 +156,9 @@ class Settings:
         parse.provider_url("azure"), shown="none",
     )  # fmt: skip
     azure_openai_api_key: str = _setting(
-        "AZURE_OPENAI_API_KEY", "", "Azure OpenAI: its key", secret=True, shown="none"
-    )
+        "AZURE_OPENAI_API_KEY", "", "Azure OpenAI: its key", parse.api_key, secret=True,
+        shown="none",
+    )  # fmt: skip
     openai_api_version: str = _setting(
         "OPENAI_API_VERSION", "", "Azure OpenAI: the API version, such as `2024-10-21`",
         shown="what the endpoint's `api-version` says, else none: Azure's v1 API",
@@ -154,7 +168,7 @@ class Settings:
         "is not Azure's", parse.one_of("", "maker"), shown="as `OPENAI_PRICES`",
     )  # fmt: skip
     anthropic_api_key: str = _setting(
-        "ANTHROPIC_API_KEY", "", "key for Anthropic", secret=True, shown="none"
+        "ANTHROPIC_API_KEY", "", "key for Anthropic", parse.api_key, secret=True, shown="none"
     )
     anthropic_base_url: BaseURL = _setting(
         "ANTHROPIC_BASE_URL", "", "another server of Anthropic's protocol",
@@ -340,7 +354,16 @@ class Settings:
         shown="none",
     )  # fmt: skip
 
+    secrets_refresh: float = _setting(
+        "SECRETS_REFRESH", "300", "how often secrets that settings only refer to (`aws-sm://…`, "
+        "`gcp-sm://…`, `azure-kv://…`, `file:///…`) are read again; 0 turns it off: "
+        "[Secrets](deploying/secrets.md)", parse.number(0, 86_400),
+    )  # fmt: skip
+
     platform: str | None = None
+    secret_references: Mapping[str, Reference] = field(default_factory=dict)
+    """By variable, where its value was read."""
+    secret_values: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def production(self) -> bool:
@@ -384,13 +407,88 @@ def table() -> list[Field[Any]]:
     return [declared for declared in fields(Settings) if "variable" in declared.metadata]
 
 
-def load(environ: Mapping[str, str] | None = None) -> Settings:
-    """Read, complete and check the settings.
+def load(
+    environ: Mapping[str, str] | None = None,
+    *,
+    read: Callable[[Iterable[Reference]], Found] = secrets_managers.read_at_start,
+) -> Settings:
+    """Read, complete and check the settings. `read` gets what they refer to.
 
     Raises SettingsError with one message that lists all problems.
     """
     environment = os.environ if environ is None else environ
-    values: dict[str, Any] = {"platform": _platform(environment)}
+    references, problems = _references(environment)
+    found = {} if problems else read(references.values())
+    read_values: dict[str, str] = {}
+    for variable, reference in references.items():
+        value = found.get(reference, "")
+        if isinstance(value, SecretError):
+            problems.append(f"{variable}: {reference} {value}")
+        else:
+            read_values[variable] = value
+    if problems:
+        raise SettingsError(*problems)
+    return _parsed({**environment, **read_values}, references, read_values)
+
+
+def load_in_master() -> Settings:
+    """load() for Gunicorn's master: its workers inherit the secrets that it has read.
+
+    It reads them again when it is reloaded; what cannot be used then leaves the last ones in use.
+    """
+    known = dict(secrets_managers.inherited())
+    try:
+        settings = load(read=secrets_managers.read_in_child)
+    except SettingsError as error:
+        if not known:
+            raise
+        log.warning("The last secrets stay in use: %s", "; ".join(error.problems))
+        return load()
+    references = settings.secret_references
+    secrets_managers.inherit(
+        {references[variable]: value for variable, value in settings.secret_values.items()}
+    )
+    return settings
+
+
+def with_secrets(settings: Settings, values: Mapping[str, str]) -> Settings:
+    """The settings with other values of secrets, by variable. Raises SettingsError."""
+    return _parsed({**os.environ, **values}, settings.secret_references, values)
+
+
+def _references(environment: Mapping[str, str]) -> tuple[dict[str, Reference], list[str]]:
+    """By variable, the references that settings hold, and the problems found."""
+    secret = {field.metadata["variable"]: field.metadata["secret"] for field in table()}
+    references: dict[str, Reference] = {}
+    problems = []
+    for variable, text in environment.items():
+        of_provider = PROVIDER_VARIABLE.fullmatch(variable)
+        if of_provider:
+            secret[variable] = of_provider[2] == "API_KEY"
+        if variable not in secret or variable in PATTERN_VARIABLES:
+            continue
+        try:
+            reference = parse_secret(text)
+        except ValueError as error:
+            problems.append(f"{variable} {error}")
+            continue
+        if reference and not secret[variable]:
+            problems.append(f"{variable} is no secret: only secrets may be references")
+        elif reference:
+            references[variable] = reference
+    return references, problems
+
+
+def _parsed(
+    environment: Mapping[str, str],
+    references: Mapping[str, Reference],
+    read_values: Mapping[str, str],
+) -> Settings:
+    values: dict[str, Any] = {
+        "platform": _platform(environment),
+        "secret_references": references,
+        "secret_values": read_values,
+    }
     problems: list[str] = []
     for declared in table():
         variable = declared.metadata["variable"]
@@ -407,7 +505,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     values["tier_overrides"], wrong_tiers = _tier_overrides(environment, values.get("tiers", {}))
     problems += wrong + wrong_tiers
     if problems:
-        raise SettingsError(_refusal(problems))
+        raise SettingsError(*problems)
     _complete(values, environment)
     values["providers"] = (*_named_providers(values), *further)
     values["tiers"] = {
@@ -416,7 +514,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     }
     problems = [*settings_checks.weaknesses(values), *settings_checks.unwritable(values)]
     if problems:
-        raise SettingsError(_refusal(problems))
+        raise SettingsError(*problems)
     return Settings(**values)
 
 
@@ -481,9 +579,12 @@ def _further_providers(
             address = base_url.parse(values.get("base_url", ""), provider_type)
         except ValueError as error:
             problems.append(f"{prefix}_BASE_URL {error}")
-        provider = ConfiguredProvider(
-            name, provider_type, address, values.get("api_key", ""), values.get("prices", "")
-        )
+        key = ""
+        try:
+            key = parse.api_key(values.get("api_key", ""))
+        except ValueError as error:
+            problems.append(f"{prefix}_API_KEY {error}")
+        provider = ConfiguredProvider(name, provider_type, address, key, values.get("prices", ""))
         providers.append(provider)
         if name in NAMED_PROVIDERS:
             problems.append(f"{prefix}_…: {name} is a built-in name; choose another name")
@@ -536,8 +637,4 @@ def _stored_secret(data_dir: Path) -> str:
                 draft.unlink()
         return path.read_text().strip()
     except OSError as error:
-        raise SettingsError(_refusal([f"DATA_DIR must be a writable folder: {error}"])) from None
-
-
-def _refusal(problems: list[str]) -> str:
-    return "Weir does not start. Please set:\n" + "\n".join(f"  - {line}" for line in problems)
+        raise SettingsError(f"DATA_DIR must be a writable folder: {error}") from None

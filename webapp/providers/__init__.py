@@ -41,9 +41,7 @@ def _langchain(provider: ConfiguredProvider, model_provider: str, timeout: float
     # Anthropic's package comes with Weir; the check for others imports LangChain.
     missing = None if model_provider == "anthropic" else check_installed(model_provider)
     if missing:
-        raise SettingsError(
-            f"Weir does not start. PROVIDER_{provider.name.upper()}_TYPE: {missing}"
-        )
+        raise SettingsError(f"PROVIDER_{provider.name.upper()}_TYPE: {missing}")
     return LangChainProvider(
         provider.name,
         model_provider,

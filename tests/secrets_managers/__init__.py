@@ -1,0 +1,1 @@
+"""Tests of webapp/secrets_managers and of what a rotation of secrets does."""
