@@ -60,6 +60,7 @@ from webapp.observability.metrics import ModelLabels
 from webapp.observability.telemetry import Telemetry
 from webapp.providers import make_providers
 from webapp.providers.base import BaseProvider
+from webapp.secret_refresh import SecretRefresh
 from webapp.services import Services
 from webapp.settings import Settings, load
 from webapp.storage import migrations
@@ -247,7 +248,8 @@ def _make_services(
     settings: Settings, stores: _Stores, metering: _Metering, models: _Models
 ) -> Services:
     database, redis = stores.database, stores.redis
-    lifecycle = _make_lifecycle(settings, stores, metering, models)
+    secret_refresh = SecretRefresh(settings, database, redis, models.providers)
+    lifecycle = _make_lifecycle(settings, stores, metering, models, secret_refresh)
     return Services(
         settings=settings,
         database=database,
@@ -272,7 +274,12 @@ def _make_services(
         usage=metering.usage,
         lifecycle=lifecycle,
         health=Health(
-            database, redis, models.providers, lifecycle, offline=not settings.has_provider
+            database,
+            redis,
+            models.providers,
+            lifecycle,
+            offline=not settings.has_provider,
+            secrets=secret_refresh.problem if settings.secret_references else None,
         ),
         breakers=models.breakers,
         gauges=Gauges(
@@ -290,7 +297,11 @@ def _make_services(
 
 
 def _make_lifecycle(
-    settings: Settings, stores: _Stores, metering: _Metering, models: _Models
+    settings: Settings,
+    stores: _Stores,
+    metering: _Metering,
+    models: _Models,
+    secret_refresh: SecretRefresh,
 ) -> Lifecycle:
     """What a worker does at its start, every second, and at its end."""
     database = stores.database
@@ -311,6 +322,7 @@ def _make_lifecycle(
         expired.append(calls.expired(settings.ledger_retention))
     return Lifecycle(
         prepare,
+        starts=[secret_refresh.start],
         ticks=[
             metering.rate_limits.tick,
             metering.traffic.flush,

@@ -18,7 +18,7 @@ from webapp.storage.database import Database
 from webapp.storage.redis_client import RedisClient
 
 HEALTHY, DEGRADED, UNHEALTHY = "healthy", "degraded", "unhealthy"
-WEIGHTS = {"api": 20, "llm": 25, "cache": 15, "database": 40}
+WEIGHTS = {"api": 20, "llm": 25, "cache": 15, "database": 40, "secrets": 10}
 SHARES = {HEALTHY: 1.0, DEGRADED: 0.5, UNHEALTHY: 0.0}
 PROVIDER_CHECK_TTL = 30.0  # seconds
 PROVIDER_CHECK_TIMEOUT = 2.0  # seconds
@@ -44,7 +44,8 @@ class CheckedProvider(Protocol):
 
 
 class Health:
-    """Checks each dependency. `offline` means that no provider is configured."""
+    """Checks each dependency. `offline` means that no provider is configured; `secrets` says which
+    secrets could not be refreshed, where any are."""
 
     def __init__(
         self,
@@ -54,12 +55,14 @@ class Health:
         lifecycle: Lifecycle,
         *,
         offline: bool,
+        secrets: Callable[[], str | None] | None = None,
     ) -> None:
         self._database = database
         self._redis = redis
         self._providers = providers
         self._lifecycle = lifecycle
         self._offline = offline
+        self._secrets = secrets
         self._checking = BoundedSemaphore()
 
     def checks(self, *, ask_providers: bool = True) -> dict[str, Check]:
@@ -70,6 +73,8 @@ class Health:
             "cache": self._cache,
             "database": self._storage,
         }
+        if self._secrets:
+            checks["secrets"] = partial(_secrets, self._secrets)
         return {name: _timed(check) for name, check in checks.items()}
 
     @property
@@ -147,10 +152,16 @@ class Health:
 
 def overall(checks: Mapping[str, Check]) -> tuple[str, int]:
     """(status, score 0..100) of all checks. Only without the database is Weir unhealthy."""
-    score = round(sum(WEIGHTS[name] * SHARES[check.status] for name, check in checks.items()))
+    reached = sum(WEIGHTS[name] * SHARES[check.status] for name, check in checks.items())
+    score = round(100 * reached / sum(WEIGHTS[name] for name in checks))
     if checks["database"].status == UNHEALTHY:
         return UNHEALTHY, score
     return (HEALTHY if score == 100 else DEGRADED), score
+
+
+def _secrets(problem: Callable[[], str | None]) -> tuple[str, str | None]:
+    found = problem()
+    return (DEGRADED if found else HEALTHY), found
 
 
 def _timed(check: Callable[[], tuple[str, str | None]]) -> Check:

@@ -22,7 +22,7 @@ STOP_TIMEOUT = 2.0
 class Lifecycle:
     """Prepares the database, runs periodic tasks, and tracks the drain.
 
-    `prepare` runs once, before anything else; `ticks` run every second after it. Both may raise
+    `starts` run once; then `prepare` does, and `ticks` every second after it. These two may raise
     StoreUnavailable, and are then tried again. `ends` run once, when the worker stops.
     """
 
@@ -30,11 +30,13 @@ class Lifecycle:
         self,
         prepare: Callable[[], None],
         *,
+        starts: Sequence[Callable[[], object]] = (),
         ticks: Sequence[Callable[[], object]],
         ends: Sequence[Callable[[], object]],
         grace: float,
     ) -> None:
         self._prepare = prepare
+        self._starts = starts
         self._ticks = ticks
         self._ends = ends
         self._grace = grace
@@ -44,6 +46,8 @@ class Lifecycle:
 
     def start(self) -> None:
         """Prepare now if the database is available, and start the periodic tasks."""
+        for start in self._starts:
+            start()
         self._try_to_prepare()
         gevent.spawn(self._tick_forever)
 

@@ -64,7 +64,13 @@ class RedactingHandler(logging.Handler):
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         super().__init__()
-        longest_first = sorted(set(secrets), key=len, reverse=True)
+        self._known: frozenset[str] = frozenset()
+        self.add(secrets)
+
+    def add(self, secrets: Iterable[str]) -> None:
+        """Mask these too."""
+        self._known |= frozenset(secrets)
+        longest_first = sorted(self._known, key=len, reverse=True)
         self._secrets = re.compile("|".join([*map(re.escape, longest_first), GENERATED_KEY]))
         # Searched one by one, as most lines have none. In JSON, secrets may have escapes.
         self._traces = ["weir_", *longest_first]
@@ -158,6 +164,11 @@ def configure(
     root.setLevel(logging.WARNING)
     logging.getLogger("webapp").setLevel(level.upper())
     logging.captureWarnings(True)
+
+
+def add_secrets(secrets: Iterable[str]) -> None:
+    """Mask these too, in all further lines."""
+    _handler.add(secrets)
 
 
 def add_request_ids(current: Callable[[], str | None]) -> None:

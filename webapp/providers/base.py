@@ -50,14 +50,20 @@ class BaseProvider(ABC):
         self._listing = BoundedSemaphore()
         self._listed: tuple[list[dict[str, Any]], float] = ([], -LISTING_TTL)
         self.latest: Outcome | None = None
+        self._private_texts: set[str] = set()
         self._private: re.Pattern[str] | None = None
 
+    def use_key(self, api_key: str) -> None:  # noqa: B027 a provider without a key needs nothing
+        """Send another API key with the next call. A running one goes on."""
+
     def _keep_private(self, api_key: str, address: BaseURL) -> None:
-        """Keep what errors must not show: the key, and who is called if that is not the maker."""
+        """Keep what errors must not show: each key that was in use, and who is called if that is
+        not the maker."""
         parts = urlsplit(address.url)
         values = [value for _, value in parse_qsl(address.query)]
         texts = {api_key, *address.secrets, parts.netloc, parts.hostname or "", *values}
-        found = sorted((text for text in texts if len(text) >= MIN_PRIVATE_LENGTH), key=len)
+        self._private_texts |= {text for text in texts if len(text) >= MIN_PRIVATE_LENGTH}
+        found = sorted(self._private_texts, key=len)
         if found:
             self._private = re.compile("|".join(map(re.escape, reversed(found))), re.IGNORECASE)
 

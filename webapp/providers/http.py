@@ -103,7 +103,7 @@ class Endpoint:
     ) -> None:
         parts = urlsplit(base_url)
         self._path, self._query = parts.path, query
-        self._headers = dict(headers)
+        self.headers = dict(headers)
         self._client = HTTPClient.from_url(
             f"{parts.scheme}://{parts.netloc}",
             concurrency=MAX_CONNECTIONS,
@@ -153,7 +153,7 @@ class Endpoint:
     def _ask(
         self, method: str, path: str, body: Mapping[str, Any] | None
     ) -> HTTPSocketPoolResponse:
-        headers = {**self._headers, **tracing.headers()}
+        headers = {**self.headers, **tracing.headers()}
         content = b""
         if body is not None:
             content = json_codec.dumps(body)

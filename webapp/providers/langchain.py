@@ -129,8 +129,21 @@ class LangChainProvider(BaseProvider):
             translated.uncharged().unreachable = True
         return translated
 
+    def use_key(self, api_key: str) -> None:
+        self._keep_private(api_key, self._address)
+        self._api_key = api_key
+        self._endpoint.headers = self._headers()
+        # After a model that is being made with the old key.
+        with self._making:
+            self._chat_models.clear()
+        self.latest = None
+
     @cached_property
     def _endpoint(self) -> Endpoint:
+        url = self._address.url or ANTHROPIC_URL
+        return Endpoint(url, self._headers(), self._timeout, self._address.query)
+
+    def _headers(self) -> dict[str, str]:
         address = self._address
         headers = {
             "Authorization": address.authorization or f"Bearer {self._api_key or NO_KEY}",
@@ -138,7 +151,7 @@ class LangChainProvider(BaseProvider):
         }
         if address.authorization:
             headers["X-Api-Key"] = self._api_key or NO_KEY
-        return Endpoint(address.url or ANTHROPIC_URL, headers, self._timeout, address.query)
+        return headers
 
     def _parsed(self, request: ModelRequest) -> ParsedChatRequest:
         if request.operation != "chat/completions":

@@ -54,11 +54,19 @@ class OpenAIProvider(BaseProvider):
 
     @cached_property
     def _endpoint(self) -> Endpoint:
+        return Endpoint(self._base_url, self._headers(), self._timeout, self._address.query)
+
+    def _headers(self) -> dict[str, str]:
         # As the openai SDK: user and password of the URL replace the key.
-        headers = {"Authorization": f"Bearer {self._api_key}"} if self._api_key else {}
         if self._address.authorization:
-            headers = {"Authorization": self._address.authorization}
-        return Endpoint(self._base_url, headers, self._timeout, self._address.query)
+            return {"Authorization": self._address.authorization}
+        return {"Authorization": f"Bearer {self._api_key}"} if self._api_key else {}
+
+    def use_key(self, api_key: str) -> None:
+        self._keep_private(api_key, self._address)
+        self._api_key = api_key
+        self._endpoint.headers = self._headers()
+        self.latest = None
 
     def default_model(self) -> str | None:
         """The first model that a custom server lists; OpenAI's own list has no order."""
@@ -164,12 +172,11 @@ class AzureProvider(OpenAIProvider):
         self.max_input_tokens = 100_000
         self.identity = f"azure@{self._base_url}{self._query}?{address.query}".rstrip("?")
 
-    @cached_property
-    def _endpoint(self) -> Endpoint:
+    def _headers(self) -> dict[str, str]:
         headers = {"api-key": self._api_key}
         if self._address.authorization:
             headers["Authorization"] = self._address.authorization
-        return Endpoint(self._base_url, headers, self._timeout, self._address.query)
+        return headers
 
     def _list_models(self) -> list[dict[str, Any]]:
         return _listed(self._endpoint.get(f"/models{self._query}"))

@@ -26,7 +26,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.pool import QueuePool, SingletonThreadPool
+from sqlalchemy.pool import Pool, QueuePool, SingletonThreadPool
 from sqlalchemy.sql.functions import FunctionElement
 
 from webapp.errors import StoreUnavailable
@@ -183,6 +183,27 @@ class Database:
         except PoolTimeout as error:
             raise StoreUnavailable from error
 
+    def use(self, url: str, *, check: Callable[[Connection], Result]) -> Result:
+        """Make all further connections with another URL of PostgreSQL, if `check` finds it good.
+
+        Returns what it found; a false result leaves the present URL in use. What runs goes on, and
+        its connection closes then. Raises StoreUnavailable if the URL does not work.
+        """
+        new = Database(url)
+        try:
+            found = new.read(check)
+        except BaseException:
+            new.engine.dispose()
+            raise
+        if not found:
+            new.engine.dispose()
+            return found
+        old = self.engine.pool
+        self.url, self.engine, self._reading = new.url, new.engine, new._reading
+        self._unavailable, self._retry_at = False, 0.0
+        gevent.spawn(_close_when_unused, old)
+        return found
+
     def connections(self) -> dict[str, int]:
         """The number of connections in use and idle. Empty for SQLite, which has one for each
         native thread."""
@@ -274,6 +295,14 @@ class Database:
             connection.exec_driver_sql(connection.info["begin"])
 
         return engine
+
+
+def _close_when_unused(pool: Pool) -> None:
+    """Close a pool's idle connections, and those in use once they are given back."""
+    assert isinstance(pool, QueuePool)
+    while pool.checkedout():
+        gevent.sleep(RETRY_INTERVAL)
+    pool.dispose()
 
 
 def _begin(connection: Connection) -> RootTransaction:

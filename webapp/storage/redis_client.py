@@ -110,6 +110,28 @@ class RedisClient:
             self._check()
         return self._problem
 
+    def use(self, url: str) -> None:
+        """Connect to another URL from now on. Raises RedisUnavailable if it does not work."""
+        new = RedisClient(url, verify_certificate=self._verify_certificate)
+        try:
+            _raise_refusal(new._send(CHECKS))
+        except Exception as error:
+            raise RedisUnavailable from error
+        finally:
+            new._close()
+        with self._trip:
+            self._close()
+            self._url = url
+
+    def _close(self) -> None:
+        """Close what is connected; the next command connects anew."""
+        made = self.__dict__.pop("_connection", None)
+        if made is not None:
+            made.disconnect()
+        if (client := self.__dict__.pop("_client", None)) is not None:
+            client.close()
+        self._connected = False
+
     def info(self) -> dict[str, str]:
         """The fields of INFO; none where the user may not ask, or of a cluster."""
         if self._is_cluster:

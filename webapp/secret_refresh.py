@@ -1,0 +1,232 @@
+"""Reads the secrets that settings refer to again, and takes up what has changed.
+
+Keys of providers, DATABASE_URL and REDIS_URL are taken up at once, the rest at the next start, so
+that all workers have the same. What cannot be read or used leaves the last value in use.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import gevent
+from sqlalchemy.engine import make_url
+
+from webapp import secrets_managers
+from webapp.errors import StoreUnavailable
+from webapp.observability import logs
+from webapp.providers.base import BaseProvider
+from webapp.secrets_managers import ManagerUnavailable, SecretError
+from webapp.settings import Settings, SettingsError, with_secrets
+from webapp.storage import migrations
+from webapp.storage.database import Database
+from webapp.storage.redis_client import RedisClient, RedisUnavailable
+
+log = logging.getLogger(__name__)
+
+LOOK_INTERVAL = 1.0  # seconds
+READ_TIMEOUT = 60.0
+# While a provider or a store refuses what is in use, it may have been rotated: it is read sooner.
+FIRST_PATIENCE, LAST_PATIENCE = 5.0, 30.0
+REMIND_INTERVAL = 3600.0
+REFUSED = "ProviderRefusedWeir"
+
+
+class _Unusable(Exception):
+    """A new value that cannot be used, and why: in words without host and value."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """Why the last value of a setting is still in use, and since when (Unix seconds)."""
+
+    reason: str
+    since: float
+    logged_at: float
+
+    def __str__(self) -> str:
+        since = datetime.fromtimestamp(self.since, UTC).isoformat(timespec="seconds")
+        return f"{self.reason}; the last value is in use since {since}"
+
+
+class SecretRefresh:
+    """Refreshes the secrets of one worker every `settings.secrets_refresh` seconds."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        redis: RedisClient | None,
+        providers: Mapping[str, BaseProvider],
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._redis = redis
+        self._providers = providers
+        self._references = settings.secret_references
+        self._values = dict(settings.secret_values)
+        self._waiting_for_a_start: dict[str, str] = {}
+        self._problems: dict[str, _Problem] = {}
+
+    def problem(self) -> str | None:
+        """Which settings still have their last value, why and since when; no host and no value."""
+        told = _by_text({name: str(problem) for name, problem in self._problems.items()})
+        return "; ".join(f"{', '.join(names)} {text}" for text, names in told.items()) or None
+
+    def start(self) -> None:
+        """Refresh from now on, at once in a worker that starts later than others."""
+        if not self._references or not self._settings.secrets_refresh:
+            return
+        try:
+            secrets_managers.prepare(self._references.values())
+        except SecretError as error:
+            log.warning("Secrets cannot be refreshed: an SDK %s", error)
+        gevent.spawn(self._refresh_forever)
+
+    def refresh(self) -> None:
+        """Read all secrets, and take up what has changed."""
+        problems: dict[str, str] = {}
+        for variable, found in self._read().items():
+            if isinstance(found, SecretError):
+                problems[variable] = str(found)
+                continue
+            try:
+                if found != self._values[variable]:
+                    self._take_up(variable, found)
+            except _Unusable as unusable:
+                problems[variable] = f"has a new value that cannot be used: {unusable}"
+        self._note(problems)
+
+    def _refresh_forever(self) -> None:
+        if secrets_managers.age() < self._settings.secrets_refresh:
+            self._wait(FIRST_PATIENCE)
+        patience = FIRST_PATIENCE
+        while True:
+            try:
+                self.refresh()
+            except Exception:
+                log.exception("Secrets could not be refreshed")
+            is_early = self._wait(patience)
+            patience = min(2 * patience, LAST_PATIENCE) if is_early else FIRST_PATIENCE
+
+    def _wait(self, patience: float) -> bool:
+        """Wait for the next read. True if it is early, as something refuses what is in use."""
+        began = time.monotonic()
+        # Workers do not all ask in the same second.
+        due = began + self._settings.secrets_refresh * random.uniform(0.9, 1.1)  # noqa: S311
+        while (now := time.monotonic()) < due:
+            gevent.sleep(min(LOOK_INTERVAL, due - now))
+            if self._is_refused() and time.monotonic() - began >= patience:
+                return True
+        return False
+
+    def _is_refused(self) -> bool:
+        """Whether something does not work that another secret may mend."""
+        if "DATABASE_URL" in self._references and self._database.unavailable:
+            return True
+        if "REDIS_URL" in self._references and self._redis and self._redis.unavailable:
+            return True
+        latest = [provider.latest for provider in self._providers.values()]
+        return any(outcome and outcome.error == REFUSED for outcome in latest)
+
+    def _read(self) -> dict[str, str | SecretError]:
+        """By variable, what its reference leads to now."""
+        try:
+            with gevent.Timeout(READ_TIMEOUT):
+                found = secrets_managers.read(set(self._references.values()))
+        except gevent.Timeout:
+            slow = ManagerUnavailable("cannot be reached in time")
+            return dict.fromkeys(self._references, slow)
+        return {variable: found[reference] for variable, reference in self._references.items()}
+
+    def _take_up(self, variable: str, value: str) -> None:
+        """Use another value, or tell once that it takes a start. Raises _Unusable."""
+        values = {**self._values, variable: value}
+        try:
+            new = with_secrets(self._settings, values)
+        except SettingsError as error:
+            raise _Unusable("; ".join(error.problems)) from None
+        # Before anything can log it.
+        logs.add_secrets(new.secrets)
+        use = self._use_of(variable, new)
+        if use is None:
+            if self._waiting_for_a_start.get(variable) != value:
+                self._waiting_for_a_start[variable] = value
+                log.warning("%s has changed: it is taken up at the next start", variable)
+            return
+        use()
+        self._values, self._settings = values, new
+        log.info("%s has changed: it is in use", variable)
+
+    def _use_of(self, variable: str, new: Settings) -> Callable[[], None] | None:
+        """How to use the new value of a variable; None if that takes a start."""
+        if variable == "DATABASE_URL":
+            both = {
+                self._database.url.get_backend_name(),
+                make_url(new.database_url).get_backend_name(),
+            }
+            return (
+                (lambda: self._use_database(new.database_url)) if both == {"postgresql"} else None
+            )
+        if variable == "REDIS_URL":
+            return lambda: self._use_redis(new.redis_url)
+        if variable.endswith("_API_KEY"):
+            return lambda: self._use_keys(new)
+        return None
+
+    def _use_database(self, url: str) -> None:
+        try:
+            migrated = self._database.use(url, check=migrations.current)
+        except StoreUnavailable:
+            raise _Unusable("the database cannot be reached with it, or refuses it") from None
+        except migrations.UnknownRevision:
+            migrated = None
+        if not migrated:
+            raise _Unusable("it leads to a database without Weir's tables")
+
+    def _use_redis(self, url: str) -> None:
+        assert self._redis
+        try:
+            self._redis.use(url)
+        except RedisUnavailable:
+            raise _Unusable("Redis cannot be reached with it, or refuses it") from None
+
+    def _use_keys(self, new: Settings) -> None:
+        old = {provider.name: provider.api_key for provider in self._settings.providers}
+        for provider in new.providers:
+            if provider.api_key != old[provider.name]:
+                self._providers[provider.name].use_key(provider.api_key)
+
+    def _note(self, reasons: Mapping[str, str]) -> None:
+        """Keep what is wrong, and log what is new, or has lasted for long, or is over."""
+        now = time.time()
+        over = [variable for variable in self._problems if variable not in reasons]
+        if over:
+            log.warning("%s can be read and used again", ", ".join(over))
+        noted: dict[str, _Problem] = {}
+        to_log: dict[str, str] = {}
+        for variable, reason in reasons.items():
+            before = self._problems.get(variable)
+            since = before.since if before else now
+            known = before and before.reason == reason and now - before.logged_at < REMIND_INTERVAL
+            logged_at = before.logged_at if before and known else now
+            noted[variable] = _Problem(reason, since, logged_at)
+            if not known:
+                to_log[variable] = str(noted[variable])
+        for text, variables in _by_text(to_log).items():
+            named = [f"{variable} ({self._references[variable]})" for variable in variables]
+            log.warning("%s %s", ", ".join(named), text)
+        self._problems = noted
+
+
+def _by_text(texts: Mapping[str, str]) -> dict[str, list[str]]:
+    """The names that have the same text."""
+    names = defaultdict(list)
+    for name, text in texts.items():
+        names[text].append(name)
+    return names
