@@ -18,6 +18,7 @@ import yaml
 
 from tests.support.servers import REPOSITORY, Weir
 from webapp import settings
+from webapp.secrets_managers import MODULES
 
 BINARIES = Path(sys.executable).parent
 SCHEMAS = Path(__file__).parent / "schemas"
@@ -137,6 +138,15 @@ def test_the_platforms_install_the_pinned_requirements() -> None:
     installs = [arguments for name, arguments in dockerfile() if "pip install" in arguments]
     assert len(installs) == 1
     assert " --only-binary=:all: --requirement /tmp/requirements.txt " in installs[0]
+
+
+def test_the_image_can_have_each_secret_manager_s_sdk() -> None:
+    files = {f"requirements-{extra}.txt" for extra in ("aws", "azure", "gcp")}
+    assert {requirements for _, requirements in MODULES.values() if requirements} == files
+    copied = [shlex.split(arguments) for name, arguments in dockerfile() if name == "COPY"]
+    assert files <= set(copied[0])
+    assert {f"!{file}" for file in files} <= set(text(".dockerignore").splitlines())
+    assert all((REPOSITORY / file).exists() for file in files)
 
 
 def test_the_image_is_built_without_a_compiler() -> None:

@@ -68,6 +68,16 @@ def parse(text: str) -> str:
     return ""
 
 
+def with_password(url: str, password: str) -> str:
+    """A URL that parse() has returned, with another password. Raises ValueError."""
+    scheme, _, rest = url.partition("://")
+    login, at, place = rest.partition("@")
+    user = login.partition(":")[0]
+    if not scheme.startswith("postgresql") or not at or not user:
+        raise ValueError("needs a DATABASE_URL of PostgreSQL that names the user")
+    return f"{scheme}://{user}:{quote(password, safe='')}@{place}"
+
+
 def _postgresql(rest: str) -> str:
     head, _, query = rest.partition("?")
     credentials, at, place = head.rpartition("@")

@@ -1,7 +1,7 @@
 """Reads the secrets that settings refer to again, and takes up what has changed.
 
-Keys of providers, DATABASE_URL and REDIS_URL are taken up at once, the rest at the next start, so
-that all workers have the same. What cannot be read or used leaves the last value in use.
+Keys of providers and the URLs of database and Redis are taken up at once, the rest at the next
+start, so that all workers have the same. What cannot be read or used leaves the last value in use.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ import logging
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import gevent
-from sqlalchemy.engine import make_url
 
 from webapp import secrets_managers
 from webapp.errors import StoreUnavailable
@@ -35,6 +34,8 @@ READ_TIMEOUT = 60.0
 FIRST_PATIENCE, LAST_PATIENCE = 5.0, 30.0
 REMIND_INTERVAL = 3600.0
 REFUSED = "ProviderRefusedWeir"
+# These make one URL, and are only good together.
+OF_THE_DATABASE = ("DATABASE_URL", "DATABASE_PASSWORD")
 
 
 class _Unusable(Exception):
@@ -91,15 +92,19 @@ class SecretRefresh:
     def refresh(self) -> None:
         """Read all secrets, and take up what has changed."""
         problems: dict[str, str] = {}
+        changed: dict[str, dict[str, str]] = defaultdict(dict)
         for variable, found in self._read().items():
             if isinstance(found, SecretError):
                 problems[variable] = str(found)
-                continue
+            elif found != self._values[variable]:
+                together = OF_THE_DATABASE[0] if variable in OF_THE_DATABASE else variable
+                changed[together][variable] = found
+        for values in changed.values():
             try:
-                if found != self._values[variable]:
-                    self._take_up(variable, found)
+                self._take_up(values)
             except _Unusable as unusable:
-                problems[variable] = f"has a new value that cannot be used: {unusable}"
+                reason = f"has a new value that cannot be used: {unusable}"
+                problems |= dict.fromkeys(values, reason)
         self._note(problems)
 
     def _refresh_forever(self) -> None:
@@ -127,7 +132,7 @@ class SecretRefresh:
 
     def _is_refused(self) -> bool:
         """Whether something does not work that another secret may mend."""
-        if "DATABASE_URL" in self._references and self._database.unavailable:
+        if self._database.unavailable and self._references.keys() & OF_THE_DATABASE:
             return True
         if "REDIS_URL" in self._references and self._redis and self._redis.unavailable:
             return True
@@ -144,35 +149,33 @@ class SecretRefresh:
             return dict.fromkeys(self._references, slow)
         return {variable: found[reference] for variable, reference in self._references.items()}
 
-    def _take_up(self, variable: str, value: str) -> None:
-        """Use another value, or tell once that it takes a start. Raises _Unusable."""
-        values = {**self._values, variable: value}
+    def _take_up(self, changed: Mapping[str, str]) -> None:
+        """Use other values, or tell once that it takes a start. Raises _Unusable."""
+        values = {**self._values, **changed}
         try:
             new = with_secrets(self._settings, values)
         except SettingsError as error:
             raise _Unusable("; ".join(error.problems)) from None
         # Before anything can log it.
         logs.add_secrets(new.secrets)
-        use = self._use_of(variable, new)
+        use = self._use_of(changed, new)
+        named = ", ".join(changed)
         if use is None:
-            if self._waiting_for_a_start.get(variable) != value:
-                self._waiting_for_a_start[variable] = value
-                log.warning("%s has changed: it is taken up at the next start", variable)
+            if not changed.items() <= self._waiting_for_a_start.items():
+                self._waiting_for_a_start.update(changed)
+                log.warning("%s has changed: it is taken up at the next start", named)
             return
         use()
         self._values, self._settings = values, new
-        log.info("%s has changed: it is in use", variable)
+        log.info("%s has changed: it is in use", named)
 
-    def _use_of(self, variable: str, new: Settings) -> Callable[[], None] | None:
-        """How to use the new value of a variable; None if that takes a start."""
-        if variable == "DATABASE_URL":
-            both = {
-                self._database.url.get_backend_name(),
-                make_url(new.database_url).get_backend_name(),
-            }
-            return (
-                (lambda: self._use_database(new.database_url)) if both == {"postgresql"} else None
-            )
+    def _use_of(self, changed: Iterable[str], new: Settings) -> Callable[[], None] | None:
+        """How to use the new values of these variables; None if that takes a start."""
+        variable = next(iter(changed))
+        if variable in OF_THE_DATABASE:
+            if self._database.is_sqlite or new.database_url.startswith("sqlite"):
+                return None
+            return lambda: self._use_database(new.database_url)
         if variable == "REDIS_URL":
             return lambda: self._use_redis(new.redis_url)
         if variable.endswith("_API_KEY"):

@@ -123,6 +123,10 @@ class Settings:
         "DATABASE_URL", "", "PostgreSQL or SQLite; `postgres://` is accepted", database_url.parse,
         secret=True, shown="SQLite in `DATA_DIR`",
     )  # fmt: skip
+    database_password: str = _setting(
+        "DATABASE_PASSWORD", "", "takes the place of the password in `DATABASE_URL`, for databases "
+        "whose password is kept by itself", secret=True, shown="none",
+    )  # fmt: skip
     allow_ephemeral_sqlite: bool = _setting(
         "ALLOW_EPHEMERAL_SQLITE", "false",
         "on a detected platform: accept SQLite, which every deploy there erases", parse.flag,
@@ -538,6 +542,13 @@ def _complete(values: dict[str, Any], environment: Mapping[str, str]) -> None:
         values["data_dir"] = LAMBDA_DATA_DIR
     if not values["database_url"]:
         values["database_url"] = f"sqlite:///{values['data_dir'].resolve() / 'weir.db'}"
+    if values["database_password"]:
+        try:
+            values["database_url"] = database_url.with_password(
+                values["database_url"], values["database_password"]
+            )
+        except ValueError as error:
+            raise SettingsError(f"DATABASE_PASSWORD {error}") from None
     if development:
         values["secret_key"] = values["secret_key"] or _stored_secret(values["data_dir"])
         if "API_KEYS" not in environment:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy.engine import make_url
 
 from webapp.secrets_managers import parse_secret
 from webapp.settings import Settings, SettingsError, load
@@ -172,3 +173,19 @@ def test_what_a_reference_leads_to_is_no_reference_again(
 
 def test_other_variables_may_hold_what_they_like(load_here: Load) -> None:
     load_here(OTHER="aws-sm://", AWS_CONFIG_FILE="file://x")
+
+
+def test_a_password_of_the_database_may_be_kept_by_itself(
+    load_here: Load, keep: Callable[..., str]
+) -> None:
+    """As RDS and others keep it: beside the user, without the host."""
+    password = keep(f'{{"username": "weir", "password": "{SECRET}:/@%"}}') + "#password"
+    for url in ("postgres://weir@host/weir", "postgres://weir:other@host/weir"):
+        settings = load_here(DATABASE_URL=url, DATABASE_PASSWORD=password)
+        made = make_url(settings.database_url)
+        assert (made.username, made.password) == ("weir", f"{SECRET}:/@%")
+        assert (made.host, made.database) == ("host", "weir")
+        assert f"{SECRET}:/@%" in settings.secrets
+    for url in ("", "sqlite:////tmp/weir.db", "postgres://host/weir"):
+        message = refusal(load_here, DATABASE_URL=url, DATABASE_PASSWORD=password)
+        assert "DATABASE_PASSWORD needs a DATABASE_URL of PostgreSQL" in message

@@ -66,7 +66,7 @@ class Rotation:
         return [message for message in messages if re.search(pattern, message)]
 
 
-def role_url(postgres: Postgres, database: str, password: str, name: str) -> str:
+def role_url(postgres: Postgres, database: str, name: str, password: str = "not-this-pw-9") -> str:
     address = f"127.0.0.1:{postgres.port}/{database}"
     return f"postgresql://rotating:{password}@{address}?application_name={name}"
 
@@ -88,7 +88,7 @@ def make_role(postgres: Postgres, password: str) -> None:
 
     def is_refused() -> bool:
         try:
-            psycopg.connect(role_url(postgres, "postgres", "wrong", "x"), connect_timeout=2).close()
+            psycopg.connect(role_url(postgres, "postgres", "x"), connect_timeout=2).close()
         except psycopg.OperationalError:
             return True
         return False
@@ -131,13 +131,15 @@ def rotation(
         ),
         "DATABASE_URL": file("database_url"),
         "REDIS_URL": file("redis_url"),
+        "DATABASE_PASSWORD": file("database_password"),
         "SECRET_KEY": file("secret_key"),
     }
     first = {
         "OPENAI_API_KEY": "openai-key-0",
         "ANTHROPIC_API_KEY": "anthropic-key-0",
         "AZURE_OPENAI_API_KEY": "azure-key-0",
-        "DATABASE_URL": role_url(postgres, database, "database-password-0", "weir-0"),
+        "DATABASE_URL": role_url(postgres, database, "weir-0"),
+        "DATABASE_PASSWORD": "database-password-0",
         "REDIS_URL": redis_user(valkey, "redis-password-0"),
         "SECRET_KEY": "secret-key-0-0123456789",
     }
@@ -149,6 +151,7 @@ def rotation(
         ANTHROPIC_API_KEY="gcp-sm://project/rotated", ANTHROPIC_BASE_URL=provider.anthropic_url,
         AZURE_OPENAI_API_KEY="azure-kv://weir/rotated", AZURE_OPENAI_ENDPOINT=provider.azure_url,
         DATABASE_URL=f"file://{folder}/database_url", REDIS_URL=f"file://{folder}/redis_url",
+        DATABASE_PASSWORD=f"file://{folder}/database_password",
         SECRET_KEY=f"file://{folder}/secret_key", SECRETS_REFRESH=0.3, WEB_CONCURRENCY=1,
         API_KEYS=f"test:enterprise:{KEY}", LLM_MAX_RETRIES=0, LOG_LEVEL="debug",
     )  # fmt: skip
@@ -209,9 +212,8 @@ def test_a_rotated_password_of_the_database_loses_no_request(
         going = [pool.submit(go_on) for _ in range(4)]
         try:
             set_password(postgres, "database-password-1")
-            rotation.rotate(
-                "DATABASE_URL", role_url(postgres, database, "database-password-1", "weir-1")
-            )
+            rotation.rotate("DATABASE_URL", role_url(postgres, database, "weir-1"))
+            rotation.rotate("DATABASE_PASSWORD", "database-password-1")
             wait_until(lambda: connections("weir-1") and not connections("weir-0"), 20)
         finally:
             ended.set()
@@ -236,16 +238,25 @@ def test_a_rotated_password_of_redis_is_taken_up(rotation: Rotation, valkey: Val
     [
         ("OPENAI_API_KEY", "", "is empty"),
         ("DATABASE_URL", "mysql://weir:database-password-9@host/weir", "must start with"),
-        ("DATABASE_URL", "postgresql://rotating:wrong-pw-9@127.0.0.1:{port}/postgres", "refuses"),
+        ("DATABASE_PASSWORD", "wrong-pw-9", "refuses"),
         (
             "DATABASE_URL",
             "postgresql://postgres@127.0.0.1:{port}/postgres",
             "without Weir's tables",
         ),
+        ("DATABASE_URL", "sqlite:////tmp/weir.db", "needs a DATABASE_URL of PostgreSQL"),
         ("REDIS_URL", "redis://127.0.0.1:1/0", "cannot be reached"),
         ("AZURE_OPENAI_API_KEY", "two\nlines-of-a-key", "must be one line"),
     ],
-    ids=["empty", "malformed", "wrong password", "another database", "no Redis", "two lines"],
+    ids=[
+        "empty",
+        "malformed",
+        "wrong password",
+        "another database",
+        "SQLite",
+        "no Redis",
+        "two lines",
+    ],
 )
 def test_a_new_value_that_cannot_be_used_leaves_the_last_one_in_use(
     rotation: Rotation, postgres: Postgres, variable: str, value: str, said: str
@@ -302,10 +313,6 @@ def test_a_worker_that_starts_while_a_manager_is_away_has_the_last_values(
 def test_what_takes_a_start_is_told_once(rotation: Rotation) -> None:
     rotation.rotate("SECRET_KEY", "secret-key-1-0123456789")
     wait_until(lambda: rotation.said("^SECRET_KEY has changed: it is taken up at the next start"))
-    good = rotation.good["DATABASE_URL"]
-    rotation.rotate("DATABASE_URL", "sqlite:////tmp/weir.db", good=False)
-    wait_until(lambda: rotation.said("^DATABASE_URL has changed: it is taken up at the next start"))
-    rotation.keep["DATABASE_URL"](good)
     asked = len(rotation.clouds.kept.asked)
     wait_until(lambda: len(rotation.clouds.kept.asked) > asked + 6)
     assert len(rotation.said("^SECRET_KEY has changed")) == 1
@@ -332,26 +339,35 @@ def test_no_value_was_ever_logged(rotation: Rotation) -> None:
     assert "has changed" in logged
     for value in rotation.values:
         assert not value or value not in logged
-    assert not re.search(r"(database-password|redis-password|wrong-pw|lines-of-a-key)", logged)
+    assert not re.search(
+        r"(database-password|redis-password|not-this-pw|wrong-pw|lines-of-a-key)", logged
+    )
     assert "Traceback" not in logged
 
 
 def test_a_refusal_of_the_provider_has_the_key_read_again_at_once(
     start_weir: MakeWeir, provider: Provider, tmp_path: Path
 ) -> None:
+    """And another file of SQLite takes a start."""
     (tmp_path / "key").write_text("the-old-key")
+    (tmp_path / "url").write_text(f"sqlite:///{tmp_path}/one.db")
     weir = start_weir(
         OPENAI_API_KEY=f"file://{tmp_path}/key", OPENAI_BASE_URL=provider.base_url,
+        DATABASE_URL=f"file://{tmp_path}/url",
         API_KEYS=f"test:enterprise:{KEY}", CACHE_TTL=0,
     )  # fmt: skip
     chat: dict[str, Any] = {"key": KEY, "json": {"message": "hello"}}
     assert weir.post("/chat", **chat).status_code == 200
     (tmp_path / "key").write_text("the-new-key")
+    (tmp_path / "url").write_text(f"sqlite:///{tmp_path}/two.db")
     provider.fault(status=401)
     assert weir.post("/chat", **chat).status_code == 502
     provider.fault()
-    in_use = "OPENAI_API_KEY has changed: it is in use"
-    wait_until(lambda: any(line.get("message") == in_use for line in weir.logs()))
+    said = {
+        "OPENAI_API_KEY has changed: it is in use",
+        "DATABASE_URL has changed: it is taken up at the next start",
+    }
+    wait_until(lambda: said <= {line.get("message") for line in weir.logs()})
     assert weir.post("/chat", **chat).status_code == 200
     assert provider.completions()[-1]["headers"]["authorization"] == "Bearer the-new-key"
 
