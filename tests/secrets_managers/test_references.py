@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import make_url
 
-from webapp.secrets_managers import parse_secret
-from webapp.settings import Settings, SettingsError, load
+from tests.support.servers import REPOSITORY
+from webapp.secrets_managers import MODULES, parse_secret
+from webapp.settings import Settings, SettingsError, load, table
 
 SECRET = "a-secret-that-nobody-may-see"
 Load = Callable[..., Settings]
@@ -158,6 +159,14 @@ def test_every_check_of_a_value_holds_for_what_was_read(
 def test_only_secrets_may_be_references(load_here: Load, variable: str) -> None:
     message = refusal(load_here, **{variable: "aws-sm://name"})
     assert f"{variable} is no secret: only secrets may be references" in message
+
+
+def test_the_page_about_secrets_names_every_secret_setting() -> None:
+    page = (REPOSITORY / "docs/deploying/secrets.md").read_text()
+    secret = [field.metadata["variable"] for field in table() if field.metadata["secret"]]
+    assert len(secret) > 10
+    assert [variable for variable in secret if f"`{variable}`" not in page] == []
+    assert all(f"`{scheme}://" in page for scheme in MODULES)
 
 
 def test_a_pattern_may_look_like_a_reference(load_here: Load) -> None:
