@@ -39,20 +39,31 @@ OF_THE_DATABASE = ("DATABASE_URL", "DATABASE_PASSWORD")
 
 
 class _Unusable(Exception):
-    """A new value that cannot be used, and why: in words without host and value."""
+    """A new value that cannot be used, and why: in words for everybody, and more for the log."""
+
+    def __init__(self, reason: str, details: str = "") -> None:
+        super().__init__(reason)
+        self.details = details
 
 
 @dataclass(frozen=True, slots=True)
 class _Problem:
-    """Why the last value of a setting is still in use, and since when (Unix seconds)."""
+    """Why the last value of a setting is still in use, and since when (Unix seconds).
+
+    The reason is for everybody; `details` may hold names, and are for the log.
+    """
 
     reason: str
+    details: str
     since: float
     logged_at: float
 
     def __str__(self) -> str:
         since = datetime.fromtimestamp(self.since, UTC).isoformat(timespec="seconds")
         return f"{self.reason}; the last value is in use since {since}"
+
+    def with_details(self) -> str:
+        return f"{self} ({self.details})" if self.details else str(self)
 
 
 class SecretRefresh:
@@ -91,11 +102,11 @@ class SecretRefresh:
 
     def refresh(self) -> None:
         """Read all secrets, and take up what has changed."""
-        problems: dict[str, str] = {}
+        problems: dict[str, tuple[str, str]] = {}
         changed: dict[str, dict[str, str]] = defaultdict(dict)
         for variable, found in self._read().items():
             if isinstance(found, SecretError):
-                problems[variable] = str(found)
+                problems[variable] = (str(found), "")
             elif found != self._values[variable]:
                 together = OF_THE_DATABASE[0] if variable in OF_THE_DATABASE else variable
                 changed[together][variable] = found
@@ -104,7 +115,7 @@ class SecretRefresh:
                 self._take_up(values)
             except _Unusable as unusable:
                 reason = f"has a new value that cannot be used: {unusable}"
-                problems |= dict.fromkeys(values, reason)
+                problems |= dict.fromkeys(values, (reason, unusable.details))
         self._note(problems)
 
     def _refresh_forever(self) -> None:
@@ -155,7 +166,7 @@ class SecretRefresh:
         try:
             new = with_secrets(self._settings, values)
         except SettingsError as error:
-            raise _Unusable("; ".join(error.problems)) from None
+            raise _Unusable("it is not valid", "; ".join(error.problems)) from None
         # Before anything can log it.
         logs.add_secrets(new.secrets)
         use = self._use_of(changed, new)
@@ -205,22 +216,23 @@ class SecretRefresh:
             if provider.api_key != old[provider.name]:
                 self._providers[provider.name].use_key(provider.api_key)
 
-    def _note(self, reasons: Mapping[str, str]) -> None:
+    def _note(self, problems: Mapping[str, tuple[str, str]]) -> None:
         """Keep what is wrong, and log what is new, or has lasted for long, or is over."""
         now = time.time()
-        over = [variable for variable in self._problems if variable not in reasons]
+        over = [variable for variable in self._problems if variable not in problems]
         if over:
             log.warning("%s can be read and used again", ", ".join(over))
         noted: dict[str, _Problem] = {}
         to_log: dict[str, str] = {}
-        for variable, reason in reasons.items():
+        for variable, said in problems.items():
             before = self._problems.get(variable)
-            since = before.since if before else now
-            known = before and before.reason == reason and now - before.logged_at < REMIND_INTERVAL
-            logged_at = before.logged_at if before and known else now
-            noted[variable] = _Problem(reason, since, logged_at)
-            if not known:
-                to_log[variable] = str(noted[variable])
+            since, logged_at = (before.since, before.logged_at) if before else (now, 0.0)
+            told = before and said == (before.reason, before.details)
+            if not told or now - logged_at > REMIND_INTERVAL:
+                logged_at = now
+            noted[variable] = _Problem(*said, since, logged_at)
+            if logged_at == now:
+                to_log[variable] = noted[variable].with_details()
         for text, variables in _by_text(to_log).items():
             named = [f"{variable} ({self._references[variable]})" for variable in variables]
             log.warning("%s %s", ", ".join(named), text)

@@ -398,7 +398,8 @@ class Settings:
         passwords += (secret for provider in self.providers for secret in provider.address.secrets)
         api_keys = [key.secret for key in self.api_keys]
         own = (self.secret_key, self.admin_password, self.metrics_token)
-        return tuple(filter(None, (*own, *passwords, *provider_keys, *api_keys)))
+        read = self.secret_values.values()
+        return tuple(filter(None, (*own, *passwords, *provider_keys, *api_keys, *read)))
 
 
 def environment() -> Mapping[str, str]:

@@ -19,8 +19,10 @@ import psycopg
 import pytest
 
 from tests.conftest import MakeWeir
+from tests.support.administrator import PASSWORD
 from tests.support.clouds import AWS, Clouds
 from tests.support.servers import DidNotStart, Postgres, Provider, Valkey, Weir, wait_until
+from tests.support.visitor import Visitor, text_of
 
 KEY = "a-key-of-the-rotation-test"
 MODELS = {"openai": "stand-in-1", "azure": "azure/stand-in-1", "anthropic": "anthropic/stand-in-1"}
@@ -154,6 +156,7 @@ def rotation(
         DATABASE_PASSWORD=f"file://{folder}/database_password",
         SECRET_KEY=f"file://{folder}/secret_key", SECRETS_REFRESH=0.3, WEB_CONCURRENCY=1,
         API_KEYS=f"test:enterprise:{KEY}", LLM_MAX_RETRIES=0, LOG_LEVEL="debug",
+        ADMIN_PASSWORD=PASSWORD,
     )  # fmt: skip
     yield Rotation(weir, provider, keep, clouds, first, list(first.values()))
     clouds.kept.status = 0
@@ -265,7 +268,9 @@ def test_a_new_value_that_cannot_be_used_leaves_the_last_one_in_use(
     found = wait_until(lambda: rotation.secrets().get("error"))
     assert rotation.secrets()["status"] == "degraded"
     assert found.startswith(f"{variable} ")
-    assert said in found
+    # What is wrong with it in detail is for the log alone.
+    [line] = [line for line in rotation.said(f"^{variable} .* since") if said in line]
+    assert rotation.good[variable] not in line
     assert re.search(r"the last value is in use since \d{4}-\d\d-\d\dT[\d:]+\+00:00$", found)
     assert "127.0.0.1" not in found
     assert rotation.chat() == rotation.chat("azure") == 200
@@ -290,6 +295,9 @@ def test_a_manager_that_is_away_leaves_the_last_values_in_use_and_it_is_said_onc
     assert (health["checks"]["secrets"], health["score"]) == ("degraded", 95)
     [line] = rotation.said(r"^ANTHROPIC_API_KEY \(gcp-sm://project/rotated\) cannot be reached")
     assert "the last value is in use since" in line
+    visitor = Visitor(rotation.weir)
+    assert visitor.sign_in().ok
+    assert "degraded Secrets: ANTHROPIC_API_KEY" in text_of(visitor.get("/dashboard/").text)
     rotation.clouds.kept.status = 0
     wait_until(lambda: rotation.secrets()["status"] == "healthy")
     assert rotation.weir.get("/health").json()["score"] == 100
