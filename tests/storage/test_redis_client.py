@@ -10,7 +10,7 @@ import gevent
 import pytest
 import redis
 
-from tests.support.servers import REPOSITORY, ClusterNode, Valkey
+from tests.support.servers import REPOSITORY, ClusterNode, Valkey, free_port
 from webapp.storage.redis_client import RedisClient, RedisUnavailable
 
 MANY = """
@@ -87,6 +87,21 @@ def test_a_cluster_and_a_sentinel_are_reached_by_their_urls(fresh_valkey: Valkey
         assert memory.execute("GET", "b") == b"2"
     with redis.Redis.from_url(fresh_valkey.url) as client:
         assert client.get("b") == b"2"
+
+
+def test_another_url_of_any_kind_is_used_from_the_next_command_on(
+    memory: RedisClient, fresh_valkey: Valkey
+) -> None:
+    memory.execute("SET", "a", "plain")
+    with ClusterNode() as node, Sentinel(fresh_valkey) as sentinel:
+        node.take_slots()
+        memory.use(f"redis+cluster://127.0.0.1:{node.port}")
+        assert memory.execute("GET", "a") is None
+        memory.use(f"redis+sentinel://127.0.0.1:{sentinel.port}/weir/0")
+        assert memory.execute("GET", "a") == b"plain"
+    with pytest.raises(RedisUnavailable):
+        memory.use(f"redis://127.0.0.1:{free_port()}/0")
+    assert memory.execute("GET", "a") == b"plain", "one that does not work changes nothing"
 
 
 def test_a_cluster_of_one_node_is_like_a_redis_without_cluster() -> None:
