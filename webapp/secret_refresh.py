@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 LOOK_INTERVAL = 1.0  # seconds
 READ_TIMEOUT = 60.0
 # While a provider or a store refuses what is in use, it may have been rotated: it is read sooner.
-FIRST_PATIENCE, LAST_PATIENCE = 5.0, 30.0
+FIRST_PATIENCE, LAST_PATIENCE = 2.0, 30.0
 REMIND_INTERVAL = 3600.0
 REFUSED = "ProviderRefusedWeir"
 # These make one URL, and are only good together.

@@ -25,8 +25,9 @@ VALUES = re.compile(r"\[(sqlite|postgres|postgresql|memory|redis|alone|one proce
 # The modules that take longest run first.
 LONGEST_FIRST = (
     "metering/test_survival.py", "storage/test_upgrade.py", "browser/test_dashboard.py",
-    "test_rolling_update.py", "test_smoke.py",
-    "api/test_flights.py", "policy/test_additions.py", "test_observability.py", "test_image.py",
+    "test_rolling_update.py", "test_smoke.py", "deploy/test_aws.py",
+    "api/test_flights.py", "secrets_managers/test_rotation.py", "policy/test_additions.py",
+    "test_observability.py", "test_image.py",
     "clients/test_litellm.py", "clients/test_llm.py", "storage/test_migrations.py",
     "storage/test_redis_problems.py", "api/test_openapi.py", "admission/test_allowances.py",
     "accounts/test_accounts.py", "accounts/test_keys.py", "api/test_routes.py",
