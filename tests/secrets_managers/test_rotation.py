@@ -69,34 +69,37 @@ class Rotation:
         return [message for message in messages if re.search(pattern, message)]
 
 
-def role_url(postgres: Postgres, database: str, name: str, password: str = "not-this-pw-9") -> str:
-    address = f"127.0.0.1:{postgres.port}/{database}"
-    return f"postgresql://rotating:{password}@{address}?application_name={name}"
-
-
-def set_password(postgres: Postgres, password: str) -> None:
-    with postgres._connect() as connection:
-        connection.execute(f"ALTER ROLE rotating PASSWORD '{password}'")
-
-
-def make_role(postgres: Postgres, password: str) -> None:
+@dataclass(frozen=True)
+class Role:
     """A role that needs its password, where all others are trusted."""
-    hosts = postgres._cluster / "pg_hba.conf"
-    rule = "host all rotating 127.0.0.1/32 scram-sha-256\n"
-    hosts.write_text(rule + hosts.read_text().replace(rule, ""))
-    with postgres._connect() as connection:
-        connection.execute("DROP ROLE IF EXISTS rotating")
-        connection.execute(f"CREATE ROLE rotating SUPERUSER LOGIN PASSWORD '{password}'")
-        connection.execute("SELECT pg_reload_conf()")
 
-    def is_refused() -> bool:
+    postgres: Postgres
+    name: str
+
+    def url(self, database: str, application: str, password: str = "not-this-pw-9") -> str:
+        address = f"127.0.0.1:{self.postgres.port}/{database}"
+        return f"postgresql://{self.name}:{password}@{address}?application_name={application}"
+
+    def create(self, password: str) -> None:
+        hosts = self.postgres._cluster / "pg_hba.conf"
+        rule = f"host all {self.name} 127.0.0.1/32 scram-sha-256\n"
+        hosts.write_text(rule + hosts.read_text().replace(rule, ""))
+        with self.postgres._connect() as connection:
+            connection.execute(f"DROP ROLE IF EXISTS {self.name}")
+            connection.execute(f"CREATE ROLE {self.name} SUPERUSER LOGIN PASSWORD '{password}'")
+            connection.execute("SELECT pg_reload_conf()")
+        wait_until(self._refuses_others)
+
+    def set_password(self, password: str) -> None:
+        with self.postgres._connect() as connection:
+            connection.execute(f"ALTER ROLE {self.name} PASSWORD '{password}'")
+
+    def _refuses_others(self) -> bool:
         try:
-            psycopg.connect(role_url(postgres, "postgres", "x"), connect_timeout=2).close()
+            psycopg.connect(self.url("postgres", "x"), connect_timeout=2).close()
         except psycopg.OperationalError:
             return True
         return False
-
-    wait_until(is_refused)
 
 
 def redis_user(valkey: Valkey, password: str) -> str:
@@ -120,7 +123,8 @@ def rotation(
 ) -> Iterator[Rotation]:
     folder = tmp_path_factory.mktemp("secrets")
     clouds.kept.status = 0
-    make_role(postgres, "database-password-0")
+    role = Role(postgres, "rotating")
+    role.create("database-password-0")
     database = fresh_shared_database.rpartition("/")[2]
 
     def file(name: str) -> Callable[[str], object]:
@@ -141,7 +145,7 @@ def rotation(
         "OPENAI_API_KEY": "openai-key-0",
         "ANTHROPIC_API_KEY": "anthropic-key-0",
         "AZURE_OPENAI_API_KEY": "azure-key-0",
-        "DATABASE_URL": role_url(postgres, database, "weir-0"),
+        "DATABASE_URL": role.url(database, "weir-0"),
         "DATABASE_PASSWORD": "database-password-0",
         "REDIS_URL": redis_user(valkey, "redis-password-0"),
         "SECRET_KEY": "secret-key-0-0123456789",
@@ -219,8 +223,9 @@ def test_a_rotated_password_of_the_database_loses_no_request(
     with ThreadPoolExecutor(4) as pool:
         going = [pool.submit(go_on) for _ in range(4)]
         try:
-            set_password(postgres, "database-password-1")
-            rotation.rotate("DATABASE_URL", role_url(postgres, database, "weir-1"))
+            role = Role(postgres, "rotating")
+            role.set_password("database-password-1")
+            rotation.rotate("DATABASE_URL", role.url(database, "weir-1"))
             rotation.rotate("DATABASE_PASSWORD", "database-password-1")
             wait_until(lambda: connections("weir-1") and not connections("weir-0"), 20)
         finally:
@@ -384,6 +389,29 @@ def test_a_refusal_of_the_provider_has_the_key_read_again_at_once(
     wait_until(lambda: said <= {line.get("message") for line in weir.logs()})
     assert weir.post("/chat", **chat).status_code == 200
     assert provider.completions()[-1]["headers"]["authorization"] == "Bearer the-new-key"
+
+
+def test_a_refusal_of_the_database_has_its_password_read_again_at_once(
+    start_weir: MakeWeir, postgres: Postgres, fresh_database: str, tmp_path: Path
+) -> None:
+    role = Role(postgres, "refused")
+    role.create("the-old-password")
+    name = fresh_database.rpartition("/")[2]
+    (tmp_path / "password").write_text("the-old-password")
+    weir = start_weir(
+        DATABASE_URL=role.url(name, "weir"),
+        DATABASE_PASSWORD=f"file://{tmp_path}/password",
+        API_KEYS=f"test:enterprise:{KEY}",
+    )
+    role.set_password("the-new-password")
+    (tmp_path / "password").write_text("the-new-password")
+    with postgres._connect() as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'refused'"
+        )
+    wait_until(lambda: weir.get("/health").status_code == 503)
+    wait_until(lambda: weir.post("/chat", key=KEY, json={"message": "hello"}).ok)
+    assert weir.get("/health/detailed").json()["checks"]["database"]["status"] == "healthy"
 
 
 def test_a_secret_that_may_not_be_read_stops_the_start_with_one_message(
