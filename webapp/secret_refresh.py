@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import gevent
+from sqlalchemy.exc import SQLAlchemyError
 
 from webapp import secrets_managers
 from webapp.errors import StoreUnavailable
@@ -147,6 +148,8 @@ class SecretRefresh:
             return True
         if "REDIS_URL" in self._references and self._redis and self._redis.unavailable:
             return True
+        if not any(variable.endswith("_API_KEY") for variable in self._references):
+            return False
         latest = [provider.latest for provider in self._providers.values()]
         return any(outcome and outcome.error == REFUSED for outcome in latest)
 
@@ -196,7 +199,7 @@ class SecretRefresh:
     def _use_database(self, url: str) -> None:
         try:
             migrated = self._database.use(url, check=migrations.current)
-        except StoreUnavailable:
+        except (StoreUnavailable, SQLAlchemyError):
             raise _Unusable("the database cannot be reached with it, or refuses it") from None
         except migrations.UnknownRevision:
             migrated = None

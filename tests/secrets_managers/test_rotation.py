@@ -125,6 +125,9 @@ def rotation(
     clouds.kept.status = 0
     role = Role(postgres, "rotating")
     role.create("database-password-0")
+    with postgres._connect() as connection:
+        connection.execute("DROP ROLE IF EXISTS weak")
+        connection.execute("CREATE ROLE weak LOGIN")
     database = fresh_shared_database.rpartition("/")[2]
 
     def file(name: str) -> Callable[[str], object]:
@@ -258,6 +261,7 @@ def test_a_rotated_password_of_redis_is_taken_up(rotation: Rotation, valkey: Val
             "without Weir's tables",
         ),
         ("DATABASE_URL", "sqlite:////tmp/weir.db", "needs a DATABASE_URL of PostgreSQL"),
+        ("DATABASE_URL", "postgresql://weak@127.0.0.1:{port}/{database}", "refuses"),
         ("REDIS_URL", "redis://127.0.0.1:1/0", "cannot be reached"),
         ("AZURE_OPENAI_API_KEY", "two\nlines-of-a-key", "must be one line"),
     ],
@@ -267,14 +271,21 @@ def test_a_rotated_password_of_redis_is_taken_up(rotation: Rotation, valkey: Val
         "wrong password",
         "another database",
         "SQLite",
+        "no rights",
         "no Redis",
         "two lines",
     ],
 )
 def test_a_new_value_that_cannot_be_used_leaves_the_last_one_in_use(
-    rotation: Rotation, postgres: Postgres, variable: str, value: str, said: str
+    rotation: Rotation,
+    postgres: Postgres,
+    fresh_shared_database: str,
+    variable: str,
+    value: str,
+    said: str,
 ) -> None:
-    rotation.rotate(variable, value.format(port=postgres.port), good=False)
+    database = fresh_shared_database.rpartition("/")[2]
+    rotation.rotate(variable, value.format(port=postgres.port, database=database), good=False)
     found = wait_until(lambda: rotation.secrets().get("error"))
     assert rotation.secrets()["status"] == "degraded"
     assert found.startswith(f"{variable} ")
