@@ -27,9 +27,10 @@ from webapp.errors import StoreUnavailable, WeirError
 from webapp.llm.routing import Target
 from webapp.metering.makers import host_of, maker_of
 from webapp.metering.prices import Edition
+from webapp.named_settings import PROVIDER_VARIABLE, TIER_VARIABLE
 from webapp.services import Services
 from webapp.setting_parsers import DEMO_SECRETS, ConfiguredProvider
-from webapp.settings import PROVIDER_VARIABLE, TIER_VARIABLE, table
+from webapp.settings import table
 from webapp.storage import migrations
 from webapp.storage.redis_client import RedisUnavailable
 from webapp.worker_count import worker_count

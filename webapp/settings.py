@@ -6,16 +6,17 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, unquote_plus, urlsplit
 
-from webapp import allowance, base_url, database_url, secrets_managers, settings_checks
+from webapp import database_url, named_settings, platforms, secrets_managers, settings_checks
 from webapp import setting_parsers as parse
 from webapp.allowance import Allowance
 from webapp.base_url import BaseURL
+from webapp.named_settings import PROVIDER_VARIABLE, TIER_VARIABLE
 from webapp.secrets_managers import Found, Reference, SecretError, parse_secret
 from webapp.setting_parsers import (
     DEFAULT_TIERS,
@@ -26,26 +27,6 @@ from webapp.setting_parsers import (
     RoutedModel,
 )
 
-NAMED_PROVIDERS = frozenset({"openai", "azure", "anthropic", "offline"})
-PROVIDER_VARIABLE = re.compile(r"PROVIDER_([A-Z][A-Z0-9_]{0,31})_(TYPE|BASE_URL|API_KEY|PRICES)")
-TIER_VARIABLE = re.compile(r"TIER_([A-Z][A-Z0-9_]{0,31})")
-# By what they put into the environment. The disk of each goes with the container.
-PLATFORMS = {
-    "DYNO": "heroku",
-    "RENDER": "render",
-    "RAILWAY_ENVIRONMENT": "railway",
-    "ECS_CONTAINER_METADATA_URI_V4": "ecs",
-    "K_SERVICE": "cloud_run",
-    "CLOUD_RUN_JOB": "cloud_run",
-    "CLOUD_RUN_WORKER_POOL": "cloud_run",
-    "CONTAINER_APP_NAME": "container_apps",
-    "CONTAINER_APP_JOB_NAME": "container_apps",
-    "AWS_LAMBDA_FUNCTION_NAME": "lambda",
-}
-# Where requests come through the platform's proxy alone. ECS has a balancer only if one is added.
-BEHIND_A_PROXY = frozenset(PLATFORMS.values()) - {"ecs"}
-LAMBDA_DATA_DIR = Path("/tmp/weir")  # noqa: S108 nothing else is writable there
-PROVIDER_TYPE = re.compile(r"openai|azure|anthropic|langchain:[a-z0-9_]+")
 PASSWORD_FIELDS = frozenset({"password", "sslpassword", "ssl_password"})  # in the query of a URL
 DEFAULT_DENYLIST = "<script\\b\njavascript:\ndata:[\\w/+.-]+[;,]"
 
@@ -468,8 +449,8 @@ def _references(environment: Mapping[str, str]) -> tuple[dict[str, Reference], l
     problems = []
     for variable, text in environment.items():
         of_provider = PROVIDER_VARIABLE.fullmatch(variable)
-        if of_provider:
-            secret[variable] = of_provider[2] == "API_KEY"
+        if of_provider or TIER_VARIABLE.fullmatch(variable):
+            secret[variable] = bool(of_provider and of_provider[2] == "API_KEY")
         if variable not in secret or variable in PATTERN_VARIABLES:
             continue
         try:
@@ -490,7 +471,7 @@ def _parsed(
     read_values: Mapping[str, str],
 ) -> Settings:
     values: dict[str, Any] = {
-        "platform": _platform(environment),
+        "platform": platforms.platform_of(environment),
         "secret_references": references,
         "secret_values": read_values,
     }
@@ -506,13 +487,14 @@ def _parsed(
             values[declared.name] = declared.metadata["parse"](text)
         except ValueError as error:
             problems.append(f"{variable} {error}")
-    further, wrong = _further_providers(environment)
-    values["tier_overrides"], wrong_tiers = _tier_overrides(environment, values.get("tiers", {}))
+    further, wrong = named_settings.further_providers(environment)
+    tiers = values.get("tiers", {})
+    values["tier_overrides"], wrong_tiers = named_settings.tier_overrides(environment, tiers)
     problems += wrong + wrong_tiers
     if problems:
         raise SettingsError(*problems)
     _complete(values, environment)
-    values["providers"] = (*_named_providers(values), *further)
+    values["providers"] = (*named_settings.built_in_providers(values), *further)
     values["tiers"] = {
         name: tier.overridden(values["tier_overrides"].get(name, {}))
         for name, tier in values["tiers"].items()
@@ -523,14 +505,6 @@ def _parsed(
     return Settings(**values)
 
 
-def _platform(environment: Mapping[str, str]) -> str | None:
-    found = next((mark for mark in PLATFORMS if environment.get(mark)), "")
-    # Knative on a cluster of one's own sets it too.
-    if found == "K_SERVICE" and environment.get("KUBERNETES_SERVICE_HOST"):
-        return None
-    return PLATFORMS.get(found)
-
-
 def _complete(values: dict[str, Any], environment: Mapping[str, str]) -> None:
     """Fill in the defaults that depend on where Weir runs."""
     hosted = values["platform"] or environment.get("KUBERNETES_SERVICE_HOST")
@@ -538,9 +512,9 @@ def _complete(values: dict[str, Any], environment: Mapping[str, str]) -> None:
     development = values["app_env"] == "development"
     values["host"] = values["host"] or ("127.0.0.1" if development else "0.0.0.0")  # noqa: S104
     if values["trusted_proxies"] < 0:
-        values["trusted_proxies"] = 1 if values["platform"] in BEHIND_A_PROXY else 0
+        values["trusted_proxies"] = 1 if values["platform"] in platforms.BEHIND_A_PROXY else 0
     if values["platform"] == "lambda" and not environment.get("DATA_DIR", "").strip():
-        values["data_dir"] = LAMBDA_DATA_DIR
+        values["data_dir"] = platforms.LAMBDA_DATA_DIR
     if not values["database_url"]:
         values["database_url"] = f"sqlite:///{values['data_dir'].resolve() / 'weir.db'}"
     if values["database_password"]:
@@ -555,81 +529,6 @@ def _complete(values: dict[str, Any], environment: Mapping[str, str]) -> None:
         if "API_KEYS" not in environment:
             values["api_keys"] = parse.api_keys(DEMO_KEYS)
         values["allowed_origins"] = values["allowed_origins"] or ("*",)
-
-
-def _named_providers(values: Mapping[str, Any]) -> Iterator[ConfiguredProvider]:
-    """The providers with settings of their own, in order of precedence."""
-    if values["openai_api_key"] or values["openai_base_url"].url:
-        openai = (values["openai_base_url"], values["openai_api_key"], values["openai_prices"])
-        yield ConfiguredProvider("openai", "openai", *openai)
-    if values["azure_openai_endpoint"].url:
-        endpoint, key = values["azure_openai_endpoint"], values["azure_openai_api_key"]
-        prices = values["azure_openai_prices"]
-        yield ConfiguredProvider("azure", "azure", endpoint, key, prices)
-    if values["anthropic_api_key"]:
-        url, key = values["anthropic_base_url"], values["anthropic_api_key"]
-        prices = values["anthropic_prices"]
-        yield ConfiguredProvider("anthropic", "anthropic", url, key, prices)
-
-
-def _further_providers(
-    environment: Mapping[str, str],
-) -> tuple[list[ConfiguredProvider], list[str]]:
-    """The providers of PROVIDER_<NAME>_…, sorted by name, and the problems found."""
-    found: dict[str, dict[str, str]] = {}
-    problems: list[str] = []
-    for variable, value in sorted(environment.items()):
-        named = PROVIDER_VARIABLE.fullmatch(variable)
-        if named and value.strip():
-            found.setdefault(named[1].lower(), {})[named[2].lower()] = value.strip()
-    providers = []
-    for name, values in found.items():
-        prefix = f"PROVIDER_{name.upper()}"
-        provider_type = values.get("type", "openai")
-        address = BaseURL()
-        try:
-            address = base_url.parse(values.get("base_url", ""), provider_type)
-        except ValueError as error:
-            problems.append(f"{prefix}_BASE_URL {error}")
-        key = ""
-        try:
-            key = parse.api_key(values.get("api_key", ""))
-        except ValueError as error:
-            problems.append(f"{prefix}_API_KEY {error}")
-        provider = ConfiguredProvider(name, provider_type, address, key, values.get("prices", ""))
-        providers.append(provider)
-        if name in NAMED_PROVIDERS:
-            problems.append(f"{prefix}_…: {name} is a built-in name; choose another name")
-        if not PROVIDER_TYPE.fullmatch(provider.type):
-            problems.append(
-                f"{prefix}_TYPE must be openai, azure, anthropic or langchain:<provider>"
-            )
-        elif provider.type in {"openai", "azure"} and "base_url" not in values:
-            problems.append(f"{prefix}_BASE_URL must be set for type {provider.type}")
-        if provider.prices not in {"", "maker"}:
-            problems.append(f"{prefix}_PRICES must be maker")
-    return providers, problems
-
-
-def _tier_overrides(
-    environment: Mapping[str, str], tiers: Mapping[str, Allowance]
-) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """The limits of TIER_<NAME> for each tier, and the problems found."""
-    overrides: dict[str, dict[str, Any]] = {}
-    problems: list[str] = []
-    names = {re.sub(r"\W", "_", name).upper(): name for name in tiers}
-    for variable, text in sorted(environment.items()):
-        named = TIER_VARIABLE.fullmatch(variable)
-        if not named or not text.strip():
-            continue
-        if named[1] not in names:
-            problems.append(f"{variable} names no tier (TIERS has {', '.join(tiers)})")
-            continue
-        try:
-            overrides[names[named[1]]] = allowance.parse_text(text)
-        except ValueError as error:
-            problems.append(f"{variable}: {error}")
-    return overrides, problems
 
 
 def _stored_secret(data_dir: Path) -> str:

@@ -154,7 +154,7 @@ def test_every_check_of_a_value_holds_for_what_was_read(
 
 
 @pytest.mark.parametrize(
-    "variable", ["OPENAI_BASE_URL", "MODEL_PATH", "PROVIDER_X_BASE_URL", "LOG_LEVEL"]
+    "variable", ["OPENAI_BASE_URL", "MODEL_PATH", "PROVIDER_X_BASE_URL", "LOG_LEVEL", "TIER_FREE"]
 )
 def test_only_secrets_may_be_references(load_here: Load, variable: str) -> None:
     message = refusal(load_here, **{variable: "aws-sm://name"})
