@@ -32,6 +32,7 @@ from webapp.admission.top_budget_usage import TopBudgetUsage
 from webapp.api.blueprint import FORM_BYTES
 from webapp.extensions import cache, cors
 from webapp.forwarded import Forwarded
+from webapp.frozen_process import FinishBeforeTheEnd
 from webapp.inference.predictions import Predictions
 from webapp.inference.registry import Registry
 from webapp.library_internals import take_latest_after_request
@@ -129,6 +130,9 @@ def create_app(settings: Settings | None = None) -> Flask:
         answer_browsers = take_latest_after_request(app)
         app.after_request(lambda r: answer_browsers(r) if "Origin" in request.headers else r)
     app.wsgi_app = Forwarded(app.wsgi_app, settings.trusted_proxies)  # type: ignore[method-assign]
+    if settings.platform == "lambda":
+        finish = services.lifecycle.finish_request
+        app.wsgi_app = FinishBeforeTheEnd(app.wsgi_app, finish)  # type: ignore[method-assign]
 
     api.register(app, services)
     dashboard.register(app, services)
@@ -335,6 +339,11 @@ def _make_lifecycle(
             Retention(database, expired).tick,
             database.seen_lately,
             partial(telemetry.sample, database),
+        ],
+        finishes=[
+            metering.ledger.settle_all,
+            metering.traffic.flush,
+            metering.request_log.flush,
         ],
         ends=[models.flights.close, metering.ledger.close],
         grace=settings.shutdown_grace,

@@ -181,6 +181,19 @@ class Ledger:
         else:
             self._heartbeats.leave()
 
+    def settle_all(self) -> None:
+        """Write the settlements of all calls now, and be no worker until the next reservation.
+
+        A process that is frozen sends no heartbeats. Others would take it for gone, and what it
+        reserves when it goes on would be settled at its ceiling. May raise StoreUnavailable.
+        """
+        until = time.monotonic() + CLOSE_TIMEOUT
+        while (self._billings or self._unsettled) and time.monotonic() < until:
+            self._retry()
+            gevent.sleep(0.002)
+        if not self._billings and not self._reserving:
+            self._heartbeats.leave()
+
     def budgets_of(self, billing: BillingContext) -> list[Budget]:
         """The budgets of the key that is billed. May raise StoreUnavailable."""
         today = _today()

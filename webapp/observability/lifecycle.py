@@ -23,7 +23,8 @@ class Lifecycle:
     """Prepares the database, runs periodic tasks, and tracks the drain.
 
     `starts` run once; then `prepare` does, and `ticks` every second after it. These two may raise
-    StoreUnavailable, and are then tried again. `ends` run once, when the worker stops.
+    StoreUnavailable, and are then tried again. `finishes` run with finish_request(). `ends` run
+    once, when the worker stops.
     """
 
     def __init__(
@@ -32,12 +33,14 @@ class Lifecycle:
         *,
         starts: Sequence[Callable[[], object]] = (),
         ticks: Sequence[Callable[[], object]],
+        finishes: Sequence[Callable[[], object]] = (),
         ends: Sequence[Callable[[], object]],
         grace: float,
     ) -> None:
         self._prepare = prepare
         self._starts = starts
         self._ticks = ticks
+        self._finishes = finishes
         self._ends = ends
         self._grace = grace
         self._ticking = BoundedSemaphore()
@@ -70,6 +73,11 @@ class Lifecycle:
     @property
     def grace_is_over(self) -> bool:
         return self.grace_left <= 0
+
+    def finish_request(self) -> None:
+        """Write what a request has left to the ticks, where none may follow."""
+        for finish in self._finishes:
+            self._do(finish)
 
     def stop(self) -> None:
         """Run the ends, then a last tick, after any tick that still runs."""
