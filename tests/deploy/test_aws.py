@@ -128,15 +128,9 @@ def test_a_second_region_and_a_canary_are_valid(copy: Path) -> None:
     """The canary with version 5 of the provider, but for what only version 6 knows."""
     both = terraform(copy, "both")
     both.folder.mkdir()
-    given = "\n".join(f"  {name} = module.first.canary.{name}" for name in wanted_by_the_canary())
-    place = 'domain = "weir.example.com"\n  zone_id = "Z1"'
+    given = "\n".join(f"  {name} = module.second.canary.{name}" for name in wanted_by_the_canary())
     (both.folder / "main.tf").write_text(
         f"""
-module "first" {{
-  source = "../ecs"
-  rolling_service = false
-  {place}
-}}
 module "canary" {{
   source = "../canary"
 {given}
@@ -144,7 +138,9 @@ module "canary" {{
 module "second" {{
   source = "../second-region"
   region = "us-east-1"
-  {place}
+  domain = "weir.example.com"
+  zone_id = "Z1"
+  rolling_service = false
 }}
 """
     )
@@ -327,12 +323,16 @@ def test_the_example_of_a_backend_locks_and_encrypts() -> None:
 def test_a_page_names_only_variables_that_there_are(page: str, template: Any) -> None:
     told = (REPOSITORY / f"docs/deploying/{page}.md").read_text()
     if page == "ecs":
-        declared = set(re.findall(r'^variable "(\w+)"', text("ecs/variables.tf"), re.MULTILINE))
-        declared |= set(re.findall(r'^variable "(\w+)"', text("canary/main.tf"), re.MULTILINE))
+        files = ("ecs/variables.tf", "canary/main.tf", "second-region/main.tf")
+        declared = {
+            name
+            for file in files
+            for name in re.findall(r'^variable "(\w+)"', text(file), re.MULTILINE)
+        }
         used = set(re.findall(r"-var[ =]'?(\w+)=", told))
     else:
         declared = set(template["Parameters"])
-        overrides = re.findall(r"--parameter-overrides (.*?)\n```", told, re.DOTALL)
+        overrides = re.findall(r"--parameter-overrides (.*?)\n *```", told, re.DOTALL)
         used = set(re.findall(r"\b([A-Z]\w+)=", "\n".join(overrides)))
     assert used
     assert used <= declared

@@ -59,6 +59,12 @@ variable "tasks" {
   }
 }
 
+variable "rolling_service" {
+  description = "As in the first region: false where the canary module makes the service."
+  type        = bool
+  default     = true
+}
+
 variable "deletion_protection" {
   description = "As in the first region."
   type        = bool
@@ -78,6 +84,7 @@ module "weir" {
   secret_settings     = var.secret_settings
   settings            = var.settings
   tasks               = var.tasks
+  rolling_service     = var.rolling_service
   deletion_protection = var.deletion_protection
   # Others than in the first region, so that the two can be peered one day.
   cidr = "10.21.0.0/16"
@@ -91,4 +98,9 @@ output "repository" {
 output "settings_secret" {
   description = "The secret with the settings that secret_settings names."
   value       = module.weir.settings_secret
+}
+
+output "canary" {
+  description = "What ../canary needs to know."
+  value       = module.weir.canary
 }
