@@ -50,9 +50,11 @@ def main() -> None:
         run(weir, "apply", *variables)
         look(weir, moto)
         run(weir, "destroy", *variables)
-        assert not moto.client("ecs").list_clusters()["clusterArns"]
+        vpcs = moto.client("ec2").describe_vpcs()["Vpcs"]
+        assert [vpc["IsDefault"] for vpc in vpcs] == [True]
+        assert not moto.client("elbv2").describe_load_balancers()["LoadBalancers"]
         assert not moto.client("rds").describe_db_instances()["DBInstances"]
-        print("destroy left neither cluster nor database")
+        print("destroy left no VPC, load balancer or database")
 
 
 def run(weir: Terraform, command: str, *variables: str) -> None:

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
 
 from tests.conftest import MakeWeir
 from tests.support.books import PRICES, Books
-from tests.support.servers import Provider, Weir
+from tests.support.servers import Postgres, Provider, Weir, wait_until
 
 KEY = "test_key_0123456789"
 
 
+SETTINGS = {
+    "AWS_LAMBDA_FUNCTION_NAME": "weir",
+    "APP_ENV": "development",
+    "API_KEYS": f"test:enterprise:{KEY}",
+    "MODEL_PRICES": PRICES,
+    "LLM_MAX_RETRIES": 0,
+}
+
+
 @pytest.fixture(scope="module")
 def function(start_shared_weir: MakeWeir, provider: Provider) -> Weir:
-    return start_shared_weir(
-        AWS_LAMBDA_FUNCTION_NAME="weir",
-        APP_ENV="development",
-        API_KEYS=f"test:enterprise:{KEY}",
-        MODEL_PRICES=PRICES,
-        LLM_MAX_RETRIES=0,
-        OPENAI_BASE_URL=provider.base_url,
-    )
+    return start_shared_weir(**SETTINGS, OPENAI_BASE_URL=provider.base_url)
 
 
 @pytest.fixture
@@ -86,3 +89,26 @@ def test_a_stream_still_comes_piece_by_piece(function: Weir, provider: Provider)
             arrived.append((time.monotonic(), piece))
     assert arrived[-1][1].endswith(b"data: [DONE]\n\n")
     assert arrived[-1][0] - arrived[0][0] > 0.5
+
+
+def test_what_the_database_did_not_take_is_written_before_a_later_answer_ends(
+    start_weir: MakeWeir, provider: Provider, postgres: Postgres, fresh_database: str
+) -> None:
+    weir = start_weir(**SETTINGS, OPENAI_BASE_URL=provider.base_url, DATABASE_URL=fresh_database)
+    books = Books(weir)
+    provider.fault(slow=1.0)
+    with ThreadPoolExecutor() as pool:
+        asking = pool.submit(weir.post, "/chat", key=KEY, json={"message": "first"})
+        books.wait_for("SELECT 1 FROM ledger WHERE state = 'reserved'", 10, "the reservation")
+        postgres.stop()
+        answer = asking.result()
+    assert answer.status_code == 200, "it has been paid for"
+    provider.fault()
+    postgres.start()
+    wait_until(lambda: weir.get("/readiness").ok, 10, "the database again")
+
+    answer_and_freeze(weir, "later", stream=False)
+    weir.kill()
+    assert [row["state"] for row in books.rows()] == ["settled", "settled"]
+    [counted] = books.rows("SELECT sum(requests) AS requests FROM traffic")
+    assert counted["requests"] == 2
