@@ -35,8 +35,8 @@ worker_connections = 10_000
 backlog = 4096
 # Limits the heartbeat, not requests: a worker that hangs this long is replaced.
 timeout = 60
-# Longer than the idle timeout of load balancers, so that they close first: 60 s are common, Heroku's
-# router has 90 s, and one that waits for whole answers has more than their deadline.
+# Longer than the idle timeout of load balancers, so that they close first: 60 s are common,
+# Heroku's router has 90 s, and one that waits for whole answers has more than their deadline.
 keepalive = max(100, int(settings.plain_deadline) + 30)
 graceful_timeout = int(settings.shutdown_grace)
 # The heartbeat file in memory: on a slow disk, a worker would seem to hang.
