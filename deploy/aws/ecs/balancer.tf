@@ -95,22 +95,20 @@ locals {
 }
 
 resource "aws_route53_record" "validation" {
-  count = local.make_certificate ? 1 : 0
+  count = local.make_certificate && var.validation_record ? 1 : 0
 
   zone_id = var.zone_id
   name    = local.validation.resource_record_name
   type    = local.validation.resource_record_type
   records = [local.validation.resource_record_value]
   ttl     = 60
-  # A second region's certificate for the same domain has the same record.
-  allow_overwrite = true
 }
 
 resource "aws_acm_certificate_validation" "weir" {
   count = local.make_certificate ? 1 : 0
 
   certificate_arn         = aws_acm_certificate.weir[0].arn
-  validation_record_fqdns = aws_route53_record.validation[*].fqdn
+  validation_record_fqdns = var.validation_record ? aws_route53_record.validation[*].fqdn : null
 }
 
 # By latency from the start: with one region it is the only answer, and a second region adds its own

@@ -33,6 +33,12 @@ variable "certificate_arn" {
   }
 }
 
+variable "validation_record" {
+  description = "False in a second region: its certificate for the same domain has the same record, which belongs to the first."
+  type        = bool
+  default     = true
+}
+
 variable "image_tag" {
   description = "Tag of the image in the repository. Null: everything but the service is made, so that there is a repository to push to."
   type        = string

@@ -80,6 +80,7 @@ module "weir" {
 
   domain              = var.domain
   zone_id             = var.zone_id
+  validation_record   = false
   image_tag           = var.image_tag
   secret_settings     = var.secret_settings
   settings            = var.settings
