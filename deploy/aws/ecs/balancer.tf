@@ -33,8 +33,7 @@ resource "aws_lb_target_group" "weir" {
   port        = local.port
   protocol    = "HTTP"
 
-  # A task that goes keeps its connections this long; then it gets SIGTERM and SHUTDOWN_GRACE. A
-  # plain answer is never cut; a stream that lasts longer ends with an error event.
+  # A task that goes keeps its connections this long; then it gets SIGTERM. No plain answer is cut.
   deregistration_delay = var.llm_deadline
 
   # ECS replaces what the balancer calls unhealthy, and without its database no task is ready: after

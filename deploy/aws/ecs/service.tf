@@ -1,9 +1,10 @@
 # Cluster, log, task and service.
 
 locals {
-  # After SIGTERM Weir takes up to SHUTDOWN_GRACE; SIGKILL must come later.
-  shutdown_grace = 25
-  stop_timeout   = 30
+  # SIGTERM normally follows the balancer's delay, but not where a task is stopped by hand or its
+  # host is retired. So Weir gets as long as Fargate allows, and SIGKILL comes after SHUTDOWN_GRACE.
+  shutdown_grace = 110
+  stop_timeout   = 120
 
   settings = merge(
     {
