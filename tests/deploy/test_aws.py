@@ -219,7 +219,7 @@ def blocks() -> Iterator[tuple[str, dict[str, str]]]:
     assert references
     yield "ecs", dict(re.findall(r"^      (\w+) += (.+)$", settings_of_task[1], re.MULTILINE))
     named = dict(re.findall(r'^      ([A-Z_]+) += "(.+)"$', references[1], re.MULTILINE))
-    generated = re.search(r"for setting in \[(.*?)\]", references[1])
+    generated = re.search(r"generated = toset\(\[(.*?)\]\)", text("ecs/secrets.tf"))
     assert generated
     names = re.findall(r'"(\w+)"', generated[1])
     yield "ecs, secrets", named | dict.fromkeys(names, "aws-sm://")

@@ -3,9 +3,9 @@
 # rotation needs no deployment.
 
 locals {
-  generated = toset(["SECRET_KEY", "ADMIN_PASSWORD", "METRICS_TOKEN", "DATABASE_PASSWORD"])
+  generated = toset(["SECRET_KEY", "ADMIN_PASSWORD", "METRICS_TOKEN"])
 
-  database_secret_arn = var.database_secret_arn != null ? var.database_secret_arn : aws_secretsmanager_secret.database[0].arn
+  database_secret_arn = var.database_secret_arn != null ? var.database_secret_arn : aws_db_instance.weir[0].master_user_secret[0].secret_arn
   redis_secret_arn    = var.redis_secret_arn != null ? var.redis_secret_arn : aws_secretsmanager_secret.redis[0].arn
 
   secret_arns = [
@@ -16,11 +16,15 @@ locals {
   ]
   secret_references = merge(
     {
+      REDIS_URL = "aws-sm://${local.redis_secret_arn}#REDIS_URL"
+    },
+    local.make_database ? {
+      DATABASE_PASSWORD = "aws-sm://${local.database_secret_arn}#password"
+      } : {
       DATABASE_URL = "aws-sm://${local.database_secret_arn}#DATABASE_URL"
-      REDIS_URL    = "aws-sm://${local.redis_secret_arn}#REDIS_URL"
     },
     {
-      for setting in ["SECRET_KEY", "ADMIN_PASSWORD", "METRICS_TOKEN"] :
+      for setting in local.generated :
       setting => "aws-sm://${aws_secretsmanager_secret.generated.arn}#${setting}"
     },
     {
@@ -52,12 +56,6 @@ resource "aws_secretsmanager_secret_version" "generated" {
     for name, made in ephemeral.aws_secretsmanager_random_password.generated : name => made.random_password
   })
   secret_string_wo_version = 1
-}
-
-# What was written, read back: where an apply ends halfway, the next one must go on with the same
-# password for the database and not with another random one.
-ephemeral "aws_secretsmanager_secret_version" "generated" {
-  secret_id = aws_secretsmanager_secret_version.generated.secret_id
 }
 
 # Yours: a JSON object with the fields that secret_settings names. Terraform never sees its value.

@@ -17,6 +17,8 @@ locals {
       # A task's container sees neither its share of CPU nor its memory as limits of its own.
       WEB_CONCURRENCY = tostring(max(1, floor(var.task.cpu / 1024)))
     },
+    # Without its password, which is a secret.
+    local.make_database ? { DATABASE_URL = "postgresql://weir@${aws_db_instance.weir[0].address}:5432/weir?sslmode=require" } : {},
     var.settings,
     local.secret_references,
   )
@@ -147,7 +149,6 @@ resource "aws_ecs_service" "weir" {
     aws_iam_role_policy.task,
     aws_lb_listener.https,
     aws_secretsmanager_secret_version.generated,
-    aws_secretsmanager_secret_version.database,
     aws_secretsmanager_secret_version.redis,
     # While the service ends, its tasks still need their way out.
     aws_route_table_association.private,

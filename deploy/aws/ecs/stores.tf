@@ -12,8 +12,7 @@ resource "aws_db_subnet_group" "weir" {
   subnet_ids  = local.private_subnets
 }
 
-# Its log is PostgreSQL's own, in CloudWatch. IAM log-in is for people; Weir uses a password, which
-# it can take up anew at any time.
+# Its log is PostgreSQL's own, in CloudWatch.
 resource "aws_db_instance" "weir" {
   count = local.make_database ? 1 : 0
 
@@ -28,10 +27,10 @@ resource "aws_db_instance" "weir" {
   storage_type          = "gp3"
   storage_encrypted     = true
 
-  db_name             = "weir"
-  username            = "weir"
-  password_wo         = jsondecode(ephemeral.aws_secretsmanager_secret_version.generated.secret_string).DATABASE_PASSWORD
-  password_wo_version = 1
+  db_name  = "weir"
+  username = "weir"
+  # RDS makes the password, keeps it in a secret of its own and changes it every week.
+  manage_master_user_password = true
 
   db_subnet_group_name   = aws_db_subnet_group.weir[0].name
   vpc_security_group_ids = [aws_security_group.stores.id]
@@ -50,29 +49,6 @@ resource "aws_db_instance" "weir" {
   lifecycle {
     ignore_changes = [final_snapshot_identifier]
   }
-}
-
-# AWS's own key encrypts it: one of your own costs by the month.
-resource "aws_secretsmanager_secret" "database" {
-  count = local.make_database ? 1 : 0
-
-  name_prefix             = "${var.name}/database-"
-  description             = "DATABASE_URL of ${var.name}"
-  recovery_window_in_days = 7
-}
-
-resource "aws_secretsmanager_secret_version" "database" {
-  count = local.make_database ? 1 : 0
-
-  secret_id = aws_secretsmanager_secret.database[0].id
-  secret_string_wo = jsonencode({
-    DATABASE_URL = format(
-      "postgresql://weir:%s@%s:5432/weir?sslmode=require",
-      jsondecode(ephemeral.aws_secretsmanager_secret_version.generated.secret_string).DATABASE_PASSWORD,
-      aws_db_instance.weir[0].address,
-    )
-  })
-  secret_string_wo_version = 1
 }
 
 resource "aws_elasticache_subnet_group" "weir" {
