@@ -13,7 +13,7 @@ from tests.support.servers import REPOSITORY
 FOLDER = REPOSITORY / "docs" / "deploying"
 PAGES = sorted(FOLDER.glob("*.md"))
 # Of no platform.
-OTHERS = {"README.md", "pipelines.md", "secrets.md"}
+OTHERS = {"README.md", "containers-or-functions.md", "pipelines.md", "secrets.md"}
 SECTIONS = [
     "What you get", "What it costs", "From clone to a smoke-tested address",
     "Custom domain and TLS", "Secrets and rotation", "Scaling", "Logs", "Upgrade", "Roll back",
