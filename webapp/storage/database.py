@@ -199,7 +199,8 @@ class Database:
             new.engine.dispose()
             return found
         old = self.engine.pool
-        self.url, self.engine, self._reading = new.url, new.engine, new._reading
+        self.url, self.engine = new.url, new.engine
+        self._reading = new.engine.execution_options(reading=True)
         self._unavailable, self._retry_at = False, 0.0
         gevent.spawn(_close_when_unused, old)
         return found

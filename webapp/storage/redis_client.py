@@ -114,16 +114,21 @@ class RedisClient:
         """Connect to another URL from now on. Raises RedisUnavailable if it does not work."""
         new = RedisClient(url, verify_certificate=self._verify_certificate)
         try:
-            _raise_refusal(new._send(CHECKS))
-        except Exception as error:
-            raise RedisUnavailable from error
+            new.try_out()
         finally:
-            new._close()
+            new.close()
         with self._trip:
-            self._close()
+            self.close()
             self._url = url
 
-    def _close(self) -> None:
+    def try_out(self) -> None:
+        """Raises RedisUnavailable if Redis does not do what Weir needs; nothing else follows."""
+        try:
+            _raise_refusal(self._send(CHECKS))
+        except Exception as error:
+            raise RedisUnavailable from error
+
+    def close(self) -> None:
         """Close what is connected; the next command connects anew."""
         made = self.__dict__.pop("_connection", None)
         if made is not None:
