@@ -16,7 +16,7 @@ from tests.conftest import MakeWeir
 from tests.support.edge_proxy import EdgeProxy, make_certificate
 from tests.support.servers import REPOSITORY, Provider, Weir, free_port
 from webapp.api import hooks
-from webapp.settings import DEMO_SECRETS
+from webapp.setting_parsers import DEMO_SECRETS
 
 KEY = "weir_smoke_test_0123456789"
 WITHOUT_A_KEY = [
