@@ -39,7 +39,7 @@ def clone(tmp_path: Path) -> Path:
 
 def run_publish(folder: Path, repository: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["make", "publish", f"REPOSITORY={repository}"],
+        ["make", "--no-print-directory", "publish", f"REPOSITORY={repository}"],
         cwd=folder,
         capture_output=True,
         text=True,
