@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import requests
@@ -12,6 +13,7 @@ import requests
 from tests.conftest import MakeWeir
 from tests.support.books import PRICES, Books
 from tests.support.servers import Postgres, Provider, Weir, wait_until
+from webapp.frozen_process import FinishBeforeTheEnd
 
 KEY = "test_key_0123456789"
 
@@ -112,3 +114,28 @@ def test_what_the_database_did_not_take_is_written_before_a_later_answer_ends(
     assert [row["state"] for row in books.rows()] == ["settled", "settled"]
     [counted] = books.rows("SELECT sum(requests) AS requests FROM traffic")
     assert counted["requests"] == 2
+
+
+def test_what_an_answer_has_left_is_written_however_it_ends() -> None:
+    said: list[str] = []
+
+    class Answer:
+        def __iter__(self) -> Iterator[bytes]:
+            raise RuntimeError
+            yield b""
+
+        def close(self) -> None:
+            said.append("closed")
+
+    def app(environ: dict[str, Any], start_response: Any) -> Answer:
+        start_response("200 OK", environ["headers"])
+        return Answer()
+
+    middleware = FinishBeforeTheEnd(app, lambda: said.append("finished"))  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError):
+        middleware({"headers": [("Content-Length", "1")]}, lambda *_: lambda _: None)
+    assert said == ["closed", "finished"]
+    never_begun: Any = middleware({"headers": []}, lambda *_: lambda _: None)
+    never_begun.close()
+    never_begun.close()
+    assert said == ["closed", "finished"] * 2

@@ -60,7 +60,14 @@ def test_production_names_everything_that_is_weak(tmp_path: Path) -> None:
         },
         tmp_path,
     )
-    names = ("SECRET_KEY", "ADMIN_PASSWORD", "DEBUG", "demo is a demo key", "short", "odd")
+    names = (
+        "SECRET_KEY",
+        "ADMIN_PASSWORD",
+        "DEBUG",
+        "entry 1 is a demo key",
+        "the key of entry 2",
+        "the key of entry 3",
+    )
     for part in (*names, "DATABASE_URL"):
         assert part in message
 

@@ -66,6 +66,36 @@ def is_closed(connection: socket.socket) -> bool:
         return True
 
 
+# -- heads --
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["a new connection", "a kept one"])
+def test_headers_that_do_not_arrive_in_time_are_given_up(weir: Weir, kept: bool) -> None:
+    with connected(weir) as connection:
+        if kept:
+            connection.sendall(b"GET /liveness HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert answer(connection)[0] == 200
+        began = time.monotonic()
+        connection.sendall(b"GET /liveness HTTP/1.1\r\n")
+        connection.settimeout(0.1)
+        while time.monotonic() - began < 10:
+            try:
+                # A byte now and then does not help.
+                connection.sendall(b"X")
+                if connection.recv(1) == b"":
+                    break
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                break
+        assert 0.5 < time.monotonic() - began < 8
+    # One that waits for its next request may wait.
+    with connected(weir) as connection:
+        time.sleep(1.5)  # the subject
+        connection.sendall(b"GET /liveness HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert answer(connection)[0] == 200
+
+
 # -- bodies --
 
 

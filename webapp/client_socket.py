@@ -42,6 +42,13 @@ class BodyTimeout(ConnectionResetError):
         super().__init__(ECONNRESET, "the body came too slowly")
 
 
+class HeadTimeout(ConnectionResetError):
+    """The rest of a request's line and headers did not come in time."""
+
+    def __init__(self) -> None:
+        super().__init__(ECONNRESET, "the headers came too slowly")
+
+
 class ClientStalled(BrokenPipeError):
     """A client took nothing of its answer for too long."""
 
@@ -72,6 +79,7 @@ class ClientSocket:
         self._patience = patience
         self._unread = unread
         self._address = self._whose = address
+        self._head_until: float | None = None
         self._body_until: float | None = None
         self._request: Any = None
         self._drops = self._given_up = self._streams = False
@@ -83,6 +91,7 @@ class ClientSocket:
         """Limit the time that the body of a request (Gunicorn's Request) may take, from now on."""
         self._request = request
         self._holds = True
+        self._head_until = None
         self._body_until = time.monotonic() + self._body_timeout
 
     def request_ends(self) -> None:
@@ -107,10 +116,12 @@ class ClientSocket:
         self._set_buffer(STREAM_BUFFER)
 
     def recv(self, size: int, flags: int = 0) -> bytes:
-        """Raises BodyTimeout, and OSError."""
-        if self._body_until is None or flags:
+        """Raises HeadTimeout, BodyTimeout, and OSError."""
+        if flags:
             received: bytes = self._connection.recv(size, flags)
             return received
+        if self._body_until is None:
+            return self._recv_head(size)
         began = time.monotonic()
         while True:
             now = time.monotonic()
@@ -128,6 +139,22 @@ class ClientSocket:
                 self._connection.settimeout(None)
             self._body_until += len(received) / MIN_BODY_RATE
             return received
+
+    def _recv_head(self, size: int) -> bytes:
+        """Wait for a request as long as the caller likes, once it has begun not for long."""
+        if self._head_until is None:
+            received: bytes = self._connection.recv(size)
+            self._head_until = time.monotonic() + self._body_timeout
+            return received
+        self._connection.settimeout(max(0.0, self._head_until - time.monotonic()))
+        try:
+            received = self._connection.recv(size)
+        except (TimeoutError, BlockingIOError):
+            self._given_up = True
+            raise HeadTimeout from None
+        finally:
+            self._connection.settimeout(None)
+        return received
 
     def sendall(self, data: Any, flags: int = 0) -> None:
         """Send an answer's part. What is sent first, its head, waits for what comes second.

@@ -29,21 +29,35 @@ class FinishBeforeTheEnd:
             return start_response(status, headers, *error)
 
         answer = self._app(environ, start)
-        if whole:
-            body = list(answer)
-            self._end(answer)
-            return body
-        return self._streamed(answer)
-
-    def _streamed(self, answer: Iterable[bytes]) -> Iterator[bytes]:
+        ending = _Ending(answer, self._finish)
+        if not whole:
+            return ending
         try:
-            yield from answer
+            return list(answer)
         finally:
-            self._end(answer)
+            ending.close()
 
-    def _end(self, answer: Iterable[bytes]) -> None:
+
+class _Ending:
+    """A stream's parts, and what is done before its end."""
+
+    def __init__(self, answer: Iterable[bytes], finish: Callable[[], object]) -> None:
+        self._answer = answer
+        self._finish = finish
+        self._has_ended = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._answer
+        self.close()
+
+    def close(self) -> None:
         """What counts the request runs when its answer is closed."""
-        close = getattr(answer, "close", None)
-        if close is not None:
-            close()
-        self._finish()
+        if self._has_ended:
+            return
+        self._has_ended = True
+        try:
+            close = getattr(self._answer, "close", None)
+            if close is not None:
+                close()
+        finally:
+            self._finish()

@@ -99,6 +99,8 @@ class SecretRefresh:
             secrets_managers.prepare(self._references.values())
         except SecretError as error:
             log.warning("Secrets cannot be refreshed: an SDK %s", error)
+        except Exception as error:  # noqa: BLE001 a worker that did not start would end all of Weir
+            log.warning("An SDK for secrets cannot start yet (%s)", type(error).__name__)
         gevent.spawn(self._refresh_forever)
 
     def refresh(self) -> None:
@@ -117,6 +119,10 @@ class SecretRefresh:
             except _Unusable as unusable:
                 reason = f"has a new value that cannot be used: {unusable}"
                 problems |= dict.fromkeys(values, (reason, unusable.details))
+            except Exception as error:
+                log.exception("A new secret could not be taken up")
+                reason = f"has a new value that could not be taken up ({type(error).__name__})"
+                problems |= dict.fromkeys(values, (reason, ""))
         self._note(problems)
 
     def _refresh_forever(self) -> None:
@@ -166,11 +172,12 @@ class SecretRefresh:
     def _take_up(self, changed: Mapping[str, str]) -> None:
         """Use other values, or tell once that it takes a start. Raises _Unusable."""
         values = {**self._values, **changed}
+        # Before anything can log them.
+        logs.add_secrets(changed.values())
         try:
             new = with_secrets(self._settings, values)
         except SettingsError as error:
             raise _Unusable("it is not valid", "; ".join(error.problems)) from None
-        # Before anything can log it.
         logs.add_secrets(new.secrets)
         use = self._use_of(changed, new)
         named = ", ".join(changed)
@@ -198,13 +205,15 @@ class SecretRefresh:
 
     def _use_database(self, url: str) -> None:
         try:
-            migrated = self._database.use(url, check=migrations.current)
+            usable = self._database.use(url, check=migrations.is_usable)
         except (StoreUnavailable, SQLAlchemyError):
             raise _Unusable("the database cannot be reached with it, or refuses it") from None
+        except migrations.NotWritable:
+            raise _Unusable("it leads to a database that it may not write to") from None
         except migrations.UnknownRevision:
-            migrated = None
-        if not migrated:
-            raise _Unusable("it leads to a database without Weir's tables")
+            usable = False
+        if not usable:
+            raise _Unusable("it leads to a database without this version's tables")
 
     def _use_redis(self, url: str) -> None:
         assert self._redis

@@ -300,7 +300,8 @@ class Settings:
         parse.integer(1024 * 1024, 2**40),
     )  # fmt: skip
     body_timeout: float = _setting(
-        "BODY_TIMEOUT", "30", "how long a body may take to arrive, and 1 s more for each 16 KiB",
+        "BODY_TIMEOUT", "30", "how long a request's line and headers may take from their first "
+        "byte, and then its body, that 1 s more for each 16 KiB",
         parse.number(0.1, 3600),
     )  # fmt: skip
     send_timeout: float = _setting(
@@ -414,7 +415,18 @@ def load(
             read_values[variable] = value
     if problems:
         raise SettingsError(*problems)
-    return _parsed({**environment, **read_values}, references, read_values)
+    try:
+        return _parsed({**environment, **read_values}, references, read_values)
+    except SettingsError as error:
+        raise SettingsError(
+            *(_with_reference(problem, references) for problem in error.problems)
+        ) from None
+
+
+def _with_reference(problem: str, references: Mapping[str, Reference]) -> str:
+    """A problem, and where the value that has it was read."""
+    reference = references.get(re.split(r"[ :]", problem, maxsplit=1)[0])
+    return f"{problem} (it is {reference})" if reference else problem
 
 
 def load_in_master() -> Settings:

@@ -25,10 +25,10 @@ KNOWN_SECRET_KEYS = frozenset(
 
 def weaknesses(settings: Mapping[str, Any]) -> list[str]:
     """The problems that prevent the start, each with a fix."""
+    # By number: an entry whose parts are mixed up has the key in another place.
     problems = [
-        f"API_KEYS: {key.name} has the unknown tier {key.tier} (TIERS has "
-        f"{', '.join(settings['tiers'])})"
-        for key in settings["api_keys"]
+        f"API_KEYS: entry {number} has an unknown tier (TIERS has {', '.join(settings['tiers'])})"
+        for number, key in enumerate(settings["api_keys"], 1)
         if key.tier not in settings["tiers"]
     ]
     if not re.fullmatch(r"[A-Za-z0-9._@-]{1,100}", settings["admin_username"]):
@@ -64,12 +64,13 @@ def weaknesses(settings: Mapping[str, Any]) -> list[str]:
         )
     if settings["debug"]:
         problems.append("DEBUG must not be set in production")
-    for key in settings["api_keys"]:
+    for number, key in enumerate(settings["api_keys"], 1):
         if key.secret in DEMO_SECRETS:
-            problems.append(f"API_KEYS: {key.name} is a demo key; choose a key of your own")
+            problems.append(f"API_KEYS: entry {number} is a demo key; choose a key of your own")
         elif not re.fullmatch(r"[A-Za-z0-9_-]{16,}", key.secret):
             problems.append(
-                f"API_KEYS: the key of {key.name} must be at least 16 characters of [A-Za-z0-9_-]"
+                f"API_KEYS: the key of entry {number} must be at least 16 characters of "
+                "[A-Za-z0-9_-]"
             )
     ephemeral = settings["platform"] and settings["database_url"].startswith("sqlite")
     if ephemeral and not settings["allow_ephemeral_sqlite"]:

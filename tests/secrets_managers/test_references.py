@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from sqlalchemy.engine import make_url
 
 from tests.support.servers import REPOSITORY
+from webapp import secrets_managers
+from webapp.secret_refresh import SecretRefresh
 from webapp.secrets_managers import MODULES, parse_secret
 from webapp.settings import Settings, SettingsError, load, table
+from webapp.storage.database import Database
 
 SECRET = "a-secret-that-nobody-may-see"
 Load = Callable[..., Settings]
@@ -141,14 +145,21 @@ def test_a_pipe_does_not_keep_the_start_waiting(load_here: Load, tmp_path: Path)
 
 
 def test_every_check_of_a_value_holds_for_what_was_read(
-    load_here: Load, keep: Callable[..., str]
+    load_here: Load, keep: Callable[..., str], tmp_path: Path
 ) -> None:
     message = refusal(
         load_here, APP_ENV="production", ADMIN_PASSWORD="a-long-password", SECRET_KEY=keep("short")
     )
     assert "SECRET_KEY must be set to a random value of at least 16 characters" in message
+    assert f"(it is file://{tmp_path / 'secret'})" in message
     message = refusal(load_here, DATABASE_URL=keep(f"mysql://weir:{SECRET}@host/weir"))
     assert "DATABASE_URL must start with postgresql://" in message
+    # A key in the place of a name or a tier.
+    for entry in (f"Smoke:{SECRET}:premium", f"{SECRET}:premium:Smoke", f"{SECRET}:Smoke:premium"):
+        message = refusal(
+            load_here, APP_ENV="production", API_KEYS=keep(f"good:free:{'k' * 20},{entry}")
+        )
+        assert "entry 2" in message
     message = refusal(load_here, OPENAI_API_KEY=keep(f"{SECRET}\nsecond line"))
     assert "OPENAI_API_KEY must be one line" in message
 
@@ -198,3 +209,17 @@ def test_a_password_of_the_database_may_be_kept_by_itself(
     for url in ("", "sqlite:////tmp/weir.db", "postgres://host/weir"):
         message = refusal(load_here, DATABASE_URL=url, DATABASE_PASSWORD=password)
         assert "DATABASE_PASSWORD needs a DATABASE_URL of PostgreSQL" in message
+
+
+def test_a_manager_that_cannot_start_does_not_keep_a_worker_from_starting(
+    load_here: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that fails at its start would end all of Weir."""
+    monkeypatch.setenv("AWS_PROFILE", "a-profile-that-is-gone")
+    monkeypatch.setattr(secrets_managers, "_managers", {})
+    reference = parse_secret("aws-sm://name")
+    assert reference
+    settings = replace(
+        load_here(), secret_references={"SECRET_KEY": reference}, secret_values={"SECRET_KEY": "x"}
+    )
+    SecretRefresh(settings, Database(settings.database_url), None, {}).start()

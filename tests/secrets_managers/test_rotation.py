@@ -258,7 +258,13 @@ def test_a_rotated_password_of_redis_is_taken_up(rotation: Rotation, valkey: Val
         (
             "DATABASE_URL",
             "postgresql://postgres@127.0.0.1:{port}/postgres",
-            "without Weir's tables",
+            "without this version's tables",
+        ),
+        (
+            "DATABASE_URL",
+            "postgresql://postgres@127.0.0.1:{port}/{database}"
+            "?options=-c%20default_transaction_read_only%3Don",
+            "may not write",
         ),
         ("DATABASE_URL", "sqlite:////tmp/weir.db", "needs a DATABASE_URL of PostgreSQL"),
         ("DATABASE_URL", "postgresql://weak@127.0.0.1:{port}/{database}", "refuses"),
@@ -270,6 +276,7 @@ def test_a_rotated_password_of_redis_is_taken_up(rotation: Rotation, valkey: Val
         "malformed",
         "wrong password",
         "another database",
+        "read-only",
         "SQLite",
         "no rights",
         "no Redis",

@@ -96,6 +96,19 @@ def test_a_newer_database_is_taken_as_it_is(
     assert migrations.head() in said
 
 
+def test_a_database_that_a_rotated_url_leads_to_must_be_migrated(
+    fresh_database: str, empty_database: str
+) -> None:
+    database, empty = Database(fresh_database), Database(empty_database)
+    assert database.read(migrations.is_usable)
+    assert not empty.read(migrations.is_usable)
+    for revision, is_usable in (("0001_keys_and_traffic", False), (LATER, True)):
+        stamp(database, revision)
+        assert database.read(migrations.is_usable) is is_usable
+    database.engine.dispose()
+    empty.engine.dispose()
+
+
 @pytest.mark.parametrize(
     "found",
     [

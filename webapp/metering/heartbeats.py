@@ -66,7 +66,8 @@ class Heartbeats:
 
     def leave(self) -> None:
         """Delete this worker's row: it ends with all calls settled."""
-        if self.worker_id is not None:
-            delete = workers.delete().where(workers.c.id == self.worker_id)
-            self._database.write(lambda connection: connection.execute(delete))
-            self.worker_id = None
+        with self._registering:
+            if self.worker_id is not None:
+                delete = workers.delete().where(workers.c.id == self.worker_id)
+                self._database.write(lambda connection: connection.execute(delete))
+                self.worker_id = None

@@ -42,6 +42,10 @@ class UnknownRevision(Exception):
         )
 
 
+class NotWritable(Exception):
+    """The database, or its role, may not be written."""
+
+
 def known() -> list[str]:
     """This version's revisions: migration files are named by them and sort in order."""
     return sorted(path.stem for path in (FOLDER / "versions").glob("[0-9]*.py"))
@@ -80,6 +84,23 @@ def upgrade(database: Database) -> bool:
         if _is_done(database.read(current)):
             return False
         return database.write(_upgrade, timeout=None)
+
+
+def is_usable(connection: Connection) -> bool:
+    """Whether a database of PostgreSQL is migrated far enough for this version.
+
+    Raises UnknownRevision, and NotWritable.
+    """
+    revision = current(connection)
+    if revision != head() and not is_later(revision):
+        return False
+    may_write = text(
+        "SELECT current_setting('transaction_read_only') = 'off'"
+        " AND has_table_privilege('ledger', 'SELECT, INSERT, UPDATE')"
+    )
+    if not connection.execute(may_write).scalar_one():
+        raise NotWritable
+    return True
 
 
 def _is_done(revision: str | None) -> bool:

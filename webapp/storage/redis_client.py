@@ -118,8 +118,8 @@ class RedisClient:
         finally:
             new.close()
         with self._trip:
-            self.close()
             self._url = url
+            self.close()
 
     def try_out(self) -> None:
         """Raises RedisUnavailable if Redis does not do what Weir needs; nothing else follows."""
