@@ -46,8 +46,9 @@ update() {
 # Waits until the deployment has ended. In a canary, all traffic goes to the new version for a while
 # in which the one before is kept: the smoke test runs then, as going back is quick.
 finish() {
-  local stage tested=${1:-}
-  while read -r status stage < <(state); do
+  local answer stage tested=${1:-}
+  while answer=$(state); do
+    read -r status stage <<<"$answer"
     case $status in
       SUCCESSFUL) return ;;
       STOPPED | ROLLBACK_SUCCESSFUL | ROLLBACK_FAILED)

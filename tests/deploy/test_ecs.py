@@ -1,4 +1,4 @@
-"""deploy/aws/deploy.sh, without an account: what it tells ECS, in which order, and how it goes back."""
+"""deploy/aws/deploy.sh, without an account: what it tells ECS, and how it goes back."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ class Ecs:
         smoke.write_text(
             f'#!/bin/sh\n[ "$1" != -c ] || exec {sys.executable} "$@"\n'
             f'echo "smoke $2" >>{self.state}/changes\n'
-            f'code=$(head -n 1 {self.state}/codes); sed -i 1d {self.state}/codes\nexit "${{code:-0}}"\n'
+            f"code=$(head -n 1 {self.state}/codes); sed -i 1d {self.state}/codes\n"
+            'exit "${code:-0}"\n'
         )
         smoke.chmod(0o755)
         self.answers(
