@@ -103,6 +103,8 @@ def test_terraform_plans_everything(copy: Path, moto: Moto) -> None:
         f"-var=zone_id={zone['HostedZone']['Id'].removeprefix('/hostedzone/')}",
         "-var=image_tag=1",
         '-var=secret_settings=["OPENAI_API_KEY", "API_KEYS"]',
+        '-var=github={owner="acme",owner_id=12,name="weir",repository_id=1234567890,'
+        'environment="staging",provider_arn="arn:aws:iam::1:oidc-provider/there"}',
     )
     assert done.returncode == 0, done.stderr
     made = set(re.findall(r"^  # (\S+) will be created", done.stdout, re.MULTILINE))
@@ -112,10 +114,12 @@ def test_terraform_plans_everything(copy: Path, moto: Moto) -> None:
         for kind, name in re.findall(r'^resource "(\w+)" "(\w+)"', file.read_text(), re.MULTILINE)
     }
     assert len(declared) > 40
+    for subject in ("repo:acme/weir", "repo:acme@12/weir@1234567890"):
+        assert f'"{subject}:environment:staging"' in done.stdout
     without_index = {re.sub(r"\[.*?\]$", "", address) for address in made}
-    assert declared - without_index == {"aws_sns_topic_subscription.alarms"}, (
-        "only that is optional"
-    )
+    assert declared - without_index == {
+        "aws_sns_topic_subscription.alarms", "aws_iam_openid_connect_provider.github",
+    }, "only these are optional"  # fmt: skip
     assert "module.autoscaling[0].aws_appautoscaling_policy.cpu" in made
 
 

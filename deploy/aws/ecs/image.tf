@@ -17,11 +17,11 @@ resource "aws_ecr_lifecycle_policy" "weir" {
   policy = jsonencode({
     rules = [{
       rulePriority = 1
-      description  = "Keep the last 30 images"
+      description  = "Keep the last 30 images: one for two architectures, with its records, counts as five"
       selection = {
         tagStatus   = "any"
         countType   = "imageCountMoreThan"
-        countNumber = 30
+        countNumber = 150
       }
       action = { type = "expire" }
     }]

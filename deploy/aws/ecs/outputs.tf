@@ -30,6 +30,11 @@ output "task_definition" {
   value       = aws_ecs_task_definition.weir.arn
 }
 
+output "github_role" {
+  description = "The role that GitHub deploys with."
+  value       = one(aws_iam_role.github[*].arn)
+}
+
 output "canary" {
   description = "What ../canary needs to know."
   value = {

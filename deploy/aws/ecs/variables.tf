@@ -214,3 +214,16 @@ variable "deletion_protection" {
   type        = bool
   default     = true
 }
+
+variable "github" {
+  description = "The repository and the environment that may deploy (docs/deploying/pipelines.md). provider_arn: that of the account's OIDC provider for GitHub, where there is one. Null: none may."
+  type = object({
+    owner         = string
+    owner_id      = number
+    name          = string
+    repository_id = number
+    environment   = string
+    provider_arn  = optional(string)
+  })
+  default = null
+}
