@@ -40,6 +40,10 @@ RESOURCES = {
     "Microsoft.KeyVault/vaults": ("keyvault", "VaultCreateOrUpdateParameters"),
     "Microsoft.KeyVault/vaults/secrets": ("keyvault", "SecretCreateOrUpdateParameters"),
     "Microsoft.ManagedIdentity/userAssignedIdentities": ("msi.v2024_11_30", "Identity"),
+    "Microsoft.ManagedIdentity/userAssignedIdentities/federatedIdentityCredentials": (
+        "msi.v2024_11_30",
+        "FederatedIdentityCredential",
+    ),
     "Microsoft.Network/privateDnsZones": ("privatedns", "PrivateZone"),
     "Microsoft.Network/privateDnsZones/virtualNetworkLinks": ("privatedns", "VirtualNetworkLink"),
     "Microsoft.Network/privateEndpoints": ("network", "PrivateEndpoint"),

@@ -32,7 +32,7 @@ OF_AZURE = {"AZURE_CLIENT_ID"}
 CONNECTIONS_OF_A_WORKER = 10
 # Of PostgreSQL Flexible Server for users, by size.
 MAX_CONNECTIONS = {"Standard_B1ms": 35, "Standard_B2s": 414}
-FILES = ("infrastructure.bicep", "app.bicep")
+FILES = ("infrastructure.bicep", "app.bicep", "github.bicep")
 # What every resource may have in Bicep (depends_on: in pycep), beside what is sent.
 OF_BICEP = {"name", "location", "parent", "scope", "dependsOn", "depends_on", "zones", "tags"}
 INGRESS_TIMEOUT = 240  # seconds
@@ -207,6 +207,32 @@ def test_the_database_url_is_one_that_weir_reads() -> None:
     assert url
     plain = re.sub(r"\$\{[\w.]+\}", "x", url[1])
     assert "sslmode=verify-full" in database_url.parse(plain)
+
+
+def role(definition: dict[str, Any]) -> str:
+    return str(definition["function"]["parameters"]["resource_name_1"])
+
+
+def test_one_environment_of_one_repository_may_deploy_and_no_more() -> None:
+    issuer = "'https://token.actions.githubusercontent.com'"
+    assert f"var issuer = {issuer}" in text("github.bicep")
+    subjects = re.findall(r"subject: '(.+)'", text("github.bicep"))
+    assert subjects == [
+        "repo:${owner}/${repository}:environment:${environment}",
+        "repo:${owner}@${ownerId}/${repository}@${repositoryId}:environment:${environment}",
+    ]
+    given = {
+        (config["scope"], role(config["properties"]["roleDefinitionId"]))
+        for _, kind, config in resources("github.bicep")
+        if "roleAssignments" in kind
+    }
+    assert given == {
+        ("registry", "acrPush"),
+        ("app", "appsContributor"),
+        ("containerEnvironment", "appsContributor"),
+        ("migrate", "jobsContributor"),
+        ("identity", "identityOperator"),
+    }
 
 
 # -- the scripts --
