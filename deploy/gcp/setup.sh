@@ -6,7 +6,8 @@
 #
 # --dry-run prints each command that would change something, and runs none of them; it looks at what
 # exists if you are logged in. OPENAI_API_KEY in the environment is stored as a secret. Sizes:
-# SQL_TIER, SQL_EDITION, SQL_CONNECTIONS, SQL_AVAILABILITY, REDIS_NODE, REDIS_REPLICAS.
+# SQL_TIER, SQL_EDITION, SQL_CONNECTIONS, SQL_AVAILABILITY, REDIS_NODE, REDIS_REPLICAS. With
+# GITHUB_REPOSITORY_ID and GITHUB_ENVIRONMENT, that environment of that repository may deploy.
 set -euo pipefail
 ((BASH_VERSINFO[0] >= 5)) || { echo "This needs bash 5: use Cloud Shell, or install it." >&2 && exit 2; }
 
@@ -17,7 +18,7 @@ while (($#)); do
     --region) region=${2:?} && shift ;;
     --dry-run) dry_run=yes ;;
     --remove) remove=yes ;;
-    *) sed -n '2,10s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
+    *) sed -n '2,11s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
   esac
   shift
 done
@@ -33,11 +34,13 @@ redis_replicas=${REDIS_REPLICAS:-0}
 
 runner=weir-run@$project.iam.gserviceaccount.com
 builder=weir-build@$project.iam.gserviceaccount.com
+deployer=weir-github@$project.iam.gserviceaccount.com
 bucket=gs://$project-weir-build
 secrets=(weir-secret-key weir-admin-password weir-database-url weir-redis-url weir-openai-api-key
   weir-api-keys weir-smoke-key weir-redis-ca)
 apis=(artifactregistry cloudbuild compute logging memorystore networkconnectivity run secretmanager
   serviceconsumermanagement sqladmin)
+[[ ! ${GITHUB_REPOSITORY_ID:-} ]] || apis+=(iam iamcredentials sts)
 # Cloud Build makes the service public, once: that is what admin may and developer may not.
 builder_roles=(roles/run.admin roles/logging.logWriter)
 
@@ -132,6 +135,37 @@ create_accounts() {
     --public-access-prevention
   bind storage buckets add-iam-policy-binding "$bucket" -- \
     "serviceAccount:$builder" roles/storage.objectViewer
+}
+
+# GitHub's tokens in place of a key. Ids are compared, as names can be given to others.
+create_github() {
+  [[ ${GITHUB_REPOSITORY_ID:-} ]] || return 0
+  local number subject=$GITHUB_REPOSITORY_ID:${GITHUB_ENVIRONMENT:?which environment?}
+  local pool=(iam workload-identity-pools) provider=(iam workload-identity-pools providers)
+  local at=(--location=global --workload-identity-pool=weir-github)
+  number=$(cloud projects describe "$project" --format='value(projectNumber)' 2>/dev/null || echo NUMBER)
+  ensure 'iam service-accounts' "$deployer" -- --display-name='Deploys Weir from GitHub'
+  # It may not make a service public, as the builder may.
+  bind projects add-iam-policy-binding "$project" -- "serviceAccount:$deployer" roles/run.developer
+  bind iam service-accounts add-iam-policy-binding "$runner" -- \
+    "serviceAccount:$deployer" roles/iam.serviceAccountUser
+  bind artifacts repositories add-iam-policy-binding weir --location="$region" -- \
+    "serviceAccount:$deployer" roles/artifactregistry.writer
+  ensure 'iam workload-identity-pools' weir-github --location=global --
+  # A pool that was removed keeps its name, and its provider, for 30 days.
+  if [[ $(cloud "${pool[@]}" describe weir-github --location=global --format='value(state)' \
+    2>/dev/null) == DELETED ]]; then
+    change "${pool[@]}" undelete weir-github --location=global
+  fi
+  found "${provider[@]}" describe github "${at[@]}" --format='value(name)' ||
+    change "${provider[@]}" create-oidc github "${at[@]}" \
+      --issuer-uri=https://token.actions.githubusercontent.com \
+      --attribute-mapping="google.subject=assertion.repository_id + ':' + assertion.environment" \
+      --attribute-condition="assertion.repository_id == '$GITHUB_REPOSITORY_ID' && assertion.environment == '$GITHUB_ENVIRONMENT'"
+  bind iam service-accounts add-iam-policy-binding "$deployer" -- \
+    "principal://iam.googleapis.com/projects/$number/locations/global/workloadIdentityPools/weir-github/subject/$subject" \
+    roles/iam.workloadIdentityUser
+  echo "GCP_PROVIDER is projects/$number/locations/global/workloadIdentityPools/weir-github/providers/github" >&2
 }
 
 create_secrets() {
@@ -246,6 +280,12 @@ remove_everything() {
   fi
   unbind "serviceAccount:$runner" roles/cloudsql.client
   for role in "${builder_roles[@]}"; do unbind "serviceAccount:$builder" "$role"; done
+  unbind "serviceAccount:$deployer" roles/run.developer
+  if [[ $(cloud iam workload-identity-pools describe weir-github --location=global \
+    --format='value(state)' 2>/dev/null) != DELETED ]]; then
+    drop 'iam workload-identity-pools' weir-github --location=global
+  fi
+  drop 'iam service-accounts' "$deployer"
   drop 'iam service-accounts' "$runner"
   drop 'iam service-accounts' "$builder"
   # Cloud Run gives its addresses back an hour or two after its service is gone.
@@ -267,6 +307,7 @@ else
   enable_apis
   create_network
   create_accounts
+  create_github
   create_secrets
   create_database
   create_redis

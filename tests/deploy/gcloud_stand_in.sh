@@ -4,7 +4,7 @@ shopt -s extglob
 words=() member='' role='' secret='' filter='' flags_file='' verb='' to=''
 for word; do
   case $word in
-    --member=*) member=${word#*=} ;;
+    --member=*) member=${word#*=} member=${member//\//_} ;;
     --role=*) role=${word#*=} ;;
     --secret=*) secret=${word#*=} ;;
     --filter=*) filter=${word#*=} ;;
@@ -29,7 +29,7 @@ case "$key $verb" in
   'sql instances patch '*) changed "$@" ;;
   'storage rm '*) changed "$@" && rm "$STATE/storage_buckets_${words[2]//[ \/:]/_}" ;;
   *' get-certificate-authority '*) echo '{"managedServerCa": {"caCerts": [{"certificates": ["-----BEGIN CERTIFICATE-----"]}]}}' ;;
-  *' get-iam-policy') [[ $filter =~ role=(.*)' AND bindings.members='(.*) ]] && [[ -e $file-${BASH_REMATCH[1]//\//_}-${BASH_REMATCH[2]} ]] && echo bound ;;
+  *' get-iam-policy') [[ $filter =~ role=(.*)' AND bindings.members='(.*) ]] && [[ -e $file-${BASH_REMATCH[1]//\//_}-${BASH_REMATCH[2]//\//_} ]] && echo bound ;;
   *' add-iam-policy-binding') changed "$@" && : >"$file-${role//\//_}-$member" ;;
   *' remove-iam-policy-binding') changed "$@" && rm "$file-${role//\//_}-$member" ;;
   'memorystore instances weir describe')
@@ -49,6 +49,14 @@ case "$key $verb" in
       printf 'weir-1,100,,https://weir.example\n' >"$STATE/traffic"
     fi ;;
   'run services update-traffic '*) changed "${to:-$*}" ;;
+  "projects "*' describe') echo 123 ;;
+  'iam workload-identity-pools weir-github describe')
+    # What was removed is still described.
+    [[ -e $file ]] && case "$*" in *state*) echo "$(<"$file")" ;; *) echo weir-github ;; esac ;;
+  'iam workload-identity-pools weir-github create') changed "$@" && echo ACTIVE >"$file" ;;
+  'iam workload-identity-pools weir-github delete') changed "$@" && echo DELETED >"$file" ;;
+  'iam workload-identity-pools undelete '*) changed "$@" && echo ACTIVE >"$STATE/iam_workload-identity-pools_weir-github" ;;
+  'iam workload-identity-pools providers create-oidc '*) changed "$@" && : >"$STATE/iam_workload-identity-pools_providers_github" ;;
   *' describe') [[ -e $file ]] && echo "$key" ;;
   *' create') changed "$@" && : >"$file" ;;
   *' delete') changed "$@" && rm "$file" ;;

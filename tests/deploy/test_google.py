@@ -183,6 +183,8 @@ class Cloud:
             "PATH": f"{self.programs}:{os.environ['PATH']}",
             "STATE": str(self.state),
             "OPENAI_API_KEY": "sk-of-the-provider",
+            "GITHUB_REPOSITORY_ID": "5678",
+            "GITHUB_ENVIRONMENT": "staging",
         }
 
     def run(
@@ -330,6 +332,43 @@ def test_removing_leaves_nothing_and_may_be_repeated(cloud: Cloud) -> None:
     assert not cloud.changes()
 
 
+def test_one_environment_of_one_repository_may_deploy_and_no_more(cloud: Cloud) -> None:
+    cloud.set_up()
+    changes = cloud.changes()
+    (trust,) = [change for change in changes if "create-oidc" in change]
+    condition = "assertion.repository_id == '5678' && assertion.environment == 'staging'"
+    assert f"--attribute-condition={condition}" in trust
+    given = {
+        (member, role)
+        for change in changes
+        for member, role in re.findall(r"--member=(\S+) --role=(\S+)", change)
+        if "github" in member
+    }
+    pool = "//iam.googleapis.com/projects/123/locations/global/workloadIdentityPools/weir-github"
+    deployer = f"serviceAccount:weir-github@{PROJECT}.iam.gserviceaccount.com"
+    assert given == {
+        (f"principal:{pool}/subject/5678:staging", "roles/iam.workloadIdentityUser"),
+        (deployer, "roles/run.developer"),
+        (deployer, "roles/iam.serviceAccountUser"),
+        (deployer, "roles/artifactregistry.writer"),
+    }
+
+
+def test_without_a_repository_nobody_on_github_may_deploy(cloud: Cloud) -> None:
+    del cloud.environment["GITHUB_REPOSITORY_ID"]
+    cloud.set_up()
+    assert not [change for change in cloud.changes() if "github" in change]
+
+
+def test_a_pool_that_was_removed_is_taken_up_again(cloud: Cloud) -> None:
+    cloud.set_up()
+    cloud.set_up("--remove", told=f"{PROJECT}\n")
+    cloud.changes()
+    cloud.set_up()
+    (pool,) = [change for change in cloud.changes() if "iam workload-identity-pools" in change]
+    assert "undelete weir-github" in pool
+
+
 def of_the_page() -> Iterator[list[str]]:
     """The gcloud commands of the page, those within others too."""
     page = (REPOSITORY / "docs/deploying/cloud-run.md").read_text()
@@ -339,6 +378,18 @@ def of_the_page() -> Iterator[list[str]]:
             # The first opens a browser, the second needs nobody's account.
             if not command.startswith(("auth login", "config set")):
                 yield shlex.split(command.replace('"', ""))
+
+
+def of_the_action() -> Iterator[list[str]]:
+    """The gcloud commands of the pipeline's action."""
+    action = yaml.safe_load(
+        (REPOSITORY / ".github/actions/deploy-cloud-run/action.yml").read_text()
+    )
+    for made in action["runs"]["steps"]:
+        for command in re.findall(
+            r"^gcloud (run .*)$", made.get("run", "").replace("\\\n", " "), re.MULTILINE
+        ):
+            yield shlex.split(command)
 
 
 def test_gcloud_knows_every_flag(dry_run: list[list[str]], cloud: Cloud, tmp_path: Path) -> None:
@@ -361,6 +412,7 @@ def test_gcloud_knows_every_flag(dry_run: list[list[str]], cloud: Cloud, tmp_pat
         [*service, "--region=r", *step("deploy")["args"][1:]],
         [*traffic, "--to-revisions=weir-1=10"],
         [*traffic, "--remove-tags=canary"],
+        *(["--project=p", *command] for command in of_the_action()),
         ["--project=p", "builds", "submit", f"--config={FOLDER}/cloudbuild.yaml", "--region=r"],
         *(["--project=p", *command] for command in of_the_page()),
         ["run", "deploy", "weir", "--no-such-flag"],
