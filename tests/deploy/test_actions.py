@@ -338,7 +338,7 @@ def test_a_cloud_goes_back_where_the_smoke_test_fails(runner: Runner, cloud: str
     }
     after = [call for call in runner.calls if "smoke.py" in call or back[cloud] in call]
     assert back[cloud] in after[-2], after
-    assert "the version before serves" in runner.output
+    assert "What serves now passes" in runner.output
 
 
 def test_a_cloud_that_refuses_the_deployment_keeps_the_version_before(
@@ -352,7 +352,7 @@ def test_a_cloud_that_refuses_the_deployment_keeps_the_version_before(
     assert not deploy_to(runner, cloud, refuses=commands[cloud])
     assert not any(re.search("=10( |$)", call) for call in runner.calls), "no traffic"
     assert runner.ran[-2:] == ["Deploy", "Smoke test after a failure"]
-    assert "the version before serves" in runner.output
+    assert "What serves now passes" in runner.output
 
 
 def test_nothing_is_deployed_where_the_image_cannot_be_copied(runner: Runner, cloud: str) -> None:
