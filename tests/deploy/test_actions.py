@@ -364,6 +364,9 @@ def test_nothing_is_deployed_where_the_image_cannot_be_copied(runner: Runner, cl
 def test_cloud_run_is_deployed_after_its_migration_only(runner: Runner) -> None:
     assert not deploy_to(runner, "deploy-cloud-run", refuses="weir-migrate")
     assert runner.ran[-1] == "Migrate"
+    (migration,) = [call for call in runner.calls if "weir-migrate" in call]
+    assert COPIED in migration
+    assert {"--execute-now", "--wait"} <= set(migration.split())
     assert not (runner.folder / "deployed").exists()
 
 

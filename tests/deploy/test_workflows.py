@@ -259,7 +259,9 @@ def test_a_cloud_gets_the_image_that_reads_its_secrets() -> None:
     extras = {target: extra for target, extra in the_targets() if extra}
     clouds = {path.parent.name for path in ACTIONS if "copy-image" in path.read_text()}
     assert {f"deploy-{target}" for target in extras} == clouds
-    for extra in extras.values():
+    for target, extra in extras.items():
+        action = (FOLDER / "actions" / f"deploy-{target}" / "action.yml").read_text()
+        assert f"deploy/{extra}/" in action
         assert (REPOSITORY / f"requirements-{extra}.txt").exists()
 
 
