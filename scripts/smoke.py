@@ -458,7 +458,7 @@ class Smoke:
         self._requests_before = self._own_requests()
         return f"{answer.json().get('name')}, tier {answer.json().get('tier')}"
 
-    def _patiently(self, ask: Callable[[], Answer]) -> Answer:
+    def _retrying_once(self, ask: Callable[[], Answer]) -> Answer:
         """An answer of 200; one refusal by the key's limit is waited for."""
         answer = ask()
         retry_after = answer.headers.get("Retry-After") or ""
@@ -474,7 +474,7 @@ class Smoke:
 
     def _post(self, path: str, body: dict[str, Any], headers: dict[str, str]) -> Answer:
         body = body | self._model
-        return self._patiently(lambda: self._weir.post(path, body, **headers))
+        return self._retrying_once(lambda: self._weir.post(path, body, **headers))
 
     def _ask(self) -> Answer:
         body = {"message": self._prompt, "max_tokens": 16}
@@ -522,7 +522,7 @@ class Smoke:
             streams.append(self._weir.stream("/generate", body, **self._native()))
             return streams[-1].answer
 
-        answer = self._patiently(ask)
+        answer = self._retrying_once(ask)
         events = streams[-1].events()
         for event in events:
             if "error" in event:

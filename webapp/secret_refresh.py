@@ -32,11 +32,11 @@ log = logging.getLogger(__name__)
 LOOK_INTERVAL = 1.0  # seconds
 READ_TIMEOUT = 60.0
 # While a provider or a store refuses what is in use, it may have been rotated: it is read sooner.
-FIRST_PATIENCE, LAST_PATIENCE = 2.0, 30.0
+MIN_EARLY_DELAY, MAX_EARLY_DELAY = 2.0, 30.0
 REMIND_INTERVAL = 3600.0
 REFUSED = "ProviderRefusedWeir"
 # These make one URL, and are only good together.
-OF_THE_DATABASE = ("DATABASE_URL", "DATABASE_PASSWORD")
+DATABASE_VARIABLES = ("DATABASE_URL", "DATABASE_PASSWORD")
 
 
 class _Unusable(Exception):
@@ -88,8 +88,8 @@ class SecretRefresh:
 
     def problem(self) -> str | None:
         """Which settings still have their last value, why and since when; no host and no value."""
-        told = _by_text({name: str(problem) for name, problem in self._problems.items()})
-        return "; ".join(f"{', '.join(names)} {text}" for text, names in told.items()) or None
+        by_text = _by_text({name: str(problem) for name, problem in self._problems.items()})
+        return "; ".join(f"{', '.join(names)} {text}" for text, names in by_text.items()) or None
 
     def start(self) -> None:
         """Refresh from now on, at once in a worker that starts later than others."""
@@ -111,8 +111,8 @@ class SecretRefresh:
             if isinstance(found, SecretError):
                 problems[variable] = (str(found), "")
             elif found != self._values[variable]:
-                together = OF_THE_DATABASE[0] if variable in OF_THE_DATABASE else variable
-                changed[together][variable] = found
+                group = DATABASE_VARIABLES[0] if variable in DATABASE_VARIABLES else variable
+                changed[group][variable] = found
         for values in changed.values():
             try:
                 self._take_up(values)
@@ -123,34 +123,34 @@ class SecretRefresh:
                 log.exception("A new secret could not be taken up")
                 reason = f"has a new value that could not be taken up ({type(error).__name__})"
                 problems |= dict.fromkeys(values, (reason, ""))
-        self._note(problems)
+        self._update_problems(problems)
 
     def _refresh_forever(self) -> None:
         if secrets_managers.age() < self._settings.secrets_refresh:
-            self._wait(FIRST_PATIENCE)
-        patience = FIRST_PATIENCE
+            self._wait(MIN_EARLY_DELAY)
+        early_delay = MIN_EARLY_DELAY
         while True:
             try:
                 self.refresh()
             except Exception:
                 log.exception("Secrets could not be refreshed")
-            is_early = self._wait(patience)
-            patience = min(2 * patience, LAST_PATIENCE) if is_early else FIRST_PATIENCE
+            is_early = self._wait(early_delay)
+            early_delay = min(2 * early_delay, MAX_EARLY_DELAY) if is_early else MIN_EARLY_DELAY
 
-    def _wait(self, patience: float) -> bool:
+    def _wait(self, early_delay: float) -> bool:
         """Wait for the next read. True if it is early, as something refuses what is in use."""
         began = time.monotonic()
         # Workers do not all ask in the same second.
         due = began + self._settings.secrets_refresh * random.uniform(0.9, 1.1)  # noqa: S311
         while (now := time.monotonic()) < due:
             gevent.sleep(min(LOOK_INTERVAL, due - now))
-            if self._is_refused() and time.monotonic() - began >= patience:
+            if self._is_refused() and time.monotonic() - began >= early_delay:
                 return True
         return False
 
     def _is_refused(self) -> bool:
         """Whether something does not work that another secret may mend."""
-        if self._database.unavailable and self._references.keys() & OF_THE_DATABASE:
+        if self._database.unavailable and self._references.keys() & DATABASE_VARIABLES:
             return True
         if "REDIS_URL" in self._references and self._redis and self._redis.unavailable:
             return True
@@ -193,7 +193,7 @@ class SecretRefresh:
     def _use_of(self, changed: Iterable[str], new: Settings) -> Callable[[], None] | None:
         """How to use the new values of these variables; None if that takes a start."""
         variable = next(iter(changed))
-        if variable in OF_THE_DATABASE:
+        if variable in DATABASE_VARIABLES:
             if self._database.is_sqlite or new.database_url.startswith("sqlite"):
                 return None
             return lambda: self._use_database(new.database_url)
@@ -228,27 +228,27 @@ class SecretRefresh:
             if provider.api_key != old[provider.name]:
                 self._providers[provider.name].use_key(provider.api_key)
 
-    def _note(self, problems: Mapping[str, tuple[str, str]]) -> None:
+    def _update_problems(self, problems: Mapping[str, tuple[str, str]]) -> None:
         """Keep what is wrong, and log what is new, or has lasted for long, or is over."""
         now = time.time()
         over = [variable for variable in self._problems if variable not in problems]
         if over:
             log.warning("%s can be read and used again", ", ".join(over))
-        noted: dict[str, _Problem] = {}
+        problems_now: dict[str, _Problem] = {}
         to_log: dict[str, str] = {}
-        for variable, said in problems.items():
+        for variable, reason_and_details in problems.items():
             before = self._problems.get(variable)
             since, logged_at = (before.since, before.logged_at) if before else (now, 0.0)
-            told = before and said == (before.reason, before.details)
-            if not told or now - logged_at > REMIND_INTERVAL:
+            is_known = before and reason_and_details == (before.reason, before.details)
+            if not is_known or now - logged_at > REMIND_INTERVAL:
                 logged_at = now
-            noted[variable] = _Problem(*said, since, logged_at)
+            problems_now[variable] = _Problem(*reason_and_details, since, logged_at)
             if logged_at == now:
-                to_log[variable] = noted[variable].with_details()
+                to_log[variable] = problems_now[variable].with_details()
         for text, variables in _by_text(to_log).items():
             named = [f"{variable} ({self._references[variable]})" for variable in variables]
             log.warning("%s %s", ", ".join(named), text)
-        self._problems = noted
+        self._problems = problems_now
 
 
 def _by_text(texts: Mapping[str, str]) -> dict[str, list[str]]:

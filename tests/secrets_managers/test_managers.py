@@ -174,6 +174,6 @@ def test_the_start_waits_some_seconds_for_a_manager(
     back.start()
     assert load(environment).openai_api_key == "one"
     clouds.kept.status = 503
-    monkeypatch.setattr(secrets_managers, "START_PATIENCE", 0.2)
+    monkeypatch.setattr(secrets_managers, "START_TIMEOUT", 0.2)
     with pytest.raises(SettingsError, match="gcp-sm://project/openai cannot be reached"):
         load(environment)

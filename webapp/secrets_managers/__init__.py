@@ -32,7 +32,7 @@ MODULES = {
     "file": ("files", ""),
 }
 # In a new container, what tells it who it is may need some seconds (GKE's metadata server does).
-START_PATIENCE = 15.0
+START_TIMEOUT = 15.0
 START_RETRY_PAUSE = 1.0
 CHILD_TIMEOUT = 120.0
 
@@ -73,7 +73,7 @@ def read_at_start(references: Iterable[Reference]) -> Found:
     found: dict[Reference, str | SecretError] = {
         reference: _inherited[reference] for reference in wanted & _inherited.keys()
     }
-    give_up_at = time.monotonic() + START_PATIENCE
+    give_up_at = time.monotonic() + START_TIMEOUT
     while missing := wanted - found.keys():
         read_now = read(missing)
         last_try = time.monotonic() > give_up_at
