@@ -226,6 +226,21 @@ def test_render_wires_what_it_creates() -> None:
     assert cache["ipAllowList"] == database["ipAllowList"] == []
 
 
+def test_a_full_redis_drops_cached_answers_before_limits_everywhere() -> None:
+    """As `flask doctor` advises. Railway's Redis has no maxmemory."""
+    policies = {
+        "deploy/docker-compose.yml": r"--maxmemory-policy, ([\w-]+)",
+        "render.yaml": r"maxmemoryPolicy: ([\w-]+)",
+        "deploy/aws/ecs/stores.tf": r'"maxmemory-policy"\s+value = "([\w-]+)"',
+        "deploy/gcp/setup.sh": r"maxmemory-policy=([\w-]+)",
+        "deploy/azure/infrastructure.bicep": r"evictionPolicy: '(\w+)'",
+        "docs/deploying/heroku.md": r"redis:maxmemory --policy ([\w-]+)",
+    }
+    for manifest, pattern in policies.items():
+        found = re.findall(pattern, text(manifest))
+        assert [policy.replace("-", "").lower() for policy in found] == ["volatilelru"], manifest
+
+
 def test_no_manifest_holds_a_secret() -> None:
     secrets = {name for name, metadata in KNOWN.items() if metadata["secret"]}
     for entry in render_web()["envVars"]:

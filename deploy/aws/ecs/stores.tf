@@ -64,10 +64,10 @@ resource "aws_elasticache_parameter_group" "weir" {
   name   = var.name
   family = "valkey8"
 
-  # Everything in it may go: a cache, and the last minutes' limits.
+  # When it is full, what was used least goes first: mostly cached answers.
   parameter {
     name  = "maxmemory-policy"
-    value = "allkeys-lru"
+    value = "volatile-lru"
   }
 }
 
