@@ -4,12 +4,13 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# For example python:3.13-slim-trixie.
+# For example python:3.13.16-slim-trixie; without its patch version, as Debian has its own.
 name=$(sed -n 's/^FROM \(.*\) AS build$/\1/p' deploy/Dockerfile)
-suite=${name##*-}
-python=${name%%-*}
+minor=$(sed 's/^\(python:[0-9]*\.[0-9]*\)\.[0-9]*/\1/' <<<"$name")
+suite=${minor##*-}
+python=${minor%%-*}
 python=python${python#*:}
-base=localhost/${name/:/-}-of-packages
+base=localhost/${minor/:/-}-of-packages
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/weir/${base##*/}.tar
 
 if [[ ! -e $cache ]]; then

@@ -283,7 +283,31 @@ def test_every_manifest_means_the_same_python() -> None:
     assert re.fullmatch(rf"{re.escape(version)}\.\d+", render_s), "Render wants a full version"
     assert json.loads(railway_program("RAILPACK_PYTHON_VERSION")) == version
     images = {arguments.split()[0] for name, arguments in dockerfile() if name == "FROM"}
-    assert images == {f"python:{version}-slim-trixie"}
+    assert images == {f"python:{render_s}-slim-trixie"}
+
+
+def images() -> Iterator[tuple[str, str]]:
+    """What the files pull; those of the chart and of Cloud Build have tests of their own."""
+    for file in sorted((REPOSITORY / "deploy").rglob("docker-compose.yml")):
+        name = str(file.relative_to(REPOSITORY))
+        for service in yaml.safe_load(file.read_text())["services"].values():
+            if service.get("image", "weir") != "weir":
+                yield name, service["image"]
+    for file in sorted((REPOSITORY / "deploy").rglob("Dockerfile")):
+        name = str(file.relative_to(REPOSITORY))
+        for image in re.findall(r"(?:^FROM |--from=)(\S+)", file.read_text(), re.MULTILINE):
+            if image not in {"build", "${WEIR}"}:
+                yield name, image
+
+
+def test_every_image_has_a_full_version() -> None:
+    found = list(images())
+    assert len(found) == 8
+    for file, image in found:
+        # PostgreSQL's versions have two numbers.
+        numbers = r"\d+\.\d+" if image.startswith("postgres:") else r"\d+\.\d+\.\d+"
+        tag = rf":v?{numbers}(-[\w.-]+)?(@sha256:[0-9a-f]{{64}})?"
+        assert re.fullmatch(rf"[\w./-]+{tag}", image), f"{file}: {image}"
 
 
 def test_what_railway_no_longer_reads_is_not_the_documented_way() -> None:
