@@ -190,10 +190,44 @@ def test_every_variable_is_a_setting() -> None:
         assert names <= set(KNOWN), f"{manifest} names what Weir does not know"
 
 
-def test_every_platform_says_how_many_proxies_are_in_front() -> None:
-    for manifest, names in environments():
-        if manifest != "deploy/Dockerfile":  # which is for any place
-            assert "TRUSTED_PROXIES" in names, manifest
+# Where each manifest says how many proxies are in front, and who migrates.
+IN_FRONT = {
+    "render.yaml": r"key: TRUSTED_PROXIES\n +value: 1$",
+    "app.json": r'"TRUSTED_PROXIES": \{[^}]+"value": "1"',
+    ".railway/railway.ts": r'TRUSTED_PROXIES: "1"',
+    "docs/deploying/railway.md": r"\| `TRUSTED_PROXIES` \| `1` \|",  # railway.json has no variables
+    "deploy/docker-compose.yml": r"TRUSTED_PROXIES: \$\{TRUSTED_PROXIES:-0\}",
+    "deploy/server/docker-compose.yml": r'TRUSTED_PROXIES: "1"',
+    "docs/deploying/server.md": r"^TRUSTED_PROXIES=1$",  # of /etc/weir.env
+    "deploy/kubernetes/base/weir.yaml": r"TRUSTED_PROXIES\W+(value: )?\"?1\b",
+    "deploy/aws/ecs/service.tf": r'TRUSTED_PROXIES = "1"',
+    "deploy/aws/lambda/template.yaml": r'TRUSTED_PROXIES: "1"',
+    "deploy/gcp/cloudbuild.yaml": r'_TRUSTED_PROXIES: "1"',
+    "deploy/azure/app.bicep": r"name: 'TRUSTED_PROXIES'\n +value: '1'",
+}
+MIGRATING = {
+    "render.yaml": "preDeployCommand: flask db upgrade",
+    "Procfile": "release: flask db upgrade",
+    "app.json": "Its release process migrates.",
+    ".railway/railway.ts": 'preDeployCommand: ["flask db upgrade"]',
+    "railway.json": '"preDeployCommand": ["flask db upgrade"]',
+    "deploy/docker-compose.yml": "Migrates the database itself when it starts",
+    "deploy/kubernetes/base/weir.yaml": "Each Weir migrates the database itself when it starts",
+    "deploy/aws/ecs/service.tf": "Each task migrates at its start",
+    "deploy/aws/lambda/template.yaml": "Each process migrates the database at its start",
+    "deploy/gcp/cloudbuild.yaml": "id: migrate",
+    "deploy/azure/app.bicep": "the job that migrates its database",
+}
+
+
+@pytest.mark.parametrize("manifest", IN_FRONT)
+def test_every_manifest_says_how_many_proxies_are_in_front(manifest: str) -> None:
+    assert re.search(IN_FRONT[manifest], text(manifest), re.MULTILINE)
+
+
+@pytest.mark.parametrize("manifest", MIGRATING)
+def test_every_manifest_says_who_migrates(manifest: str) -> None:
+    assert MIGRATING[manifest] in text(manifest)
 
 
 def test_a_hosted_weir_has_a_secret_a_database_and_redis() -> None:
