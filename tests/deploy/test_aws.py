@@ -161,6 +161,32 @@ module "second" {{
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def variables_of(name: str) -> dict[str, dict[str, str]]:
+    """The type and the default of each variable of a file, without spaces."""
+    return {
+        variable: {
+            part: "".join(found[1].split())
+            for part in ("type", "default")
+            if (found := re.search(rf"^  {part} += (.*?\n(?: .*\n)*?(?=  \w|$|\n))", block, re.M))
+        }
+        for variable, block in re.findall(
+            r'^variable "(\w+)" {\n(.*?)^}', text(name), re.MULTILINE | re.DOTALL
+        )
+    }
+
+
+def test_a_second_region_takes_all_that_the_first_one_does() -> None:
+    first, second = variables_of("ecs/variables.tf"), variables_of("second-region/main.tf")
+    assert first.keys() - second.keys() == {"validation_record", "cidr"}, "it sets these itself"
+    assert second.keys() - first.keys() == {"region"}
+    for variable in first.keys() & second.keys():
+        assert second[variable].get("type") == first[variable]["type"], variable
+        if variable not in {"zone_id", "secret_settings"}:  # API_KEYS are all that both share
+            assert second[variable].get("default") == first[variable].get("default"), variable
+    for variable in first.keys() & second.keys():
+        assert re.search(rf"^  {variable} += var\.{variable}$", text("second-region/main.tf"), re.M)
+
+
 def test_the_canary_is_given_all_it_wants() -> None:
     output = re.search(
         r'output "canary" {.*?value = {\n(.*?)\n  }\n}', text("ecs/outputs.tf"), re.S

@@ -19,6 +19,12 @@ variable "region" {
   type        = string
 }
 
+variable "name" {
+  description = "As in the first region."
+  type        = string
+  default     = "weir"
+}
+
 variable "domain" {
   description = "The domain of the first region."
   type        = string
@@ -29,8 +35,104 @@ variable "zone_id" {
   type        = string
 }
 
+variable "certificate_arn" {
+  description = "Certificate of ACM in this region for the domain. Null: one is made and validated through zone_id."
+  type        = string
+  default     = null
+}
+
 variable "image_tag" {
   description = "Tag of the image in this region's repository. Null: everything but the service is made."
+  type        = string
+  default     = null
+}
+
+variable "architecture" {
+  description = "As in the first region."
+  type        = string
+  default     = "X86_64"
+}
+
+variable "network" {
+  description = "A VPC of your own in this region. Null: one is made."
+  type = object({
+    vpc_id          = string
+    public_subnets  = list(string)
+    private_subnets = list(string)
+  })
+  default = null
+}
+
+variable "nat_gateways" {
+  description = "As in the first region."
+  type        = number
+  default     = 1
+}
+
+variable "task" {
+  description = "As in the first region."
+  type = object({
+    cpu    = number
+    memory = number
+  })
+  default = {
+    cpu    = 512
+    memory = 1024
+  }
+}
+
+variable "database_secret_arn" {
+  description = "Secret in this region with the field DATABASE_URL of a PostgreSQL of your own. Null: RDS PostgreSQL is made."
+  type        = string
+  default     = null
+}
+
+variable "database" {
+  description = "As in the first region."
+  type = object({
+    class    = string
+    storage  = number
+    multi_az = bool
+  })
+  default = {
+    class    = "db.t4g.small"
+    storage  = 20
+    multi_az = false
+  }
+}
+
+variable "redis_secret_arn" {
+  description = "Secret in this region with the field REDIS_URL of a Redis or Valkey of your own. Null: ElastiCache Valkey is made."
+  type        = string
+  default     = null
+}
+
+variable "cache" {
+  description = "As in the first region."
+  type = object({
+    type  = string
+    nodes = number
+  })
+  default = {
+    type  = "cache.t4g.micro"
+    nodes = 1
+  }
+}
+
+variable "llm_deadline" {
+  description = "As in the first region."
+  type        = number
+  default     = 120
+}
+
+variable "log_retention_days" {
+  description = "As in the first region."
+  type        = number
+  default     = 30
+}
+
+variable "alarm_email" {
+  description = "Address that this region's alarms are sent to, after it has confirmed. Null: they are only shown."
   type        = string
   default     = null
 }
@@ -78,10 +180,23 @@ provider "aws" {
 module "weir" {
   source = "../ecs"
 
+  name                = var.name
   domain              = var.domain
   zone_id             = var.zone_id
+  certificate_arn     = var.certificate_arn
   validation_record   = false
   image_tag           = var.image_tag
+  architecture        = var.architecture
+  network             = var.network
+  nat_gateways        = var.nat_gateways
+  task                = var.task
+  database_secret_arn = var.database_secret_arn
+  database            = var.database
+  redis_secret_arn    = var.redis_secret_arn
+  cache               = var.cache
+  llm_deadline        = var.llm_deadline
+  log_retention_days  = var.log_retention_days
+  alarm_email         = var.alarm_email
   secret_settings     = var.secret_settings
   settings            = var.settings
   tasks               = var.tasks
