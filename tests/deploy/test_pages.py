@@ -51,3 +51,21 @@ def test_the_commands_are_lines_that_a_shell_reads(page: Path) -> None:
     for block in re.findall(r"^ *```sh\n(.*?)^ *```", page.read_text(), re.MULTILINE | re.DOTALL):
         read = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True)
         assert read.returncode == 0, block + read.stderr
+
+
+def files_made(page: Path) -> list[str]:
+    """The files that a page's commands make in the clone. `$FILE` is one of mktemp."""
+    blocks = re.findall(r"^ *```sh\n(.*?)^ *```", page.read_text(), re.MULTILINE | re.DOTALL)
+    targets = re.findall(
+        r'(?:> |docker cp \S+ )("[^"]*"|[^\s"]+)', re.sub(r"\$\(.*?\)", "now", "".join(blocks))
+    )
+    return [made for target in targets if (made := target.strip('"'))[0] not in "/$"]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if files_made(page)], ids=name)
+def test_what_a_page_writes_into_the_clone_is_in_no_commit_and_no_upload(page: Path) -> None:
+    """git and `gcloud builds submit` leave out what .gitignore names, Docker all but a list."""
+    made = files_made(page)
+    command = ["git", "check-ignore", "--no-index", *made]
+    ignored = subprocess.run(command, cwd=REPOSITORY / "docs", capture_output=True, text=True)
+    assert ignored.stdout.split() == made
