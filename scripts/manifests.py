@@ -88,6 +88,8 @@ def setting_schemas() -> dict[str, Any]:
     for declared in settings.table():
         name, meaning = declared.metadata["variable"], declared.metadata["meaning"]
         kind = "reference" if declared.metadata["secret"] else "plain"
+        if name in settings.PATTERN_VARIABLES:
+            kind = "pattern"
         values: dict[str, Any] = {"$ref": f"#/$defs/{kind}"}
         if name in ADDRESSES:
             values = {"anyOf": [values, {"pattern": ADDRESSES[name]}]}

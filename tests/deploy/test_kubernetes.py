@@ -276,6 +276,8 @@ def test_settings_of_the_schema_are_those_of_weir() -> None:
         ),
         (LEAST | {"settings.SECRET_KEY": "in-the-clear-for-all"}, "at '/settings/SECRET_KEY'"),
         (LEAST | {"settings.PROVIDER_X_API_KEY": "sk-123"}, "at '/settings/PROVIDER_X_API_KEY'"),
+        (LEAST | {"settings.TIER_FREE": "file:///x"}, "at '/settings/TIER_FREE': 'not' failed"),
+        (LEAST | {"settings.DEFAULT_MODEL": "aws-sm://x"}, "at '/settings/DEFAULT_MODEL'"),
         (LEAST | {"settings.REDIS_ULR": "x"}, "additional properties 'REDIS_ULR' not allowed"),
         (LEAST | {"settings.PORT": "80"}, "additional properties 'PORT' not allowed"),
         (LEAST | {"settings.APP_ENV": "development"}, "at '/settings/APP_ENV'"),
