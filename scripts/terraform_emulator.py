@@ -14,7 +14,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.support.terraform import Moto, Terraform
+from tests.support.moto import Moto
+from tests.support.terraform import Terraform
 from webapp import settings
 
 DOMAIN = "weir.example.com"

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.support.edge_proxy import make_certificate
+from tests.support.certificates import make_certificate
 from tests.support.servers import REPOSITORY, Weir, free_port
 from webapp import settings
 

@@ -13,7 +13,8 @@ import pytest
 
 from scripts import smoke
 from tests.conftest import MakeWeir
-from tests.support.edge_proxy import EdgeProxy, make_certificate
+from tests.support.certificates import make_certificate
+from tests.support.edge_proxy import EdgeProxy
 from tests.support.servers import REPOSITORY, Provider, Weir, free_port
 from webapp.api import hooks
 from webapp.setting_parsers import DEMO_SECRETS

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.support.moto import Moto
 from tests.support.servers import REPOSITORY
-from tests.support.terraform import AWS, Moto, NoTerraform, Terraform
+from tests.support.terraform import AWS, NoTerraform, Terraform
 from webapp import settings
 
 BINARIES = Path(sys.executable).parent

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.clouds import AWS, Clouds
+from tests.support.clouds import Clouds
+from tests.support.moto import Moto
 
 
 @pytest.fixture(scope="session")
-def aws() -> Iterator[AWS]:
-    with AWS() as server:
+def aws() -> Iterator[Moto]:
+    with Moto() as server:
         yield server
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.clouds import AWS, Clouds
+from tests.support.clouds import Clouds
+from tests.support.moto import Moto
 from tests.support.servers import _request
 from webapp import secrets_managers
 from webapp.secrets_managers import ManagerUnavailable, SecretError
@@ -23,7 +24,7 @@ OF_THIS_MACHINE = ("AWS_", "GOOGLE_", "AZURE_", "CLOUDSDK_", "HTTP_", "http_", "
 
 @pytest.fixture(autouse=True)
 def environment(
-    monkeypatch: pytest.MonkeyPatch, aws: AWS, clouds: Clouds, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, aws: Moto, clouds: Clouds, tmp_path: Path
 ) -> Iterator[None]:
     """That of a container with an identity of its own, and SDKs that nobody has used yet."""
     for name in [name for name in os.environ if name.startswith(OF_THIS_MACHINE)]:
@@ -47,7 +48,7 @@ def read(text: str) -> str | SecretError:
     return secrets_managers.read([reference])[reference]
 
 
-def test_aws_is_read_by_name_by_arn_in_its_region_and_as_bytes(aws: AWS) -> None:
+def test_aws_is_read_by_name_by_arn_in_its_region_and_as_bytes(aws: Moto) -> None:
     arn = aws.keep("weir/openai", '{"key": "one"}')
     elsewhere = aws.keep("weir/openai", "two", region="us-west-2")
     aws.keep("weir/bytes", b"three\n")
@@ -83,7 +84,7 @@ def test_what_is_not_there_is_not_found(text: str) -> None:
     assert "was not found" in str(found)
 
 
-def test_permission_denied_says_which_permission_is_missing(aws: AWS, clouds: Clouds) -> None:
+def test_permission_denied_says_which_permission_is_missing(aws: Moto, clouds: Clouds) -> None:
     aws.keep("weir/denied", "a value")
     iam: Any = aws.client("iam")
     iam.create_user(UserName="weir")
@@ -101,7 +102,7 @@ def test_permission_denied_says_which_permission_is_missing(aws: AWS, clouds: Cl
 
 
 def test_a_manager_that_is_away_is_asked_once_and_said_to_be_unreachable(
-    aws: AWS, clouds: Clouds
+    aws: Moto, clouds: Clouds
 ) -> None:
     aws.stop()
     clouds.kept.status = 503
@@ -126,7 +127,7 @@ def test_without_credentials_of_the_cloud_it_says_so(
 
 
 def test_credentials_of_aws_that_come_later_are_found(
-    monkeypatch: pytest.MonkeyPatch, aws: AWS
+    monkeypatch: pytest.MonkeyPatch, aws: Moto
 ) -> None:
     """As where a pod runs before what tells it who it is."""
     aws.keep("weir/later", "a value")

@@ -20,7 +20,8 @@ import pytest
 
 from tests.conftest import MakeWeir
 from tests.support.administrator import PASSWORD
-from tests.support.clouds import AWS, Clouds
+from tests.support.clouds import Clouds
+from tests.support.moto import Moto
 from tests.support.servers import DidNotStart, Postgres, Provider, Valkey, Weir, wait_until
 from tests.support.visitor import Visitor, text_of
 from webapp.observability.masking import mask
@@ -113,7 +114,7 @@ def redis_user(valkey: Valkey, password: str) -> str:
 @pytest.fixture(scope="module")
 def rotation(
     start_shared_weir: MakeWeir,
-    aws: AWS,
+    aws: Moto,
     clouds: Clouds,
     provider: Provider,
     postgres: Postgres,

@@ -1,6 +1,6 @@
-"""The secret managers of the clouds, for the clouds' own SDKs.
+"""The secret managers of Google and Azure, for their own SDKs (AWS is moto).
 
-AWS is moto. Google's and Azure's APIs are spoken by `Clouds`, under their real names: it is the
+Their APIs are spoken by `Clouds`, under their real names: it is the
 proxy of HTTPS_PROXY, and its certificate is by an authority that REQUESTS_CA_BUNDLE names. It is
 also what tells a program on Cloud Run or Container Apps who it is.
 """
@@ -10,73 +10,23 @@ from __future__ import annotations
 import base64
 import json
 import ssl
-import sys
 import threading
 import time
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
-import boto3
-from botocore.config import Config
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-
-from tests.support.servers import REPOSITORY, Server, _status_of, free_port
+from tests.support.certificates import PEM, new_key, signed, with_key
+from tests.support.servers import free_port
 
 HOSTS = ["*.vault.azure.net", "*.vault.azure.cn", "secretmanager.googleapis.com",
          "secretmanager.europe-west4.rep.googleapis.com"]  # fmt: skip
 TOKEN, IDENTITY_HEADER = "the-token-of-this-identity", "the-identity-header"
 GOOGLE_ERRORS = {403: "PERMISSION_DENIED", 404: "NOT_FOUND", 503: "UNAVAILABLE",
                  400: "FAILED_PRECONDITION"}  # fmt: skip
-
-
-class AWS(Server):
-    """AWS Secrets Manager, by moto."""
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {
-            "AWS_ENDPOINT_URL": self.url,
-            "AWS_REGION": "eu-central-1",
-            "AWS_ACCESS_KEY_ID": "AKIAEXAMPLE",
-            "AWS_SECRET_ACCESS_KEY": "example",
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }
-
-    def client(self, service: str = "secretsmanager", region: str = "eu-central-1") -> Any:
-        return boto3.client(
-            service, region, endpoint_url=self.url, aws_access_key_id="a",
-            aws_secret_access_key="b", config=Config(retries={"total_max_attempts": 1}),
-        )  # fmt: skip
-
-    def keep(self, name: str, value: str | bytes, region: str = "eu-central-1") -> str:
-        """Make a secret, or a new version of it. Returns its ARN."""
-        client = self.client(region=region)
-        content = {"SecretString" if isinstance(value, str) else "SecretBinary": value}
-        try:
-            return str(client.create_secret(Name=name, **content)["ARN"])
-        except client.exceptions.ResourceExistsException:
-            return str(client.put_secret_value(SecretId=name, **content)["ARN"])
-
-    def _command(self) -> list[str]:
-        return [sys.executable, "-m", "moto.server", "--port", str(self.port)]
-
-    def _process_options(self) -> dict[str, Any]:
-        return {"cwd": REPOSITORY}
-
-    def _is_ready(self) -> bool:
-        return _status_of(f"{self.url}/moto-api/data.json") == 200
 
 
 @dataclass(slots=True)
@@ -235,49 +185,12 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _tls(folder: Path, authority: Path) -> ssl.SSLContext:
     """A certificate for HOSTS; `authority` gets that of who has signed it."""
-    names = [x509.DNSName(host) for host in HOSTS]
-    root_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    root = _certificate("The tests", root_key, "The tests", root_key, ca=True, names=[])
-    leaf = _certificate("The clouds", key, "The tests", root_key, ca=False, names=names)
-    encoding = serialization.Encoding.PEM
-    authority.write_bytes(root.public_bytes(encoding))
+    root_key, key = new_key(), new_key()
+    root = signed("The tests", root_key, "The tests", root_key, ca=True, days=2)
+    leaf = signed("The clouds", key, "The tests", root_key, names=HOSTS, days=2)
+    authority.write_bytes(root.public_bytes(PEM))
     chain = folder / "server.pem"
-    chain.write_bytes(
-        key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + leaf.public_bytes(encoding)
-    )
+    chain.write_bytes(with_key(leaf, key))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(chain)
     return context
-
-
-def _certificate(
-    subject: str, key: Any, issuer: str, issuer_key: Any, *, ca: bool, names: list[x509.DNSName]
-) -> x509.Certificate:
-    def named(name: str) -> x509.Name:
-        return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-
-    usage = dict.fromkeys(
-        ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
-         "encipher_only", "decipher_only"), False,
-    )  # fmt: skip
-    identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key())
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(named(subject))
-        .issuer_name(named(issuer))
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(datetime.now(UTC) - timedelta(days=1))
-        .not_valid_after(datetime.now(UTC) + timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(identifier, critical=False)
-        .add_extension(
-            x509.KeyUsage(digital_signature=True, key_cert_sign=ca, crl_sign=ca, **usage),
-            critical=True,
-        )
-    )
-    if names:
-        made = made.add_extension(x509.SubjectAlternativeName(names), critical=False)
-    return made.sign(issuer_key, hashes.SHA256())

@@ -5,42 +5,15 @@ from __future__ import annotations
 import ssl
 import threading
 from collections.abc import Collection
-from datetime import UTC, datetime, timedelta
 from http.client import HTTPConnection, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Self
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-
 from tests.support.servers import Weir
 
 # Headers of one connection.
 OWN = {"connection", "transfer-encoding", "content-length", "keep-alive"}
-
-
-def make_certificate(folder: Path, *, days: float, days_ago: float = 0) -> Path:
-    """A file with a key and a certificate for localhost that it has signed itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    begins = datetime.now(UTC) - timedelta(days=days_ago)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(begins)
-        .not_valid_after(begins + timedelta(days=days))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    file = folder / "certificate.pem"
-    file.write_bytes(secret + certificate.public_bytes(pem))
-    return file
 
 
 class EdgeProxy:

@@ -1,4 +1,4 @@
-"""Terraform on a copy of a configuration, and an emulator of AWS for it to plan against."""
+"""Terraform on a copy of a configuration, with an emulator of AWS to plan against."""
 
 from __future__ import annotations
 
@@ -6,16 +6,12 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
-import requests
-
-from tests.support.servers import REPOSITORY, Server
+from tests.support.moto import REGION, Moto
+from tests.support.servers import REPOSITORY
 
 AWS = REPOSITORY / "deploy" / "aws"
-REGION = "eu-central-1"
 # Of the services that the configuration uses, by the provider's names.
 SERVICES = """
     acm applicationautoscaling cloudwatch ec2 ecr ecs elasticache elbv2 iam logs rds route53
@@ -25,34 +21,6 @@ SERVICES = """
 
 class NoTerraform(Exception):
     """There is no Terraform, or no provider for it, and why."""
-
-
-class Moto(Server):
-    """AWS, as moto imitates it."""
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def client(self, service: str) -> Any:
-        import boto3
-
-        return boto3.client(
-            service,
-            endpoint_url=self.url,
-            region_name=REGION,
-            aws_access_key_id="test",
-            aws_secret_access_key="test",
-        )
-
-    def _command(self) -> list[str]:
-        return [sys.executable, "-m", "moto.server", "--port", str(self.port)]
-
-    def _is_ready(self) -> bool:
-        try:
-            return requests.get(f"{self.url}/moto-api/data.json", timeout=1).ok
-        except requests.RequestException:
-            return False
 
 
 class Terraform:
