@@ -20,9 +20,16 @@ trap 'rm -f "$parameters"' EXIT
 key=''
 stored=$(az resource list --resource-group "$group" --resource-type Microsoft.KeyVault/vaults \
   --query '[0].id' --output tsv)
-if [[ ! $stored ]] ||
-  ! az resource show --ids "$stored/secrets/weir-database-url" --api-version 2024-11-01 \
-    --output none 2>/dev/null; then
+absent=3 # what az ends with if there is no such resource
+status=$absent
+if [[ $stored ]]; then
+  status=0
+  az resource show --ids "$stored/secrets/weir-database-url" --api-version 2024-11-01 \
+    --output none || status=$?
+fi
+# Any other failure says nothing of the secrets, and they must not be replaced.
+((status == 0 || status == absent)) || exit "$status"
+if ((status == absent)); then
   key=$(random 24)
   # In a file of one's own: others could see arguments.
   cat >"$parameters" <<END

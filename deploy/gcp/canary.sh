@@ -46,7 +46,11 @@ trap 'exit 143' TERM
 
 address() { gcloud run services describe "$service" --region="$region" --format='value(status.url)'; }
 
-if [[ ! $(address 2>/dev/null) ]]; then
+if ! existing=$(address 2>&1); then
+  [[ $existing == *"Cannot find service ["* ]] || { echo "$existing" >&2 && exit 1; }
+  existing=''
+fi
+if [[ ! $existing ]]; then
   gcloud run deploy "$service" --region="$region" --quiet "$@"
   check "${ADDRESS:-$(address)}"
   exit

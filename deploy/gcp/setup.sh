@@ -58,8 +58,24 @@ change() {
   fi
 }
 
-# Whether a command that only looks finds something.
-found() { [[ $(cloud "$@" 2>/dev/null) ]]; }
+work=$(mktemp -d)
+trap 'rm -r "$work"' EXIT
+
+# Whether a command that only looks finds something. Only what gcloud says is missing counts as such:
+# a look that failed would replace secrets.
+found() {
+  local answer
+  if answer=$(cloud "$@" 2>"$work/errors"); then
+    [[ $answer ]]
+  elif [[ $dry_run ]] || grep -Eq "$absent" "$work/errors"; then
+    return 1
+  else
+    cat "$work/errors" >&2
+    echo "It is not known whether this exists. Run this again." >&2
+    exit 1
+  fi
+}
+absent="NOT_FOUND|HTTPError 404|not found: 404|Cannot find (service|job) \\[|The resource '.*' was not found"
 
 # Creates what `describe` does not find: a group of commands (in one word), a name, options of both,
 # then --, options of `create`.
@@ -192,9 +208,12 @@ create_secrets() {
   fi
 }
 
+# `describe` says "or you are not authorized" of an instance that is missing.
+has_sql() { found sql instances list --filter=name=weir --format='value(name)'; }
+
 create_database() {
   # A public address, but no network is admitted: only connectors get in, by IAM and TLS.
-  ensure 'sql instances' weir -- --region="$region" --database-version=POSTGRES_17 \
+  has_sql || change sql instances create weir --region="$region" --database-version=POSTGRES_17 \
     --edition="$sql_edition" --tier="$sql_tier" --availability-type="$sql_availability" \
     --storage-auto-increase --storage-size=20 --backup-start-time=03:00 \
     --enable-point-in-time-recovery --connector-enforcement=REQUIRED --ssl-mode=ENCRYPTED_ONLY \
@@ -205,11 +224,9 @@ create_database() {
   password=$(random 24)
   # It exists if a run before this one was cut off before it stored the URL.
   found sql users list --instance=weir --filter=name=weir --format='value(name)' && verb=set-password
-  local flags
-  flags=$(mktemp)
+  local flags=$work/flags
   printf -- '--password: "%s"\n' "$password" >"$flags"
   change sql users "$verb" weir --instance=weir --flags-file="$flags"
-  rm "$flags"
   printf 'postgresql://weir:%s@/weir?host=/cloudsql/%s:%s:weir' "$password" "$project" "$region" |
     store weir-database-url
 }
@@ -267,7 +284,7 @@ remove_everything() {
   fi
   drop 'run services' weir --region="$region"
   drop 'run jobs' weir-migrate --region="$region"
-  if found sql instances describe weir --format='value(name)'; then
+  if has_sql; then
     change sql instances patch weir --no-deletion-protection
     change sql instances delete weir
   fi
@@ -292,7 +309,7 @@ remove_everything() {
   drop 'compute networks subnets' weir --region="$region" ||
     { echo "Cloud Run still holds addresses: run this again in two hours." >&2 && exit 1; }
   drop 'compute networks' weir
-  echo "Removed. The APIs stay enabled; they cost nothing." >&2
+  [[ $dry_run ]] || echo "Removed. The APIs stay enabled; they cost nothing." >&2
 }
 
 unbind() {

@@ -4,7 +4,10 @@ changed() { printf '%s\n' "$*" >>"$STATE/changes"; }
 answer() { [[ -e $STATE/$1 ]] && printf '%s\n' "$(<"$STATE/$1")"; }
 case "$*" in
   'resource list '*) answer vault || true ;;
-  'resource show '*) [[ -e $STATE/stored ]] ;;
+  # az ends with 3 if there is no such resource.
+  'resource show '*)
+    [[ ! -e $STATE/unavailable ]] || { echo 'ERROR: (ServiceUnavailable) Try again.' >&2 && exit 1; }
+    [[ -e $STATE/stored ]] || { echo 'ERROR: (SecretNotFound) It was not found.' >&2 && exit 3; } ;;
   'deployment group create '*)
     changed "$@"
     for word; do

@@ -17,6 +17,10 @@ for word; do
 done
 key="${words[*]%@*}"
 file=$STATE/${key//[ \/:]/_}
+if [[ -s $STATE/unavailable && "$*" =~ $(<"$STATE/unavailable") ]]; then
+  echo 'ERROR: (gcloud) UNAVAILABLE: The service is currently unavailable.' >&2
+  exit 1
+fi
 changed() { printf '%s\n' "$*" >>"$STATE/changes"; }
 case "$key $verb" in
   'services list '*) [[ -e $STATE/apis ]] && printf '%s\n' "$(<"$STATE/apis")" ;;
@@ -26,6 +30,7 @@ case "$key $verb" in
   'sql users list '*) [[ -e $STATE/sql_users_weir ]] && echo weir ;;
   'sql users set-password '*) changed "$@" && printf %s "$(<"$flags_file")" >"$STATE/password" ;;
   'sql users weir create') changed "$@" && : >"$file" && printf %s "$(<"$flags_file")" >"$STATE/password" ;;
+  'sql instances list '*) [[ -e $STATE/sql_instances_weir ]] && echo weir ;;
   'sql instances patch '*) changed "$@" ;;
   'storage rm '*) changed "$@" && rm "$STATE/storage_buckets_${words[2]//[ \/:]/_}" ;;
   *' get-certificate-authority '*) echo '{"managedServerCa": {"caCerts": [{"certificates": ["-----BEGIN CERTIFICATE-----"]}]}}' ;;
@@ -62,3 +67,19 @@ case "$key $verb" in
   *' delete') changed "$@" && rm "$file" ;;
   *) echo "The stand-in does not know: $*" >&2 && exit 2 ;;
 esac
+code=$?
+case "$verb $*" in
+  get-iam-policy* | *' list '*) code=0 ;; # Finding nothing is no failure.
+  describe*)
+    # gcloud's own words for what is not there.
+    if ((code)); then
+      case $key in
+        run*) echo "ERROR: (gcloud) Cannot find ${words[1]%s} [${words[2]}]" ;;
+        sql*) echo 'ERROR: (gcloud) HTTPError 404: Not Found' ;;
+        storage*) echo "ERROR: (gcloud) ${words[2]} not found: 404." ;;
+        compute*) printf "ERROR: (gcloud) Could not fetch resource:\n - The resource '%s' was not found\n" "$key" ;;
+        *) echo "ERROR: (gcloud) NOT_FOUND: $key" ;;
+      esac >&2
+    fi ;;
+esac
+exit "$code"

@@ -322,6 +322,16 @@ def test_the_first_set_up_makes_the_secrets_and_a_second_leaves_them(azure: Azur
     assert "--parameters" not in azure.changes()[-1]
 
 
+def test_secrets_that_cannot_be_looked_at_are_not_replaced(azure: Azure) -> None:
+    azure.run("setup.sh", "weir", "westeurope")
+    azure.changes()
+    azure.answers(unavailable="")
+    again = azure.run("setup.sh", "weir", "westeurope")
+    assert again.returncode == 1
+    assert "ServiceUnavailable" in again.stderr
+    assert not [change for change in azure.changes() if "deployment" in change]
+
+
 def deploy(azure: Azure) -> tuple[int, list[str]]:
     """The exit code, and in a few words what was done."""
     done = azure.run("canary.sh", "weir", "image:2")

@@ -369,6 +369,45 @@ def test_a_pool_that_was_removed_is_taken_up_again(cloud: Cloud) -> None:
     assert "undelete weir-github" in pool
 
 
+@pytest.mark.parametrize(
+    "look",
+    [
+        "versions describe latest",
+        "sql users list",
+        "sql instances",
+        "secrets describe",
+        "get-iam-policy",
+    ],
+)
+def test_what_cannot_be_looked_at_is_neither_replaced_nor_taken_for_removed(
+    cloud: Cloud, look: str
+) -> None:
+    cloud.set_up()
+    if look == "sql users list":
+        (cloud.state / "value-weir-database-url").unlink()
+    cloud.changes()
+    (cloud.state / "unavailable").write_text(look)
+
+    again = cloud.run("setup.sh", "--project", PROJECT)
+
+    assert again.returncode == 1
+    assert "UNAVAILABLE" in again.stderr
+    assert not cloud.changes()
+    if look in ("sql instances", "secrets describe", "get-iam-policy"):
+        removal = cloud.run("setup.sh", "--project", PROJECT, "--remove", told=f"{PROJECT}\n")
+        assert removal.returncode == 1
+        assert "Removed." not in removal.stderr
+
+
+def test_a_password_that_cannot_be_set_leaves_no_file_behind(cloud: Cloud, tmp_path: Path) -> None:
+    (cloud.state / "unavailable").write_text("sql users create")
+    files = tmp_path / "files"
+    files.mkdir()
+    done = cloud.run("setup.sh", "--project", PROJECT, TMPDIR=str(files))
+    assert done.returncode == 1
+    assert not list(files.iterdir())
+
+
 def of_the_page() -> Iterator[list[str]]:
     """The gcloud commands of the page, those within others too."""
     page = (REPOSITORY / "docs/deploying/cloud-run.md").read_text()
@@ -515,3 +554,10 @@ def test_the_first_deployment_has_nothing_to_return_to(deployed: Cloud) -> None:
     assert code == 0
     assert "--no-traffic" not in changes[0], "Cloud Run refuses it for a new service"
     assert changes[1:] == ["smoke https://weir.example"]
+
+
+def test_a_service_that_cannot_be_looked_at_is_no_first_deployment(deployed: Cloud) -> None:
+    (deployed.state / "unavailable").write_text("services describe")
+    code, changes = deploy(deployed)
+    assert code == 1
+    assert not changes
