@@ -14,6 +14,7 @@ It needs Python 3.11 or newer, git for Heroku, and nothing else.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.client
 import json
 import os
@@ -23,8 +24,9 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 TOKEN_VARIABLE = "DEPLOY_TOKEN"  # noqa: S105
 REQUEST_TIMEOUT = 60.0  # seconds
@@ -32,6 +34,8 @@ WAIT_TIMEOUT = 30 * 60.0  # seconds; builds included
 POLL_INTERVAL = 5.0  # seconds
 # An API that is away for less than this many looks in a row does not end a deployment.
 FAILED_LOOKS_MAX = 12
+
+Answer = TypeVar("Answer")
 
 
 class Failed(Exception):
@@ -109,7 +113,8 @@ class Render:
     def deploy(self, commit: str) -> str:
         deploy = self.api("POST", self.deploys, {"commitId": commit})
         if deploy is None:  # It is in the queue, behind another one.
-            deploy = self.api("GET", f"{self.deploys}?limit=1")[0]["deploy"]
+            newest = until_reached(lambda: self.api("GET", f"{self.deploys}?limit=1"))
+            deploy = newest[0]["deploy"]
         return str(deploy["id"])
 
     def roll_back(self, deployment: str) -> str:
@@ -199,7 +204,7 @@ class Railway:
             "{ serviceInstanceDeployV2(serviceId: $service, environmentId: $environment, "
             "commitSha: $commit) }",
             service=self.service,
-            environment=self._environment("environmentId")["environmentId"],
+            environment=until_reached(lambda: self._environment("environmentId"))["environmentId"],
             commit=commit,
         )
         return str(begun["serviceInstanceDeployV2"])
@@ -254,15 +259,36 @@ def main() -> None:
     platform: Platform = PLATFORMS[asked.platform](asked.service, token, **address)
     try:
         if asked.action == "current":
-            print(platform.current() or "")
+            print(until_reached(platform.current) or "")
         elif asked.action == "deploy":
             wait(platform, platform.deploy(asked.commit))
-        elif platform.current() == asked.deployment:
-            print(f"{asked.deployment} is still live: nothing to roll back.")
         else:
-            wait(platform, platform.roll_back(asked.deployment))
+            roll_back(platform, asked.deployment)
     except Failed as problem:
         sys.exit(f"{asked.action}: {problem}")
+
+
+def roll_back(platform: Platform, deployment: str) -> None:
+    try:
+        live = platform.current()
+    except Failed as problem:
+        # Not knowing it, a roll-back too many does less harm than none.
+        print(f"The live deployment is unknown ({problem}).", flush=True)
+        live = None
+    if live == deployment:
+        print(f"{deployment} is still live: nothing to roll back.")
+    else:
+        # Done twice, it has the same result.
+        wait(platform, until_reached(lambda: platform.roll_back(deployment)))
+
+
+def until_reached(ask: Callable[[], Answer]) -> Answer:
+    """Ask, and again while the API is away. Only for what may be done twice."""
+    for _ in range(FAILED_LOOKS_MAX - 1):
+        with contextlib.suppress(Unreachable):
+            return ask()
+        time.sleep(POLL_INTERVAL)
+    return ask()
 
 
 def wait(platform: Platform, deployment: str) -> None:

@@ -125,6 +125,37 @@ def test_an_api_that_is_away_for_a_while_does_not_end_a_deployment(
     assert platform.refuse_next == []
 
 
+def test_what_is_live_is_asked_again_when_the_api_is_away_for_a_moment(
+    platform: FakePlatform, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    platform.refuse_next = [503, 429]
+    assert run("current") == 0
+    assert capsys.readouterr().out.strip() == "d0"
+
+
+@pytest.mark.parametrize("refused", [[503], [503] * 4])
+def test_an_api_that_is_away_for_a_moment_does_not_prevent_a_roll_back(
+    refused: list[int], platform: FakePlatform, run: Run
+) -> None:
+    assert run("deploy", COMMIT) == 0
+    platform.refuse_after, platform.refuse_next = platform.answered, refused
+    assert run("roll-back", "d0") == 0
+    assert platform.refuse_next == []
+    assert platform.serving
+    assert platform.serving.commit == "0" * 40
+
+
+@pytest.mark.parametrize(("name", "answers"), [("render", 1), ("railway", 0)])
+def test_a_read_that_fails_while_a_deployment_begins_is_repeated(
+    answers: int, platform: FakePlatform, run: Run
+) -> None:
+    if isinstance(platform, FakeRender):
+        platform.queues = True
+    platform.refuse_after, platform.refuse_next = answers, [503]
+    assert run("deploy", COMMIT) == 0
+    assert len(platform.deployments) == 2
+
+
 @pytest.mark.parametrize("answers", [0, 4])
 def test_an_api_that_stays_away_ends_it(
     name: str, answers: int, platform: FakePlatform, run: Run
