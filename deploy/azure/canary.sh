@@ -13,7 +13,10 @@ app=${APP:-weir} percent=${PERCENT:-10} bake=${BAKE_SECONDS:-120}
 : "${WEIR_API_KEY:?the key of the smoke test}"
 smoke=$(dirname "$0")/../../scripts/smoke.py
 
-check() { "${PYTHON:-python3}" "$smoke" "$1" --wait 300; }
+# Not in the foreground: the shell would act on a signal only after it.
+waiting() { "$@" & wait $!; }
+
+check() { waiting "${PYTHON:-python3}" "$smoke" "$1" --wait 300; }
 
 show() { az containerapp show --resource-group "$group" --name "$app" --query "$1" --output tsv; }
 
@@ -30,10 +33,18 @@ revision() {
 
 before='' created=''
 go_back() {
-  local status=$?
+  local status=$? job
+  for job in $(jobs -pr); do kill "$job"; done
   if ((status)) && [[ $before ]]; then
     echo "The new revision does not take over: the traffic goes back to $before." >&2
-    if [[ $created ]]; then send_to "$before=100" "$created=0"; else send_to "$before=100"; fi
+    if [[ $created ]]; then
+      send_to "$before=100" "$created=0"
+      # Its replicas would go on, and cost.
+      revision 'label remove' --label canary || true
+      revision deactivate --revision "$created"
+    else
+      send_to "$before=100"
+    fi
   fi
   exit "$status"
 }
@@ -72,7 +83,7 @@ address=$(show properties.configuration.ingress.fqdn)
 canary=https://$app---canary.${address#*.}
 check "$canary"
 send_to "$before=$((100 - percent))" "$created=$percent"
-sleep "$bake"
+waiting sleep "$bake"
 check "$canary"
 check "https://$address"
 send_to "$before=0" "$created=100"

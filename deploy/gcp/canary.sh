@@ -27,13 +27,17 @@ send_to() {
   gcloud run services update-traffic "$service" --region="$region" --quiet --to-revisions="$1"
 }
 
-check() { "$python" "$smoke" "$1" --wait 300; }
+# Not in the foreground: the shell would act on a signal only after it.
+waiting() { "$@" & wait $!; }
+
+check() { waiting "$python" "$smoke" "$1" --wait 300; }
 
 check_tag() { [[ ${ADDRESS:-} ]] || check "$canary"; }
 
 before=''
 go_back() {
-  local status=$?
+  local status=$? job
+  for job in $(jobs -pr); do kill "$job"; done
   if ((status)) && [[ $before ]]; then
     echo "The new revision does not take over: the traffic goes back to $before." >&2
     send_to "$before"
@@ -67,7 +71,7 @@ gcloud run deploy "$service" --region="$region" --quiet --no-traffic --tag=canar
 IFS=, read -r revision _ _ canary < <(traffic | awk -F, '$3 == "canary"')
 check_tag
 send_to "$revision=$percent"
-sleep "$bake"
+waiting sleep "$bake"
 check_tag
 check "${ADDRESS:-$(address)}"
 send_to "$revision=100"

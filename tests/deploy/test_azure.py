@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.deploy.waiting import await_text
 from tests.support.servers import REPOSITORY
 from webapp import database_url, setting_parsers, settings
 
@@ -260,6 +261,7 @@ class Azure:
         smoke = programs / "smoke"
         smoke.write_text(
             f'#!/bin/sh\necho "smoke $2" >>{self.state}/changes\n'
+            '[ -z "$SLOW" ] || exec sleep "$SLOW"\n'
             f'! grep -qx "$2" {self.state}/failing\n'
         )
         smoke.chmod(0o755)
@@ -373,7 +375,32 @@ def test_a_bad_revision_gives_the_traffic_back(azure: Azure, address: str) -> No
     azure.answers(failing=f"{address}\n")
     code, changes = deploy(azure)
     assert code == 1
-    assert changes[-2:] == [f"smoke {address}", "weir--1=100 NEW=0"]
+    assert changes[-4:] == [
+        f"smoke {address}",
+        "weir--1=100 NEW=0",
+        "revision label remove",
+        "revision deactivate",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("reached", "variables"),
+    [("--revision-weight weir--1=90", {"BAKE_SECONDS": "60"}), (f"smoke {CANARY}", {"SLOW": "60"})],
+)
+def test_a_canary_that_is_told_to_end_gives_the_traffic_back_at_once(
+    azure: Azure, reached: str, variables: dict[str, str]
+) -> None:
+    command = [FOLDER / "canary.sh", "weir", "image:2"]
+    told = azure.environment | variables
+    with subprocess.Popen(command, env=told, stdout=subprocess.PIPE, text=True) as canary:
+        await_text(azure.state / "changes", reached)
+        canary.terminate()
+        # Until what it has started has ended too, its output is open.
+        canary.communicate(timeout=20)
+    assert canary.returncode == 143
+    changes = azure.changes()
+    assert reached in changes[-4]
+    assert "--revision-weight weir--1=100" in changes[-3]
 
 
 def test_a_migration_that_fails_ends_the_deployment(azure: Azure) -> None:

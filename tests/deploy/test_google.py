@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.deploy.waiting import await_text
 from tests.support.servers import REPOSITORY, Server, Valkey
 from webapp import database_url, setting_parsers, settings
 from webapp.storage.redis_client import RedisClient
@@ -497,6 +498,7 @@ def deployed(cloud: Cloud) -> Cloud:
     smoke = cloud.programs / "smoke"
     smoke.write_text(
         f'#!/bin/sh\n[ "$1" != -c ] || exit 0\necho "smoke $2" >>{cloud.state}/changes\n'
+        '[ -z "$SLOW" ] || exec sleep "$SLOW"\n'
         f'! grep -qx "$2" {cloud.state}/failing\n'
     )
     smoke.chmod(0o755)
@@ -532,6 +534,24 @@ def test_a_bad_revision_gives_the_traffic_back(deployed: Cloud, address: str) ->
     assert code == 1
     assert changes[-2:] == [f"smoke {address}", "weir-1=100"]
     assert "weir-2=100" not in changes
+
+
+@pytest.mark.parametrize(
+    ("reached", "variables"),
+    [("weir-2=10", {"BAKE_SECONDS": "60"}), ("smoke https://canary.example", {"SLOW": "60"})],
+)
+def test_a_canary_that_is_told_to_end_gives_the_traffic_back_at_once(
+    deployed: Cloud, reached: str, variables: dict[str, str]
+) -> None:
+    told = deployed.environment | variables | {"REGION": "r"}
+    command = [FOLDER / "canary.sh", "--image=new"]
+    with subprocess.Popen(command, env=told, stdout=subprocess.PIPE, text=True) as canary:
+        await_text(deployed.state / "changes", reached)
+        canary.terminate()
+        # Until what it has started has ended too, its output is open.
+        canary.communicate(timeout=20)
+    assert canary.returncode == 143
+    assert deployed.changes()[-2:] == [reached, "weir-1=100"]
 
 
 def test_behind_a_load_balancer_the_new_revision_is_tested_by_its_share(deployed: Cloud) -> None:
