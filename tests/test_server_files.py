@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import os
 import re
 import shutil
@@ -50,6 +51,17 @@ def test_systemd_understands_the_units(tmp_path: Path) -> None:
 def test_systemd_waits_longer_than_a_shutdown_takes() -> None:
     [waits] = re.findall(r"TimeoutStopSec=(\d+)", (FILES / "weir.service").read_text())
     assert int(waits) > float(DEFAULTS["SHUTDOWN_GRACE"])
+
+
+def test_systemd_never_gives_up_while_the_database_is_away() -> None:
+    unit = configparser.ConfigParser(strict=False, interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment, method-assign]
+    unit.read(FILES / "weir.service")
+    # Its migration fails within a second then; by default five failures within ten seconds are
+    # the end, of weir.socket too.
+    assert unit["Service"]["Restart"] == "on-failure"
+    assert unit["Unit"].get("StartLimitIntervalSec") == "0"
+    assert int(unit["Service"].get("RestartSec", "0")) >= 1
 
 
 def test_caddy_understands_its_file(tmp_path: Path) -> None:

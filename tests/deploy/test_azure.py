@@ -390,7 +390,7 @@ def test_a_bad_revision_gives_the_traffic_back(azure: Azure, address: str) -> No
 def test_a_canary_that_is_told_to_end_gives_the_traffic_back_at_once(
     azure: Azure, reached: str, variables: dict[str, str]
 ) -> None:
-    command = [FOLDER / "canary.sh", "weir", "image:2"]
+    command = [str(FOLDER / "canary.sh"), "weir", "image:2"]
     told = azure.environment | variables
     with subprocess.Popen(command, env=told, stdout=subprocess.PIPE, text=True) as canary:
         await_text(azure.state / "changes", reached)

@@ -544,7 +544,7 @@ def test_a_canary_that_is_told_to_end_gives_the_traffic_back_at_once(
     deployed: Cloud, reached: str, variables: dict[str, str]
 ) -> None:
     told = deployed.environment | variables | {"REGION": "r"}
-    command = [FOLDER / "canary.sh", "--image=new"]
+    command = [str(FOLDER / "canary.sh"), "--image=new"]
     with subprocess.Popen(command, env=told, stdout=subprocess.PIPE, text=True) as canary:
         await_text(deployed.state / "changes", reached)
         canary.terminate()
