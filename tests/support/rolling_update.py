@@ -137,7 +137,12 @@ class Deployment:
             self.rules.leaves_after, self.service.endpoints.discard, [pod.port]
         )
         leaves.start()
-        time.sleep(self.rules.pre_stop)
+        if self.rules.leaves_after < self.rules.pre_stop:
+            # From when the Service knows: a machine that stalls must not turn the two around.
+            leaves.join()
+            time.sleep(self.rules.pre_stop - self.rules.leaves_after)
+        else:
+            time.sleep(self.rules.pre_stop)
         exit_code = None
         with suppress(subprocess.TimeoutExpired):
             exit_code = pod.terminate(self.rules.termination_grace - self.rules.pre_stop)
