@@ -159,7 +159,10 @@ create_github() {
   local number subject=$GITHUB_REPOSITORY_ID:${GITHUB_ENVIRONMENT:?which environment?}
   local pool=(iam workload-identity-pools) provider=(iam workload-identity-pools providers)
   local at=(--location=global --workload-identity-pool=weir-github)
-  number=$(cloud projects describe "$project" --format='value(projectNumber)' 2>/dev/null || echo NUMBER)
+  if ! number=$(cloud projects describe "$project" --format='value(projectNumber)'); then
+    [[ $dry_run ]] || exit 1
+    number=NUMBER
+  fi
   ensure 'iam service-accounts' "$deployer" -- --display-name='Deploys Weir from GitHub'
   # It may not make a service public, as the builder may.
   bind projects add-iam-policy-binding "$project" -- "serviceAccount:$deployer" roles/run.developer
