@@ -6,6 +6,7 @@ cd "$(dirname "$0")/.."
 
 # For example python:3.13.16-slim-trixie; without its patch version, as Debian has its own.
 name=$(sed -n 's/^FROM \(.*\) AS build$/\1/p' deploy/Dockerfile)
+# shellcheck disable=SC2001 # bash's own replacement has no groups
 minor=$(sed 's/^\(python:[0-9]*\.[0-9]*\)\.[0-9]*/\1/' <<<"$name")
 suite=${minor##*-}
 python=${minor%%-*}

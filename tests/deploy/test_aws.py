@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,12 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.support.checkers import run
 from tests.support.moto import Moto
 from tests.support.servers import REPOSITORY
 from tests.support.terraform import AWS, NoTerraform, Terraform
 from webapp import settings
 
-BINARIES = Path(sys.executable).parent
 KNOWN = {declared.metadata["variable"]: declared.metadata for declared in settings.table()}
 SECRETS = {name for name, metadata in KNOWN.items() if metadata["secret"]}
 TERRAFORM = sorted(AWS.rglob("*.tf"))
@@ -71,15 +69,6 @@ def terraform(copy: Path, name: str) -> Terraform:
         return Terraform(copy, name)
     except NoTerraform as reason:
         pytest.skip(str(reason))
-
-
-def run(program: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    path = BINARIES / program
-    if not path.exists():
-        pytest.skip(f"there is no {program} (requirements-dev.txt, requirements-checkers.txt)")
-    return subprocess.run(
-        [path, *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
-    )
 
 
 # -- by their checkers --

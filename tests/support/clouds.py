@@ -10,15 +10,14 @@ from __future__ import annotations
 import base64
 import json
 import ssl
-import threading
 import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from tests.support.background_server import BackgroundServer
 from tests.support.certificates import PEM, new_key, signed, with_key
 from tests.support.servers import free_port
 
@@ -39,7 +38,7 @@ class Kept:
     asked: list[str] = field(default_factory=list)
 
 
-class Clouds:
+class Clouds(BackgroundServer):
     """Google Cloud Secret Manager and Azure Key Vault, each with the identity of its platform."""
 
     def __init__(self, folder: Path) -> None:
@@ -71,19 +70,6 @@ class Clouds:
 
     def keep_azure(self, host: str, name: str, value: str) -> None:
         self.kept.values[f"{host}/secrets/{name}"] = value
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
 
 class _Server(ThreadingHTTPServer):

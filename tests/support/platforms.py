@@ -7,12 +7,12 @@ published schema. A deployment advances by one state with each look at it.
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
+
+from tests.support.background_server import BackgroundServer
 
 TOKEN = "the-token-of-the-platform-test"
 
@@ -35,7 +35,7 @@ class Refusal(Exception):
     body: Any = field(default_factory=dict)
 
 
-class FakePlatform:
+class FakePlatform(BackgroundServer):
     """Serves while its context lasts. `states` are those of the next deployment."""
 
     SERVING: ClassVar[str]
@@ -83,19 +83,6 @@ class FakePlatform:
     def answer(self, method: str, path: str, body: Any, headers: Any) -> Any:
         """The JSON of an answer; None for one without a body."""
         raise NotImplementedError
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
 
 class FakeRender(FakePlatform):

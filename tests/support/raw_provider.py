@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
-from types import TracebackType
 from typing import Any, Self
+
+from tests.support.background_server import BackgroundServer
 
 MARKER = re.compile(rb"reply-\d+")
 REPR_MAX = 10_000  # characters
@@ -48,7 +48,7 @@ class Reply:
         return cls([_event(event) for event in events], content_type="text/event-stream", cut=cut)
 
 
-class RawProvider:
+class RawProvider(BackgroundServer):
     """Serves on a port of its own while its context lasts, in threads of the test's process."""
 
     def __init__(self) -> None:
@@ -79,20 +79,6 @@ class RawProvider:
         self._calls[marker].append(json.loads(body))
         replies = self._replies.get(marker, {"": Reply.json({}, 404)})
         return next(reply for end, reply in replies.items() if path.endswith(end))
-
-    def __enter__(self) -> Self:
-        # A short interval, in which it looks whether it is to end.
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
 
 def _event(event: Any) -> bytes:
