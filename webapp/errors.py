@@ -15,8 +15,9 @@ WeirError                       status
 ├── Conflict                      409  conflicts with an existing object or the present state
 ├── IdempotencyInProgress         409  the first request with this key is still running
 ├── PayloadTooLarge               413
+├── StorageQuotaExceeded          413  the files of this key would take too many bytes
 ├── UnsupportedMediaType          415
-├── ValidationError               422  details name each field (400 at OpenAI's endpoints)
+├── ValidationError               422  details name each field (400 if not native)
 ├── IdempotencyMismatch           422  this key was used with another body
 ├── RateLimitExceeded             429
 ├── BudgetExceeded                429  too little of the budget is left for this call
@@ -37,6 +38,7 @@ WeirError                       status
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -141,6 +143,10 @@ class IdempotencyInProgress(WeirError):
 
 
 class PayloadTooLarge(WeirError):
+    status = 413
+
+
+class StorageQuotaExceeded(WeirError):
     status = 413
 
 
@@ -258,6 +264,11 @@ class Overloaded(WeirError):
 class ShuttingDown(WeirError):
     status = 503
     message = "The server is shutting down. Try again."
+
+
+def snake_case(name: str) -> str:
+    """The name of an error as OpenAI's endpoints have it in `code`."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
 def forget_traceback(error: BaseException | None) -> None:

@@ -110,6 +110,17 @@ def integer(least: int, most: int) -> Callable[[str], int]:
     return parse
 
 
+def two_integers(least: int, most: int) -> Callable[[str], tuple[int, int]]:
+    def parse(text: str) -> tuple[int, int]:
+        first, _, second = text.partition(",")
+        try:
+            return integer(least, most)(first), integer(least, most)(second)
+        except ValueError:
+            raise ValueError(f"must be two whole numbers from {least} to {most}") from None
+
+    return parse
+
+
 def one_of(*choices: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text.lower() not in choices:
@@ -135,6 +146,19 @@ def url(*schemes: str) -> Callable[[str], str]:
     return parse
 
 
+def files_url(text: str) -> str:
+    """Where files lie. An object store has a bucket, a folder is absolute."""
+    text = url("file", "database", "s3", "gs", "az")(text)
+    scheme, _, place = text.partition("://")
+    if scheme == "file" and (not place.startswith("/") or not place.strip("/")):
+        raise ValueError("must name an absolute folder, as file:///folder")
+    if scheme == "database" and place:
+        raise ValueError("must be database:// alone, as the files lie in DATABASE_URL")
+    if scheme in {"s3", "gs", "az"} and not place.partition("/")[0]:
+        raise ValueError(f"must name a bucket or container, as {scheme}://bucket/prefix")
+    return text
+
+
 def api_key(text: str) -> str:
     """A provider's key, which a header must be able to carry."""
     if not re.fullmatch(r"[\x20-\x7e]*", text.strip()):
@@ -154,6 +178,14 @@ def host(text: str) -> str:
     if bare and not re.fullmatch(r"(?!(?:.*\.)?\d+$)[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}", bare):
         raise ValueError("must be an IPv4 or IPv6 address, or a host name")
     return bare
+
+
+def host_names(text: str) -> tuple[str, ...]:
+    """Comma-separated names of hosts in lower case, `*.` before some."""
+    names = tuple(filter(None, (part.strip().lower() for part in text.split(","))))
+    for name in names:
+        host(name.removeprefix("*."))
+    return names
 
 
 def provider_url(provider_type: str) -> Callable[[str], BaseURL]:

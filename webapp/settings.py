@@ -31,8 +31,8 @@ PASSWORD_FIELDS = frozenset({"password", "sslpassword", "ssl_password"})  # in t
 DEFAULT_DENYLIST = "<script\\b\njavascript:\ndata:[\\w/+.-]+[;,]"
 
 
-# Their values are patterns, which may look like references.
-PATTERN_VARIABLES = frozenset({"PROMPT_DENYLIST", "LOG_REDACT"})
+# Their values may look like references: patterns, and a folder's address.
+NEVER_REFERENCES = frozenset({"PROMPT_DENYLIST", "LOG_REDACT", "FILES_URL"})
 
 log = logging.getLogger(__name__)
 
@@ -247,6 +247,45 @@ class Settings:
         "ALERT_WEBHOOK_SECRET", "", "signs these alerts: `whsec_` and the base64 of at least 16 "
         "random bytes", parse.webhook_secret, secret=True, shown="none",
     )  # fmt: skip
+    broker_url: str = _setting(
+        "BROKER_URL", "", "tells workers (`flask worker`) that a batch has work: `redis://…`, "
+        "`amqp://…`, `sqs://…`, `gcpubsub://…` or `azureservicebus://…`: [Batches](batches.md)",
+        parse.url("redis", "rediss", "amqp", "amqps", "sqs", "gcpubsub", "azureservicebus"),
+        secret=True, shown="`REDIS_URL`, unless that is a cluster or sentinels",
+    )  # fmt: skip
+    batch_concurrency: int = _setting(
+        "BATCH_CONCURRENCY", "32", "how many lines of batches a worker has at a target at once, at "
+        "most; serving processes have a quarter of it", parse.integer(1, 1000),
+    )  # fmt: skip
+    files_url: str = _setting(
+        "FILES_URL", "", "where files of batches lie: `file:///folder`, `database://`, "
+        "`s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`",
+        parse.files_url, shown="`DATA_DIR` with SQLite, else the database",
+    )  # fmt: skip
+    files_max_bytes: int = _setting(
+        "FILES_MAX_BYTES", str(200 * 1024 * 1024), "maximum size of a file",
+        parse.integer(1024, 2**40),
+    )  # fmt: skip
+    files_quota_bytes: int = _setting(
+        "FILES_QUOTA_BYTES", str(1024 * 1024 * 1024), "how many bytes the files of a key may have",
+        parse.integer(1024, 2**50),
+    )  # fmt: skip
+    files_retention: tuple[int, int] = _setting(
+        "FILES_RETENTION", "7,30", "days for which files are kept: uploads, results",
+        parse.two_integers(1, 36_500),
+    )  # fmt: skip
+    jobs_retention: int = _setting(
+        "JOBS_RETENTION", "7", "days for which `/jobs/{id}` has a response",
+        parse.integer(1, 36_500),
+    )  # fmt: skip
+    callback_hosts: tuple[str, ...] = _setting(
+        "CALLBACK_HOSTS", "", "hosts that `X-Weir-Callback` may name, comma-separated; `*.` before "
+        "one stands for its subdomains", parse.host_names, shown="none",
+    )  # fmt: skip
+    callback_secret: bytes = _setting(
+        "CALLBACK_SECRET", "", "signs callbacks (Standard Webhooks): `whsec_` and the base64 of at "
+        "least 16 random bytes", parse.webhook_secret, secret=True, shown="none",
+    )  # fmt: skip
     cache_ttl: int = _setting(
         "CACHE_TTL", "3600", "how long an answer is cached; 0 turns the cache off",
         parse.integer(0, 31_536_000),
@@ -365,13 +404,19 @@ class Settings:
         return self.llm_deadline or 120.0
 
     @property
+    def broker(self) -> str:
+        """The URL of the broker; empty where there is none."""
+        plain_redis = self.redis_url.startswith(("redis://", "rediss://"))
+        return self.broker_url or (self.redis_url if plain_redis else "")
+
+    @property
     def has_provider(self) -> bool:
         return bool(self.providers)
 
     @property
     def secrets(self) -> tuple[str, ...]:
         """Every value that must not appear in a log line."""
-        urls = (self.database_url, self.redis_url, self.alert_webhook_url)
+        urls = (self.database_url, self.redis_url, self.broker_url, self.alert_webhook_url)
         written = [urlsplit(url).password or "" for url in urls]
         fields = [pair.partition("=") for url in urls for pair in urlsplit(url).query.split("&")]
         written += [value for name, _, value in fields if unquote(name) in PASSWORD_FIELDS]
@@ -463,7 +508,7 @@ def _references(environment: Mapping[str, str]) -> tuple[dict[str, Reference], l
         of_provider = PROVIDER_VARIABLE.fullmatch(variable)
         if of_provider or TIER_VARIABLE.fullmatch(variable):
             secret[variable] = bool(of_provider and of_provider[2] == "API_KEY")
-        if variable not in secret or variable in PATTERN_VARIABLES:
+        if variable not in secret or variable in NEVER_REFERENCES:
             continue
         try:
             reference = parse_secret(text)

@@ -46,6 +46,11 @@ def weaknesses(settings: Mapping[str, Any]) -> list[str]:
             "ALERT_WEBHOOK_SECRET must be set, as ALERT_WEBHOOK_URL is "
             "(echo whsec_$(openssl rand -base64 32))"
         )
+    if settings["callback_hosts"] and not settings["callback_secret"]:
+        problems.append(
+            "CALLBACK_SECRET must be set, as CALLBACK_HOSTS is "
+            "(echo whsec_$(openssl rand -base64 32))"
+        )
     if settings["app_env"] != "production":
         return problems
     known = settings["secret_key"].lower() in KNOWN_SECRET_KEYS

@@ -154,7 +154,7 @@ class CircuitBreakers:
             self._shared("DEL", KEY % (circuit, f"probe:{found[0]}"))
 
     def opens_in(self, circuit: str, who: str) -> float:
-        found = self._circuits.get(circuit, Circuit()).pause_of(who)
+        found = self._refreshed(circuit).pause_of(who)
         end = max(found[1].until, found[1].probing_until) if found else 0.0
         return max(0.0, end - time.monotonic())
 

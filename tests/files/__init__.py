@@ -1,0 +1,1 @@
+"""Files of keys: records, quota, retention."""
