@@ -36,9 +36,20 @@ TYPES = {
     529: "overloaded_error",
 }
 FIELDS = {
+    "cache_control", "context_management", "output_config",
     "model", "max_tokens", "messages", "system", "stop_sequences", "stream", "temperature", "top_p",
     "top_k", "tools", "tool_choice", "metadata", "thinking", "service_tier",
 }  # fmt: skip
+
+# What the SDKs go on without a thread for.
+THREAD_REFUSED = {"error_code": "thread_unsupported_request", "unsupported": ["stand_in"]}
+COUNT = ("POST", "messages/count_tokens")
+# What blocks are without before their deltas.
+EMPTY: dict[str, dict[str, Any]] = {
+    "tool_use": {"input": {}},
+    "thinking": {"thinking": "", "signature": ""},
+}
+THOUGHT = {"type": "thinking", "thinking": "Let me think. ", "signature": "c2lnbmVk"}
 
 Answer = tuple[int, Any]
 
@@ -50,10 +61,16 @@ def what_is_wrong(
     keyed = "x-api-key" in headers or headers.get("authorization", "").startswith("Bearer ")
     if not keyed or "anthropic-version" not in headers:
         return 401, error(401, "A key and the anthropic-version header are required")
-    if endpoint == ("GET", "models"):
+    if endpoint == ("GET", "models") or endpoint[1].startswith("messages/batches"):
         return None
-    if endpoint != ("POST", "messages"):
+    if endpoint not in {("POST", "messages"), COUNT}:
         return 404, error(404, "Not found")
+    if endpoint == COUNT and isinstance(body, dict):
+        body = {"max_tokens": 1, **body}
+    if endpoint != COUNT and isinstance(body, dict) and body.get("thread"):
+        refused = error(400, "thread: not possible with this request")
+        refused["error"]["details"] = THREAD_REFUSED
+        return 400, refused
     wrong = _what_is_wrong_with(body)
     return (400, error(400, wrong)) if wrong else None
 
@@ -78,7 +95,23 @@ def _what_is_wrong_with(body: Any) -> str | None:
         return "messages: first message must use the user role"
     if any(one == other for one, other in pairwise(roles)):
         return "messages: roles must alternate"
+    return _what_is_wrong_with_thinking(body)
+
+
+def _what_is_wrong_with_thinking(body: dict[str, Any]) -> str | None:
+    """Thinking comes back as it was signed, and before the calls of tools that it led to."""
+    for position, message in enumerate(body["messages"]):
+        path = f"messages.{position}.content.0"
+        thoughts = _parts(message, "thinking")
+        if any(thought != THOUGHT for thought in thoughts):
+            return f"{path}: Invalid `signature` in `thinking` block"
+        if _thinks(body) and _parts(message, "tool_use") and not thoughts:
+            return f"{path}.type: Expected `thinking`, but found `tool_use`"
     return None
+
+
+def _thinks(body: dict[str, Any]) -> bool:
+    return (body.get("thinking") or {}).get("type") in {"enabled", "adaptive"}
 
 
 def error(status: int, message: str, code: str | None = None) -> dict[str, Any]:
@@ -102,6 +135,11 @@ def models() -> dict[str, Any]:
     return {"data": data, "has_more": False, "first_id": MODELS[0], "last_id": MODELS[-1]}
 
 
+def count(body: dict[str, Any]) -> dict[str, Any]:
+    """The tokens of a request: one for each word of its messages."""
+    return {"input_tokens": sum(len(text_of(message).split()) for message in body["messages"])}
+
+
 class Reply:
     """The answer to one request, whole or in events."""
 
@@ -112,6 +150,7 @@ class Reply:
             "msg_" + hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:24]
         )
         self._calls = _tool_uses(body, self._id)
+        self._thoughts = [THOUGHT] if _thinks(body) else []
         self._text, self._stop_reason, self._stop_sequence = _words(body, fault)
         if self._calls:
             self._stop_reason = "tool_use"
@@ -124,16 +163,16 @@ class Reply:
         }
 
     def whole(self) -> dict[str, Any]:
-        content = self._calls or [{"type": "text", "text": self._text}]
+        content = self._thoughts + (self._calls or [{"type": "text", "text": self._text}])
         return self._message(content, self._stop_reason, self.usage)
 
     def events(self) -> Iterator[dict[str, Any]]:
         begun = self.usage | {"output_tokens": 1}
         yield {"type": "message_start", "message": self._message([], None, begun)}
         yield {"type": "ping"}
-        blocks = self._calls or [{"type": "text", "text": ""}]
+        blocks = self._thoughts + (self._calls or [{"type": "text", "text": ""}])
         for index, block in enumerate(blocks):
-            opened = block | ({"input": {}} if block["type"] == "tool_use" else {})
+            opened = block | EMPTY.get(block["type"], {})
             yield {"type": "content_block_start", "index": index, "content_block": opened}
             for delta in self._deltas(block):
                 yield {"type": "content_block_delta", "index": index, "delta": delta}
@@ -146,6 +185,11 @@ class Reply:
         yield {"type": "message_stop"}
 
     def _deltas(self, block: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        if block["type"] == "thinking":
+            for word in block["thinking"].split():
+                yield {"type": "thinking_delta", "thinking": f"{word} "}
+            yield {"type": "signature_delta", "signature": block["signature"]}
+            return
         if block["type"] == "text":
             for piece in pieces_of(self._text, self._fault):
                 yield {"type": "text_delta", "text": piece}
@@ -187,6 +231,8 @@ def _text(body: dict[str, Any], fault: Fault) -> str:
     results = [_result(part) for part in _parts(body["messages"][-1], "tool_result")]
     if results:
         return f"The tool says: {' '.join(results)[:ECHOED]}"
+    if wanted := (body.get("output_config") or {}).get("format"):
+        return json.dumps(fitting(wanted["schema"]))
     system = body.get("system") or ""
     if not isinstance(system, str):
         system = " ".join(part["text"] for part in system)

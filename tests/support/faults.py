@@ -14,12 +14,15 @@ class Fault:
     status: int = 0  # an error of this status, in OpenAI's envelope ...
     code: str = ""  # ... with this code
     retry_after: str = ""  # ... and this Retry-After
+    headers: str = ""  # these headers with whatever it answers: `name: value`, one a line
     slow: float = 0.0  # waits before the first byte
     hang: bool = False  # never answers
     garbage: bool = False  # 200 with what is not JSON
     wrong_json: bool = False  # 200 with JSON of another shape
     cut_before: bool = False  # closes after the headers
     role_then_cut: bool = False  # a stream closes after the role, before any content
+    cut_after: bool = False  # does what a batch's request asks, and closes without an answer
+    hang_after: bool = False  # the same, and never answers
     cut: bool = False  # closes after two pieces (plain: within the body)
     no_finish: bool = False  # ends with neither finish_reason nor [DONE]
     error_event: bool = False  # a stream reports an error after two pieces

@@ -7,6 +7,7 @@ as Azure has them under /azure/openai, and Anthropic's messages and models under
 answers are deterministic. A call fails as its last user message says
 (`[[fault:status=500,slow=1]]`), or else as `POST /control/fault` last set. `Fault` lists the
 faults. `GET /control/calls` lists the calls, `POST /control/reset` forgets them.
+Batches are those of `tests.support.provider_batches`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import Any
 from tests.support import anthropic, completions, habits
 from tests.support.completions import Completion, last_user_message
 from tests.support.faults import Fault
+from tests.support.provider_batches import ProviderBatches
 
 PIECES_BEFORE_A_CUT = 2
 ANTHROPIC = "/anthropic/v1/"
@@ -48,6 +50,7 @@ class Request:
     headers: dict[str, str]
     body: Any  # the parsed JSON, or the text if it is not JSON
     keep_alive: bool
+    content: bytes
 
     @property
     def endpoint(self) -> tuple[str, str]:
@@ -86,10 +89,12 @@ class StandIn:
     def __init__(self) -> None:
         self.calls: list[Call] = []
         self.fault = Fault()
+        self.batches = ProviderBatches()
 
     def forget(self) -> None:
         self.calls = []
         self.fault = Fault()
+        self.batches = ProviderBatches()
 
     def fault_for(self, request: Request) -> Fault:
         """The fault that the message requests, or else the current fault, which is counted down.
@@ -124,6 +129,7 @@ class Connection(asyncio.Protocol):
         self._room.set()
         self._answered = 0  # requests on this connection
         self._head_written = False
+        self._added_headers: dict[str, str] = {}
 
     # Called by asyncio.
 
@@ -188,12 +194,13 @@ class Connection(asyncio.Protocol):
         method, target, version = start.split(" ")
         keep_alive = version == "HTTP/1.1" and headers.get("connection", "").lower() != "close"
         path, _, query = target.partition("?")
-        return Request(method, path, query, headers, _parse(content), keep_alive)
+        return Request(method, path, query, headers, _parse(content), keep_alive, content)
 
     # Answering.
 
     async def _answer(self, request: Request) -> None:
         self._head_written = False
+        self._added_headers = {}
         try:
             if request.path.startswith("/control/"):
                 self._control(request)
@@ -221,6 +228,8 @@ class Connection(asyncio.Protocol):
         elif endpoint == ("POST", "/control/reset"):
             self._stand_in.forget()
             self._send(200, {})
+        elif request.path == "/control/batches":
+            self._send(*self._stand_in.batches.control(request.method, request.body))
         elif endpoint == ("POST", "/control/fault"):
             self._set_fault(request.body or {})
         else:
@@ -254,6 +263,8 @@ class Connection(asyncio.Protocol):
         except ValueError as error:
             self._send(400, completions.error(400, str(error)))
             return
+        pairs = (line.partition(":") for line in fault.headers.splitlines())
+        self._added_headers = {name: value.strip() for name, _, value in pairs}
         endpoint, body = request.endpoint, request.body
         streamed = isinstance(body, dict) and body.get("stream") is True
         self._answered += 1
@@ -274,6 +285,8 @@ class Connection(asyncio.Protocol):
             status, answer = completions.embeddings(body)
             self._serve_usage(answer.get("usage"), told=True)
             self._send(status, answer)
+        elif endpoint[1].startswith(("/v1/files", "/v1/batches")):
+            await self._serve_batches(request, fault)
         elif request.path.startswith(ANTHROPIC):
             await self._serve_anthropic(request, fault, streamed)
         elif endpoint != ("POST", "/v1/chat/completions"):
@@ -289,6 +302,25 @@ class Connection(asyncio.Protocol):
             completion = Completion(body, fault)
             self._serve_usage(completion.usage, told=not (fault.no_usage or fault.cut))
             await self._whole(completion.whole(), fault)
+
+    async def _serve_batches(self, request: Request, fault: Fault) -> None:
+        batches, (method, path) = self._stand_in.batches, request.endpoint
+        if request.path.startswith(ANTHROPIC):
+            path = request.path.removeprefix(ANTHROPIC)
+            answer = batches.anthropic(method, path, request.query, request.body)
+        else:
+            answer = batches.openai(method, path, request.query, request.headers, request.content)
+        if fault.hang_after:
+            await asyncio.Event().wait()
+        if fault.cut_after:
+            self._transport.close()
+        elif fault.cut and isinstance(answer[1], str):
+            content = answer[1].encode()
+            self._begin(False, len(content))
+            self._transport.write(content[: len(content) // 2])
+            self._transport.close()
+        else:
+            self._send(*answer)
 
     async def _follow_habit(self, completion: Completion, fault: Fault, streamed: bool) -> None:
         habit = habits.HABITS[fault.habit]
@@ -328,8 +360,12 @@ class Connection(asyncio.Protocol):
         endpoint = (request.method, request.path.removeprefix(ANTHROPIC))
         if wrong := anthropic.what_is_wrong(endpoint, request.headers, request.body):
             self._send(*wrong)
+        elif endpoint[1].startswith("messages/batches"):
+            await self._serve_batches(request, fault)
         elif endpoint[0] == "GET":
             self._send(200, anthropic.models())
+        elif endpoint == anthropic.COUNT:
+            self._send(200, anthropic.count(request.body))
         elif streamed:
             await self._stream_anthropic(anthropic.Reply(request.body, fault), fault)
         else:
@@ -423,6 +459,10 @@ class Connection(asyncio.Protocol):
 
     async def _stream_anthropic(self, reply: anthropic.Reply, fault: Fault) -> None:
         self._begin(True)
+        if fault.habit == "error_event":
+            self._write_event(json.dumps(anthropic.error(529, "Overloaded")), "error")
+            self._write_chunk(b"")
+            return
         sent = 0
         for event in reply.events():
             piece = event["type"] == "content_block_delta"
@@ -468,6 +508,7 @@ class Connection(asyncio.Protocol):
 
     def _write_head(self, status: int, headers: Mapping[str, str]) -> None:
         self._head_written = True
+        headers = {**headers, **self._added_headers}
         if not self._keep_alive:
             headers = {**headers, "Connection": "close"}
         named = (f"{name}: {value}" for name, value in headers.items())

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from webapp.providers.anthropic import AnthropicProvider
 from webapp.providers.base import BaseProvider
 from webapp.providers.offline import OfflineProvider
 from webapp.providers.openai import AzureProvider, OpenAIProvider
+from webapp.providers.remaining_limits import RemainingLimits
 from webapp.setting_parsers import ConfiguredProvider
 from webapp.settings import Settings, SettingsError
 
@@ -19,6 +23,12 @@ def make_providers(settings: Settings) -> dict[str, BaseProvider]:
     }
 
 
+def remaining_limits(providers: Mapping[str, BaseProvider], target: str) -> RemainingLimits | None:
+    """What the provider of `provider/model` said last is left of its limits there."""
+    name, _, model = target.partition("/")
+    return providers[name].limits.of(model) if name in providers else None
+
+
 def _make(provider: ConfiguredProvider, azure_version: str, timeout: float) -> BaseProvider:
     name, key, address = provider.name, provider.api_key, provider.address
     match provider.type:
@@ -30,7 +40,7 @@ def _make(provider: ConfiguredProvider, azure_version: str, timeout: float) -> B
                 name, api_key=key, address=address, api_version=version, timeout=timeout
             )
         case "anthropic":
-            return _langchain(provider, "anthropic", timeout)
+            return AnthropicProvider(name, api_key=key, address=address, timeout=timeout)
         case other:
             return _langchain(provider, other.removeprefix("langchain:"), timeout)
 
@@ -38,9 +48,7 @@ def _make(provider: ConfiguredProvider, azure_version: str, timeout: float) -> B
 def _langchain(provider: ConfiguredProvider, model_provider: str, timeout: float) -> BaseProvider:
     from webapp.providers.langchain import LangChainProvider, check_installed
 
-    # Anthropic's package comes with Weir; the check for others imports LangChain.
-    missing = None if model_provider == "anthropic" else check_installed(model_provider)
-    if missing:
+    if missing := check_installed(model_provider):
         raise SettingsError(f"PROVIDER_{provider.name.upper()}_TYPE: {missing}")
     return LangChainProvider(
         provider.name,

@@ -1,6 +1,6 @@
 """What all providers share: timeouts, the parsing of answers, and the outcome of the last call.
 
-Providers return JSON text in the format of OpenAI's API, which is parsed here.
+Providers return JSON text in the format of the request's operation, which is parsed here.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -19,11 +20,14 @@ from gevent.lock import BoundedSemaphore
 from webapp.base_url import BaseURL
 from webapp.errors import ProviderError, ProviderTimedOut, WeirError
 from webapp.llm.calls import Outcome
-from webapp.llm.messages import Answer, Chunk, ModelRequest
+from webapp.llm.messages import Answer, Chunk, ModelRequest, Operation
 from webapp.llm.stream_usage import StreamUsage
-from webapp.providers.answers import StreamReader, read_answer
+from webapp.providers.answers import StreamReader, malformed_as_provider_failed, read_answer
 from webapp.providers.gap_timeout import with_gap_timeout
 from webapp.providers.http import ReportedInStream
+from webapp.providers.message_answers import MessageReader, read_message
+from webapp.providers.remaining_limits import LimitReadings
+from webapp.providers.translation import StreamWriter, translation_for
 
 SLOW = "The provider timed out."
 MAX_MESSAGE_LENGTH = 1_000  # characters of what a provider says
@@ -43,6 +47,8 @@ class BaseProvider(ABC):
     identity: str
     max_input_tokens: int | None
     openai_family = False
+    operations: frozenset[Operation] = frozenset({"chat/completions", "embeddings"})
+    """The formats that it speaks; requests of others are translated."""
 
     def __init__(self, name: str, timeout: float) -> None:
         self.name = name
@@ -50,6 +56,7 @@ class BaseProvider(ABC):
         self._listing = BoundedSemaphore()
         self._listed: tuple[list[dict[str, Any]], float] = ([], -LISTING_TTL)
         self.latest: Outcome | None = None
+        self.limits = LimitReadings()
         self._private_texts: set[str] = set()
         self._private: re.Pattern[str] | None = None
 
@@ -97,26 +104,49 @@ class BaseProvider(ABC):
     def answer(self, request: ModelRequest, model: str) -> Answer:
         with self._recording():
             self._prepare(model)
+            translation = translation_for(request, self.operations)
+            asked = translation.request(request, model) if translation else request
             with gevent.Timeout(self._timeout, self._slow()):
-                text = self._complete(request, model)
-            return read_answer(text, request, model, self.name)
+                text = self._complete(asked, model)
+            read = read_message if asked.operation == "messages" else read_answer
+            answer = read(text, asked, model, self.name)
+            if translation is None:
+                return answer
+            with malformed_as_provider_failed:
+                return replace(answer, body=translation.answer(answer, model))
 
     def stream(
         self, request: ModelRequest, model: str, stream_usage: StreamUsage
     ) -> Generator[Chunk | Answer]:
-        reader = StreamReader(request, model, self.name, stream_usage)
         with self._recording():
             self._prepare(model)
-            events = with_gap_timeout(self._events(request, model), self._timeout, self._slow())
+            translation = translation_for(request, self.operations)
+            asked = translation.request(request, model) if translation else request
+            reading = MessageReader if asked.operation == "messages" else StreamReader
+            reader = reading(asked, model, self.name, stream_usage)
+            # A native endpoint only takes the text.
+            writer = None
+            if translation and not request.native:
+                writer = translation.writer(request, model)
+            events = with_gap_timeout(self._events(asked, model), self._timeout, self._slow())
             with closing(events):
                 said_done = False
                 while (data := self._next(events, reader)) is not None:
                     if said_done := data == "[DONE]":
                         break
-                    yield from reader.read(data)
+                    for chunk in reader.read(data):
+                        yield from _written(chunk, writer) if writer else (chunk,)
             reader.end(said_done=said_done)
             answer = reader.answer()
+            if writer:
+                with malformed_as_provider_failed:
+                    last = writer.end(answer.usage)
+                yield from (Chunk(data, "") for data in last)
         yield answer
+
+    def count_tokens(self, request: ModelRequest, model: str) -> str | None:
+        """The tokens of a request, by a call that costs nothing; None where there is none."""
+        return None
 
     def models(self) -> list[dict[str, Any]]:
         """The cached list. One request at a time refreshes it; on failure the old list stays."""
@@ -144,7 +174,7 @@ class BaseProvider(ABC):
                 raise
             return self._listed[0]
 
-    def _next(self, events: Generator[str], reader: StreamReader) -> str | None:
+    def _next(self, events: Generator[str], reader: StreamReader | MessageReader) -> str | None:
         """The next event, or None at the end: also if the stream breaks after its last choice."""
         try:
             return next(events, None)
@@ -200,3 +230,11 @@ class BaseProvider(ABC):
         if isinstance(details, Mapping):
             return {name: self._masked_details(value) for name, value in details.items()}
         return details
+
+
+def _written(chunk: Chunk, writer: StreamWriter) -> Iterator[Chunk]:
+    """A chunk in the client's format. Its text belongs to the first that it becomes."""
+    with malformed_as_provider_failed:
+        written = writer.take(chunk.data)
+    for place, data in enumerate(written):
+        yield Chunk(data, "" if place else chunk.text, chunk.begins)

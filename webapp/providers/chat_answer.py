@@ -32,14 +32,6 @@ FINISH_REASONS = {
     "blocklist": "content_filter",
     "spii": "content_filter",
 }
-# Anthropic's counts of the input, which add up to all of it.
-INPUT_COUNTS = (
-    "input_tokens",
-    "cache_read_input_tokens",
-    "cache_creation_input_tokens",
-    "cache_creation",
-)
-CACHE_TIMES = ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
 REASON_KEYS = ("stop_reason", "finish_reason", "done_reason", "stopReason")
 
 
@@ -59,10 +51,9 @@ def write_answer(message: AIMessage, model: str) -> str:
     reason = _finish_reason(_reason(message), bool(calls))
     choice = {"index": 0, "message": answered, "logprobs": None, "finish_reason": reason}
     body = _head("chat.completion", _model_name(message) or model) | {"choices": [choice]}
-    counts = _merged({}, message.response_metadata.get("usage")) if _is_claude(message) else {}
-    if usage := _usage_of_claude(counts) or _usage(message.usage_metadata):
+    if usage := _usage(message.usage_metadata):
         body["usage"] = usage
-    return json.dumps(body | _tier(counts))
+    return json.dumps(body)
 
 
 def write_chunks(
@@ -88,7 +79,6 @@ class _StreamWriting:
         self._began = False
         self._reason: str | None = None
         self._usage: Any = None
-        self._counts: dict[str, Any] = {}
         self._estimate = estimate
 
     def take(self, message: AIMessage) -> Iterator[str]:
@@ -96,13 +86,6 @@ class _StreamWriting:
 
         self._head["model"] = _model_name(message) or self._head["model"]
         self._reason = _reason(message) or self._reason
-        for counts in message.response_metadata.get("usage_events") or ():
-            # message_start, whose usage LangChain leaves out, counts only the output until then.
-            # With none at all, Weir counts the output itself.
-            hidden = () if message.usage_metadata else ("output_tokens",)
-            given = {name: count for name, count in counts.items() if name not in hidden}
-            self._counts = _merged(self._counts, given)
-            self._head |= _tier(self._counts)
         if message.usage_metadata:
             self._usage = add_usage(self._usage, message.usage_metadata)
         if not self._began:
@@ -123,7 +106,7 @@ class _StreamWriting:
         yield self._chunk({}, _finish_reason(self._reason, self._calls.any))
         if self._usage and not self._usage["input_tokens"]:
             self._usage["input_tokens"] = self._estimate()
-        if usage := _usage_of_claude(self._counts) or _usage(self._usage):
+        if usage := _usage(self._usage):
             yield self._text([], {"usage": usage})
 
     def _chunk(self, delta: dict[str, Any], reason: str | None = None) -> str:
@@ -255,99 +238,23 @@ def _usage(usage: Any) -> dict[str, Any] | None:
     """LangChain's usage in OpenAI's terms. Both count cached tokens as part of the input."""
     if not usage:
         return None
-    inputs = usage.get("input_token_details", {})
-    outputs = usage.get("output_token_details", {})
-    return _written(
-        usage["input_tokens"],
-        usage["output_tokens"],
-        inputs.get("cache_read"),
-        inputs.get("cache_creation"),
-        outputs.get("reasoning"),
-    )
-
-
-def _usage_of_claude(counts: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Anthropic's usage in OpenAI's terms. Anthropic's input is without the cached tokens.
-
-    None where it counts no input: that is estimated.
-    """
-    if not _input(counts):
-        return None
-    by_time = _by_time(counts)
-    outputs = counts.get("output_tokens_details")
-    written = _written(
-        _input(counts),
-        _count(counts, "output_tokens"),
-        _count(counts, "cache_read_input_tokens"),
-        _cache_writes(counts),
-        outputs.get("thinking_tokens") if isinstance(outputs, Mapping) else None,
-    )
-    if by_time:
-        written["prompt_tokens_details"]["cache_creation_token_details"] = by_time
-    return written
-
-
-def _written(
-    inputs: int, outputs: int, cached: int | None, cache_writes: int | None, reasoning: int | None
-) -> dict[str, Any]:
+    inputs, outputs = usage["input_tokens"], usage["output_tokens"]
     written: dict[str, Any] = {
         "prompt_tokens": inputs,
         "completion_tokens": outputs,
         "total_tokens": inputs + outputs,
     }
-    details = {"cached_tokens": cached, "cache_write_tokens": cache_writes}
+    read = usage.get("input_token_details", {})
+    details = {
+        "cached_tokens": read.get("cache_read"),
+        "cache_write_tokens": read.get("cache_creation"),
+    }
     if details := {name: count for name, count in details.items() if count is not None}:
         written["prompt_tokens_details"] = details
+    reasoning = usage.get("output_token_details", {}).get("reasoning")
     if reasoning is not None:
         written["completion_tokens_details"] = {"reasoning_tokens": reasoning}
     return written
-
-
-def _merged(earlier: dict[str, Any], later: Any) -> dict[str, Any]:
-    """Anthropic's counts after an event of a stream.
-
-    They are cumulative, but an event may lack those of the input, or count it as 0, or count what
-    was first plain input as read from the cache.
-    """
-    given = {k: v for k, v in later.items() if v is not None} if isinstance(later, Mapping) else {}
-    merged = earlier | given
-    if _input(merged) < _input(earlier):
-        merged |= {name: earlier.get(name) for name in INPUT_COUNTS}
-    if _count(merged, "output_tokens") < _count(earlier, "output_tokens"):
-        merged["output_tokens"] = earlier["output_tokens"]
-    return merged
-
-
-def _input(counts: Mapping[str, Any]) -> int:
-    plain, read = _count(counts, "input_tokens"), _count(counts, "cache_read_input_tokens")
-    return plain + read + _cache_writes(counts)
-
-
-def _cache_writes(counts: Mapping[str, Any]) -> int:
-    return max(_count(counts, "cache_creation_input_tokens"), sum(_by_time(counts).values()))
-
-
-def _by_time(counts: Mapping[str, Any]) -> dict[str, int]:
-    """The tokens that were written to the cache, by how long it keeps them."""
-    given = counts.get("cache_creation")
-    return {name: _count(given, name) for name in CACHE_TIMES} if isinstance(given, Mapping) else {}
-
-
-def _count(counts: Mapping[str, Any], name: str) -> int:
-    count = counts.get(name)
-    return count if isinstance(count, int) and count > 0 else 0
-
-
-def _tier(counts: Mapping[str, Any]) -> dict[str, str]:
-    """The service tier in OpenAI's field, whose word for the standard one is `default`."""
-    tier = counts.get("service_tier")
-    if not isinstance(tier, str):
-        return {}
-    return {"service_tier": "default" if tier == "standard" else tier}
-
-
-def _is_claude(message: AIMessage) -> bool:
-    return message.response_metadata.get("model_provider") == "anthropic"
 
 
 def _head(kind: str, model: str) -> dict[str, Any]:

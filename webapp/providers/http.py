@@ -52,6 +52,10 @@ MAX_RETRY_AFTER = 86_400.0  # seconds
 BROKEN = (OSError, HTTPParseError)
 
 
+# Told when a call began (monotonic), and the headers of its answer, whatever its status.
+NoteHeaders = Callable[[float, Mapping[str, object]], object]
+
+
 class AnswerTooLong(Exception):
     """The answer is larger than MAX_ANSWER_BYTES."""
 
@@ -127,16 +131,28 @@ class Endpoint:
         except RecursionError:
             raise ValueError("nested too deeply") from None
 
-    def post(self, path: str, body: Mapping[str, Any]) -> str:
+    def post(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        note: NoteHeaders,
+        headers: Mapping[str, str] | None = None,
+    ) -> str:
         """The whole answer as text. Raises ValueError if it is not UTF-8."""
-        return _whole(self._ask("POST", path, body)).decode("utf-8-sig")
+        return _whole(self._ask("POST", path, body, note, headers)).decode("utf-8-sig")
 
-    def stream(self, path: str, body: Mapping[str, Any]) -> Generator[str]:
+    def stream(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        note: NoteHeaders,
+        headers: Mapping[str, str] | None = None,
+    ) -> Generator[str]:
         """The data of each server-sent event, or the whole body of a server that does not stream.
 
         Closing the iterator closes the connection. Raises ReportedInStream and ValueError too.
         """
-        response = self._ask("POST", path, body)
+        response = self._ask("POST", path, body, note, headers)
         try:
             # Servers mislabel both, but no event begins as JSON does.
             parts, begins = _peeked(_parts(response))
@@ -151,14 +167,22 @@ class Endpoint:
             response.release()
 
     def _ask(
-        self, method: str, path: str, body: Mapping[str, Any] | None
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        note: NoteHeaders | None = None,
+        more_headers: Mapping[str, str] | None = None,
     ) -> HTTPSocketPoolResponse:
-        headers = {**self.headers, **tracing.headers()}
+        began = time.monotonic()
+        headers = {**self.headers, **(more_headers or {}), **tracing.headers()}
         content = b""
         if body is not None:
             content = json_codec.dumps(body)
             headers["Content-Type"] = "application/json"
         response = self._send(method, self._target(path), content, headers)
+        if note:
+            note(began, response.info())
         if not 200 <= response.status_code < 300:
             try:
                 raise _refusal(response)

@@ -6,11 +6,8 @@ import inspect
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from datetime import datetime
-from functools import cached_property
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl
 
 from gevent.lock import BoundedSemaphore
 
@@ -24,19 +21,14 @@ from webapp.errors import (
     UnsupportedParameter,
     WeirError,
 )
-from webapp.library_internals import (
-    check_anthropics_answers,
-    keep_usage_of_events,
-    langchain_packages,
-    make_http_client,
-)
+from webapp.library_internals import langchain_packages, make_http_client
 from webapp.llm.tokens import estimate_input_tokens
 from webapp.providers.answers import CUT
 from webapp.providers.base import BaseProvider
 from webapp.providers.chat_answer import write_answer, write_chunks
 from webapp.providers.chat_request import ParsedChatRequest, read_request
-from webapp.providers.http import BROKEN, Endpoint, RefusedByStatus, retry_after_of
-from webapp.providers.reported_errors import read_error, translate_status
+from webapp.providers.http import BROKEN, RefusedByStatus, retry_after_of
+from webapp.providers.reported_errors import translate_status
 from webapp.threads import run_in_thread
 
 if TYPE_CHECKING:
@@ -46,15 +38,6 @@ if TYPE_CHECKING:
 
     from webapp.llm.messages import ModelRequest
 
-ANTHROPIC_URL = "https://api.anthropic.com"
-ANTHROPIC_VERSION = "2026-10-21"
-# The earlier version accepts temperature and top_p, for the models that support them.
-ANTHROPIC_SAMPLING = {"extra_headers": {"anthropic-version": "2023-06-01"}}
-NO_KEY = "none"  # an empty key would omit the header
-# Set explicitly, so that the integrations do not read them from the environment.
-EXPLICIT_OPTIONS: dict[str, dict[str, Any]] = {
-    "anthropic": {"base_url": ANTHROPIC_URL, "api_key": NO_KEY, "anthropic_proxy": None}
-}
 MAX_MODELS = 100
 UNREADABLE = "The provider's answer cannot be read."
 
@@ -65,23 +48,12 @@ FIELDS = {
     "max_tokens": ("max_tokens", "max_output_tokens", "max_new_tokens", "num_predict"),
 }
 SAMPLING = {"temperature", "top_p"}
-# The status of Anthropic's error types: errors within a stream come with status 200.
-STATUS_OF_TYPE = {
-    "invalid_request_error": 400,
-    "authentication_error": 401,
-    "billing_error": 402,
-    "permission_error": 403,
-    "not_found_error": 404,
-    "request_too_large": 413,
-    "rate_limit_error": 429,
-    "timeout_error": 504,
-    "api_error": 500,
-    "overloaded_error": 529,
-}
 
 
 class LangChainProvider(BaseProvider):
     """The models of one provider, by its name in LangChain's `init_chat_model`."""
+
+    operations = frozenset({"chat/completions"})
 
     def __init__(
         self, name: str, model_provider: str, *, api_key: str, address: BaseURL, timeout: float
@@ -89,7 +61,7 @@ class LangChainProvider(BaseProvider):
         super().__init__(name, timeout)
         self.identity = f"langchain:{model_provider}@{address.url}?{address.query}".rstrip("?")
         self.max_input_tokens = 100_000
-        self.kind = "anthropic" if model_provider == "anthropic" else f"langchain:{model_provider}"
+        self.kind = f"langchain:{model_provider}"
         self._model_provider = model_provider
         self._api_key = api_key
         self._address = address
@@ -114,11 +86,7 @@ class LangChainProvider(BaseProvider):
             yield from write_chunks(parts, model, lambda: estimate_input_tokens(request.body))
 
     def _list_models(self) -> list[dict[str, Any]]:
-        if self._model_provider != "anthropic":
-            return []
-        with _langchain():
-            listed = self._endpoint.get("/v1/models?limit=1000")["data"]
-            return [_listed(model) for model in listed if model.get("lifecycle") != "retired"]
+        return []
 
     def _translate(self, error: Exception) -> WeirError | None:
         chain = list(_chain(error))
@@ -132,31 +100,16 @@ class LangChainProvider(BaseProvider):
     def use_key(self, api_key: str) -> None:
         self._keep_private(api_key, self._address)
         self._api_key = api_key
-        self._endpoint.headers = self._headers()
         # After a model that is being made with the old key.
         with self._making:
             self._chat_models.clear()
         self.latest = None
 
-    @cached_property
-    def _endpoint(self) -> Endpoint:
-        url = self._address.url or ANTHROPIC_URL
-        return Endpoint(url, self._headers(), self._timeout, self._address.query)
-
-    def _headers(self) -> dict[str, str]:
-        address = self._address
-        headers = {
-            "Authorization": address.authorization or f"Bearer {self._api_key or NO_KEY}",
-            "anthropic-version": ANTHROPIC_VERSION,
-        }
-        if address.authorization:
-            headers["X-Api-Key"] = self._api_key or NO_KEY
-        return headers
-
     def _parsed(self, request: ModelRequest) -> ParsedChatRequest:
-        if request.operation != "chat/completions":
-            raise ProviderRefusedRequest("The provider of this model does not support embeddings.")
-        parsed = read_request(request.body)
+        # What a translated request need not say.
+        left_out = {"reasoning_effort"} & request.defaults
+        body = {name: value for name, value in request.body.items() if name not in left_out}
+        parsed = read_request(body)
         if request.output_cap is not None:
             return replace(parsed, max_tokens=request.output_cap)
         return parsed
@@ -191,68 +144,39 @@ class LangChainProvider(BaseProvider):
                 model_provider=self._model_provider,
                 timeout=self._timeout,
                 max_retries=0,
-                **EXPLICIT_OPTIONS.get(self._model_provider, {}) | self._address_options(),
+                **self._address_options(),
             )
             if "stream_usage" in type(made).model_fields:
                 made = made.model_copy(update={"stream_usage": True})
-            if self._model_provider == "anthropic":
-                keep_usage_of_events()
-                check_anthropics_answers(_raise_reported)
             make_http_client(made)
             return made
 
     def _address_options(self) -> dict[str, Any]:
-        address = self._address
-        options: dict[str, Any] = {"api_key": self._api_key, "base_url": address.complete}
-        if self._model_provider == "anthropic":
-            options["base_url"] = address.url
-            if address.authorization:
-                # Beside another Authorization, the SDK would leave out the key.
-                options["default_headers"] = {
-                    "Authorization": address.authorization,
-                    "X-Api-Key": self._api_key,
-                }
+        options = {"api_key": self._api_key, "base_url": self._address.complete}
         return {name: value for name, value in options.items() if value}
 
     def _with_parameters(
         self, chat_model: BaseChatModel, parsed: ParsedChatRequest, native: bool
     ) -> BaseChatModel:
         """A copy with these parameters. It is cheap, as it shares all other fields."""
+        if parsed.user is not None:
+            raise UnsupportedParameter("user")
         update: dict[str, Any] = {}
         for parameter, fields in FIELDS.items():
             value = getattr(parsed, parameter)
             if value is not None and not _lacks(chat_model, parameter, value, native):
                 update[_field(chat_model, parameter, fields)] = value
-        if extra := self._extra_options(parsed, "temperature" in update or "top_p" in update):
-            update["model_kwargs"] = extra
         return chat_model.model_copy(update=update) if update else chat_model
-
-    def _extra_options(self, parsed: ParsedChatRequest, sampling: bool) -> dict[str, Any]:
-        """Options that only Anthropic's own parameters can express."""
-        anthropic = self._model_provider == "anthropic"
-        if parsed.user is not None and not anthropic:
-            raise UnsupportedParameter("user")
-        extra = dict(ANTHROPIC_SAMPLING) if anthropic and sampling else {}
-        if anthropic and self._address.query:
-            extra["extra_query"] = dict(parse_qsl(self._address.query, keep_blank_values=True))
-        return extra if parsed.user is None else extra | {"metadata": {"user_id": parsed.user}}
 
     def _with_tools(
         self, chat_model: BaseChatModel, parsed: ParsedChatRequest
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        if not parsed.tools:
+        if not parsed.tools or parsed.tool_choice == "none":
             return chat_model
-        anthropic = self._model_provider == "anthropic"
-        if anthropic:
-            _refuse_alternatives(parsed.tools)
         options: dict[str, Any] = {}
-        if parsed.tool_choice == "none":
-            if not anthropic:
-                return chat_model
-            options["tool_choice"] = {"type": "none"}
-        elif parsed.tool_choice:
+        if parsed.tool_choice:
             options["tool_choice"] = parsed.tool_choice
-        if not parsed.parallel_tool_calls and parsed.tool_choice != "none":
+        if not parsed.parallel_tool_calls:
             if "parallel_tool_calls" not in inspect.signature(chat_model.bind_tools).parameters:
                 raise UnsupportedParameter("parallel_tool_calls")
             options["parallel_tool_calls"] = False
@@ -311,16 +235,6 @@ def _field(chat_model: BaseChatModel, parameter: str, fields: tuple[str, ...]) -
     return field
 
 
-def _refuse_alternatives(tools: list[dict[str, Any]]) -> None:
-    """Refuse tools that LangChain would drop with only a warning."""
-    for position, tool in enumerate(tools):
-        if {"oneOf", "anyOf"} & tool["function"]["parameters"].keys():
-            raise UnsupportedParameter(
-                f"tools.{position}.function.parameters",
-                "This model's provider takes no oneOf or anyOf at the top of a tool's parameters.",
-            )
-
-
 @contextmanager
 def _setting_up() -> Iterator[None]:
     """Wraps the creation of a chat model, which fails if a package or a setting is missing."""
@@ -343,12 +257,6 @@ def _langchain() -> Iterator[None]:
         raise ProviderFailed(UNREADABLE) from error
 
 
-def _raise_reported(answer: Any) -> None:
-    """Raise the error that Anthropic, or a proxy of it, reports with status 200."""
-    if getattr(answer, "type", None) == "error":
-        raise RefusedByStatus(200, answer.model_dump(warnings=False), None)
-
-
 def _of_value_error(error: ValueError) -> WeirError:
     """A plain ValueError is LangChain's message about a request; a subclass, an invalid answer."""
     if type(error) is not ValueError:
@@ -366,24 +274,13 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _translate_one(error: BaseException) -> WeirError | None:
     if isinstance(error, RefusedByStatus):
-        return _of_status(error.status, error.body, error.retry_after)
+        return translate_status(error.status, error.body, error.retry_after)
     status = getattr(error, "status_code", None)
     if isinstance(status, int):
         response = getattr(error, "response", None)
         retry_after = retry_after_of(getattr(response, "headers", {}))
-        return _of_status(status, getattr(error, "body", None), retry_after)
+        return translate_status(status, getattr(error, "body", None), retry_after)
     return _of_kind(error)
-
-
-def _of_status(status: int, body: Any, retry_after: float | None) -> WeirError:
-    reported = read_error(body)
-    if status < 400:
-        status = STATUS_OF_TYPE.get(reported.kind or "", 500)
-    if status == 404 and reported.message.startswith("model"):
-        return ModelNotFound(f"The provider has no such {reported.message}"[:1000])
-    if "credit balance is too low" in reported.message:
-        status = 402  # a 400 of Anthropic's
-    return translate_status(status, body, retry_after)
 
 
 def _not_reached(error: BaseException) -> bool:
@@ -419,10 +316,3 @@ def _of_kind(error: BaseException) -> WeirError | None:
     if isinstance(error, kinds.ModelError):
         return ProviderFailed("The provider failed.")
     return None
-
-
-def _listed(model: Mapping[str, Any]) -> dict[str, Any]:
-    """A model of Anthropic's list in OpenAI's format."""
-    created_at = model.get("created_at")
-    created = int(datetime.fromisoformat(created_at).timestamp()) if created_at else 0
-    return {"id": model["id"], "object": "model", "created": created, "owned_by": "anthropic"}

@@ -7,28 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import count
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote
 
 from webapp.base_url import BaseURL
-from webapp.errors import ModelNotFound, ProviderFailed, ProviderTimedOut, WeirError
+from webapp.errors import ModelNotFound, WeirError
 from webapp.llm.messages import ModelRequest
-from webapp.providers.answers import NOT_UNDERSTOOD
 from webapp.providers.base import BaseProvider
-from webapp.providers.http import (
-    BROKEN,
-    AnswerTooLong,
-    Endpoint,
-    LostSend,
-    NotReached,
-    RefusedByStatus,
-    ReportedInStream,
-)
+from webapp.providers.failures import translate_failure
+from webapp.providers.http import Endpoint, RefusedByStatus, ReportedInStream
 from webapp.providers.parameters import MAX_CALLS, Adaptations, Added, added_to
 from webapp.providers.reported_errors import translate_reported, translate_status
-from webapp.providers.server_sent_events import EventTooLong
 
 OFFICIAL_URL = "https://api.openai.com/v1"
 
@@ -38,6 +29,7 @@ class OpenAIProvider(BaseProvider):
 
     openai_family = True
     kind = "openai"
+    _query = ""
 
     def __init__(self, name: str, *, api_key: str, address: BaseURL, timeout: float) -> None:
         super().__init__(name, timeout)
@@ -68,17 +60,29 @@ class OpenAIProvider(BaseProvider):
         self._endpoint.headers = self._headers()
         self.latest = None
 
+    @property
+    def connection(self) -> tuple[str, dict[str, str], dict[str, str]]:
+        """Base URL, headers and query of its calls, for clients of its other endpoints."""
+        query = "&".join(filter(None, (self._query.removeprefix("?"), self._address.query)))
+        return self._base_url, self._headers(), dict(parse_qsl(query, keep_blank_values=True))
+
+    def whole_body(self, request: ModelRequest, model: str) -> dict[str, Any]:
+        """The body of a request that is not streamed, as far as earlier answers have taught."""
+        added = added_to(request, self._limit, streamed=False)
+        return self._body(request, model) | self._adaptations.apply(model, added)
+
     def default_model(self) -> str | None:
         """The first model that a custom server lists; OpenAI's own list has no order."""
         return None if self._official else super().default_model()
 
     def _complete(self, request: ModelRequest, model: str) -> str:
         added = added_to(request, self._limit, streamed=False)
+        note = partial(self.limits.note, model)
         for calls in count(1):
             sent = self._adaptations.apply(model, added)
             body = self._body(request, model) | sent
             try:
-                return self._endpoint.post(self._path(request, model), body)
+                return self._endpoint.post(self._path(request, model), body, note)
             except RefusedByStatus as refusal:
                 if not self._may_adapt(refusal, model, added, sent, calls):
                     raise
@@ -86,15 +90,16 @@ class OpenAIProvider(BaseProvider):
 
     def _events(self, request: ModelRequest, model: str) -> Generator[str]:
         added = added_to(request, self._limit, streamed=True)
+        note = partial(self.limits.note, model)
         for calls in count(1):
             sent = self._adaptations.apply(model, added)
             body = self._body(request, model) | sent | {"stream": True}
             options = request.body.get("stream_options")
             # The provider rejects a value that is not an object.
-            if isinstance(options, dict):
+            if isinstance(options, dict) and "stream_options" not in request.defaults:
                 body["stream_options"] = {**options, "include_usage": True}
             try:
-                yield from self._endpoint.stream(self._path(request, model), body)
+                yield from self._endpoint.stream(self._path(request, model), body, note)
                 return
             except RefusedByStatus as refusal:
                 if not self._may_adapt(refusal, model, added, sent, calls):
@@ -116,10 +121,9 @@ class OpenAIProvider(BaseProvider):
 
     def _body(self, request: ModelRequest, model: str) -> dict[str, Any]:
         body = {"model": model, **request.body}
-        if request.native:
-            # Native endpoints name the limit as Weir does, not as the server.
-            body.pop("max_tokens", None)
-            body.pop("temperature", None)
+        # Native endpoints name the limit as Weir does, not as the server.
+        for name in {"max_tokens", "temperature"} if request.native else request.defaults:
+            body.pop(name, None)
         return body
 
     @property
@@ -132,23 +136,7 @@ class OpenAIProvider(BaseProvider):
             return translate_status(error.status, error.body, error.retry_after)
         if isinstance(error, ReportedInStream):
             return translate_reported(error.body)
-        if isinstance(error, NotReached):
-            unreachable = ProviderFailed("The provider is unreachable.").uncharged()
-            unreachable.unreachable = True
-            return unreachable
-        if isinstance(error, LostSend):
-            lost = ProviderFailed("The provider had closed the connection.").not_counted()
-            lost.lost_send_seconds = error.seconds
-            return lost
-        if isinstance(error, TimeoutError):
-            return ProviderTimedOut("The provider timed out.")
-        if isinstance(error, AnswerTooLong | EventTooLong):
-            return ProviderFailed("The provider's answer is too large.")
-        if isinstance(error, BROKEN):
-            return ProviderFailed("The connection broke during the provider's answer.")
-        if isinstance(error, ValueError):
-            return ProviderFailed(NOT_UNDERSTOOD)
-        return None
+        return translate_failure(error)
 
 
 class AzureProvider(OpenAIProvider):

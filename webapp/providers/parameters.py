@@ -39,7 +39,7 @@ class Added:
 
 def added_to(request: ModelRequest, limit_name: str, *, streamed: bool) -> Added:
     """What Weir adds to a request: the options of a stream, what native endpoints send under names
-    of Weir's, a limit on the output, named `limit_name`."""
+    of Weir's, what a translated request need not say, a limit on the output, named `limit_name`."""
     values: dict[str, Any] = {}
     limit, needed = request.output_cap, set()
     if request.native:
@@ -47,6 +47,8 @@ def added_to(request: ModelRequest, limit_name: str, *, streamed: bool) -> Added
         if "temperature" in request.body:
             values["temperature"] = request.body["temperature"]
         needed = {"temperature"} - request.defaults
+    else:
+        values |= {name: request.body[name] for name in request.defaults & request.body.keys()}
     if limit is not None:
         values[limit_name] = limit
     chosen = request.native and "max_tokens" in request.body.keys() - request.defaults
@@ -125,7 +127,7 @@ def _refused(status: int, body: Any) -> _Refused | None:
     reported = read_error(body)
     if status != 400 and not (status == 422 and UNKNOWN.search(reported.message)):
         return None
-    names = "stream_options|temperature|max_completion_tokens|max_tokens"
+    names = "stream_options|reasoning_effort|temperature|max_completion_tokens|max_tokens"
     found = re.search(rf"\b({names})\b", reported.param or "")
     found = found or re.search(rf"\b({names})\b", reported.message)
     if not found:

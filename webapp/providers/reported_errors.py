@@ -25,6 +25,8 @@ from webapp.errors import (
 MAX_READ_LENGTH = 4_000  # characters; what is told is cut later, after it was masked
 # These end a request: the next provider would refuse it too.
 REFUSALS = {400, 404, 413, 414, 415, 422, 431}
+OVERLOADED = 529  # of Anthropic's
+BUSY = "The provider is busy just now"
 # A model that is missing is reported with one of these.
 STATUSES_OF_MISSING_MODELS = {400, 404, 422}
 CODES_OF_MISSING_MODELS = {"model_not_found", "deploymentnotfound", "invalid_model"}
@@ -111,8 +113,10 @@ def _translate(status: int, reported: ReportedError, retry_after: float | None) 
     if status == 403:
         return _forbidden(reported)
     if status == 429:
-        busy = _with_words("The provider is busy just now", words)
-        return ProviderBusy(busy, retry_after=retry_after)
+        return ProviderBusy(_with_words(BUSY, words), retry_after=retry_after)
+    if status == OVERLOADED:
+        busy = ProviderBusy(_with_words(BUSY, words), retry_after=retry_after)
+        return _show_provider(busy, status, words)
     if status in {408, 504}:
         timed_out = ProviderTimedOut(_with_words("The provider timed out", words)).uncharged()
         return _show_provider(timed_out, status, words)
@@ -136,6 +140,8 @@ def _forbidden(reported: ReportedError) -> ProviderError:
 def _is_missing_model(status: int, reported: ReportedError) -> bool:
     if reported.codes & CODES_OF_MISSING_MODELS:
         return 400 <= status < 500  # OpenAI has it with 403 too
+    if status == 404 and reported.message.startswith("model:"):
+        return True  # Anthropic's words: `model: claude-0`
     return status in STATUSES_OF_MISSING_MODELS and bool(MISSING_MODEL.search(reported.message))
 
 

@@ -1,0 +1,96 @@
+"""Between the formats of requests: what a client speaks, and what its provider does.
+
+A provider whose family speaks the format of a request passes it on. For others, a Translation says
+how the request, its answer and its stream are told in the other format; they know no HTTP. What
+cannot be carried over is an UnsupportedParameter that names it (docs/translation.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from webapp.errors import ProviderRefusedRequest
+from webapp.llm.messages import Answer, ModelRequest, Operation, Usage
+from webapp.providers.translation.chat_over_messages.answer import ChunkWriter, to_chat_answer
+from webapp.providers.translation.chat_over_messages.request import to_messages
+from webapp.providers.translation.messages_over_chat.answer import EventWriter, to_message
+from webapp.providers.translation.messages_over_chat.request import max_tokens_of, to_chat
+
+# What a server of chat completions may not know, and can be left out.
+ADAPTABLE = frozenset({"reasoning_effort", "stream_options"})
+
+
+class StreamWriter(Protocol):
+    """Writes the events of one stream in the client's format, each as JSON text."""
+
+    def take(self, data: str) -> list[str]:
+        """What an event of the provider's becomes."""
+        ...
+
+    def end(self, usage: Usage) -> list[str]:
+        """What follows the last event of the provider's. `usage` is that of the whole stream."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """How a request is told to a provider, and its answer to the client.
+
+    `answer` takes a provider's answer and the model that was asked for.
+    """
+
+    request: Callable[[ModelRequest, str], ModelRequest]
+    answer: Callable[[Answer, str], str]
+    writer: Callable[[ModelRequest, str], StreamWriter]
+
+
+def translation_for(request: ModelRequest, spoken: Collection[Operation]) -> Translation | None:
+    """How a provider that speaks these formats answers the request; None if it speaks its own.
+
+    Raises ProviderRefusedRequest where there is no way.
+    """
+    if request.operation in spoken:
+        return None
+    for operation in spoken:
+        if found := TRANSLATIONS.get((request.operation, operation)):
+            return found
+    raise ProviderRefusedRequest(
+        f"The provider of this model does not support {request.operation}."
+    )
+
+
+def _chat_as_messages(request: ModelRequest, model: str) -> ModelRequest:
+    body = to_messages(request.body, model, request.output_cap)
+    return replace(request, operation="messages", body=body)
+
+
+def _messages_as_chat(request: ModelRequest, model: str) -> ModelRequest:
+    # The provider knows under which name its server takes the limit.
+    limit = max_tokens_of(request.body)
+    limit = min(limit, request.output_cap or limit)
+    body = to_chat(request.body)
+    if request.stream:
+        body["stream_options"] = {"include_usage": True}
+    return replace(
+        request,
+        operation="chat/completions",
+        body=body,
+        output_cap=limit,
+        output_cap_needed=True,
+        defaults=ADAPTABLE & body.keys(),
+        headers={},
+    )
+
+
+TRANSLATIONS: dict[tuple[Operation, Operation], Translation] = {
+    ("chat/completions", "messages"): Translation(
+        _chat_as_messages,
+        to_chat_answer,
+        lambda request, model: ChunkWriter(model, usage_wanted=request.usage_wanted),
+    ),
+    ("messages", "chat/completions"): Translation(
+        _messages_as_chat, to_message, lambda _, model: EventWriter(model)
+    ),
+}

@@ -1,0 +1,1 @@
+"""Chat completions that are answered by a provider of Anthropic's Messages."""

@@ -1,0 +1,1 @@
+"""Anthropic's Messages that are answered by a provider of chat completions."""
