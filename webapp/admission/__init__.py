@@ -9,6 +9,7 @@ from flask import Blueprint, g, request
 from webapp.accounts.accounts import ADMIN, Account
 from webapp.accounts.audit import Actor
 from webapp.admission.credential_limits import count_failed_credential
+from webapp.admission.deferred import deferred
 from webapp.admission.identity import KEY_HEADERS, Principal, read_credential
 from webapp.admission.limits import consume, peek
 from webapp.admission.parts import parts
@@ -67,6 +68,9 @@ def identify() -> Principal:
 
 def _admit() -> None:
     if request.method == "OPTIONS":
+        return
+    if job := deferred():
+        g.principal = job.principal
         return
     span = tracing.span("admission")
     try:

@@ -121,6 +121,15 @@ def read_body(*, keep: bool = False) -> bytes:
     return body
 
 
+def count_body(size: int) -> None:
+    """Count so many bytes for a body that is read as a stream, of which no more is in memory.
+
+    Raises RateLimitExceeded and Overloaded.
+    """
+    g.body_share = share = _Share(parts().bodies, whose())
+    share.grow_to(size)
+
+
 def over() -> Callable[[], None] | None:
     """What to do when this request is over, if its body was counted."""
     share: _Share | None = g.pop("body_share", None)

@@ -31,8 +31,11 @@ STORED_HEADERS = (
     "X-Weir-Route",
     "X-Weir-Provider",
     "X-Weir-Attempts",
+    "Location",
+    "Preference-Applied",
 )
-END_OF_STREAM = b"data: [DONE]\n\n"
+# Among the headers of a stored answer whose status is not 200.
+STATUS = ":status"
 MAX_BODY_BYTES = 4 * 1024 * 1024  # of an answer that is kept
 
 AnyBlueprint = TypeVar("AnyBlueprint", bound=Blueprint)
@@ -60,7 +63,8 @@ def _enter() -> Response | None:
     found = parts().idempotency.acquire(hashlib.sha256(scope.encode()).hexdigest(), fingerprint)
     if isinstance(found, StoredResponse):
         headers = {**found.headers, "Idempotency-Replayed": "true"}
-        return Response(found.body, headers=headers)
+        status = int(headers.pop(STATUS, 200))
+        return Response(found.body, status, headers)
     g.idempotency = found
     return None
 
@@ -89,6 +93,8 @@ def _leave(response: Response) -> Response:
         _try(lambda: parts().idempotency.release(lease))
         return response
     headers = {name: response.headers[name] for name in STORED_HEADERS if name in response.headers}
+    if response.status_code != 200:
+        headers[STATUS] = str(response.status_code)
     if response.mimetype == "text/event-stream":
         recording = _Recording(lease, headers, response.response)
         response.response = recording
@@ -123,7 +129,7 @@ class _Recording:
                 sent.clear()
             else:
                 sent.append(event)
-                if event.endswith(END_OF_STREAM) and self._context.error is None:
+                if self._context.complete:
                     self._keep(b"".join(sent))
             yield event
 

@@ -16,7 +16,7 @@ from webapp.accounts.keys import ApiKey, KeyStore, digest, now
 from webapp.accounts.tokens import Claims, Tokens
 from webapp.allowance import Allowance
 from webapp.errors import MalformedRequest, NotAllowed, NotAuthenticated, StoreUnavailable
-from webapp.llm.calls import BillingContext
+from webapp.llm.calls import BilledLine, BillingContext
 from webapp.setting_parsers import DEMO_SECRETS
 
 FRESH_TTL = 4.0  # a revoked key stops everywhere within 5 s
@@ -53,6 +53,11 @@ class Principal:
     @property
     def bucket(self) -> str:
         return f"key-{self.key_id}"
+
+    def billing_of_line(self, request_id: str, endpoint: str, line: BilledLine) -> BillingContext:
+        """Who pays for a line of a batch, to which limits per minute and day do not apply."""
+        context = self.billing_context(request_id, endpoint)
+        return replace(context, tokens_per_minute=None, batch=line)
 
     def billing_context(self, request_id: str = "", endpoint: str = "") -> BillingContext:
         """Who pays for what a request of this one leads to."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import uuid
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from itertools import count
 from typing import Any, cast
@@ -170,18 +171,42 @@ def openai_headers() -> list[tuple[str, str]]:
     decision: Decision | None = g.get("decision")
     if decision is None:
         return []
-    told = [("requests", decision.tightest)]
-    if decision.tokens:
-        told.append(("tokens", decision.tokens))
     return [
         (f"x-ratelimit-{figure}-{what}", value)
-        for what, state in told
+        for what, state in _requests_and_tokens(decision)
         for figure, value in (
             ("limit", str(state.limit.amount)),
             ("remaining", str(state.remaining)),
             ("reset", _duration(max(0.0, state.reset - decision.now))),
         )
     ]
+
+
+def anthropic_headers() -> list[tuple[str, str]]:
+    """The same as Anthropic says it; resets are times (RFC 3339)."""
+    decision: Decision | None = g.get("decision")
+    if decision is None:
+        return []
+    return [
+        (f"anthropic-ratelimit-{what}-{figure}", value)
+        for what, state in _requests_and_tokens(decision)
+        for figure, value in (
+            ("limit", str(state.limit.amount)),
+            ("remaining", str(state.remaining)),
+            ("reset", _time(math.ceil(state.reset))),
+        )
+    ]
+
+
+def _requests_and_tokens(decision: Decision) -> list[tuple[str, LimitState]]:
+    told = [("requests", decision.tightest)]
+    if decision.tokens:
+        told.append(("tokens", decision.tokens))
+    return told
+
+
+def _time(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _duration(seconds: float) -> str:

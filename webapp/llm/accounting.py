@@ -20,7 +20,7 @@ from webapp.llm.cost_ceiling import (
 )
 from webapp.llm.messages import Answer, ModelRequest, Usage
 from webapp.llm.ports import CallObserver, Ledger, Observer, Price, Prices
-from webapp.llm.routing import Route, Target
+from webapp.llm.routing import Route, Target, circuit_name
 from webapp.llm.stream_usage import StreamUsage, unseen_tokens
 from webapp.llm.tokens import estimate_input_tokens
 from webapp.threads import run_in_thread
@@ -55,8 +55,8 @@ class CostTracker:
 
     `waited` is the total time, in seconds, spent only waiting for providers; `total_tokens` are
     those of all calls; `target` are the provider and model that were tried last. `routed` is told
-    of each, `failed` of each call that failed. Raises ValidationError for numbers whose meaning for
-    the cost is not certain.
+    of each, `failed` of each call that failed. `tier` is the service tier of all calls, where it is
+    certain. Raises ValidationError for numbers whose meaning for the cost is not certain.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class CostTracker:
         answered_tiers: AnsweredTiers,
         routed: Callable[[str, str], object] = lambda *_: None,
         failed: Callable[[str, Settlement], object] = lambda *_: None,
+        tier: str | None = None,
     ) -> None:
         limited = billing.has_budget or billing.tokens_per_minute is not None
         check_numbers(request.body, strictly=limited)
@@ -88,6 +89,7 @@ class CostTracker:
         self._request = request
         self._route = route
         self._routed = routed
+        self._tier = tier
         self._targets: dict[str, TargetCosts] = {}
         self._nano: int | None = 0
 
@@ -112,13 +114,13 @@ class CostTracker:
         if costs is None:
             price = self._prices.of(target.provider.name, target.provider.kind, target.model)
             answered = self.answered_tiers.of(target)
-            costs = self._targets[target.name] = TargetCosts(self.demand, target, price, answered)
+            costs = TargetCosts(self.demand, target, price, answered, self._tier)
+            self._targets[target.name] = costs
         return costs
 
     def circuit(self, target: Target) -> str:
         """The name of the circuit that a call to this target belongs to."""
-        operation = self._request.operation
-        return target.name if operation == "chat/completions" else f"{target.name} {operation}"
+        return circuit_name(target.name, self._request.operation)
 
     def check(self) -> None:
         """Raise the error that would refuse such a call in any case."""
@@ -158,6 +160,8 @@ class CostTracker:
             return request
         needed = self.billing.has_budget and costs.output_is_charged
         if self.demand.limits_output:
+            if most := self._most_of_messages(costs):
+                request = replace(request, output_cap=most)
             return replace(request, output_cap_needed=True) if needed else request
         cap = costs.max_output if needed else costs.price.max_output
         context = costs.price.context
@@ -170,6 +174,14 @@ class CostTracker:
         if cap is None:
             return request
         return replace(request, output_cap=cap, output_cap_needed=needed)
+
+    def _most_of_messages(self, costs: TargetCosts) -> int | None:
+        """The model's maximum, where Messages limit the output to more: their limit is one for a
+        Claude, and another maker's model may refuse it."""
+        named, most = self.demand.named_max_output, costs.price.max_output if costs.price else None
+        if self._request.operation != "messages" or not named or not most:
+            return None
+        return most if named > most else None
 
     def with_cost(self, answer: Answer) -> Answer:
         """The answer with its usage as it was settled, and the cost of all calls so far."""
@@ -283,9 +295,9 @@ class CallAccounting:
             usage,
             nano,
             known.name if known else None,
-            _storable(model, MAX_MODEL_LENGTH),
+            storable(model, MAX_MODEL_LENGTH),
             known.provider_status if known else None,
-            _storable(self._tracker.redact(words) if words else None, MAX_MESSAGE_LENGTH),
+            storable(self._tracker.redact(words) if words else None, MAX_MESSAGE_LENGTH),
         )
         if settlement.error:
             self._tracker.failed(self._target.name, settlement)
@@ -302,7 +314,7 @@ class CallAccounting:
         return nano
 
 
-def _storable(text: str | None, length: int) -> str | None:
+def storable(text: str | None, length: int) -> str | None:
     """A provider's words as a database can hold them."""
     if text is None:
         return None

@@ -15,6 +15,7 @@ import gevent
 
 from webapp.errors import (
     ModelNotFound,
+    ProviderBusy,
     ProviderError,
     ProviderFailed,
     ProvidersUnavailable,
@@ -22,7 +23,7 @@ from webapp.errors import (
 )
 from webapp.llm.accounting import CallAccounting, CostTracker
 from webapp.llm.messages import Answer, Chunk
-from webapp.llm.ports import Breakers
+from webapp.llm.ports import Breakers, BusyTargets
 from webapp.llm.routing import Route, Target
 
 Result = TypeVar("Result")
@@ -45,8 +46,9 @@ class Success(Generic[Result]):
 class Attempts:
     """`retries` are the attempts after the first one, for each target."""
 
-    def __init__(self, breakers: Breakers, retries: int) -> None:
+    def __init__(self, breakers: Breakers, busy: BusyTargets, retries: int) -> None:
         self._breakers = breakers
+        self._busy = busy
         self._retries = retries
 
     def answer(self, route: Route, costs: CostTracker, deadline: float) -> Success[Answer]:
@@ -84,7 +86,8 @@ class Attempts:
         calls = 0
         failure: ProviderError | None = None
         leader_only = False
-        for target in route.in_order():
+        targets = route.in_order()
+        for target in targets:
             tries = _Tries(self._breakers, costs.circuit(target), costs.billing.bucket)
             retries, resent = self._retries, False
             with tries:
@@ -107,9 +110,13 @@ class Attempts:
                         break
                     except UnsupportedParameter:
                         tries.succeeded()
-                        raise
+                        if target is targets[0]:
+                            raise
+                        # A target before it can be told: its failure is the better answer.
+                        break
                     except ProviderError as error:
                         error.attempts = calls
+                        self._tell_if_busy(target, costs, error)
                         if not error.try_next:
                             # A target that refuses a request is available.
                             tries.succeeded()
@@ -161,10 +168,16 @@ class Attempts:
         except ProviderError as error:
             accounting.fail(error)
             _count(self._breakers, costs.circuit(target), costs.billing.bucket, error)
+            self._tell_if_busy(target, costs, error)
             raise
         except BaseException as error:
             accounting.fail(error)
             raise
+
+    def _tell_if_busy(self, target: Target, costs: CostTracker, error: ProviderError) -> None:
+        """Batches are to keep away from a target that refuses calls of those who wait."""
+        if isinstance(error, ProviderBusy) and costs.billing.batch is None:
+            self._busy.report(target.name, error.retry_after)
 
     def _unavailable(self, route: Route, costs: CostTracker) -> ProvidersUnavailable:
         who = costs.billing.bucket

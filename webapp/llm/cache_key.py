@@ -20,4 +20,6 @@ def cache_key(request: ModelRequest, route: Route, scope: str | None) -> str:
     """
     endpoint = "native" if request.native else f"{request.operation} {request.stream}"
     shape = [VERSION, endpoint, scope, route.identity, request.body]
+    if request.headers:
+        shape.append(request.headers)
     return hashlib.sha256(json_codec.dumps(shape, sort_keys=True)).hexdigest()

@@ -38,6 +38,15 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class BilledLine:
+    """The line of a batch whose calls are billed, and the batch's cost cap (nano-USD) if any."""
+
+    batch_id: str
+    number: int
+    cap_nano: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class BillingContext:
     """The key that pays for a request's calls, and its budgets: nano-USD per UTC day and month."""
 
@@ -47,15 +56,18 @@ class BillingContext:
     usd_per_day: int | None = None
     usd_per_month: int | None = None
     tokens_per_minute: int | None = None
+    batch: BilledLine | None = None
 
     @property
     def bucket(self) -> str:
-        """The name under which its limits are counted."""
-        return f"key-{self.key_id}"
+        """The name under which its limits are counted, and its circuits: the failures of a key's
+        batches keep its other requests away from nothing."""
+        return f"key-{self.key_id}-batches" if self.batch else f"key-{self.key_id}"
 
     @property
     def has_budget(self) -> bool:
-        return self.usd_per_day is not None or self.usd_per_month is not None
+        capped = self.batch is not None and self.batch.cap_nano is not None
+        return capped or self.usd_per_day is not None or self.usd_per_month is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,14 +98,20 @@ class TargetCosts:
     """The costs of a request's calls to one target.
 
     `input` is the request's, with what a model that always searches the web finds there. `nano` is
-    the ceiling; None if it is not known, and `unpriced` says why, as a clause.
+    the ceiling; None if it is not known, and `unpriced` says why, as a clause. `tier` is the
+    service tier, where it is certain.
     """
 
     def __init__(
-        self, demand: Demand, target: Target, price: Price | None, answered: Collection[str]
+        self,
+        demand: Demand,
+        target: Target,
+        price: Price | None,
+        answered: Collection[str],
+        tier: str | None = None,
     ) -> None:
         self.price = price
-        self.tiers = demand.tiers(answered)
+        self.tiers = demand.tiers(answered) if tier is None else frozenset({tier})
         self._demand = demand
         self._model = target.name
         self._is_free = bool(price and price.is_free)

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from webapp.errors import ModelNotAllowed, StoreUnavailable
+from webapp.errors import ModelNotAllowed, ProviderError, StoreUnavailable
 from webapp.llm.accounting import AnsweredTiers, CostTracker
 from webapp.llm.attempts import Attempts, Success
 from webapp.llm.cache_key import cache_key
 from webapp.llm.cached import CachedAnswer, CachedStream, to_entry
-from webapp.llm.calls import CallOptions
+from webapp.llm.calls import BillingContext, CacheUse, CallOptions
 from webapp.llm.cost_ceiling import CostCeiling
 from webapp.llm.flight import Flight, Flights
 from webapp.llm.messages import Answer, CacheState, Chunk, FinalAnswer, ModelRequest
 from webapp.llm.ports import AnswerCache, Ledger, Observer, Prices, TokenLimits
 from webapp.llm.routing import Route, Router
 from webapp.llm.subscription import FlightSubscription, Stream
+from webapp.llm.tokens import estimate_messages_tokens
+from webapp.threads import run_in_thread
 
 NO_TIMEOUT = 1e9  # seconds; the options' deadline ends the wait
 
@@ -33,6 +35,16 @@ class Forecast:
     cache: CacheState
     would_coalesce: bool
     ceiling: CostCeiling
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCount:
+    """The tokens of a request: `body` is what `provider` answered, else they are estimated."""
+
+    route: str
+    provider: str = ""
+    body: str = ""
+    estimated_tokens: int = 0
 
 
 class Gateway:
@@ -69,6 +81,7 @@ class Gateway:
 
     def open(self, request: ModelRequest, options: CallOptions) -> Stream:
         """The answer as a stream of events: AnswerMetadata, Chunks if streamed, FinalAnswer."""
+        options = _for(request, options)
         route = self._resolve(request, options)
         key = cache_key(request, route, options.cache.scope)
         cached = self._fresh(key, options)
@@ -98,6 +111,7 @@ class Gateway:
 
     def forecast(self, request: ModelRequest, options: CallOptions) -> Forecast:
         """What open() would do, without doing it. Raises the errors that open() raises."""
+        options = _for(request, options)
         route = self._resolve(request, options)
         costs = self._costs(request, route, options)
         key = cache_key(request, route, options.cache.scope)
@@ -109,12 +123,53 @@ class Gateway:
         joins = options.cache.read and self._flights.is_running(key)
         return Forecast(route, options.uncached_state, joins, costs.ceiling)
 
+    def count_tokens(self, request: ModelRequest, options: CallOptions) -> TokenCount:
+        """The tokens of a request, as the first target of its route counts them.
+
+        Estimated where that one does not count. A provider that fails is not replaced by an
+        estimate, but by the next target.
+        """
+        route = self._resolve(request, options)
+        if options.only_cached:
+            raise StoreUnavailable
+        failure: ProviderError | None = None
+        for target in route.in_order():
+            options.routed(target.provider.name, target.model)
+            try:
+                body = target.provider.count_tokens(request, target.model)
+            except ProviderError as error:
+                if not error.try_next:
+                    raise
+                failure = error
+                continue
+            if body is None:
+                tokens = run_in_thread(lambda: estimate_messages_tokens(request.body))
+                return TokenCount(route.name, estimated_tokens=tokens)
+            return TokenCount(route.name, target.provider.name, body)
+        assert failure
+        raise failure
+
+    def check_model(self, model: str | None, allows_model: Callable[..., bool]) -> Route:
+        """The route of a model. Raises ModelNotFound and ModelNotAllowed."""
+        route = self.router.resolve(model)
+        _check_allowed(route, allows_model)
+        return route
+
+    def costs_at(
+        self, request: ModelRequest, route: Route, billing: BillingContext, tier: str
+    ) -> CostTracker:
+        """What a request costs that is not answered here, but served at this tier for certain.
+        Raises ValidationError."""
+        return CostTracker(
+            self._ledger, self._prices, self._observer, billing, request, route,
+            self._answered_tiers, tier=tier,
+        )  # fmt: skip
+
     def _resolve(self, request: ModelRequest, options: CallOptions) -> Route:
-        route = self.router.resolve(request.model)
+        route = self.router.resolve(request.model, request.operation)
         first = route.targets[0]
         options.routed(first.provider.name, first.model)
-        if not options.allows_model(*route.names):
-            raise ModelNotAllowed(f"This API key is not allowed to use model {route.name!r}.")
+        _check_allowed(route, options.allows_model)
         return route
 
     def _costs(self, request: ModelRequest, route: Route, options: CallOptions) -> CostTracker:
@@ -200,6 +255,18 @@ class Gateway:
             options.cache.max_age is not None and age > options.cache.max_age
         )
         return None if too_old else CachedAnswer(entry, age)
+
+
+def _for(request: ModelRequest, options: CallOptions) -> CallOptions:
+    """The options, without the cache and flights for an answer that holds for no other request."""
+    if request.cacheable:
+        return options
+    return replace(options, cache=CacheUse(options.cache.scope, read=False, write=False))
+
+
+def _check_allowed(route: Route, allows_model: Callable[..., bool]) -> None:
+    if not allows_model(*route.names):
+        raise ModelNotAllowed(f"This API key is not allowed to use model {route.name!r}.")
 
 
 def _began(success: Success[Any], costs: CostTracker) -> tuple[str, int, str, float]:

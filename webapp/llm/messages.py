@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
 Length = Literal["short", "medium", "long"]
-Operation = Literal["chat/completions", "embeddings"]
+# The wire format of a request's body and of its answer, named as the path below `/v1`.
+Operation = Literal["chat/completions", "embeddings", "messages", "responses"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """A request to a model, in the format of OpenAI's API.
+    """A request to a model, in the format that `operation` names.
 
     `body` holds every field but `model` and `stream`. `model` is what the client named; None means
     the default. A `native` request comes from Weir's own endpoints: its answer is the text alone.
@@ -40,6 +41,10 @@ class ModelRequest:
     """The parameters of the body that Weir chose, not the client."""
     output_cap_needed: bool = False
     """Whether a budget depends on a limit on the output."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """What the client sent for the provider, such as `anthropic-beta`; the names in lower case."""
+    cacheable: bool = True
+    """Whether its answer holds for equal requests: not where it refers to state on the server."""
 
     @property
     def usage_wanted(self) -> bool:

@@ -36,6 +36,13 @@ class Provider(Hashable, Protocol):
         """The chunks as they arrive, then the whole Answer. Counts each chunk in `stream_usage`."""
         ...
 
+    def count_tokens(self, request: ModelRequest, model: str) -> str | None:
+        """The tokens of a request of Anthropic's API by a free call, as JSON text.
+
+        None if the provider has no such call. Raises as `answer`.
+        """
+        ...
+
     def default_model(self) -> str | None:
         """The model to use where none is named, if the provider has a default."""
         ...
@@ -217,6 +224,14 @@ class Breakers(Protocol):
 
     def opens_in(self, circuit: str, who: str) -> float:
         """Seconds until a probe may be let through."""
+        ...
+
+
+class BusyTargets(Protocol):
+    """Learns which targets refuse calls that somebody waits for. Never raises."""
+
+    def report(self, target: str, retry_after: float | None) -> None:
+        """A target, by its name, answered 429; `retry_after` is in seconds."""
         ...
 
 

@@ -30,8 +30,8 @@ PARAMETERS = {
     "max_output_tokens", "max_tokens", "max_tool_calls", "metadata", "modalities", "n",
     "n_predict", "num_predict", "parallel_tool_calls", "presence_penalty", "prompt_cache_key",
     "prompt_cache_retention", "reasoning_effort", "safety_identifier", "seed", "service_tier",
-    "stop", "store", "stream_options", "temperature", "top_logprobs", "top_p", "truncation",
-    "user", "verbosity",
+    "stop", "stop_sequences", "store", "stream_options", "temperature", "top_k", "top_logprobs",
+    "top_p", "truncation", "user", "verbosity",
 }  # fmt: skip
 # Fields that refer to input on the provider's side, or that make any amount of it.
 HIDDEN_FIELDS = {
@@ -40,13 +40,18 @@ HIDDEN_FIELDS = {
 }  # fmt: skip
 # Fields that let the provider do more than generate, or use another model than the one named.
 SERVICES = {
-    "container", "enable_search", "mcp_servers", "models", "plugins", "search_parameters",
+    "container", "enable_search", "fallbacks", "mcp_servers", "models", "plugins",
+    "search_parameters",
 }  # fmt: skip
+# Parameters with a price of their own, and the values that have none.
+SURCHARGED = {"inference_geo": {None, "global"}, "speed": {None, "standard"}}
 # The beginnings of the types of tools that the client runs itself.
 CLIENT_TOOLS = (
-    "apply_patch", "bash", "computer", "custom", "function", "local_shell", "memory", "shell",
-    "text_editor",
+    "apply_patch", "bash", "browser_toolset", "computer", "custom", "function", "local_shell",
+    "memory", "shell", "text_editor",
 )  # fmt: skip
+# The beginnings of the types of tools that the provider runs for no more than their tokens.
+TOOLS_WITHOUT_FEE = ("tool_search", "web_fetch")
 # The types of content that are text. All others are media.
 TEXT_TYPES = re.compile(
     r"custom|function|json|message|reasoning[\w.]*|redacted_thinking|refusal|thinking|tool_reference"
@@ -61,7 +66,7 @@ MEDIA_FIELDS = {
 # Fields whose value may be an object where it should be its JSON text.
 ARGUMENTS = {"arguments", "input"}
 # Fields of JSON schemas, whose addresses nobody reads.
-SCHEMAS = {"functions", "response_format", "tools"}
+SCHEMAS = {"functions", "output_config", "output_format", "response_format", "tools"}
 # Fields of media: identifiers of what the provider has, data, and words about it.
 IDENTIFIERS = {"asset_id", "file_id", "file_uri", "fileUri", "id"}
 REFERRING = HIDDEN_FIELDS | IDENTIFIERS - {"id"}  # in fields that Weir does not know
@@ -165,11 +170,21 @@ class _Reading:
             self.input.searches += 1
             self._hide(name)
             self._other(name, value)
+        elif name == "thread":
+            if isinstance(value, dict) and value.get("type") != "create":
+                self._hide(name)
+        elif name in SURCHARGED:
+            free = isinstance(value, str | None) and value in SURCHARGED[name]
+            self._is_unpriced(None if free else name)
         elif name in SERVICES:
             self._is_unpriced(name if value else None)
         elif name in MEDIA_FIELDS:
             self._media(name, value)
+        elif name == "cache_control":
+            self._cache_control(value)
         else:
+            if name in {"compaction", "context_management"}:
+                self._compaction(name, value)
             self._other(name, value)
 
     def _hide(self, path: str) -> None:
@@ -207,7 +222,7 @@ class _Reading:
         self._hide(path)
         if kind.startswith("web_search") and known:
             self.input.searches += min(known)
-        else:
+        elif not kind.startswith(TOOLS_WITHOUT_FEE):
             self._is_unpriced(path)
 
     def _message(self, message: Any) -> None:
@@ -276,6 +291,16 @@ class _Reading:
         if name not in SCHEMAS and _refers({name: value}):
             self._hide(name)
         self._find_cache_control(value)
+
+    def _compaction(self, name: str, value: Any) -> None:
+        """Having the context summarized is a call of its own, whose usage is told apart."""
+        if name == "compaction" and value:
+            self._is_unpriced(name)
+        edits = value.get("edits") if isinstance(value, dict) else None
+        for edit in edits if isinstance(edits, list) else []:
+            kind = edit.get("type") if isinstance(edit, dict) else None
+            if isinstance(kind, str) and kind.startswith("compact"):
+                self._is_unpriced(name)
 
     def _find_cache_control(self, value: Any) -> None:
         if isinstance(value, list):

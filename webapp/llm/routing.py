@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from typing import Any
 
 from webapp.errors import ModelNotFound
 from webapp.llm.ports import Provider
@@ -13,6 +14,8 @@ from webapp.setting_parsers import RoutedModel
 
 FALLBACK_MODEL = "gpt-4o-mini"
 DEFAULT_ROUTE = "default"
+ANTHROPIC = "anthropic"  # the kind of Anthropic's family
+ANTHROPICS_OPERATION = "messages"
 MAX_KEPT_ROUTES = 1_000  # without MODEL_ROUTES, clients may name any model
 
 
@@ -62,8 +65,25 @@ class Route:
         return [first, *(target for target in self.targets if target is not first)]
 
 
+def circuit_name(target: str, operation: str) -> str:
+    """The circuit of calls to a target, by its name."""
+    return target if operation == "chat/completions" else f"{target} {operation}"
+
+
+@dataclass(frozen=True, slots=True)
+class NamedModel:
+    """A model that may be named; `listed` is what its provider says of it, if that is known."""
+
+    name: str
+    owner: str
+    created: int = 0
+    """Unix seconds; 0 if unknown."""
+    listed: Mapping[str, Any] = field(default_factory=dict)
+
+
 class Router:
-    """Resolves model names. A name without a provider means the first OpenAI-compatible one."""
+    """Resolves model names. A name without a provider means the first OpenAI-compatible one, and
+    in a request of Anthropic's API the first of Anthropic's family, if there is one."""
 
     def __init__(
         self,
@@ -76,12 +96,14 @@ class Router:
         self._single = lru_cache(MAX_KEPT_ROUTES)(_single)
         family = [provider for provider in providers.values() if provider.openai_family]
         self._first = next(iter([*family, *providers.values()]))
+        anthropic = [one for one in providers.values() if one.kind == ANTHROPIC]
+        self._first_for = {ANTHROPICS_OPERATION: next(iter(anthropic), self._first)}
         self._routes = {
             name: Route(name, tuple(self._target(*model) for model in models), named=True)
             for name, models in routes.items()
         }
 
-    def resolve(self, model: str | None) -> Route:
+    def resolve(self, model: str | None, operation: str = "") -> Route:
         """The route of a name: one of MODEL_ROUTES; without these, `provider/model` or a bare
         model. None means the default.
 
@@ -96,19 +118,25 @@ class Router:
         prefix, slash, rest = name.partition("/")
         if slash and rest and prefix in self._providers:
             return self._single(self._providers[prefix], rest)
-        return self._single(self._first, name or self._default_of_first())
+        first = self._first_for.get(operation, self._first) if model else self._first
+        return self._single(first, name or self._default_of_first())
 
-    def names(self) -> Iterator[tuple[str, str, int]]:
-        """(name, owner, creation time in Unix seconds) of every model that may be named."""
+    def names(self, operation: str = "") -> Iterator[NamedModel]:
+        """Every model that may be named in a request of this operation."""
         if self._routes:
-            yield from ((name, "weir", 0) for name in self._routes)
+            yield from (NamedModel(name, "weir") for name in self._routes)
             return
+        first = self._first_for.get(operation, self._first)
         for provider in self._providers.values():
-            prefix = "" if provider is self._first else f"{provider.name}/"
+            prefix = "" if provider is first else f"{provider.name}/"
             for listed in provider.models():
                 created = listed.get("created")
-                owner = str(listed.get("owned_by") or provider.name)
-                yield f"{prefix}{listed['id']}", owner, created if isinstance(created, int) else 0
+                yield NamedModel(
+                    f"{prefix}{listed['id']}",
+                    str(listed.get("owned_by") or provider.name),
+                    created if isinstance(created, int) else 0,
+                    listed,
+                )
 
     @property
     def routes(self) -> list[Route]:

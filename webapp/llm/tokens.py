@@ -10,6 +10,12 @@ WORD = re.compile(r"[A-Za-z]+|[0-9]+|\s+|.", re.DOTALL)
 # Tokenizers split words where lower case ends.
 CASED_WORD = re.compile(r"[A-Z]?[a-z]+| +|.", re.DOTALL)
 
+# Of a picture of about a megapixel, and of a file of a few pages.
+TOKENS_OF_IMAGE = 1_500
+TOKENS_OF_FILE = 5_000
+# Fields of messages and tools that are for the API, not for the model.
+UNREAD_FIELDS = {"type", "role", "cache_control", "id", "tool_use_id", "signature", "is_error"}
+
 
 def byte_length(text: str) -> int:
     """The most tokens of a text: no tokenizer makes more of it than it has bytes."""
@@ -47,6 +53,31 @@ def _most_of_word(word: str) -> int:
 def estimate_input_tokens(body: Mapping[str, Any]) -> int:
     """The estimated tokens of all texts in the messages or in an embeddings input."""
     return _estimate(body.get("messages") or body.get("input"))
+
+
+def estimate_messages_tokens(body: Mapping[str, Any]) -> int:
+    """The estimated tokens of a request of Anthropic's API: its texts, tools, images and files."""
+    return sum(
+        _estimate_all(body[name]) for name in ("system", "messages", "tools") if name in body
+    )
+
+
+def _estimate_all(value: Any) -> int:
+    """The estimated tokens of every name and value, as tools and their calls are all read."""
+    if isinstance(value, str):
+        return estimate_tokens(value)
+    if isinstance(value, list):
+        return sum(map(_estimate_all, value))
+    if not isinstance(value, dict):
+        return 1
+    source = value.get("source")
+    if isinstance(source, dict) and source.get("type") != "text":
+        return TOKENS_OF_IMAGE if value.get("type") == "image" else TOKENS_OF_FILE
+    return sum(
+        estimate_tokens(name) + _estimate_all(item)
+        for name, item in value.items()
+        if name not in UNREAD_FIELDS
+    )
 
 
 def _estimate(value: Any) -> int:

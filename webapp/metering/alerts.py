@@ -6,12 +6,7 @@ and threshold. The worker that claims the row sends it. A claim expires if the w
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
 import json
-import logging
-import random
 import time
 import uuid
 from datetime import UTC, date, datetime
@@ -19,18 +14,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import gevent
-from gevent.pool import Pool
 from geventhttpclient import HTTPClient
 from geventhttpclient.response import HTTPParseError
 from sqlalchemy import BigInteger, Column, Connection, Date, Float, Integer, String, Table, select
 
-from webapp import money
+from webapp import money, webhooks
 from webapp.accounts.keys import api_keys
-from webapp.errors import StoreUnavailable
 from webapp.metering.budgets import end_of
 from webapp.storage.database import Database, metadata, upsert
-
-log = logging.getLogger(__name__)
+from webapp.storage.deliveries import Deliveries
+from webapp.webhooks import TIMEOUT
 
 alerts = Table(
     "alerts",
@@ -52,21 +45,26 @@ alerts = Table(
 PERCENTS = (50, 80, 100)
 # If a call is refused when this percentage is spent, the alert for 100 % is sent.
 NEARLY_SPENT = 80
-TIMEOUT = 10.0  # seconds
-CLAIM_TTL = 60.0  # seconds
-MAX_CONCURRENT = 4
-# Seconds before each further attempt, as the standard recommends: three days in all.
-RETRY_DELAYS = (5, 30, 120, 600, 3600, 10_800, 21_600, 43_200, 86_400, 86_400)
 
 
 class Alerts:
     """Records alerts and sends them to `url`, signed with `secret`. Does nothing without a URL."""
 
     def __init__(self, database: Database, url: str, secret: bytes) -> None:
-        self._database = database
         self._url = url
         self._secret = secret
-        self._sending = Pool(MAX_CONCURRENT)
+        self._deliveries = Deliveries(
+            database,
+            select(alerts, api_keys.c.name, api_keys.c.mask).join(
+                api_keys, api_keys.c.id == alerts.c.key_id
+            ),
+            alerts.c.id,
+            alerts.c.attempts,
+            alerts.c.next_attempt_at,
+            lambda row: self.send(row["id"], _event(row)),
+            "Alert",
+            lambda: {"delivered_at": time.time()},
+        )
 
     def note(
         self,
@@ -107,59 +105,13 @@ class Alerts:
 
     def tick(self) -> None:
         """Start to send the alerts that are due, in the background. May raise StoreUnavailable."""
-        free = self._sending.free_count()
-        if not self._url or not free:
-            return
-        due = (
-            select(alerts, api_keys.c.name, api_keys.c.mask)
-            .join(api_keys, api_keys.c.id == alerts.c.key_id)
-            .where(alerts.c.next_attempt_at <= time.time())
-            .order_by(alerts.c.next_attempt_at)
-            .limit(free)
-        )
-        for row in self._database.read(lambda connection: connection.execute(due).all()):
-            if self._claim(row):
-                self._sending.spawn(self._deliver, row)
-
-    def _claim(self, row: Any) -> bool:
-        """Claim the alert for this worker. False if another worker has claimed it."""
-        claim = (
-            alerts.update()
-            .where(alerts.c.id == row.id, alerts.c.next_attempt_at == row.next_attempt_at)
-            .values(attempts=row.attempts + 1, next_attempt_at=time.time() + CLAIM_TTL)
-        )
-        return bool(self._database.write(lambda connection: connection.execute(claim).rowcount))
-
-    def _deliver(self, row: Any) -> None:
-        status = self.send(row.id, _event(row))
-        values: dict[str, Any] = {"next_attempt_at": None}
-        if 200 <= status < 300:
-            values["delivered_at"] = time.time()
-        elif status == 410 or row.attempts >= len(RETRY_DELAYS):
-            log.error(
-                "Alert %s was not delivered, giving up: webhook status %s", row.id, status or "not"
-            )
-        else:
-            pause = RETRY_DELAYS[row.attempts] * random.uniform(0.9, 1.1)  # noqa: S311
-            values["next_attempt_at"] = time.time() + pause
-        update = alerts.update().where(alerts.c.id == row.id).values(**values)
-        try:
-            self._database.write(lambda connection: connection.execute(update))
-        except StoreUnavailable:
-            log.warning("Alert %s will be sent again: the database is unavailable", row.id)
+        if self._url:
+            self._deliveries.tick()
 
     def send(self, event_id: str, event: dict[str, Any]) -> int:
         """Send an event now. The status of the response, or 0 without a response."""
         body = json.dumps(event).encode()
-        timestamp = str(int(time.time()))
-        signed = f"{event_id}.{timestamp}.".encode() + body
-        signature = base64.b64encode(hmac.digest(self._secret, signed, hashlib.sha256)).decode()
-        headers = {
-            "Content-Type": "application/json",
-            "webhook-id": event_id,
-            "webhook-timestamp": timestamp,
-            "webhook-signature": f"v1,{signature}",
-        }
+        headers = webhooks.headers_of(self._secret, event_id, body)
         client = HTTPClient.from_url(self._url, connection_timeout=TIMEOUT, network_timeout=TIMEOUT)
         parts = urlsplit(self._url)
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -175,15 +127,15 @@ class Alerts:
 def _event(row: Any) -> dict[str, Any]:
     return {
         "type": "budget.threshold_reached",
-        "timestamp": datetime.fromtimestamp(row.created_at, UTC).isoformat(),
+        "timestamp": datetime.fromtimestamp(row["created_at"], UTC).isoformat(),
         "data": {
-            "key_id": row.key_id,
-            "key_name": row.name,
-            "api_key": row.mask,
-            "period": row.period,
-            "percent": row.percent,
-            "limit_usd": money.to_usd(row.limit_nano),
-            "spent_usd": money.to_usd(row.spent_nano),
-            "resets_at": f"{end_of(row.period, row.start)}T00:00:00+00:00",
+            "key_id": row["key_id"],
+            "key_name": row["name"],
+            "api_key": row["mask"],
+            "period": row["period"],
+            "percent": row["percent"],
+            "limit_usd": money.to_usd(row["limit_nano"]),
+            "spent_usd": money.to_usd(row["spent_nano"]),
+            "resets_at": f"{end_of(row['period'], row['start'])}T00:00:00+00:00",
         },
     }

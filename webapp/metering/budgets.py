@@ -1,4 +1,5 @@
-"""Budgets: what each key has spent and reserved per UTC day and month, and when calls exceed it."""
+"""Budgets: what each key has spent and reserved per UTC day and month, and each batch in all, and
+when calls exceed it."""
 
 from __future__ import annotations
 
@@ -19,13 +20,15 @@ budgets = Table(
     "budgets",
     metadata,
     Column("key_id", Integer, primary_key=True),
-    Column("period", String(5), primary_key=True),
+    # `day`, `month`, or the id of a batch, which has no start.
+    Column("period", String(40), primary_key=True),
     Column("start", Date, primary_key=True),
     Column("spent_nano", BigInteger, nullable=False),
     Column("reserved_nano", BigInteger, nullable=False),
 )
 
 DAY, MONTH = "day", "month"
+NO_START = date(1970, 1, 1)
 # The primary key of a row: key id, period, start of the period.
 BudgetKey = tuple[int, str, date]
 AMOUNTS = ("spent_nano", "reserved_nano")
@@ -40,6 +43,14 @@ class Spending:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldBudget:
+    """Nano-USD that native batches of a key have reserved, until a Unix time at the latest."""
+
+    nano: int
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
 class Budget:
     """One limit and what is used of it, in nano-USD."""
 
@@ -50,12 +61,26 @@ class Budget:
     reserved: int
 
     @property
-    def name(self) -> str:
-        return f"usd_per_{self.period}"
+    def of_batch(self) -> bool:
+        """Whether it is the cost cap of a batch."""
+        return self.start == NO_START
 
     @property
-    def reset(self) -> int:
-        """The end of the period, in Unix seconds."""
+    def name(self) -> str:
+        return "weir_cost_cap_usd" if self.of_batch else f"usd_per_{self.period}"
+
+    @property
+    def _described(self) -> str:
+        size = f"{money.text(self.limit)} USD"
+        if self.of_batch:
+            return f"The cost cap of {size} of this batch"
+        return f"The budget of {size} per {self.period}"
+
+    @property
+    def reset(self) -> int | None:
+        """The end of the period, in Unix seconds; None for a batch."""
+        if self.of_batch:
+            return None
         return int(
             datetime.combine(end_of(self.period, self.start), datetime.min.time(), UTC).timestamp()
         )
@@ -66,9 +91,9 @@ class Budget:
         `alone` ignores what other calls have reserved.
         """
         if self.spent + nano > self.limit:
-            seconds = max(1, math.ceil(self.reset - now))
+            seconds = None if self.reset is None else max(1, math.ceil(self.reset - now))
             return BudgetExceeded(
-                f"The budget of {money.text(self.limit)} USD per {self.period} has "
+                f"{self._described} has "
                 f"{money.text(max(0, self.limit - self.spent))} USD left; this request may cost "
                 f"{money.text(nano)} USD.",
                 details=self._details(nano),
@@ -76,12 +101,21 @@ class Budget:
             )
         if not alone and self.spent + self.reserved + nano > self.limit:
             return BudgetReserved(
-                f"The budget of {money.text(self.limit)} USD per {self.period} is reserved by "
-                "running requests. Try again in 1 s.",
+                f"{self._described} is reserved by running requests. Try again in 1 s.",
                 details=self._details(nano),
                 retry_after=1,
             )
         return None
+
+    def refusal_while_held(self, nano: int, now: float, held: HeldBudget) -> WeirError | None:
+        """The error if such a call does not fit as long as native batches hold so much."""
+        if self.spent + held.nano + nano <= self.limit:
+            return None
+        return BudgetReserved(
+            f"{self._described} is reserved by a native batch until it is collected.",
+            details=self._details(nano),
+            retry_after=max(1, math.ceil(held.until - now)),
+        )
 
     def _details(self, nano: int) -> dict[str, object]:
         return {
@@ -100,9 +134,10 @@ def starts(day: date) -> dict[str, date]:
 
 
 @lru_cache
-def keys_of(key_id: int, day: date) -> Sequence[BudgetKey]:
-    """The budgets of a key that a call of this day belongs to."""
-    return [(key_id, period, start) for period, start in starts(day).items()]
+def keys_of(key_id: int, day: date, batch_id: str | None = None) -> Sequence[BudgetKey]:
+    """The budgets of a key that a call of this day belongs to, and that of its batch."""
+    of_key = [(key_id, period, start) for period, start in starts(day).items()]
+    return of_key if batch_id is None else [*of_key, (key_id, batch_id, NO_START)]
 
 
 def end_of(period: str, start: date) -> date:

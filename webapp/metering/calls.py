@@ -65,10 +65,14 @@ ledger = Table(
     # Of a failed call: the provider's status and words.
     Column("provider_status", Integer),
     Column("provider_message", String(1000)),
+    # Of a call for a line of a batch.
+    Column("batch_id", String(40)),
+    Column("batch_line", Integer),
 )
 
 TOKEN_COLUMNS = ("input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens")
 
+NO_WORKER = 0  # of calls that no worker waits for: those in a batch of the provider's own
 PAGE = 1_000
 DRIFT_TTL = 60.0  # seconds
 DAY = 86_400  # seconds
@@ -97,6 +101,20 @@ class Calls:
             query = query.where(ledger.c.key_id == key_id)
         if before is not None:
             query = query.where(ledger.c.reserved_at < before)
+        rows = self._database.read(partial(_rows, query))
+        return [_shown(row) for row in rows]
+
+    def of_batch(
+        self, batch_id: str, key_id: int, first: float, last: float, count: int = 20
+    ) -> list[dict[str, Any]]:
+        """The newest calls for lines of a batch, all reserved between these Unix times."""
+        query = select(ledger).where(
+            ledger.c.batch_id == batch_id,
+            # These are indexed, `batch_id` is not.
+            ledger.c.key_id == key_id,
+            ledger.c.reserved_at.between(first, last),
+        )
+        query = query.order_by(ledger.c.reserved_at.desc()).limit(count)
         rows = self._database.read(partial(_rows, query))
         return [_shown(row) for row in rows]
 

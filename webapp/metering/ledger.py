@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from functools import partial
@@ -34,6 +34,7 @@ from sqlalchemy.exc import DataError, DBAPIError
 from webapp import money
 from webapp.errors import (
     BudgetExceeded,
+    BudgetReserved,
     ModelNotPriced,
     StoreUnavailable,
     WeirError,
@@ -44,15 +45,17 @@ from webapp.metering.alerts import Alerts
 from webapp.metering.budgets import (
     AMOUNTS,
     MONTH,
+    NO_START,
     Budget,
     BudgetKey,
+    HeldBudget,
     Spending,
     budgets,
     keys_of,
     limits_of,
     starts,
 )
-from webapp.metering.calls import TOKEN_COLUMNS, ledger
+from webapp.metering.calls import NO_WORKER, TOKEN_COLUMNS, ledger
 from webapp.metering.heartbeats import Heartbeats, workers
 from webapp.metering.settlements import PendingSettlement, settle
 from webapp.storage.database import Database, increment
@@ -81,13 +84,17 @@ class _Reservation:
 
     call: ProviderCall
     id: int
+    worker_id: int
     outcome: AsyncResult = field(default_factory=AsyncResult)
 
 
 class Ledger:
     """Reserves and settles calls.
 
-    `allow_unpriced` lets keys with a budget call models without a price.
+    `allow_unpriced` lets keys with a budget call models without a price. `write_results` writes
+    what write_result() was given, in the transactions of settlements, after them; where that is
+    refused, `without_body` gives what is written in its place. `held_by_batches` says what native
+    batches of a key hold of its budgets.
     """
 
     def __init__(
@@ -97,17 +104,25 @@ class Ledger:
         alerts: Alerts,
         *,
         allow_unpriced: bool,
+        write_results: Callable[[Connection, Sequence[Any]], None] = lambda *_: None,
+        without_body: Callable[[Any], Any] = lambda _: None,
+        held_by_batches: Callable[[Connection, int], HeldBudget | None] = lambda *_: None,
     ) -> None:
         self._database = database
         self._heartbeats = heartbeats
         self._alerts = alerts
         self._allow_unpriced = allow_unpriced
+        self._write_results = write_results
+        self._without_body = without_body
+        self._held_by_batches = held_by_batches
+        self._results: deque[Any] = deque()
         self._numbers = count(1)
         self._reserving: deque[_Reservation] = deque()
         self._settling: deque[PendingSettlement] = deque()
         # What the database refused to write: tried again at the next tick.
         self._deferred: deque[PendingSettlement] = deque()
-        self._writing = 0  # settlements of the running transaction
+        # Settlements and results of the running transaction.
+        self._writing = self._writing_results = 0
         self._refused_at = -FAILURE_LOG_INTERVAL
         self._billings: dict[int, BillingContext] = {}
         self._queued = Event()
@@ -131,7 +146,8 @@ class Ledger:
         if call.billing.has_budget:
             self._check_price(call.nano, call.unpriced)
         worker_id = self._heartbeats.register()
-        reservation = _Reservation(call, worker_id * CALL_IDS_PER_WORKER + next(self._numbers))
+        call_id = worker_id * CALL_IDS_PER_WORKER + next(self._numbers)
+        reservation = _Reservation(call, call_id, worker_id)
         self._reserving.append(reservation)
         self._wake()
         try:
@@ -152,6 +168,72 @@ class Ledger:
     def settle(self, call_id: int, settlement: Settlement) -> None:
         """Enqueue the settlement of a call. It is written soon, and retried until it is."""
         self._enqueue(PendingSettlement(call_id, settlement))
+
+    # Called by batches.
+
+    @property
+    def worker_id(self) -> int:
+        """This worker's id, under which it is known to be alive. May raise StoreUnavailable."""
+        return self._heartbeats.register()
+
+    def write_result(self, result: Any) -> None:
+        """Write what became of a call's line together with the settlements that are queued.
+
+        It is written soon, and retried until it is.
+        """
+        self._results.append(result)
+        self._start_settle_timer()
+
+    def call_ids(self, count: int) -> int:
+        """The first of so many ids that follow each other. May raise StoreUnavailable."""
+        first = self._heartbeats.register() * CALL_IDS_PER_WORKER + next(self._numbers)
+        # No other greenlet takes one meanwhile.
+        for _ in range(count - 1):
+            next(self._numbers)
+        return first
+
+    def reserve_all(
+        self, calls: Mapping[int, ProviderCall], also: Callable[[Connection], object]
+    ) -> None:
+        """Write calls by id that no worker waits for, all of them or none, and do `also` after
+        them, in one transaction. Raises as reserve(), and what `also` raises."""
+        reserving = [_Reservation(call, call_id, NO_WORKER) for call_id, call in calls.items()]
+        for call in calls.values():
+            if call.billing.has_budget:
+                self._check_price(call.nano, call.unpriced)
+
+        def apply(connection: Connection) -> None:
+            for refusal in self._apply(connection, [], reserving):
+                if refusal:
+                    raise refusal  # which undoes all of it
+            also(connection)
+
+        self._database.write(apply)
+
+    def settle_at_once(
+        self,
+        settlements: Mapping[int, tuple[BillingContext, Settlement | None]],
+        also: Callable[[Connection], object],
+    ) -> None:
+        """Settle calls by id, and do `also` after it, in one transaction. Calls that are settled
+        already stay as they are; None stands for one that was never made. May raise
+        StoreUnavailable."""
+        settling = [PendingSettlement(one, after) for one, (_, after) in settlements.items()]
+        self._billings.update((one, billing) for one, (billing, _) in settlements.items())
+
+        def apply(connection: Connection) -> None:
+            self._apply(connection, settling, [])
+            also(connection)
+
+        try:
+            self._database.write(apply)
+        finally:
+            for call_id in settlements:
+                self._billings.pop(call_id, None)
+
+    @property
+    def unwritten_results(self) -> int:
+        return len(self._results) + self._writing_results
 
     # Called by the worker, outside of requests.
 
@@ -197,7 +279,7 @@ class Ledger:
     def budgets_of(self, billing: BillingContext) -> list[Budget]:
         """The budgets of the key that is billed. May raise StoreUnavailable."""
         today = _today()
-        return _budgets(billing, today, self._read(keys_of(billing.key_id, today)))
+        return _budgets(billing, today, self._read(_keys_of(billing, today)))
 
     def budgets_of_all(self, billings: Collection[BillingContext]) -> dict[int, list[Budget]]:
         """Like budgets_of() by key id, with one query."""
@@ -240,17 +322,21 @@ class Ledger:
 
     def _enqueue(self, settlement: PendingSettlement) -> None:
         self._settling.append(settlement)
+        self._start_settle_timer()
+
+    def _start_settle_timer(self) -> None:
         if self._settle_timer is None:
             self._settle_timer = gevent.spawn_later(SETTLE_BATCH_DELAY, self._settle_timer_fired)
 
     @property
     def _unsettled(self) -> int:
-        return len(self._settling) + len(self._deferred) + self._writing
+        waiting = len(self._settling) + len(self._deferred) + self._writing
+        return waiting + self.unwritten_results
 
     def _retry(self) -> None:
         self._settling.extend(self._deferred)
         self._deferred.clear()
-        if self._settling:
+        if self._settling or self._results:
             self._wake()
 
     def _settle_timer_fired(self) -> None:
@@ -266,33 +352,52 @@ class Ledger:
         while True:
             self._queued.wait()
             self._queued.clear()
-            while self._reserving or self._settling:
+            while self._reserving or self._settling or self._results:
                 settling = _take_batch(self._settling)
                 reserving = _take_batch(self._reserving)
-                self._writing = len(settling)
-                available = self._write(settling, reserving)
-                self._writing = 0
+                # Only with all settlements before them: a line that has ended has settled calls.
+                results = [] if self._settling else _take_batch(self._results)
+                self._writing, self._writing_results = len(settling), len(results)
+                available = self._write(settling, reserving, results)
+                self._writing = self._writing_results = 0
                 if not available:
                     break  # until the next tick
                 if len(reserving) >= MANY_RESERVATIONS:
                     gevent.sleep(RESERVE_BATCH_INTERVAL)
 
-    def _write(self, settling: list[PendingSettlement], reserving: list[_Reservation]) -> bool:
-        """Write a batch. False if the database is unavailable; the settlements stay queued."""
+    def _write(
+        self,
+        settling: list[PendingSettlement],
+        reserving: list[_Reservation],
+        results: Sequence[Any] = (),
+    ) -> bool:
+        """Write a batch. False if the database is unavailable; what is to be settled stays queued,
+        and so do the results."""
+
+        def apply(connection: Connection) -> list[WeirError | None]:
+            outcomes = self._apply(connection, settling, reserving)
+            self._write_results(connection, results)
+            return outcomes
+
         try:
-            outcomes = self._database.write(lambda c: self._apply(c, settling, reserving))
+            outcomes = self._database.write(apply)
         except StoreUnavailable as unavailable:
             self._settling.extendleft(reversed(settling))
+            self._results.extendleft(reversed(results))
             for reservation in reserving:
                 reservation.outcome.set_exception(unavailable)
             return False
-        except Exception as error:  # noqa: BLE001 no settlement may be lost, and nobody wait for ever
-            if len(settling) + len(reserving) > 1:
-                return self._write_one_by_one(settling, reserving)
+        except Exception as error:
+            if len(settling) + len(reserving) + len(results) > 1:
+                return self._write_one_by_one(settling, reserving, results)
             for pending in settling:
                 self._settling_failed(pending, error)
             for reservation in reserving:
                 self._reserving_failed(reservation, error)
+            for result in results:
+                log.exception("The result of a line could not be written")
+                if without_body := self._without_body(result):
+                    self._results.append(without_body)
             return True
         for reservation, outcome in zip(reserving, outcomes, strict=True):
             reservation.outcome.set(outcome)
@@ -303,7 +408,10 @@ class Ledger:
         return True
 
     def _write_one_by_one(
-        self, settling: list[PendingSettlement], reserving: list[_Reservation]
+        self,
+        settling: list[PendingSettlement],
+        reserving: list[_Reservation],
+        results: Sequence[Any],
     ) -> bool:
         """Write the calls of a failed batch, so that a faulty one does not fail the others."""
         available = True
@@ -318,6 +426,8 @@ class Ledger:
                 break
         for reservation in reserving:
             available = self._write([], [reservation]) and available
+        for result in results:
+            available = self._write([], [], [result]) and available
         return available
 
     def _settling_failed(self, pending: PendingSettlement, error: Exception) -> None:
@@ -393,9 +503,13 @@ class Ledger:
             refusal: WeirError | None = None
             for budget in _budgets(billing, today, found):
                 refused = budget.refusal(nano, time.time())
+                if isinstance(refused, BudgetReserved):
+                    held = self._held_by_batches(connection, billing.key_id)
+                    longer = held and budget.refusal_while_held(nano, time.time(), held)
+                    refused = longer or refused
                 if refusal is None or isinstance(refused, BudgetExceeded):
                     refusal = refused or refusal
-                if isinstance(refused, BudgetExceeded):
+                if isinstance(refused, BudgetExceeded) and not budget.of_batch:
                     key = (billing.key_id, budget.period, budget.start)
                     amounts = (budget.spent, budget.spent, budget.limit)
                     self._alerts.note(connection, *key, *amounts, refused=True)
@@ -403,7 +517,7 @@ class Ledger:
             if refusal:
                 continue
             rows.append(_row(reservation, today))
-            for key in keys_of(billing.key_id, today):
+            for key in _keys_of(billing, today):
                 if key in found:
                     found[key].reserved += nano
         if rows:
@@ -426,6 +540,7 @@ class Ledger:
 # Reserved calls of workers that are gone.
 _ORPHANED = (
     ledger.c.state == CallState.RESERVED,
+    ledger.c.worker_id != NO_WORKER,
     ledger.c.worker_id.not_in(select(workers.c.id)),
 )
 
@@ -465,12 +580,18 @@ def _today() -> date:
     return datetime.fromtimestamp(time.time(), UTC).date()
 
 
+def _keys_of(billing: BillingContext, today: date) -> Sequence[BudgetKey]:
+    return keys_of(billing.key_id, today, billing.batch.batch_id if billing.batch else None)
+
+
 def _budgets(
     billing: BillingContext, today: date, found: dict[BudgetKey, Spending]
 ) -> list[Budget]:
+    limits = [(period, starts(today)[period], limit) for period, limit in limits_of(billing)]
+    if billing.batch and billing.batch.cap_nano is not None:
+        limits.append((billing.batch.batch_id, NO_START, billing.batch.cap_nano))
     result = []
-    for period, limit in limits_of(billing):
-        start = starts(today)[period]
+    for period, start, limit in limits:
         spending = found.get((billing.key_id, period, start), Spending())
         result.append(Budget(period, start, limit, spending.spent, spending.reserved))
     return result
@@ -480,7 +601,7 @@ def _row(reservation: _Reservation, today: date) -> dict[str, Any]:
     call = reservation.call
     return {
         "id": reservation.id,
-        "worker_id": reservation.id // CALL_IDS_PER_WORKER,
+        "worker_id": reservation.worker_id,
         "key_id": call.billing.key_id,
         "request_id": call.billing.request_id,
         "endpoint": call.billing.endpoint,
@@ -488,6 +609,8 @@ def _row(reservation: _Reservation, today: date) -> dict[str, Any]:
         "provider": call.provider,
         "model": call.model,
         "attempt": call.attempt,
+        "batch_id": call.billing.batch and call.billing.batch.batch_id,
+        "batch_line": call.billing.batch and call.billing.batch.number,
         "state": CallState.RESERVED,
         "day": today,
         "reserved_at": time.time(),
@@ -502,10 +625,11 @@ def _row(reservation: _Reservation, today: date) -> dict[str, Any]:
 def _ceilings(reserving: Sequence[_Reservation], today: date) -> dict[BudgetKey, int]:
     """What these calls reserve (nano-USD) of each budget. Even of a full batch, a column holds it:
     a ceiling is at most MAX_NANO."""
-    by_key: Counter[int] = Counter()
+    result: Counter[BudgetKey] = Counter()
     for reservation in reserving:
-        by_key[reservation.call.billing.key_id] += reservation.call.nano or 0
-    return {key: nano for id_, nano in by_key.items() for key in keys_of(id_, today)}
+        for key in _keys_of(reservation.call.billing, today):
+            result[key] += reservation.call.nano or 0
+    return result
 
 
 def _add_spending(connection: Connection, changes: dict[BudgetKey, Spending]) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Row, bindparam, select
 from webapp.llm.calls import CallState, Settlement
 from webapp.metering import activity
 from webapp.metering.budgets import BudgetKey, Spending, keys_of
-from webapp.metering.calls import TOKEN_COLUMNS, ledger
+from webapp.metering.calls import NO_WORKER, TOKEN_COLUMNS, ledger
 from webapp.metering.usage import usage
 from webapp.storage.database import increment
 from webapp.storage.statements import execute_rows
@@ -66,9 +66,12 @@ def _change(
 ) -> None:
     """Add to budgets and usage the difference between a row before and after its settlement."""
     was_lost = row.state == CallState.LOST
-    for budget in keys_of(row.key_id, row.day):
+    for budget in keys_of(row.key_id, row.day, row.batch_id):
         spending = changes[budget]
-        if was_lost:
+        # Only a version that knows no batches takes a call for lost that no worker waits for. It
+        # has left the batch's own budget as it was.
+        still_reserved = row.worker_id == NO_WORKER and budget[1] == row.batch_id
+        if was_lost and not still_reserved:
             spending.spent -= row.cost_nano or 0
         else:
             spending.reserved -= row.ceiling_nano or 0
@@ -109,7 +112,10 @@ _tokens = attrgetter(*TOKEN_COLUMNS)
 _Used = dict[tuple[Any, ...], tuple[int, ...]]
 COUNTERS = ("calls", "failed", "estimated", "unpriced", *TOKEN_COLUMNS, "cost_nano")
 _NOTHING = (0,) * len(COUNTERS)
-_READ = ("id", "state", "day", "key_id", "provider", "model", "endpoint", "ceiling_nano")
+_READ = (
+    "id", "worker_id", "state", "day", "key_id", "provider", "model", "endpoint", "ceiling_nano",
+    "batch_id",
+)  # fmt: skip
 _BOOKED = (*TOKEN_COLUMNS, "cost_nano", "estimated")
 _LOCKED = (
     select(*(ledger.c[name] for name in (*_READ, *_BOOKED)))
