@@ -1,12 +1,14 @@
-"""The table in docs/faults.md is true, line by line."""
+"""The tables in docs/faults.md are true, line by line."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -15,15 +17,16 @@ from tests.conftest import MakeWeir
 from tests.support.servers import Provider, Weir, free_port
 
 KEY = "test_key_0123456789"
-OPENAI = "/v1/chat/completions"
+OPENAI, ANTHROPIC = "/v1/chat/completions", "/v1/messages"
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/faults.md"
 STOPPED = "*(stopped)*"
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the table for one kind of request."""
+    """One line of a table for one kind of request."""
 
+    endpoint: str
     title: str
     fault: str
     streamed: bool
@@ -31,16 +34,20 @@ class Line:
     calls: int
 
     def __str__(self) -> str:
-        return f"{self.title}, {'streamed' if self.streamed else 'plain'}"
+        return f"{self.endpoint}: {self.title}, {'streamed' if self.streamed else 'plain'}"
 
 
 def table() -> list[Line]:
-    lines: list[Line] = []
-    for row in re.findall(r"^\| (?!the provider|-)(.+) \|$", DOCUMENT.read_text(), re.MULTILINE):
+    """The lines of both tables."""
+    openais, _, anthropics = DOCUMENT.read_text().partition(f"## At `{ANTHROPIC}`")
+    return [*lines_of(OPENAI, openais), *lines_of(ANTHROPIC, anthropics)]
+
+
+def lines_of(endpoint: str, text: str) -> Iterator[Line]:
+    for row in re.findall(r"^\| (?!the provider|-)(.+) \|$", text, re.MULTILINE):
         title, fault, plain, plain_calls, streamed, streamed_calls = row.split(" | ")
-        lines.append(Line(title, fault.strip("`"), False, plain, int(plain_calls)))
-        lines.append(Line(title, fault.strip("`"), True, streamed, int(streamed_calls)))
-    return lines
+        yield Line(endpoint, title, fault.strip("`"), False, plain, int(plain_calls))
+        yield Line(endpoint, title, fault.strip("`"), True, streamed, int(streamed_calls))
 
 
 @pytest.fixture(scope="module")
@@ -51,32 +58,46 @@ def answers(start_shared_weir: MakeWeir, provider: Provider) -> dict[Line, reque
         TIERS="enterprise=99999/minute",
         OPENAI_BASE_URL=provider.base_url,
         PROVIDER_GONE_BASE_URL=f"http://127.0.0.1:{free_port()}/v1",
+        **anthropics(provider),
+        PROVIDER_GONE_CLAUDE_TYPE="anthropic",
+        PROVIDER_GONE_CLAUDE_BASE_URL=f"http://127.0.0.1:{free_port()}",
         LLM_TIMEOUT=1.5,
         BREAKER_FAILURES=1_000_000,
     )
     # The first call of a worker takes long by itself.
-    ask(weir, Line("warm up", "", False, "200", 1))
+    ask(weir, Line(OPENAI, "warm up", "", False, "200", 1))
     with ThreadPoolExecutor(12) as pool:
         lines = table()
         return dict(zip(lines, pool.map(lambda line: ask(weir, line), lines), strict=True))
 
 
+def anthropics(provider: Provider) -> dict[str, str]:
+    return {"ANTHROPIC_API_KEY": "any", "ANTHROPIC_BASE_URL": provider.anthropic_url}
+
+
 def ask(weir: Weir, line: Line) -> requests.Response:
-    model = "gone/any" if line.fault == STOPPED else "stand-in-1"
-    directive = "" if line.fault in {"", STOPPED} else f" [[fault:{line.fault}]]"
+    stopped = line.fault == STOPPED
+    if line.endpoint == OPENAI:
+        model = "gone/any" if stopped else "stand-in-1"
+        fields = {}
+    else:
+        model = "gone_claude/any" if stopped else "stand-in-claude"
+        fields = {"max_tokens": 10_000_000}
+    directive = "" if stopped or not line.fault else f" [[fault:{line.fault}]]"
     said = f"a few words for {line}{directive}"
-    body = {"model": model, "messages": [{"role": "user", "content": said}]}
-    return weir.post(OPENAI, key=KEY, json=body | {"stream": line.streamed})
+    body = {"model": model, "messages": [{"role": "user", "content": said}], **fields}
+    return weir.post(line.endpoint, key=KEY, json=body | {"stream": line.streamed})
 
 
 def test_the_table_is_complete() -> None:
-    faults = " ".join(line.fault for line in table())
-    for wanted in (
-        "stopped", "hang", "status=429", "retry_after", "status=500", "status=503", "garbage",
-        "wrong_json", "slow", "cut_before", "cut,", "no_finish", "error_event", "usage_on_choice",
-        "empty", "big=10000000",
-    ):  # fmt: skip
-        assert wanted in faults
+    for endpoint in (OPENAI, ANTHROPIC):
+        faults = " ".join(line.fault for line in table() if line.endpoint == endpoint)
+        for wanted in (
+            "stopped", "hang", "status=429", "retry_after", "status=500", "status=503", "garbage",
+            "wrong_json", "slow", "cut_before", "cut,", "no_finish", "error_event", "empty",
+            "big=10000000",
+        ):  # fmt: skip
+            assert wanted in faults
 
 
 @pytest.mark.parametrize("line", table(), ids=str)
@@ -88,24 +109,25 @@ def test_a_line_of_the_table(answers: dict[Line, requests.Response], line: Line)
         check_good(answer, line)
     elif line.outcome.startswith("chunks, then"):
         assert answer.status_code == 200
-        *pieces, error, end = events(answer)
-        assert (len(pieces) >= 2, end) == (True, "[DONE]")
-        assert all("error" not in json.loads(piece) for piece in pieces)
-        check_error(json.loads(error), line)
+        *chunks, error = events(answer, line)
+        assert len(chunks) >= 2
+        assert all("error" not in chunk for chunk in chunks)
+        check_error(error, line)
     else:
         assert answer.status_code == int(line.outcome[:3])
-        assert ("Retry-After" in answer.headers) == (answer.status_code == 503)
+        assert ("Retry-After" in answer.headers) == (answer.status_code in {503, 529})
         check_error(answer.json(), line)
 
 
 def check_good(answer: requests.Response, line: Line) -> None:
-    if line.streamed:
-        *pieces, end = events(answer)
-        assert end == "[DONE]"
-        choices = [choice for piece in pieces for choice in json.loads(piece)["choices"]]
+    if line.endpoint == ANTHROPIC:
+        content = content_of_message(answer, line)
+    elif line.streamed:
+        chunks = events(answer, line)
+        choices = [choice for chunk in chunks for choice in chunk["choices"]]
         content = "".join(choice["delta"].get("content") or "" for choice in choices)
         assert choices[-1]["finish_reason"] == "stop"
-        assert all("usage" not in json.loads(piece) for piece in pieces)
+        assert all("usage" not in chunk for chunk in chunks)
     else:
         content = answer.json()["choices"][0]["message"]["content"]
     if "big" in line.fault:
@@ -116,16 +138,34 @@ def check_good(answer: requests.Response, line: Line) -> None:
         assert content.startswith("echo: a few words")
 
 
-def check_error(body: dict[str, dict[str, object]], line: Line) -> None:
+def content_of_message(answer: requests.Response, line: Line) -> str:
+    if not line.streamed:
+        return "".join(block["text"] for block in answer.json()["content"])
+    told = events(answer, line)
+    assert told[-1]["type"] == "message_stop"
+    deltas = [event["delta"] for event in told if event["type"] == "content_block_delta"]
+    return "".join(delta["text"] for delta in deltas)
+
+
+def check_error(body: dict[str, Any], line: Line) -> None:
     error = body["error"]
-    assert set(error) - {"provider"} == {"message", "type", "param", "code"}
     named = re.findall(r"`(\w+)`", line.outcome)[0]
-    assert str(error["code"]).replace("_", "") == named.lower().replace("_", "")
     assert "127.0.0.1" not in str(error["message"])
+    if line.endpoint == ANTHROPIC:
+        assert set(body) == {"type", "error", "request_id"}
+        assert set(error) - {"provider"} == {"type", "message"}
+        assert error["type"] == named
+        return
+    assert set(error) - {"provider"} == {"message", "type", "param", "code"}
+    assert str(error["code"]).replace("_", "") == named.lower().replace("_", "")
 
 
-def events(answer: requests.Response) -> list[str]:
-    return [line[6:] for line in answer.text.splitlines() if line.startswith("data: ")]
+def events(answer: requests.Response, line: Line) -> list[dict[str, Any]]:
+    """The events of a stream. Only OpenAI's end with `[DONE]`."""
+    told = [one[6:] for one in answer.text.splitlines() if one.startswith("data: ")]
+    if line.endpoint == OPENAI:
+        assert told.pop() == "[DONE]"
+    return [json.loads(one) for one in told]
 
 
 def test_nothing_that_failed_is_kept(start_weir: MakeWeir, provider: Provider) -> None:
@@ -133,6 +173,7 @@ def test_nothing_that_failed_is_kept(start_weir: MakeWeir, provider: Provider) -
         API_KEYS=f"test:enterprise:{KEY}",
         TIERS="enterprise=99999/minute",
         OPENAI_BASE_URL=provider.base_url,
+        **anthropics(provider),
         LLM_TIMEOUT=0.5,
         LLM_MAX_RETRIES=0,
         BREAKER_FAILURES=1_000_000,
@@ -141,7 +182,7 @@ def test_nothing_that_failed_is_kept(start_weir: MakeWeir, provider: Provider) -
         if line.fault == STOPPED or line.outcome == "200":
             continue
         # The fault by the control endpoint, so that the same request is asked again without it.
-        asked = Line(line.title, "", line.streamed, "", 0)
+        asked = Line(line.endpoint, line.title, "", line.streamed, "", 0)
         settings = (part.partition("=") for part in line.fault.split(","))
         provider.fault(**{name: value if equals else True for name, equals, value in settings})
         ask(weir, asked)

@@ -20,6 +20,8 @@ def weir(start_shared_weir: MakeWeir, provider: Provider) -> Weir:
         API_KEYS=",".join(":".join(key) for key in KEYS.values()),
         TIERS="enterprise=9999/minute;free=2/minute;slow=1/second",
         OPENAI_BASE_URL=provider.base_url,
+        ANTHROPIC_API_KEY="sk-ant-0123456789",
+        ANTHROPIC_BASE_URL=provider.anthropic_url,
         DEFAULT_MODEL="stand-in-1",
         # What fails reaches the client at once, so that its own patience is what shows.
         LLM_MAX_RETRIES=0,
@@ -35,6 +37,9 @@ def facts(weir: Weir, provider: Provider) -> dict[str, str]:
         "BASE_URL": f"{weir.url}/v1",
         "MODEL": "stand-in-1",
         "PROVIDER_URL": provider.base_url,
+        "ANTHROPIC_URL": weir.url,
+        "CLAUDE": "stand-in-claude",
+        "ANTHROPIC_PROVIDER_URL": provider.anthropic_url,
         "CONTROL_URL": provider.base_url.removesuffix("/v1") + "/control",
         **{name: secret for name, (_, _, secret) in KEYS.items()},
     }

@@ -62,13 +62,14 @@ def run_python(client: str, facts: Mapping[str, str]) -> Outcomes:
 
 
 def run_node(client: str, facts: Mapping[str, str]) -> Outcomes:
-    """Run the client's drive.mjs with its packages; `facts` are what it finds in `process.env`."""
+    """Run the client's checks.mjs with its packages; `facts` are what it finds in `process.env`."""
     node = find_node(client)
     packages = node_modules(client, node)
     with tempfile.TemporaryDirectory(prefix="weir-client-") as folder:
         # A module finds packages in the folders above it, and only there.
-        for source in (CLIENTS / client).glob("*.mjs"):
-            (Path(folder) / source.name).write_text(source.read_text())
+        for source in (CLIENTS / client, CLIENTS / "inside"):
+            for module in source.glob("*.mjs"):
+                (Path(folder) / module.name).write_text(module.read_text())
         (Path(folder) / "node_modules").symlink_to(packages)
         return _run([*node.node, str(Path(folder) / "drive.mjs")], facts)
 

@@ -7,15 +7,18 @@ import logging
 import select
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from flask import Response, g, request
 from gevent.monkey import get_original
 
+from webapp.admission.deferred import deferred
 from webapp.admission.identity import Principal
+from webapp.api import dialects
 from webapp.api.cache_control import cache_use
-from webapp.api.errors import at_openai_endpoint, openai_envelope
+from webapp.api.dialects.dialect import COST_HEADER, Body, Events, cost_text
+from webapp.api.dialects.native import NATIVE, Describe, NativeEvents
 from webapp.errors import ClientHungUp, InternalError, ShuttingDown, WeirError, forget_traceback
 from webapp.llm.calls import BillingContext, CallOptions
 from webapp.llm.messages import AnswerMetadata, Chunk, FinalAnswer, ModelRequest, StreamEvent
@@ -28,12 +31,6 @@ from webapp.observability.request_context import RequestContext
 from webapp.services import services
 
 PING_INTERVAL = 15.0  # seconds
-PING = b": ping\n\n"
-DONE = b"data: [DONE]\n\n"
-COST_HEADER = "X-Weir-Cost-USD"
-
-Body = dict[str, Any]
-Describe = Callable[[FinalAnswer, RequestContext], Body]
 
 log = logging.getLogger(__name__)
 
@@ -72,9 +69,12 @@ def call_options(model: str | None, *, streamed: bool) -> CallOptions:
     context, parts = request_context.current(), services()
     context.asked_model = model
     settings = parts.settings
-    timeout = settings.stream_deadline if streamed else settings.plain_deadline
+    job = deferred()
+    # No proxy waits for a job either.
+    timeout = settings.stream_deadline if streamed or job else settings.plain_deadline
+    connection = request.environ.get("gunicorn.socket")
     return CallOptions(
-        client=HTTPClientConnection(parts.lifecycle, request.environ.get("gunicorn.socket")),
+        client=job.client if job else HTTPClientConnection(parts.lifecycle, connection),
         billing=billing_context(),
         deadline=time.monotonic() + timeout,
         cache=cache_use(),
@@ -90,53 +90,12 @@ def billing_context() -> BillingContext:
     principal: Principal = g.principal
     context = request_context.current()
     endpoint = context.endpoint
-    if not at_openai_endpoint():
+    if dialects.current() is NATIVE:
         # A native endpoint is the same one with and without /v1.
         endpoint = endpoint.removeprefix("/v1")
+    if job := deferred():
+        return principal.billing_of_line(context.request_id, endpoint, job.line)
     return principal.billing_context(context.request_id, endpoint)
-
-
-class Dialect(Protocol):
-    """The format of a stream's events at an endpoint."""
-
-    def chunk(self, chunk: Chunk) -> bytes: ...
-
-    def end(self, final: FinalAnswer, context: RequestContext) -> bytes:
-        """The events before the last one, [DONE]."""
-        ...
-
-    def error(self, error: WeirError) -> Body: ...
-
-
-class NativeDialect:
-    """Events of the native endpoints: the text, and at the end the fields of a whole answer."""
-
-    def __init__(self, describe: Describe) -> None:
-        self._describe = describe
-
-    def chunk(self, chunk: Chunk) -> bytes:
-        # The same as sse_event(), but faster: json.dumps() of a plain string is a single C call.
-        return f'data: {{"content": {json.dumps(chunk.text)}}}\n\n'.encode()
-
-    def end(self, final: FinalAnswer, context: RequestContext) -> bytes:
-        return sse_event({"done": True, **self._describe(final, context)})
-
-    def error(self, error: WeirError) -> Body:
-        return {"error": {"error": error.name, "message": error.message, "details": error.details}}
-
-
-class OpenAIDialect:
-    """Events of OpenAI's endpoints: the provider's chunks, unchanged."""
-
-    def chunk(self, chunk: Chunk) -> bytes:
-        return f"data: {chunk.data}\n\n".encode()
-
-    def end(self, final: FinalAnswer, context: RequestContext) -> bytes:
-        cost = _cost_text(final)
-        return b"" if cost is None else f": {COST_HEADER.lower()}={cost}\n\n".encode()
-
-    def error(self, error: WeirError) -> Body:
-        return openai_envelope(error)
 
 
 def native(request: ModelRequest, describe: Describe) -> Any:
@@ -144,17 +103,19 @@ def native(request: ModelRequest, describe: Describe) -> Any:
     keep_prompt(request.body)
     gateway, options = services().gateway, call_options(request.model, streamed=request.stream)
     if request.stream:
-        return stream(gateway.open(request, options), NativeDialect(describe))
+        return stream(gateway.open(request, options), NativeEvents(describe))
     return answer(gateway.answer(request, options), describe)
 
 
-def openai(request: ModelRequest) -> Response:
-    """The answer of one of OpenAI's endpoints, whole or streamed."""
+def verbatim(request: ModelRequest, events: Events) -> Response:
+    """The answer as the provider sent it, whole or streamed."""
     keep_prompt(request.body)
     gateway, options = services().gateway, call_options(request.model, streamed=request.stream)
     if request.stream:
-        return stream(gateway.open(request, options), OpenAIDialect())
-    return verbatim(gateway.answer(request, options))
+        return stream(gateway.open(request, options), events)
+    final = gateway.answer(request, options)
+    _record(request_context.current(), final)
+    return Response(final.answer.body, mimetype="application/json", headers=_headers_of(final))
 
 
 def answer(final: FinalAnswer, describe: Describe) -> tuple[Body, int, dict[str, str]]:
@@ -164,13 +125,7 @@ def answer(final: FinalAnswer, describe: Describe) -> tuple[Body, int, dict[str,
     return describe(final, context), 200, _headers_of(final)
 
 
-def verbatim(final: FinalAnswer) -> Response:
-    """The whole answer as the provider sent it."""
-    _record(request_context.current(), final)
-    return Response(final.answer.body, mimetype="application/json", headers=_headers_of(final))
-
-
-def stream(source: Stream, dialect: Dialect) -> Response:
+def stream(source: Stream, events: Events) -> Response:
     """The answer as server-sent events.
 
     Status and headers wait for the first chunk or the final error, at most STREAM_HEADERS_AFTER.
@@ -187,8 +142,8 @@ def stream(source: Stream, dialect: Dialect) -> Response:
     if isinstance(first, AnswerMetadata):
         headers |= _headers(first)
         _begun(context, first)
-    events = _events(source, first, dialect, context)
-    response = Response(events, mimetype="text/event-stream", headers=headers)
+    sent = _written(source, first, events, context)
+    response = Response(sent, mimetype="text/event-stream", headers=headers)
     # A generator that was never started does not run its `finally`, so the source is closed here.
     response.call_on_close(source.close)
     metrics.STREAMS.inc()
@@ -196,55 +151,46 @@ def stream(source: Stream, dialect: Dialect) -> Response:
     return response
 
 
-def _events(
-    source: Stream, event: StreamEvent | None, dialect: Dialect, context: RequestContext
+def _written(
+    source: Stream, event: StreamEvent | None, events: Events, context: RequestContext
 ) -> Iterator[bytes]:
     try:
         while not isinstance(event, FinalAnswer):
             if event is None:
-                yield PING
+                yield events.ping
             elif isinstance(event, Chunk):
-                yield dialect.chunk(event)
+                if written := events.chunk(event):
+                    yield written
             else:
                 _begun(context, event)
             event = source.next(PING_INTERVAL)
         _record(context, event)
-        yield dialect.end(event, context) + DONE
+        context.complete = True
+        yield events.end(event, context)
     except GeneratorExit:
         context.error = ClientHungUp.__name__
         raise
     except Exception as error:  # noqa: BLE001 logged there
         # In a frame of its own: this one and the error would refer to each other.
-        yield _failed(error, dialect, context)
+        yield _failed(error, events, context)
     finally:
         source.close()
 
 
-def _failed(error: Exception, dialect: Dialect, context: RequestContext) -> bytes:
+def _failed(error: Exception, events: Events, context: RequestContext) -> bytes:
     """The last events of a stream that failed."""
     known = error if isinstance(error, WeirError) else InternalError()
     if known is not error:
         log.error("A stream failed", exc_info=error, extra={"request_id": context.request_id})
     context.ended_with(known)
     forget_traceback(error)
-    return sse_event(dialect.error(known)) + DONE
-
-
-def sse_event(data: Body) -> bytes:
-    """A server-sent event with this data."""
-    return f"data: {json.dumps(data)}\n\n".encode()
+    return events.error(known)
 
 
 def _headers_of(final: FinalAnswer) -> dict[str, str]:
     """The headers of a whole answer, whose cost is known."""
-    cost = _cost_text(final)
+    cost = cost_text(final)
     return _headers(final.metadata) | ({} if cost is None else {COST_HEADER: cost})
-
-
-def _cost_text(final: FinalAnswer) -> str | None:
-    """What this request cost in USD, without an exponent; None if that is not known."""
-    cost = final.cost_usd
-    return None if cost is None else f"{cost:.9f}".rstrip("0").rstrip(".")
 
 
 def _headers(metadata: AnswerMetadata) -> dict[str, str]:

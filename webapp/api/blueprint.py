@@ -11,26 +11,26 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any, TypeVar, cast
 
-import flask
 import flask_smorest
 import orjson
-from flask import request
+from flask import current_app, g, request
 from marshmallow import INCLUDE, Schema, ValidationError, fields, validate
 
 from webapp import errors
 from webapp.admission import guard
 from webapp.admission.bodies import decoding_turn, read_body
 from webapp.admission.idempotency import idempotent
+from webapp.admission.identity import Principal
+from webapp.api import deferral, dialects
+from webapp.api.dialects.native import NATIVE
 from webapp.llm.messages import ModelRequest
 from webapp.model_names import NAME
 from webapp.services import services
 
 View = TypeVar("View", bound=Callable[..., Any])
-AnyBlueprint = TypeVar("AnyBlueprint", bound=flask.Blueprint)
 
 MEBIBYTE = 1024 * 1024
 FORM_BYTES = 64 * 1024
-OPENAI_ENDPOINT = "weir_openai_endpoint"
 MAX_ITEMS = 100  # numbers in a row, rows in a batch
 ITEM_COUNT = validate.Length(1, MAX_ITEMS)
 
@@ -57,7 +57,13 @@ class JSONBody:
             def wrapper(*args: Any, **kwargs: Any) -> Any:
                 # Unknown fields are passed to providers, so numbers must not lose precision.
                 body = read_json(exact=schema.unknown == INCLUDE)
-                return view(*args, validated(schema, body), **kwargs)
+                arguments = validated(schema, body)
+                if endpoint := deferrable():
+                    if deferral.is_wanted():
+                        endpoint.check(arguments)
+                        return deferral.defer(body)
+                    deferral.refuse_callback()
+                return view(*args, arguments, **kwargs)
 
             return cast(View, wrapper)
 
@@ -137,15 +143,21 @@ class AnsweringBlueprint(Blueprint):
         self.before_request(lambda: limit_body(max_body))
         idempotent(self)
 
+    def check(self, body: dict[str, Any]) -> None:
+        """Raise what a valid body would be refused for before any provider is asked."""
+        if self.model_endpoint is None:
+            return
+        self.model_endpoint.check(body)
+        principal: Principal = g.principal
+        services().gateway.check_model(body["model"], principal.allowance.allows_model)
 
-def openai_endpoint(blueprint: AnyBlueprint) -> AnyBlueprint:
-    """Mark the blueprint as OpenAI's: under /v1 only, with OpenAI's error envelope."""
-    setattr(blueprint, OPENAI_ENDPOINT, True)
-    return blueprint
 
-
-def is_openai_endpoint(blueprint: object) -> bool:
-    return getattr(blueprint, OPENAI_ENDPOINT, False)
+def deferrable() -> AnsweringBlueprint | None:
+    """The blueprint of this request, if its requests can be answered later."""
+    blueprint = current_app.blueprints[request.blueprint or ""]
+    if isinstance(blueprint, AnsweringBlueprint) and dialects.of(blueprint) is NATIVE:
+        return blueprint
+    return None
 
 
 def limit_body(size: int) -> None:

@@ -6,12 +6,13 @@ import time
 from functools import partial
 from typing import Any, cast
 
-from flask import Flask, Request, current_app, g
+from flask import Flask, Request, g
 
 from webapp import money
 from webapp.admission import bodies, limits
+from webapp.admission.deferred import ENVIRONMENT_KEY
 from webapp.admission.identity import KEY_HEADERS
-from webapp.api.blueprint import is_openai_endpoint
+from webapp.api import dialects
 from webapp.api.response import Response
 from webapp.current_request import current_request
 from webapp.library_internals import unread_body
@@ -64,13 +65,11 @@ def _credentials(request: Request) -> set[str]:
 
 def _finish(services: Services, response: Response) -> Response:
     context, request = request_context.current(), current_request()
-    blueprint = request.blueprint
-    openai = blueprint and is_openai_endpoint(current_app.blueprints[blueprint])
     response.added = [
         ("X-Request-ID", context.request_id),
         ("X-Process-Time", f"{context.milliseconds / 1000:.6f}"),
         *limits.headers(),
-        *(limits.openai_headers() if openai else ()),
+        *dialects.current().headers(),
         *SECURITY_HEADERS,
         *(() if "Content-Security-Policy" in response.headers else API_POLICY),
         *(TRANSPORT_SECURITY if services.settings.production and request.is_secure else ()),
@@ -92,13 +91,15 @@ def _finish(services: Services, response: Response) -> Response:
         if unread_body(request.environ["wsgi.input"]) > MAX_UNREAD:
             connection.close_after_answer()
     # A stream ends when the server closes it, not when its headers are ready.
-    response.call_on_close(partial(_closed, services, context, response.status_code))
+    counted = ENVIRONMENT_KEY not in request.environ  # a job's request was, when it came
+    response.call_on_close(partial(_closed, services, context, response.status_code, counted))
     return response
 
 
-def _closed(services: Services, context: RequestContext, status: int) -> None:
+def _closed(services: Services, context: RequestContext, status: int, counted: bool) -> None:
     log_request(context, status)
-    telemetry.request_over(context, status)
+    if counted:
+        telemetry.request_over(context, status)
     _end_span(context, status)
     if context.key_id is None or context.method != "POST":
         return
