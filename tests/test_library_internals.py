@@ -17,14 +17,6 @@ from typing import Any
 
 import gevent
 import pytest
-from anthropic.types import (
-    Message,
-    MessageDeltaUsage,
-    RawMessageDeltaEvent,
-    RawMessageStartEvent,
-    Usage,
-)
-from anthropic.types.raw_message_delta_event import Delta
 from flask import Flask
 from flask_cors import CORS
 from flask_limiter import Limiter
@@ -36,18 +28,15 @@ from gunicorn.config import Config
 from gunicorn.http import RequestParser, wsgi
 from gunicorn.http.errors import InvalidResponseHeader, InvalidResponseHeaderName
 from langchain.chat_models import init_chat_model
-from langchain_anthropic import ChatAnthropic
-from langchain_core.messages import AIMessageChunk
 from limits import RateLimitItemPerMinute
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
-from pydantic import SecretStr
 
 from tests.support.servers import REPOSITORY, Provider, free_port
 from webapp import library_internals
 
 # Documented, in spite of their names: of SQLAlchemy's rows, named tuples and Werkzeug's proxies.
-PUBLIC = {"_asdict", "_fields", "_get_current_object", "_mapping"}
+PUBLIC = {"_asdict", "_exit", "_fields", "_get_current_object", "_mapping"}
 AMOUNTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 64.0)
 # Counts in files of a folder, and prints its process id.
 COUNT = f"""
@@ -264,44 +253,6 @@ def test_copies_of_a_chat_model_share_its_http_client() -> None:
     first, second = (made.model_copy(update={"max_tokens": number}) for number in (1, 2))
     assert "_client" in vars(first)
     assert vars(first)["_client"] is vars(second)["_client"]
-
-
-def test_the_usage_of_each_of_anthropics_events_is_kept() -> None:
-    made = ChatAnthropic(model_name="a-model", api_key=SecretStr("none"))
-    for _ in range(2):
-        library_internals.keep_usage_of_events()
-    start = RawMessageStartEvent.model_construct(
-        type="message_start",
-        message=Message.model_construct(model="m", usage=Usage(input_tokens=9, output_tokens=1)),
-    )
-    delta = RawMessageDeltaEvent.model_construct(
-        type="message_delta",
-        delta=Delta(stop_reason="end_turn"),
-        usage=MessageDeltaUsage(output_tokens=7),
-    )
-    merged = AIMessageChunk("")
-    for event in (start, delta):
-        chunk, _ = made._make_message_chunk_from_anthropic_event(
-            event, coerce_content_to_string=True
-        )
-        assert chunk is not None
-        merged += chunk
-    assert merged.response_metadata["usage_events"] == [
-        {"input_tokens": 9, "output_tokens": 1},
-        {"output_tokens": 7},
-    ]
-
-
-def test_anthropics_answers_are_checked_before_langchain_reads_them() -> None:
-    checked: list[Any] = []
-    library_internals.check_anthropics_answers(checked.append)
-    library_internals.check_anthropics_answers(checked.append)
-    made = ChatAnthropic(model_name="a-model", api_key=SecretStr("none"))
-    answer = Message.model_construct(
-        type="message", content=[], usage=Usage(input_tokens=9, output_tokens=1)
-    )
-    assert made._format_output(answer).generations
-    assert checked == [answer]
 
 
 def test_flask_cors_registers_one_function_for_all_its_headers() -> None:

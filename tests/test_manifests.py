@@ -48,9 +48,13 @@ def render() -> dict[str, Any]:
     return blueprint
 
 
+def render_service(kind: str) -> dict[str, Any]:
+    (found,) = (service for service in render()["services"] if service["type"] == kind)
+    return dict(found)
+
+
 def render_web() -> dict[str, Any]:
-    (web,) = (service for service in render()["services"] if service["type"] == "web")
-    return dict(web)
+    return render_service("web")
 
 
 def railway() -> dict[str, Any]:
@@ -58,11 +62,26 @@ def railway() -> dict[str, Any]:
     return manifest
 
 
-def railway_program(field: str) -> str:
-    """The value of a field of .railway/railway.ts that is a literal."""
-    found = re.search(rf"\b{field}: (\[?[\"\d].*?),\n", text(".railway/railway.ts"))
+def railway_service(name: str = "weir") -> str:
+    """What .railway/railway.ts says of a service."""
+    found = re.search(
+        rf' = service\("{name}", \{{\n(.*?)\n  \}}\);', text(".railway/railway.ts"), re.DOTALL
+    )
+    assert found, f".railway/railway.ts has no {name}"
+    return found[1]
+
+
+def railway_program(field: str, service: str = "weir") -> str:
+    """The value of a field of a service in .railway/railway.ts that is a literal."""
+    found = re.search(rf"\b{field}: (\[?[\"\d].*?),\n", railway_service(service))
     assert found, f".railway/railway.ts has no {field}"
     return found[1]
+
+
+def railway_environment(service: str = "weir") -> set[str]:
+    block = re.search(r"env: \{\n(.*?)\n    \}", railway_service(service), re.DOTALL)
+    assert block, ".railway/railway.ts sets no environment"
+    return set(re.findall(r"^ +(\w+):", block[1], re.MULTILINE))
 
 
 def heroku() -> dict[str, Any]:
@@ -119,6 +138,19 @@ def test_every_platform_starts_weir_with_the_same_command() -> None:
     assert "web" in heroku()["formation"], "Heroku must run the Procfile's web process"
 
 
+def test_every_platform_starts_a_worker_with_the_same_command() -> None:
+    worker = procfile()["worker"]
+    assert render_service("worker")["startCommand"] == worker
+    assert json.loads(railway_program("startCommand", "weir-worker")) == worker
+    assert compose()["worker"]["command"] == shlex.split(worker)
+    unit = re.search(r"^ExecStart=/opt/weir/current/\.venv/bin/(.+)$",
+                     text("deploy/server/weir-worker.service"), re.MULTILINE)  # fmt: skip
+    assert unit
+    assert unit[1] == worker
+    # The serving processes do a worker's part where there is none.
+    assert heroku()["formation"]["worker"]["quantity"] == 0
+
+
 def test_every_platform_migrates_with_the_same_command() -> None:
     release = procfile()["release"]
     assert render_web()["preDeployCommand"] == release
@@ -156,10 +188,13 @@ def test_the_image_is_built_without_a_compiler() -> None:
 
 def test_no_platform_kills_before_the_grace_period_is_over() -> None:
     grace = float(KNOWN["SHUTDOWN_GRACE"]["default"])
-    assert render_web()["maxShutdownDelaySeconds"] > grace
+    for kind in ("web", "worker"):
+        assert render_service(kind)["maxShutdownDelaySeconds"] > grace
     assert railway()["deploy"]["drainingSeconds"] > grace
-    assert int(railway_program("drainingSeconds")) > grace
-    assert seconds(compose()["weir"]["stop_grace_period"]) > grace
+    for service in ("weir", "weir-worker"):
+        assert int(railway_program("drainingSeconds", service)) > grace
+    for service in ("weir", "worker"):
+        assert seconds(compose()[service]["stop_grace_period"]) > grace
     # Heroku kills after 30 s, whatever it is told.
     assert grace < 30
 
@@ -174,14 +209,18 @@ def test_both_files_for_railway_say_the_same() -> None:
 # -- settings --
 
 
+def render_environment(kind: str) -> dict[str, dict[str, Any]]:
+    return {entry["key"]: entry for entry in render_service(kind)["envVars"]}
+
+
 def environments() -> Iterator[tuple[str, set[str]]]:
-    yield "render.yaml", {entry["key"] for entry in render_web()["envVars"]} - OF_RENDER
+    for kind in ("web", "worker"):
+        yield f"render.yaml: {kind}", set(render_environment(kind)) - OF_RENDER
     yield "app.json", set(heroku()["env"])
     yield "deploy/Dockerfile", set(image_environment()) - OF_THE_IMAGE
     yield "deploy/docker-compose.yml", set(compose()["weir"]["environment"])
-    block = re.search(r"env: \{\n(.*?)\n    \}", text(".railway/railway.ts"), re.DOTALL)
-    assert block, ".railway/railway.ts sets no environment"
-    yield ".railway/railway.ts", set(re.findall(r"^ +(\w+):", block[1], re.MULTILINE)) - OF_RAILWAY
+    for service in ("weir", "weir-worker"):
+        yield f".railway/railway.ts: {service}", railway_environment(service) - OF_RAILWAY
 
 
 def test_every_variable_is_a_setting() -> None:
@@ -240,7 +279,7 @@ def test_a_hosted_weir_has_a_secret_a_database_and_redis() -> None:
         "heroku-postgresql",
         "heroku-redis",
     }
-    names = dict(environments())[".railway/railway.ts"]
+    names = railway_environment()
     assert {"SECRET_KEY", "ADMIN_PASSWORD", "DATABASE_URL", "REDIS_URL"} <= names
 
 
@@ -260,6 +299,34 @@ def test_render_wires_what_it_creates() -> None:
     assert cache["ipAllowList"] == database["ipAllowList"] == []
 
 
+def test_a_worker_has_the_settings_of_the_serving_process() -> None:
+    """A key that only one of them had in API_KEYS would be revoked by the other."""
+    # How many proxies are in front matters to requests only.
+    for_requests = {"TRUSTED_PROXIES"}
+    web, worker = render_environment("web"), render_environment("worker")
+    assert set(worker) == set(web) - for_requests
+    for name, entry in worker.items():
+        asked_or_made = "generateValue" in web[name] or "sync" in web[name]
+        of_web = {"type": "web", "name": render_web()["name"], "envVarKey": name}
+        assert entry == ({"key": name, "fromService": of_web} if asked_or_made else web[name])
+    assert railway_environment("weir-worker") == railway_environment() - for_requests
+    for name in re.findall(r"(\w+): preserve\(\)", railway_service()):
+        assert f"{name}: weir.env.{name}," in railway_service("weir-worker")
+    assert compose()["worker"]["environment"] == compose()["weir"]["environment"]
+
+
+def test_compose_asks_no_worker_for_the_port_that_it_does_not_have() -> None:
+    """The image's health check would call it unhealthy for ever."""
+    worker = compose()["worker"]
+    assert worker["healthcheck"] == {"disable": True}
+    assert "ports" not in worker
+    assert worker["image"] == compose()["weir"]["image"]
+    assert worker["pull_policy"] == "never", "it is built, by another service"
+    assert worker["depends_on"] == {"weir": {"condition": "service_healthy"}}
+    for same in ("read_only", "cap_drop", "security_opt", "tmpfs", "volumes"):
+        assert worker[same] == compose()["weir"][same]
+
+
 def test_a_full_redis_drops_cached_answers_before_limits_everywhere() -> None:
     """As `flask doctor` advises. Railway's Redis has no maxmemory."""
     policies = {
@@ -277,8 +344,9 @@ def test_a_full_redis_drops_cached_answers_before_limits_everywhere() -> None:
 
 def test_no_manifest_holds_a_secret() -> None:
     secrets = {name for name, metadata in KNOWN.items() if metadata["secret"]}
-    for entry in render_web()["envVars"]:
-        assert entry["key"] not in secrets or "value" not in entry, entry["key"]
+    for kind in ("web", "worker"):
+        for name, entry in render_environment(kind).items():
+            assert name not in secrets or "value" not in entry, name
     for name, entry in heroku()["env"].items():
         assert name not in secrets or "value" not in entry, name
     assert not secrets & set(image_environment())

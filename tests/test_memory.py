@@ -64,6 +64,14 @@ def embeddings(weir: Weir, texts: int = 10, dimensions: int = 16) -> requests.Re
     return weir.post("/v1/embeddings", key=KEY, json=body | {"model": "stand-in-1"})
 
 
+def messages(
+    weir: Weir, fault: str = "", path: str = "/v1/messages", **more: object
+) -> requests.Response:
+    said = f"request {next(numbers)}" + (f" [[fault:{fault}]]" if fault else "")
+    body = {"messages": [{"role": "user", "content": said}], "max_tokens": 9_999_999, **more}
+    return weir.post(path, key=KEY, json={"model": "anthropic/stand-in-claude", **body})
+
+
 # -- cycles: objects that stay until the garbage collector finds them, which it rarely looks for --
 
 REQUESTS: dict[str, Callable[[Weir], object]] = {
@@ -91,16 +99,37 @@ REQUESTS: dict[str, Callable[[Weir], object]] = {
     "left": lambda weir: left(weir, "hang"),
     "left stream": lambda weir: left(weir, "gap=5,pieces=9", stream=True),
     "unread stream": lambda weir: unread(weir, "gap=0.1,pieces=99"),
+    "message": messages,
+    "message of another family": lambda weir: messages(weir, model="openai/stand-in-1"),
+    "streamed message": lambda weir: messages(weir, stream=True),
+    "streamed message of another family": lambda weir: messages(
+        weir, stream=True, model="openai/stand-in-1"
+    ),
+    "failed message": lambda weir: messages(weir, "status=500"),
+    "failed stream of a message": lambda weir: messages(weir, "error_event,pieces=5", stream=True),
+    "counted": lambda weir: messages(weir, path="/v1/messages/count_tokens"),
+    "not counted": lambda weir: messages(weir, "status=500", path="/v1/messages/count_tokens"),
 }
 # What a cycle of Weir's own always has. Werkzeug and SQLAlchemy make a few without them (Jinja,
 # with them: its macros refer to their context).
 KEPT = re.compile(r"webapp\..*|builtins\.(frame|traceback|generator)|.*\.[gG]reenlet.*|flask\..*")
 
 
+def providers(provider: Provider) -> dict[str, str]:
+    return {
+        "OPENAI_BASE_URL": provider.base_url,
+        "ANTHROPIC_API_KEY": "any",
+        "ANTHROPIC_BASE_URL": provider.anthropic_url,
+    }
+
+
 @pytest.fixture(scope="module")
 def watched(start_shared_weir: MakeWeir, provider: Provider) -> Weir:
     return start_shared_weir(
-        **SETTINGS, OPENAI_BASE_URL=provider.base_url, app="tests.support.garbage:app"
+        **SETTINGS,
+        **providers(provider),
+        FILES_URL="database://",
+        app="tests.support.garbage:app",
     )
 
 
@@ -130,6 +159,7 @@ def all_over(provider: Provider) -> None:
 LARGE: dict[str, Callable[[Weir], object]] = {
     "plain": lambda weir: chat(weir, "big=5000000"),
     "streamed": lambda weir: chat(weir, "big=5000000", stream=True),
+    "streamed message": lambda weir: messages(weir, "big=5000000", stream=True),
     "unread stream": lambda weir: unread(weir, "big=5000000"),
     "failed": lambda weir: chat(weir, "cut,big=5000000"),
     "failed stream": lambda weir: chat(weir, "no_finish,big=5000000", stream=True),
@@ -142,7 +172,18 @@ TIMES = 12
 
 @pytest.fixture(scope="module")
 def weir(start_shared_weir: MakeWeir, provider: Provider) -> Weir:
-    return start_shared_weir(**SETTINGS, OPENAI_BASE_URL=provider.base_url, CACHE_TTL=0)
+    return start_shared_weir(**SETTINGS, **providers(provider), CACHE_TTL=0)
+
+
+def test_a_long_stream_of_events_with_thinking_takes_little_memory(weir: Weir) -> None:
+    thinking = {"type": "enabled", "budget_tokens": 1_024}
+    messages(weir, "pieces=100", stream=True, thinking=thinking)  # what is made once
+    before = memory(weir)
+    forget_peak(weir)
+    answer = messages(weir, "pieces=10000", stream=True, thinking=thinking)
+    assert answer.text.count("event: content_block_delta") >= 10_000
+    assert "thinking_delta" in answer.text
+    assert peak(weir) - before < 16 * MEBIBYTE
 
 
 @pytest.mark.parametrize("kind", LARGE)
@@ -163,3 +204,38 @@ def memory(weir: Weir) -> int:
     [worker] = weir.pids()
     status = Path(f"/proc/{worker}/status").read_text()
     return int(status.split("VmRSS:")[1].split()[0]) * 1024
+
+
+FILE_SIZE = 40 * MEBIBYTE
+
+
+@pytest.mark.parametrize("name", ["weir", "watched"])
+def test_a_file_passes_in_small_chunks(name: str, request: pytest.FixtureRequest) -> None:
+    """Through a folder and through the database; benchmarks/files.py does it with 200 MB."""
+    weir: Weir = request.getfixturevalue(name)
+    pass_file(weir, MEBIBYTE)  # what is made once
+    before = memory(weir)
+    forget_peak(weir)
+    pass_file(weir, FILE_SIZE)
+    assert peak(weir) - before < 16 * MEBIBYTE
+
+
+def pass_file(weir: Weir, size: int) -> None:
+    """Upload, download and delete a file."""
+    given = {"files": {"file": ("in.jsonl", bytes(size))}, "data": {"purpose": "batch"}}
+    path = f"/v1/files/{weir.post('/v1/files', key=KEY, **given).json()['id']}"
+    with weir.get(f"{path}/content", key=KEY, stream=True) as answer:
+        assert sum(map(len, answer.iter_content(MEBIBYTE))) == size
+    assert weir.request("DELETE", path, headers={"X-API-Key": KEY}).status_code == 200
+
+
+def forget_peak(weir: Weir) -> None:
+    [worker] = weir.pids()
+    Path(f"/proc/{worker}/clear_refs").write_text("5")
+
+
+def peak(weir: Weir) -> int:
+    """The most memory that its only worker has had since then, in bytes."""
+    [worker] = weir.pids()
+    status = Path(f"/proc/{worker}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024

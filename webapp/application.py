@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,27 @@ from webapp.admission.rate_limits import RateLimits
 from webapp.admission.token_limits import TokenRateLimits
 from webapp.admission.top_budget_usage import TopBudgetUsage
 from webapp.api.blueprint import FORM_BYTES
+from webapp.api.line_format import OpenAILineFormat
+from webapp.batches import batch_store
+from webapp.batches.batch_store import BatchStore
+from webapp.batches.batch_work import BatchWork
+from webapp.batches.callbacks import Callbacks
+from webapp.batches.doorbell import Doorbell
+from webapp.batches.executor import Executor
+from webapp.batches.figures import read_figures
+from webapp.batches.finalization import Finalization
+from webapp.batches.job_runner import JobRunner
+from webapp.batches.line_runner import GatewayLineRunner
+from webapp.batches.lines import LineStore, without_body, write_updates
+from webapp.batches.native.assembly import make_native
+from webapp.batches.native.held_budget import held_by_batches
+from webapp.batches.pacing import Pacing
+from webapp.batches.sweep import Sweep
+from webapp.batches.tables import Kind
+from webapp.batches.validator import Validator
+from webapp.batches.worker_presence import WorkerPresence
 from webapp.extensions import cache, cors
+from webapp.files.file_store import FileStore
 from webapp.forwarded import Forwarded
 from webapp.frozen_process import FinishBeforeTheEnd
 from webapp.inference.predictions import Predictions
@@ -59,14 +79,16 @@ from webapp.observability.health import Health
 from webapp.observability.lifecycle import Lifecycle
 from webapp.observability.metrics import ModelLabels
 from webapp.observability.telemetry import Telemetry
-from webapp.providers import make_providers
+from webapp.providers import make_providers, remaining_limits
 from webapp.providers.base import BaseProvider
 from webapp.secret_refresh import SecretRefresh
 from webapp.services import Services
 from webapp.settings import Settings, load
 from webapp.storage import migrations
 from webapp.storage.answer_cache import FlaskAnswerCache, MemoryBackend, RedisBackend
+from webapp.storage.blobs import BlobStore, make_blob_store
 from webapp.storage.breakers import CircuitBreakers
+from webapp.storage.busy_targets import BusyTargets
 from webapp.storage.database import Database
 from webapp.storage.flight_coordinator import LocalCoordinator, RedisCoordinator
 from webapp.storage.redis_client import RedisClient
@@ -77,17 +99,19 @@ log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "models"
+SHARE_OF_SERVING = 4  # of BATCH_CONCURRENCY, serving processes have a quarter
 # What programs in browsers may read, of all that responses carry (tests/api/test_cors.py).
 EXPOSED = [
-    "Age", "Allow", "Content-Disposition", "Idempotency-Replayed", "Retry-After",
-    "WWW-Authenticate", "X-Cache", "X-Process-Time", "X-RateLimit-Limit",
-    "X-RateLimit-Remaining", "X-RateLimit-Reset", "X-Request-ID", "X-Weir-Attempts",
-    "X-Weir-Cost-USD", "X-Weir-Provider", "X-Weir-Route",
-    "retry-after-ms", "x-should-retry",
+    "Age", "Allow", "Content-Disposition", "Idempotency-Replayed", "Location",
+    "Preference-Applied", "Retry-After", "WWW-Authenticate", "X-Cache", "X-Process-Time",
+    "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "X-Request-ID",
+    "X-Weir-Attempts", "X-Weir-Cost-USD", "X-Weir-Provider", "X-Weir-Route",
+    "request-id", "retry-after-ms", "x-should-retry",
     *(
-        f"x-ratelimit-{figure}-{what}"
+        name
         for what in ("requests", "tokens")
         for figure in ("limit", "remaining", "reset")
+        for name in (f"x-ratelimit-{figure}-{what}", f"anthropic-ratelimit-{what}-{figure}")
     ),
 ]  # fmt: skip
 
@@ -106,14 +130,17 @@ class WeirFlask(Flask):
         return func
 
 
-def create_app(settings: Settings | None = None) -> Flask:
-    """The application. Raises SettingsError where it must not start."""
+def create_app(settings: Settings | None = None, *, batch_worker: bool = False) -> Flask:
+    """The application, for serving or for a process that works on batches alone.
+
+    Raises SettingsError where it must not start.
+    """
     settings = settings or load()
     app = WeirFlask(__name__, static_folder=ROOT / "static", template_folder=ROOT / "templates")
     app.json = PlainJSON(app)
     # Of what has no limit of its own. It also lets Werkzeug see how a chunked body ends.
     app.config["MAX_CONTENT_LENGTH"] = min(FORM_BYTES, settings.max_body_bytes)
-    services = app.extensions["weir"] = assemble(app, settings)
+    services = app.extensions["weir"] = assemble(app, settings, batch_worker=batch_worker)
 
     admission = AdmissionParts(
         services.identities,
@@ -151,6 +178,9 @@ class _Stores:
     accounts: AccountStore
     ended_sessions: EndedSessions
     identities: Identities
+    heartbeats: Heartbeats
+    blobs: BlobStore
+    files: FileStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,24 +205,42 @@ class _Models:
 
     providers: Mapping[str, BaseProvider]
     labels: ModelLabels
+    telemetry: Telemetry
     breakers: CircuitBreakers
+    busy_targets: BusyTargets
     flights: Flights
     gateway: Gateway
     predictions: Predictions
 
 
-def assemble(app: Flask, settings: Settings) -> Services:
+@dataclass(frozen=True, slots=True)
+class _Batches:
+    """What answers later."""
+
+    batches: BatchStore
+    lines: LineStore
+    endpoints: Collection[str]
+    executor: Executor
+    sweep: Sweep
+    callbacks: Callbacks
+    work: BatchWork
+
+
+def assemble(app: Flask, settings: Settings, *, batch_worker: bool) -> Services:
     """One of each part, wired to the others."""
     stores = _make_stores(app, settings)
     metering = _make_metering(settings, stores)
     models = _make_models(settings, stores, metering)
-    return _make_services(settings, stores, metering, models)
+    batches = _make_batches(app, settings, stores, metering, models, batch_worker=batch_worker)
+    return _make_services(settings, stores, metering, models, batches, batch_worker=batch_worker)
 
 
 def _make_stores(app: Flask, settings: Settings) -> _Stores:
     database = Database(settings.database_url, telemetry.database_hook(settings.database_url))
     redis = _redis_client(settings)
     keys, accounts = KeyStore(database), AccountStore(database, settings.tiers)
+    blobs = make_blob_store(settings.files_url, settings.data_dir, database)
+    heartbeats = Heartbeats(database)
     return _Stores(
         database=database,
         redis=redis,
@@ -201,6 +249,16 @@ def _make_stores(app: Flask, settings: Settings) -> _Stores:
         accounts=accounts,
         ended_sessions=EndedSessions(database),
         identities=Identities(keys, accounts, Tokens(settings.secret_key), settings.tiers),
+        heartbeats=heartbeats,
+        blobs=blobs,
+        files=FileStore(
+            database,
+            blobs,
+            quota=settings.files_quota_bytes,
+            max_bytes=settings.files_max_bytes,
+            retention=settings.files_retention,
+            worker_id=heartbeats.register,
+        ),
     )
 
 
@@ -217,7 +275,15 @@ def _make_metering(settings: Settings, stores: _Stores) -> _Metering:
         request_log=RequestLog(database, settings.request_log_retention),
         usage=UsageReports(database),
         alerts=alerts,
-        ledger=Ledger(database, Heartbeats(database), alerts, allow_unpriced=allow_unpriced),
+        ledger=Ledger(
+            database,
+            stores.heartbeats,
+            alerts,
+            allow_unpriced=allow_unpriced,
+            write_results=write_updates,
+            without_body=without_body,
+            held_by_batches=held_by_batches,
+        ),
         calls=Calls(database),
         prices=PriceTable(settings.model_prices, makers, database),
         rate_limits=RateLimits(
@@ -233,27 +299,122 @@ def _make_models(settings: Settings, stores: _Stores, metering: _Metering) -> _M
     router = Router(providers, settings.model_routes, settings.default_model)
     labels = ModelLabels(router.configured | _priced(metering.prices, providers.values()))
     breakers = CircuitBreakers(stores.redis, settings.breaker_failures, settings.breaker_pause)
+    busy_targets = BusyTargets(stores.redis)
     flights = Flights(RedisCoordinator(stores.redis) if stores.redis else LocalCoordinator())
+    observer = Telemetry(labels, settings.log_redact)
     gateway = Gateway(
         router,
         stores.answers,
         flights,
-        Attempts(breakers, settings.llm_max_retries),
+        Attempts(breakers, busy_targets, settings.llm_max_retries),
         metering.ledger,
         metering.prices,
         metering.token_limits,
-        Telemetry(labels, settings.log_redact),
+        observer,
     )
     predictions = Predictions(Registry(settings.model_path or MODELS), stores.answers)
-    return _Models(providers, labels, breakers, flights, gateway, predictions)
+    return _Models(
+        providers, labels, observer, breakers, busy_targets, flights, gateway, predictions
+    )
+
+
+def _make_batches(
+    app: Flask,
+    settings: Settings,
+    stores: _Stores,
+    metering: _Metering,
+    models: _Models,
+    *,
+    batch_worker: bool,
+) -> _Batches:
+    database, ledger = stores.database, metering.ledger
+    blobs, files = stores.blobs, stores.files
+    batches, lines = BatchStore(database), LineStore(database)
+    finalization = Finalization(batches, lines, files)
+    line_format = OpenAILineFormat()
+    most = settings.batch_concurrency
+    if not batch_worker:
+        most = max(1, most // SHARE_OF_SERVING)
+    pacing = Pacing(
+        most,
+        partial(remaining_limits, models.providers),
+        models.busy_targets,
+        models.breakers,
+    )
+    runner = GatewayLineRunner(
+        models.gateway,
+        stores.identities,
+        line_format,
+        deadline=settings.stream_deadline,
+        own_cache=settings.cache_scope == "key",
+        refused=pacing.refused,
+    )
+    native = make_native(
+        database,
+        blobs,
+        batches,
+        ledger,
+        metering.prices,
+        models.gateway,
+        line_format,
+        runner.principal,
+        models.telemetry.redact,
+    )
+    validator = Validator(batches, lines, blobs, finalization, runner, line_format, native.choice)
+    executor = Executor(
+        batches,
+        lines,
+        blobs,
+        finalization,
+        validator,
+        ledger,
+        {
+            Kind.BATCH: runner,
+            Kind.JOB: JobRunner(app, stores.identities, models.gateway.router),
+        },
+        native.batches,
+        pacing,
+        most,
+    )
+    doorbell = Doorbell(settings.broker, verify_certificate=settings.platform != "heroku")
+    presence = WorkerPresence(database)
+    # On Lambda a process is frozen between requests.
+    never_here = batch_worker or settings.platform == "lambda"
+    return _Batches(
+        batches,
+        lines,
+        line_format.endpoints,
+        executor,
+        Sweep(
+            batches,
+            lines,
+            # Its workers are scaled by the log.
+            figures=partial(database.read, read_figures) if settings.platform == "ecs" else None,
+        ),
+        Callbacks(database, lines, settings.callback_hosts, settings.callback_secret),
+        BatchWork(
+            executor,
+            batches,
+            doorbell.ring,
+            (lambda **_: False) if never_here else presence.works_here,
+        ),
+    )
 
 
 def _make_services(
-    settings: Settings, stores: _Stores, metering: _Metering, models: _Models
+    settings: Settings,
+    stores: _Stores,
+    metering: _Metering,
+    models: _Models,
+    batches: _Batches,
+    *,
+    batch_worker: bool,
 ) -> Services:
     database, redis = stores.database, stores.redis
     secret_refresh = SecretRefresh(settings, database, redis, models.providers)
-    lifecycle = _make_lifecycle(settings, stores, metering, models, secret_refresh)
+    lifecycle = _make_lifecycle(
+        settings, stores, metering, models, batches, secret_refresh, batch_worker=batch_worker
+    )
     return Services(
         settings=settings,
         database=database,
@@ -267,6 +428,7 @@ def _make_services(
         identities=stores.identities,
         rate_limits=metering.rate_limits,
         idempotency=metering.idempotency,
+        heartbeats=stores.heartbeats,
         ledger=metering.ledger,
         calls=metering.calls,
         alerts=metering.alerts,
@@ -286,6 +448,8 @@ def _make_services(
             secrets=secret_refresh.problem if settings.secret_references else None,
         ),
         breakers=models.breakers,
+        busy_targets=models.busy_targets,
+        remaining_limits=partial(remaining_limits, models.providers),
         gauges=Gauges(
             database=database,
             redis=redis,
@@ -293,10 +457,18 @@ def _make_services(
             labels=models.labels,
             drift=metering.calls.drift,
             budgets=TopBudgetUsage(metering.ledger, stores.identities),
+            batches=partial(database.read, read_figures),
+            stale_secrets=secret_refresh.problem,
             data_dir=settings.data_dir,
         ),
         gateway=models.gateway,
+        files=stores.files,
         predictions=models.predictions,
+        batches=batches.batches,
+        batch_lines=batches.lines,
+        batch_endpoints=batches.endpoints,
+        batch_work=batches.work,
+        executor=batches.executor,
     )
 
 
@@ -305,15 +477,20 @@ def _make_lifecycle(
     stores: _Stores,
     metering: _Metering,
     models: _Models,
+    batches: _Batches,
     secret_refresh: SecretRefresh,
+    *,
+    batch_worker: bool,
 ) -> Lifecycle:
     """What a worker does at its start, every second, and at its end."""
     database = stores.database
 
     def prepare() -> None:
         migrations.upgrade(database)
-        configured_keys.sync_configured_keys(database, settings.api_keys)
-        _ensure_admin(stores.accounts, settings)
+        if not batch_worker:
+            # A worker may be without API_KEYS, and would revoke those of the serving processes.
+            configured_keys.sync_configured_keys(database, settings.api_keys)
+            _ensure_admin(stores.accounts, settings)
         metering.prices.refresh()
 
     expired = [
@@ -321,10 +498,11 @@ def _make_lifecycle(
         idempotency_store.expired(),
         ended_sessions.expired(),
         *activity.expired(),
+        *batch_store.expired(settings.files_retention[1], settings.jobs_retention),
     ]
     if settings.ledger_retention:
         expired.append(calls.expired(settings.ledger_retention))
-    return Lifecycle(
+    lifecycle = Lifecycle(
         prepare,
         starts=[secret_refresh.start],
         ticks=[
@@ -336,7 +514,11 @@ def _make_lifecycle(
             metering.idempotency.tick,
             stores.ended_sessions.tick,
             metering.prices.tick,
+            stores.files.tick,
             Retention(database, expired).tick,
+            batches.sweep.tick,
+            batches.callbacks.tick,
+            lambda: batches.work.tick(draining=lifecycle.draining),
             database.seen_lately,
             partial(telemetry.sample, database),
         ],
@@ -345,9 +527,14 @@ def _make_lifecycle(
             metering.traffic.flush,
             metering.request_log.flush,
         ],
-        ends=[models.flights.close, metering.ledger.close],
+        ends=[
+            lambda: batches.executor.stop(min(lifecycle.grace_left, settings.shutdown_grace)),
+            models.flights.close,
+            metering.ledger.close,
+        ],
         grace=settings.shutdown_grace,
     )
+    return lifecycle
 
 
 def _ensure_admin(accounts: AccountStore, settings: Settings) -> None:

@@ -17,7 +17,7 @@ from collections import Counter as Tally
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from email.utils import formatdate
-from functools import lru_cache, wraps
+from functools import lru_cache
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -267,52 +267,6 @@ def make_http_client(model: BaseChatModel) -> None:
     request creates its own client and connection.
     """
     getattr(model, "_client", None)
-
-
-def keep_usage_of_events() -> None:
-    """Keep the usage of each event of Anthropic's streams, as response_metadata["usage_events"].
-
-    langchain-anthropic 1.7: ChatAnthropic._make_message_chunk_from_anthropic_event. It ignores the
-    usage of message_start, which is the only one that some servers count the input in. A list, as
-    LangChain concatenates lists and adds up numbers when it merges chunks.
-    """
-    from langchain_anthropic import ChatAnthropic
-    from pydantic import BaseModel
-
-    original = ChatAnthropic._make_message_chunk_from_anthropic_event
-    if hasattr(original, "__wrapped__"):
-        return
-
-    @wraps(original)
-    def keeping(self: ChatAnthropic, event: Any, **options: Any) -> Any:
-        chunk, block = original(self, event, **options)
-        usage = getattr(getattr(event, "message", event), "usage", None)
-        if chunk is not None and isinstance(usage, BaseModel):
-            counts = usage.model_dump(exclude_unset=True, warnings=False)
-            chunk.response_metadata["usage_events"] = [counts]
-        return chunk, block
-
-    ChatAnthropic._make_message_chunk_from_anthropic_event = keeping  # type: ignore[method-assign]
-
-
-def check_anthropics_answers(check: Callable[[Any], None]) -> None:
-    """Call `check` with each plain answer of Anthropic's before LangChain reads it.
-
-    langchain-anthropic 1.7: ChatAnthropic._format_output. It breaks on errors with status 200
-    without their words.
-    """
-    from langchain_anthropic import ChatAnthropic
-
-    original = ChatAnthropic._format_output
-    if hasattr(original, "__wrapped__"):
-        return
-
-    @wraps(original)
-    def checking(self: ChatAnthropic, data: Any, **options: Any) -> Any:
-        check(data)
-        return original(self, data, **options)
-
-    ChatAnthropic._format_output = checking  # type: ignore[method-assign]
 
 
 def take_latest_after_request(app: Flask) -> Callable[[Any], Any]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, cast
 from flask import current_app
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
     from webapp.accounts.accounts import AccountStore
     from webapp.accounts.audit import AuditLog
     from webapp.accounts.ended_sessions import EndedSessions
@@ -17,10 +19,16 @@ if TYPE_CHECKING:
     from webapp.admission.idempotency_store import IdempotencyStore
     from webapp.admission.identity import Identities
     from webapp.admission.rate_limits import RateLimits
+    from webapp.batches.batch_store import BatchStore
+    from webapp.batches.batch_work import BatchWork
+    from webapp.batches.executor import Executor
+    from webapp.batches.lines import LineStore
+    from webapp.files.file_store import FileStore
     from webapp.inference.predictions import Predictions
     from webapp.llm.gateway import Gateway
     from webapp.metering.alerts import Alerts
     from webapp.metering.calls import Calls
+    from webapp.metering.heartbeats import Heartbeats
     from webapp.metering.ledger import Ledger
     from webapp.metering.overview import Overview
     from webapp.metering.prices import PriceTable
@@ -31,8 +39,10 @@ if TYPE_CHECKING:
     from webapp.observability.gauges import Gauges
     from webapp.observability.health import Health
     from webapp.observability.lifecycle import Lifecycle
+    from webapp.providers.remaining_limits import RemainingLimits
     from webapp.settings import Settings
     from webapp.storage.breakers import CircuitBreakers
+    from webapp.storage.busy_targets import BusyTargets
     from webapp.storage.database import Database
     from webapp.storage.redis_client import RedisClient
 
@@ -53,6 +63,7 @@ class Services:
     identities: Identities
     rate_limits: RateLimits
     idempotency: IdempotencyStore
+    heartbeats: Heartbeats
     ledger: Ledger
     calls: Calls
     alerts: Alerts
@@ -66,8 +77,16 @@ class Services:
     health: Health
     gauges: Gauges
     breakers: CircuitBreakers
+    busy_targets: BusyTargets
+    remaining_limits: Callable[[str], RemainingLimits | None]
     gateway: Gateway
+    files: FileStore
     predictions: Predictions
+    batches: BatchStore
+    batch_lines: LineStore
+    batch_endpoints: Collection[str]
+    batch_work: BatchWork
+    executor: Executor
 
 
 def services() -> Services:

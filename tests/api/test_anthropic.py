@@ -37,8 +37,9 @@ def weir(start_shared_weir: MakeWeir, provider: Provider) -> Weir:
         ANTHROPIC_API_KEY="sk-ant-secret-0123456789",
         ANTHROPIC_BASE_URL=provider.anthropic_url,
         PROVIDER_OTHER_BASE_URL=provider.base_url,
-        MODEL_ROUTES="claude=anthropic/stand-in-claude;"
-        "both=anthropic/stand-in-claude>other/stand-in-1",
+        MODEL_ROUTES="claude=anthropic/stand-in-claude;cool=anthropic/stand-in-claude-small;"
+        "both=anthropic/stand-in-claude>other/stand-in-1;"
+        "backed=other/stand-in-1>anthropic/stand-in-claude",
         DEFAULT_MODEL="claude",
         LLM_TIMEOUT=2,
         LLM_MAX_RETRIES=0,
@@ -222,12 +223,105 @@ def test_what_cannot_be_carried_over_is_named(
     assert provider.calls(MESSAGES) == []
 
 
+def said(answer: requests.Response) -> dict[str, Any]:
+    """The message of an answer, whole or joined from its chunks."""
+    assert answer.status_code == 200, answer.text
+    if not answer.text.startswith("data: "):
+        message: dict[str, Any] = answer.json()["choices"][0]["message"]
+        return message
+    joined: dict[str, Any] = {}
+    for chunk in chunks(answer):
+        for choice in chunk["choices"]:
+            for name, value in choice["delta"].items():
+                if isinstance(value, str) and name != "role":
+                    joined[name] = joined.get(name, "") + value
+                elif isinstance(value, list):
+                    joined[name] = joined.get(name, []) + value
+    return joined
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
+def test_an_answer_follows_a_schema(weir: Weir, provider: Provider, streamed: bool) -> None:
+    wanted = {"type": "json_schema", "json_schema": {"name": "w", "strict": True, "schema": SCHEMA}}
+    answer = ask(weir, "where?", response_format=wanted, stream=streamed)
+    assert json.loads(said(answer)["content"]) == {"city": "text"}
+    assert sent(provider)["output_config"] == {"format": {"type": "json_schema", "schema": SCHEMA}}
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
+def test_thinking_comes_back_signed_with_the_results_of_tools(
+    weir: Weir, provider: Provider, streamed: bool
+) -> None:
+    asked = [{"role": "user", "content": f"the weather {streamed}"}]
+    fields = {"tools": TOOLS, "reasoning_effort": "high"}
+    message = said(ask(weir, asked, stream=streamed, **fields))
+    assert sent(provider)["thinking"] == {"type": "adaptive"}
+    assert sent(provider)["output_config"] == {"effort": "high"}
+    assert message["reasoning_content"] == "Let me think. "
+    [call] = [call for call in message["tool_calls"] if call.get("id")]
+    call = {**call, "function": {"name": "weather", "arguments": "{}"}}
+    back = {"role": "assistant", **message, "tool_calls": [call]}
+    result = {"role": "tool", "tool_call_id": call["id"], "content": "9 C"}
+    answer = ask(weir, [*asked, back, result], **fields)
+    assert "The tool says: 9 C" in said(answer)["content"]
+    # Without its signature, Anthropic refuses it, and says why.
+    del back["thinking_blocks"]
+    refused = ask(weir, [*asked, back, result], **fields)
+    assert (refused.status_code, refused.json()["error"]["type"]) == (400, "invalid_request_error")
+    assert "Expected `thinking`" in refused.json()["error"]["message"]
+
+
+def test_files_and_marks_for_the_cache_are_carried_over(weir: Weir, provider: Provider) -> None:
+    mark = {"type": "ephemeral", "ttl": "1h"}
+    file = {"filename": "a.pdf", "file_data": "data:application/pdf;base64,JVBERi0="}
+    answer = ask(
+        weir,
+        [
+            {"role": "system", "content": [{"type": "text", "text": "S", "cache_control": mark}]},
+            {"role": "user", "content": [{"type": "file", "file": file, "cache_control": mark}]},
+        ],
+        tools=[{**TOOLS[0], "cache_control": mark}],
+        tool_choice="none",
+    )
+    assert answer.status_code == 200, answer.text
+    body = sent(provider)
+    assert body["system"] == [{"type": "text", "text": "S", "cache_control": mark}]
+    [document] = body["messages"][0]["content"]
+    assert (document["type"], document["cache_control"]) == ("document", mark)
+    assert document["source"]["media_type"] == "application/pdf"
+    assert body["tools"][0]["cache_control"] == mark
+
+
+def test_a_model_without_a_temperature_is_asked_without_the_usual_one(
+    weir: Weir, provider: Provider
+) -> None:
+    provider.fault(refuses="temperature")
+    for message in ("no temperature", "none at all"):
+        answer = weir.post("/chat", key=KEY, json={"message": message, "model": "cool"})
+        assert answer.status_code == 200, answer.text
+    temperatures = ["temperature" in call["body"] for call in provider.calls(MESSAGES)]
+    assert temperatures == [True, False, False]
+    chosen = weir.post(
+        "/chat", key=KEY, json={"message": "chosen", "model": "cool", "temperature": 0.5}
+    )
+    assert chosen.status_code == 400
+    assert "temperature" in chosen.json()["message"]
+
+
 FAULTS = [
     ({"status": 400}, 400, "provider_refused_request"),
     ({"status": 401}, 502, "provider_refused_weir"),
     ({"status": 429, "retry_after": "9"}, 503, "provider_busy"),
     ({"status": 500}, 502, "provider_failed"),
-    ({"status": 529}, 502, "provider_failed"),
+    ({"status": 529, "retry_after": "9"}, 503, "provider_busy"),
     ({"hang": True}, 504, "provider_timed_out"),
     ({"garbage": True}, 502, "provider_failed"),
     ({"wrong_json": True}, 502, "provider_failed"),
@@ -253,7 +347,9 @@ def test_a_stream_that_breaks_off_says_so(weir: Weir, provider: Provider, fault:
     provider.fault(**{fault: True}, pieces=6)
     *parts, error = chunks(ask(weir, f"break off by {fault}", stream=True))
     assert parts
-    assert error["error"]["code"] == "provider_failed"
+    # What its event says is that it is overloaded.
+    code = "provider_busy" if fault == "error_event" else "provider_failed"
+    assert error["error"]["code"] == code
     provider.fault()
     assert ask(weir, f"break off by {fault}", stream=True).headers["X-Cache"] == "MISS"
 
@@ -265,6 +361,18 @@ def test_a_route_fails_over_from_anthropic_to_openai(weir: Weir, provider: Provi
         assert answer.status_code == 200
         assert answer.headers["X-Weir-Provider"] == "other"
         assert answer.headers["X-Weir-Attempts"] == "2"
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
+def test_a_target_that_cannot_be_told_a_parameter_hides_no_failure(
+    weir: Weir, provider: Provider, streamed: bool
+) -> None:
+    fields: dict[str, Any] = {"model": "backed", "seed": 1, "stream": streamed}
+    assert ask(weir, f"seeded {streamed}", **fields).status_code == 200
+    provider.fault(status=500, model="stand-in-1")
+    failed = ask(weir, f"seeded and failed {streamed}", **fields)
+    assert (failed.status_code, failed.json()["error"]["code"]) == (502, "provider_failed")
+    assert provider.calls(MESSAGES) == []
 
 
 def test_the_call_ends_when_the_client_leaves(weir: Weir, provider: Provider) -> None:

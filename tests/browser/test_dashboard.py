@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT, AxeResults
-from playwright.sync_api import Page, Response, expect
+from playwright.sync_api import FilePayload, Page, Response, expect
 
 from tests.browser.conftest import OpenPage
 from tests.conftest import MakeWeir
 from tests.support.administrator import PASSWORD, SETTINGS
-from tests.support.books import PRICES
+from tests.support.books import PRICES, Books
 from tests.support.servers import Provider, Weir, wait_until
+from tests.support.stored_batches import StoredBatches
 from tests.support.visitor import Visitor
 
 PAGES = [
     "", "?range=7d", "keys", "keys/new", "keys/{key}", "keys/{key}/edit", "keys/{key}/revoke",
-    "requests", "requests?outcome=failed", "requests/{request}", "providers", "playground",
+    "requests", "requests?outcome=failed", "requests/{request}", "batches", "batches?kind=job",
+    "batches/{batch}", "batches/{invalid_batch}", "batches/{batch}/cancel", "batches/new",
+    "providers", "playground",
     "accounts", "accounts/1", "audit", "me", "nothing-here",
 ]  # fmt: skip
 HEAVIEST = 150_000  # bytes
@@ -75,8 +79,17 @@ def visitor(weir: Weir, state: Any) -> Visitor:
 
 
 @pytest.fixture(scope="module")
-def filled(weir: Weir, visitor: Visitor, provider: Provider) -> dict[str, str]:
-    """The names of a key and of a request, after some traffic of this key alone."""
+def stored(weir: Weir) -> Iterator[StoredBatches]:
+    stored = StoredBatches(weir)
+    yield stored
+    stored.close()
+
+
+@pytest.fixture(scope="module")
+def filled(
+    weir: Weir, visitor: Visitor, provider: Provider, stored: StoredBatches
+) -> dict[str, str]:
+    """The names of a key, a request and batches, after some traffic of this key alone."""
     secret = visitor.create_key("filled", **{"limits.usd_per_day": "9"})
     key = str(max(visitor.ids_of_keys()))
     bodies = [{"message": f"filled, message {number % 4}"} for number in range(8)]
@@ -86,7 +99,32 @@ def filled(weir: Weir, visitor: Visitor, provider: Provider) -> dict[str, str]:
     provider.fault()
     # Pages show what has been written, a moment later.
     wait_until(lambda: 9 in weir.get("/stats").json()["requests_by_key"].values())
-    return {"key": key, "request": ids[0].headers["X-Request-ID"], "secret": secret}
+    return {
+        "key": key,
+        "request": ids[0].headers["X-Request-ID"],
+        "secret": secret,
+        **_batches(stored, int(key)),
+    }
+
+
+def _batches(stored: StoredBatches, key_id: int) -> dict[str, str]:
+    """A list of them, one in progress with all that its page can show, and an invalid one."""
+    file = stored.file(key_id, b"{}")
+    for number in range(60):
+        stored.batch(key_id, ago=1e5 + number, total=9, succeeded=8, failed=1, spent_nano=10**8)
+    stored.batch(key_id, kind="job", total=1, succeeded=1)
+    error = {"code": "invalid_json_line", "message": "The line is not JSON.", "param": None}
+    return {
+        "batch": stored.batch(
+            key_id, "in_progress", total=9, succeeded=2, failed=1, spent_nano=10**8,
+            cap_nano=10**9, input_file_id=file, output_file_id="file-gone", metadata={"a": "b"},
+            mode_reason="the provider's batch price is lower", failed_lines={1: ("timeout", 0, 1)},
+        ),
+        "invalid_batch": stored.batch(
+            key_id, "failed", errors=[error | {"line": line} for line in range(200)],
+            stopped_by={"code": "key_revoked", "message": ""},
+        ),
+    }  # fmt: skip
 
 
 def test_a_key_is_made_and_used_by_keyboard_alone(page: Page, weir: Weir) -> None:
@@ -162,6 +200,45 @@ def test_a_key_is_revoked_after_a_question(admin: Page, weir: Weir, visitor: Vis
     admin.get_by_role("link", name="Revoke").click()
     admin.get_by_role("button", name="Revoke key").click()
     expect(admin.get_by_role("heading").locator(".tag")).to_have_text("Revoked")
+
+
+def test_a_batch_is_followed_and_cancelled(admin: Page, weir: Weir, stored: StoredBatches) -> None:
+    batch = stored.batch(1, "in_progress", total=100, succeeded=10)
+    admin.goto(f"{weir.url}/dashboard/batches")
+    row = admin.get_by_role("row", name=batch)
+    expect(row.get_by_role("progressbar")).to_have_attribute("value", "10")
+    update = f"UPDATE batches SET succeeded = 70 WHERE id = '{batch}'"
+    Books(weir).write(update)
+    expect(row.get_by_role("progressbar")).to_have_attribute("value", "70", timeout=15_000)
+    row.get_by_role("link").click()
+    expect(admin.get_by_role("progressbar")).to_have_accessible_name("70 of 100 lines done")
+    Books(weir).write(update.replace("70", "80"))
+    expect(admin.get_by_role("progressbar")).to_have_attribute("value", "80", timeout=15_000)
+    admin.get_by_role("link", name="Cancel").click()
+    admin.get_by_role("button", name="Cancel batch").click()
+    expect(admin.get_by_role("heading", level=1).locator(".tag")).to_have_text("Cancelling")
+
+
+def test_a_batch_is_started_with_a_file(admin: Page, weir: Weir, filled: dict[str, str]) -> None:
+    line = {
+        "custom_id": "a",
+        "method": "POST",
+        "url": "/v1/chat/completions",
+        "body": {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "x"}]},
+    }
+    content = FilePayload(name="a.jsonl", mimeType="", buffer=json.dumps(line).encode())
+    admin.goto(f"{weir.url}/dashboard/batches")
+    admin.get_by_role("link", name="Start batch").click()
+    admin.get_by_label("API key").select_option("filled")
+    admin.get_by_label("Cost cap").fill("0.5")
+    admin.locator("input[type=file]").set_input_files(content)
+    admin.get_by_role("button", name="Start batch").click()
+    state = admin.get_by_role("heading", level=1).locator(".tag")
+    expect(state).to_have_text("Completed", timeout=15_000)
+    with admin.expect_download() as downloads:
+        admin.get_by_role("link", name="Output").click()
+    result = json.loads(downloads.value.path().read_text())
+    assert (result["custom_id"], result["response"]["status_code"]) == ("a", 200)
 
 
 def test_the_playground_streams(admin: Page, weir: Weir, provider: Provider) -> None:

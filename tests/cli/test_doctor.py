@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import date
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from tests.conftest import MakeWeir
 from tests.support import commands
 from tests.support.administrator import SETTINGS
-from tests.support.books import PRICES
+from tests.support.books import PRICES, Books
 from tests.support.gevent_process import PlainProcess
 from tests.support.servers import Postgres, Provider, Valkey, Weir, free_port
-from webapp.diagnosis import price_age
+from webapp.diagnosis.prices import price_age
 from webapp.metering.prices import Edition
 
 SECRETS = {"SECRET_KEY": "a-secret-of-the-doctor-tests", "OPENAI_API_KEY": "sk-a-provider-s-key-1"}
@@ -73,11 +75,14 @@ def test_where_all_is_well_it_says_so(
     assert code == 0, findings
     assert set(findings) == {
         "settings", "database", "ledger", "redis", "clock", "providers", "prices", "workers", "url",
-        "streaming",
+        "streaming", "broker", "batches", "files",
     }  # fmt: skip
     for check, found in findings.items():
         assert statuses(found) == {"ok"}, (check, found)
     assert provider.completions() == [], "it spends no money"
+    assert findings["broker"][0]["found"].startswith("redis answers in")
+    assert findings["files"][0]["found"].startswith("database: written, read and deleted in")
+    assert Books(weir).rows("SELECT * FROM file_chunks") == []
 
 
 def test_what_is_away_is_named(
@@ -156,6 +161,55 @@ def test_it_says_whose_prices_hold_where_no_maker_is_called(
     unpriced = [found for found in said if "has no price" in found]
     assert len(unpriced) == 1
     assert unpriced[0].startswith("openai/gpt-4o-mini")
+
+
+def test_what_batches_lack_is_named(
+    new_weir: MakeWeir, process: PlainProcess, tmp_path: Path
+) -> None:
+    """A broker that does not answer, no worker, and files in a place that is none."""
+    (tmp_path / "a-file").write_text("no folder")
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        weir = new_weir(
+            BROKER_URL=f"redis://:a-broker-s-password@127.0.0.1:{silent.getsockname()[1]}/0",
+            FILES_URL=f"file://{tmp_path}/a-file",
+        )  # fmt: skip
+        code, findings = examine(weir, process)
+    assert code == 1
+    [broker], [batches], [files] = (findings[check] for check in ("broker", "batches", "files"))
+    assert (broker["status"], broker["found"]) == (
+        "problem", "redis: cannot be reached (no answer in time)"
+    )  # fmt: skip
+    assert "BROKER_URL" in broker["advice"]
+    assert batches["status"] == "warning"
+    assert "flask worker" in batches["advice"]
+    assert files["status"] == "problem"
+    assert "FILES_URL" in files["advice"]
+    assert "a-broker-s-password" not in json.dumps(findings)
+
+
+def test_workers_and_full_files_are_counted(new_weir: MakeWeir, process: PlainProcess) -> None:
+    weir = new_weir(FILES_QUOTA_BYTES=1_000_000)
+    engine = Books(weir).engine
+    with engine.begin() as connection:
+        now = "(julianday('now') - 2440587.5) * 86400.0"
+        connection.execute(
+            text(f"INSERT INTO workers (beat, batch_worker_seen_at) VALUES (0, {now}), (0, {now})")
+        )
+        connection.execute(
+            text(
+                "INSERT INTO files (id, key_id, purpose, filename, bytes, state, created_at, "
+                "expires_at) VALUES ('a', 1, 'batch', 'a', 500000, 'ready', 0, 0), "
+                "('b', 1, 'batch', 'b', 450000, 'ready', 0, 0), "
+                "('c', 2, 'batch', 'c', 900000, 'deleted', 0, 0)"
+            )
+        )
+    engine.dispose()
+    code, findings = examine(weir, process)
+    assert code == 0, findings
+    assert findings["batches"][0]["found"] == "2 processes of flask worker; 0 lines wait"
+    assert findings["files"][1]["status"] == "warning"
+    assert "95% of its quota" in findings["files"][1]["found"]
+    assert list((Path(weir.data_dir) / "files").iterdir()) == []
 
 
 def test_old_prices_are_warned_of() -> None:

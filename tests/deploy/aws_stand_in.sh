@@ -10,11 +10,17 @@ next() {
 case "$*" in
   *' list-service-deployments '*) answer running ;;
   *' describe-service-deployments '*) next states ;;
+  *' describe-services '*-worker*) answer worker ;;
   *' describe-services '*) answer serving ;;
+  *' describe-task-definition '*weir-worker*) answer worker-definition ;;
   *' describe-task-definition '*) answer definition ;;
   *' register-task-definition '*)
-    [[ $* =~ file://([^ ]+) ]] && cp "${BASH_REMATCH[1]}" "$STATE/registered"
-    echo arn:aws:ecs:r:1:task-definition/weir:8 ;;
+    [[ $* =~ file://([^ ]+) ]] && registered=$(<"${BASH_REMATCH[1]}")
+    [[ $registered =~ \"family\":\ \"([a-z-]+)\" ]] && family=${BASH_REMATCH[1]}
+    printf '%s' "$registered" >"$STATE/registered-$family"
+    echo "arn:aws:ecs:r:1:task-definition/$family:8" ;;
+  *' wait services-stable '*)
+    [[ -e $STATE/worker-fails ]] || printf 'arn:aws:ecs:r:1:task-definition/weir-worker:8\n' >"$STATE/worker" ;;
   *' update-service '*)
     [[ $* =~ --task-definition\ ([^ ]+) ]] && changed "update ${BASH_REMATCH[1]##*/}"
     [[ ! -e $STATE/refuses ]] && echo arn:of:deployment >"$STATE/running" ;;

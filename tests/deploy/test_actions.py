@@ -251,6 +251,7 @@ CLOUDS = {
   *describe-service-deployments*) rm $RUNNER_TEMP/updated; echo SUCCESSFUL CLEAN_UP ;;
   *describe-task-definition*) echo '{"containerDefinitions": [{"name": "weir"}]}' ;;
   *update-service*) : >$RUNNER_TEMP/updated ;;
+  *describe-services*-worker*) echo None ;;
   *describe-services*) echo weir:7 ;;
   *register*) cat >$RUNNER_TEMP/deployed; echo weir:8 ;;
 esac""",

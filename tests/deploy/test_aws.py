@@ -92,6 +92,7 @@ def test_terraform_plans_everything(copy: Path, moto: Moto) -> None:
         "-var=domain=weir.example.com",
         f"-var=zone_id={zone['HostedZone']['Id'].removeprefix('/hostedzone/')}",
         "-var=image_tag=1",
+        "-var=workers={min=0,max=3,lines=500,cpu=256,memory=512}",
         '-var=secret_settings=["OPENAI_API_KEY", "API_KEYS"]',
         '-var=github={owner="acme",owner_id=12,name="weir",repository_id=1234567890,'
         'environment="staging",provider_arn="arn:aws:iam::1:oidc-provider/there"}',
@@ -111,6 +112,57 @@ def test_terraform_plans_everything(copy: Path, moto: Moto) -> None:
         "aws_sns_topic_subscription.alarms", "aws_iam_openid_connect_provider.github",
     }, "only these are optional"  # fmt: skip
     assert "module.autoscaling[0].aws_appautoscaling_policy.cpu" in made
+    look_at_workers(planned(weir))
+
+
+def planned(weir: Terraform) -> dict[str, dict[str, Any]]:
+    """What would be created, by its address."""
+    shown = json.loads(weir("show", "-json", "plan").stdout)
+    return {one["address"]: one["change"]["after"] for one in shown["resource_changes"]}
+
+
+def look_at_workers(made: dict[str, dict[str, Any]]) -> None:
+    """The planned ones: the task's own settings and roles, and a step for each so many lines."""
+    worker = made["aws_ecs_task_definition.worker[0]"]
+    # Which are known before anything is made.
+    for field in ("network_mode", "runtime_platform", "requires_compatibilities"):
+        assert worker[field] == made["aws_ecs_task_definition.weir"][field]
+    policy = made["aws_appautoscaling_policy.lines[0]"]["step_scaling_policy_configuration"][0]
+    steps = [
+        (step["metric_interval_lower_bound"], step["metric_interval_upper_bound"],
+         step["scaling_adjustment"])
+        for step in policy["step_adjustment"]
+    ]  # fmt: skip
+    assert sorted(steps) == [("0", "500", 1), ("1000", "", 3), ("500", "1000", 2)]
+    waiting, none = made["aws_cloudwatch_metric_alarm.lines[0]"], made[
+        "aws_cloudwatch_metric_alarm.no_lines[0]"
+    ]  # fmt: skip
+    (metric,) = made["aws_cloudwatch_log_metric_filter.waiting_lines[0]"]["metric_transformation"]
+    for alarm in (waiting, none):
+        assert (alarm["namespace"], alarm["metric_name"]) == (metric["namespace"], metric["name"])
+        # Without figures nothing is scaled.
+        assert alarm["treat_missing_data"] == "notBreaching"
+    # LLM_DEADLINE, and time for the line to be settled.
+    assert none["evaluation_periods"] * 60 > 120
+    assert made["aws_appautoscaling_target.workers[0]"]["min_capacity"] == 0
+
+
+def test_a_worker_is_a_task_like_the_others_with_another_command() -> None:
+    worker = text("ecs/worker.tf")
+    command = (REPOSITORY / "Procfile").read_text().partition("worker: ")[2].splitlines()[0]
+    named = re.search(r"merge\(local\.container, {\n +command += \[(.*?)\]\n", worker)
+    assert named
+    assert re.findall(r'"(.+?)"', named[1]) == command.split()
+    for shared in ("execution_role_arn", "task_role_arn", "cpu_architecture", "security_groups"):
+        of_both = [
+            re.search(rf"^ +{shared} += (.+)$", file, re.MULTILINE)
+            for file in (worker, text("ecs/service.tf"))
+        ]
+        assert of_both[0]
+        assert of_both[1]
+        assert of_both[0][1] == of_both[1][1]
+    assert "load_balancer" not in worker
+    assert "healthCheck" not in worker
 
 
 def wanted_by_the_canary() -> list[str]:

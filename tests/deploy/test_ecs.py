@@ -57,7 +57,7 @@ class Ecs:
         smoke.chmod(0o755)
         self.answers(
             running="", serving=BEFORE, states="IN_PROGRESS SCALE_UP\nSUCCESSFUL CLEAN_UP\n",
-            definition=json.dumps(DEFINITION), codes="",
+            definition=json.dumps(DEFINITION), codes="", worker="None",
         )  # fmt: skip
         self.environment = {
             "PATH": f"{programs}:{os.environ['PATH']}",
@@ -98,7 +98,7 @@ def test_the_definition_that_serves_is_registered_anew_with_nothing_but_another_
     import botocore.session
 
     ecs.deploy()
-    registered = json.loads((ecs.state / "registered").read_text())
+    registered = json.loads((ecs.state / "registered-weir").read_text())
     (container,) = registered["containerDefinitions"]
     assert container.pop("image") == "repository@sha256:2"
     operation = botocore.session.get_session().get_service_model("ecs")
@@ -117,6 +117,32 @@ def test_what_ecs_may_add_to_a_definition_is_left_out() -> None:
     added = described - sent - {"deregisteredAt", "deleteRequestedAt"}
     script = SCRIPT.read_text()
     assert all(f'"{name}"' in script for name in added), added
+
+
+def with_workers(ecs: Ecs) -> None:
+    ecs.answers(
+        **{"worker-definition": json.dumps(DEFINITION | {"family": "weir-worker"})},
+        worker=BEFORE.replace("/weir:", "/weir-worker:"),
+    )
+
+
+def test_workers_follow_a_version_that_stays(ecs: Ecs) -> None:
+    with_workers(ecs)
+    assert ecs.deploy() == (0, ["update weir:8", f"smoke {ADDRESS}", "update weir-worker:8"])
+    registered = json.loads((ecs.state / "registered-weir-worker").read_text())
+    assert registered["containerDefinitions"][0]["image"] == "repository@sha256:2"
+
+
+def test_workers_stay_with_the_version_that_serves(ecs: Ecs) -> None:
+    with_workers(ecs)
+    ecs.answers(codes="1\n")
+    assert ecs.deploy() == (1, ["update weir:8", f"smoke {ADDRESS}", "update weir:7"])
+
+
+def test_workers_that_ecs_takes_back_are_a_failure_and_leave_what_serves(ecs: Ecs) -> None:
+    with_workers(ecs)
+    ecs.answers(**{"worker-fails": ""})
+    assert ecs.deploy() == (1, ["update weir:8", f"smoke {ADDRESS}", "update weir-worker:8"])
 
 
 def test_a_canary_is_tested_while_the_version_before_is_still_there(ecs: Ecs) -> None:

@@ -15,6 +15,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from sqlalchemy import String, Table, create_engine, insert
 
 from scripts import manifests
 from scripts.manifests import CHART, PLAIN
@@ -29,7 +30,9 @@ from tests.test_manifests import (
     text,
 )
 from webapp import settings
+from webapp.batches import tables
 from webapp.settings import PROVIDER_VARIABLE, TIER_VARIABLE
+from webapp.storage.database import metadata
 from webapp.version import VERSION
 from webapp.worker_count import WORKER_MEMORY
 
@@ -47,8 +50,9 @@ LEAST = {
     "secret.settings.REDIS_URL": "REDIS_URL",
 }
 ALONE = {"autoscaling.enabled": "false", "replicas": "1"}
+ON_A_VOLUME = ALONE | {"persistence.enabled": "true"}
 # What the Kubernetes API itself does not have.
-CUSTOM = {"HTTPRoute", "ServiceMonitor", "PrometheusRule", "ExternalSecret"}
+CUSTOM = {"HTTPRoute", "ServiceMonitor", "PrometheusRule", "ExternalSecret", "ScaledObject"}
 SECRETS = {name for name, metadata in KNOWN.items() if metadata["secret"]}
 REFERENCE = re.compile(r"(aws-sm|gcp-sm|azure-kv|file)://")
 NOT_GRAVE = {
@@ -113,30 +117,40 @@ def plain(
     folder = tmp_path_factory.mktemp("plain") / "kubernetes"
     subprocess.run(["cp", "-r", PLAIN, folder], check=True)
     kustomization = folder / "kustomization.yaml"
-    assert "# - monitoring" in kustomization.read_text()
-    kustomization.write_text(kustomization.read_text().replace("# - monitoring", "- monitoring"))
+    with_all, offered = re.subn(r"^  # - (\w+)$", r"  - \1", kustomization.read_text(), flags=re.M)
+    assert offered == 3
+    kustomization.write_text(with_all)
     return kustomize(folder)
 
 
-def only(kind: str, among: list[Document]) -> Document:
-    (document,) = (document for document in among if document["kind"] == kind)
+def of_a_worker(document: Document) -> bool:
+    return bool(document["metadata"]["name"].endswith("-worker"))
+
+
+def only(kind: str, among: list[Document], worker: bool = False) -> Document:
+    """The one of this kind, of the pods that serve or of the workers."""
+    (document,) = (
+        document
+        for document in among
+        if document["kind"] == kind and of_a_worker(document) is worker
+    )
     return document
 
 
-def pod(among: list[Document]) -> Document:
-    spec: Document = only("Deployment", among)["spec"]["template"]["spec"]
+def pod(among: list[Document], worker: bool = False) -> Document:
+    spec: Document = only("Deployment", among, worker)["spec"]["template"]["spec"]
     return spec
 
 
-def container(among: list[Document]) -> Document:
-    (weir,) = pod(among)["containers"]
+def container(among: list[Document], worker: bool = False) -> Document:
+    (weir,) = pod(among, worker)["containers"]
     return dict(weir)
 
 
-def environment(among: list[Document]) -> dict[str, Any]:
+def environment(among: list[Document], worker: bool = False) -> dict[str, Any]:
     """The variables of Weir's container: a value, or the key of a Secret as a pair."""
     variables = {}
-    for variable in container(among)["env"]:
+    for variable in container(among, worker)["env"]:
         key = variable.get("valueFrom", {}).get("secretKeyRef")
         variables[variable["name"]] = (key["name"], key["key"]) if key else variable["value"]
     return variables
@@ -237,7 +251,10 @@ def test_every_value_is_explained_and_every_object_is_strict_or_free() -> None:
 
 
 def test_every_default_is_in_the_schema_and_the_other_way_round() -> None:
-    optional = {"global", "secret/name", "externalSecret/store/name", "resources/claims"}
+    optional = {
+        "global", "secret/name", "externalSecret/store/name", "resources/claims",
+        "worker/resources/claims",
+    }  # fmt: skip
 
     def names(values: Any, schema: dict[str, Any], path: str = "") -> None:
         if path == "settings/" or "properties" not in schema:
@@ -274,6 +291,10 @@ def test_settings_of_the_schema_are_those_of_weir() -> None:
             LEAST | {"settings.DATABASE_URL": "postgresql://weir:secret@db/weir"},
             "at '/settings/DATABASE_URL'",
         ),
+        (
+            LEAST | {"settings.BROKER_URL": "amqp://weir:secret@rabbitmq:5672/weir"},
+            "at '/settings/BROKER_URL'",
+        ),
         (LEAST | {"settings.SECRET_KEY": "in-the-clear-for-all"}, "at '/settings/SECRET_KEY'"),
         (LEAST | {"settings.PROVIDER_X_API_KEY": "sk-123"}, "at '/settings/PROVIDER_X_API_KEY'"),
         (LEAST | {"settings.TIER_FREE": "file:///x"}, "at '/settings/TIER_FREE': 'not' failed"),
@@ -287,6 +308,28 @@ def test_settings_of_the_schema_are_those_of_weir() -> None:
         (LEAST | {"image.tag": "20261128"}, "at '/image/tag': got number, want string"),
         (LEAST | {"externalSecret.enabled": "true"}, "at '/externalSecret/store': missing"),
         (LEAST | {"route.enabled": "true"}, "at '/route/hostnames': minItems: got 0, want 1"),
+        (
+            {"secret.name": "weir", "worker.enabled": "true"} | ON_A_VOLUME,
+            "at '/persistence/enabled': value must be false",
+        ),
+        (
+            {name: value for name, value in LEAST.items() if "REDIS" not in name}
+            | ALONE
+            | {"worker.enabled": "true"},
+            "at '/secret/settings': missing property 'REDIS_URL'",
+        ),
+        (
+            {
+                "secret.name": "weir",
+                "secret.settings.REDIS_URL": "REDIS_URL",
+                "settings.DATABASE_URL": "aws-sm://weir/production#DATABASE_URL",
+                "worker.enabled": "true",
+                "worker.keda.enabled": "true",
+                "worker.keda.trigger": "postgresql",
+            },
+            "at '/settings/DATABASE_URL': 'aws-sm://weir/production#DATABASE_URL' does not match",
+        ),
+        (LEAST | {"worker.keda.trigger": "redis"}, "at '/worker/keda/trigger'"),
         (
             LEAST | {"metrics.serviceMonitor.enabled": "true"},
             "at '/secret/settings': missing property 'METRICS_TOKEN'",
@@ -409,8 +452,10 @@ def test_version_image_and_chart_agree(template: Template) -> None:
 
 @every_example
 def test_every_image_is_pinned(example: Path, template: Template) -> None:
-    images = re.findall(r'"image": "([^"]+)"', json.dumps(template(example)))
-    assert len(images) == 2
+    found = template(example)
+    images = re.findall(r'"image": "([^"]+)"', json.dumps(found))
+    # Of the pods that serve, of the smoke test, and of the workers.
+    assert len(images) == 2 + any(map(of_a_worker, found))
     for image in images:
         assert re.search(r":\d+\.\d+\.\d+(@sha256:[0-9a-f]{64})?$", image), image
 
@@ -540,6 +585,125 @@ def test_a_load_balancer_reaches_weir_through_the_network_policy(template: Templ
     assert {"ipBlock": {"cidr": "0.0.0.0/0"}} in rule["from"]
 
 
+# -- workers --
+
+WITH_WORKER = LEAST | {"worker.enabled": "true"}
+SCALED = WITH_WORKER | {"worker.keda.enabled": "true"}
+
+
+def test_there_is_no_worker_unless_one_is_asked_for(template: Template) -> None:
+    assert not [document for document in template(LEAST) if of_a_worker(document)]
+    of_workers = {one["kind"] for one in template(WITH_WORKER) if of_a_worker(one)}
+    assert of_workers == {"Deployment", "NetworkPolicy", "PodDisruptionBudget"}
+
+
+@pytest.mark.parametrize("name", ["worker", "everything"])
+def test_a_worker_s_pod_is_that_of_the_pods_that_serve_with_another_command(
+    name: str, template: Template
+) -> None:
+    """The same image, settings, secrets, user, volumes and nodes."""
+    found = template(CHART / "ci" / f"{name}-values.yaml")
+    serving, working = pod(found), pod(found, worker=True)
+    of_its_own = {"containers", "terminationGracePeriodSeconds", "topologySpreadConstraints"}
+    for field in (serving.keys() | working.keys()) - of_its_own:
+        assert working[field] == serving[field], field
+    serves, works = container(found), container(found, worker=True)
+    assert works["command"] == shlex.split(text("Procfile").partition("worker: ")[2].split("\n")[0])
+    # It has no port that a probe could ask or that a proxy would have to learn of.
+    of_a_server = {"ports", "startupProbe", "readinessProbe", "livenessProbe", "lifecycle"}
+    assert serves.keys() - works.keys() == of_a_server
+    assert works.keys() - serves.keys() == {"command"}
+    for field in works.keys() - {"command", "resources"}:
+        assert works[field] == serves[field], field
+    memory = works["resources"]["limits"]["memory"]
+    assert int(memory[:-2]) * UNITS[memory[-2:]] >= WORKER_MEMORY
+
+
+@pytest.mark.parametrize("name", ["worker", "everything"])
+def test_no_worker_is_killed_before_the_grace_period_is_over(name: str, template: Template) -> None:
+    found = template(CHART / "ci" / f"{name}-values.yaml")
+    grace = float(environment(found, worker=True)["SHUTDOWN_GRACE"])
+    assert grace + 5 <= pod(found, worker=True)["terminationGracePeriodSeconds"] <= grace + 6
+
+
+def test_nobody_reaches_a_worker_and_it_reaches_what_weir_needs(template: Template) -> None:
+    found = template(WITH_WORKER)
+    labels = only("Deployment", found, worker=True)["spec"]["template"]["metadata"]["labels"]
+    serving = only("Deployment", found)["spec"]["template"]["metadata"]["labels"]
+    policy = only("NetworkPolicy", found, worker=True)["spec"]
+    selectors = [
+        only("Deployment", found, worker=True)["spec"]["selector"]["matchLabels"],
+        only("PodDisruptionBudget", found, worker=True)["spec"]["selector"]["matchLabels"],
+        policy["podSelector"]["matchLabels"],
+    ]
+    for selector in selectors:
+        assert selector.items() <= labels.items()
+        assert not selector.items() <= serving.items()
+    assert not only("Service", found)["spec"]["selector"].items() <= labels.items()
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    assert policy["ingress"] == []
+    assert policy["egress"] == only("NetworkPolicy", found)["spec"]["egress"]
+
+
+def test_as_many_workers_as_are_asked_for_or_as_keda_finds_lines_for(template: Template) -> None:
+    fixed = template(WITH_WORKER | {"worker.replicas": "3"})
+    assert only("Deployment", fixed, worker=True)["spec"]["replicas"] == 3
+    found = template(SCALED | {"worker.keda.linesPerWorker": "100"})
+    deployment = only("Deployment", found, worker=True)
+    assert "replicas" not in deployment["spec"], "an upgrade would undo the scaling"
+    scaler = only("ScaledObject", found, worker=True)["spec"]
+    assert scaler["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+    assert (scaler["minReplicaCount"], scaler["maxReplicaCount"]) == (1, 5)
+    assert scaler["cooldownPeriod"] > 120, "LLM_DEADLINE: no line runs longer"
+    (trigger,) = scaler["triggers"]
+    assert trigger == {
+        "type": "prometheus",
+        "metadata": {
+            "serverAddress": "http://prometheus-operated.monitoring:9090",
+            "query": "max(weir_batch_waiting_lines)",
+            "threshold": "100",
+            "ignoreNullValues": "false",
+        },
+    }
+    idle = template(SCALED | {"worker.keda.minReplicas": "0"})
+    assert only("ScaledObject", idle, worker=True)["spec"]["minReplicaCount"] == 0
+
+
+def test_keda_counts_the_lines_in_the_database_that_wait_or_run(
+    template: Template, tmp_path: Path
+) -> None:
+    found = template(CHART / "ci" / "everything-values.yaml")
+    (trigger,) = only("ScaledObject", found, worker=True)["spec"]["triggers"]
+    assert trigger["metadata"]["connectionFromEnv"] in environment(found, worker=True)
+    engine = create_engine(f"sqlite:///{tmp_path / 'weir.db'}")
+    metadata.create_all(engine, tables=[tables.batches, tables.batch_lines])
+    states = [*tables.LineState, tables.LineState.WAITING]
+    batches = [
+        ("going", tables.BatchState.IN_PROGRESS, tables.Mode.DIRECT),
+        ("over", tables.BatchState.CANCELLED, tables.Mode.DIRECT),
+        ("elsewhere", tables.BatchState.IN_PROGRESS, tables.Mode.NATIVE),
+    ]
+    with engine.begin() as connection:
+        for batch, state, mode in batches:
+            row = {"id": batch, "state": state, "mode": mode}
+            connection.execute(insert(tables.batches).values(filled(tables.batches) | row))
+            for number, line_state in enumerate(states):
+                line = {"batch_id": batch, "number": number, "custom_id": str(number)}
+                values = filled(tables.batch_lines) | line | {"state": line_state}
+                connection.execute(insert(tables.batch_lines).values(values))
+        waiting = connection.exec_driver_sql(trigger["metadata"]["query"]).scalar()
+    assert waiting == 3, "two wait and one runs"
+
+
+def filled(table: Table) -> dict[str, Any]:
+    """Something for each column that must not be empty."""
+    return {
+        column.name: "" if isinstance(column.type, String) else 0
+        for column in table.columns
+        if not column.nullable
+    }
+
+
 def test_one_pod_with_sqlite_keeps_its_data_on_a_volume(template: Template) -> None:
     found = template(CHART / "ci" / "sqlite-values.yaml")
     deployment = only("Deployment", found)["spec"]
@@ -629,6 +793,16 @@ def test_the_overlay_changes_image_namespace_and_hostname(plain: list[Document])
     assert not re.search(r"helm\.sh|managed-by", json.dumps(plain))
 
 
+def test_the_plain_worker_gets_the_settings_of_the_plain_pods(plain: list[Document]) -> None:
+    # METRICS_TOKEN is for /metrics, which a worker has not.
+    given = environment(plain)
+    del given["METRICS_TOKEN"]
+    assert environment(plain, worker=True) == given
+    assert container(plain, worker=True)["image"] == container(plain)["image"]
+    assert "replicas" not in only("Deployment", plain, worker=True)["spec"]
+    assert only("ScaledObject", plain, worker=True)["spec"]["maxReplicaCount"] == 5
+
+
 def test_the_plain_pod_is_the_chart_s(
     template: Template, kustomize: Callable[[Path], list[Document]]
 ) -> None:
@@ -646,7 +820,7 @@ def page_blocks(language: str) -> list[str]:
 
 def test_the_values_on_the_page_are_values_of_the_chart(helm: Any, tmp_path: Path) -> None:
     blocks = [block for block in page_blocks("yaml") if not block.startswith("apiVersion")]
-    assert len(blocks) == 3
+    assert len(blocks) == 5
     for number, block in enumerate(blocks):
         file = tmp_path / f"{number}.yaml"
         file.write_text(block)

@@ -69,3 +69,11 @@ def test_what_a_page_writes_into_the_clone_is_in_no_commit_and_no_upload(page: P
     command = ["git", "check-ignore", "--no-index", *made]
     ignored = subprocess.run(command, cwd=REPOSITORY / "docs", capture_output=True, text=True)
     assert ignored.stdout.split() == made
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in OTHERS], ids=name)
+def test_a_platform_s_page_says_what_runs_batches_there(page: Path) -> None:
+    text = page.read_text()
+    scaling = text.partition("\n## Scaling")[2].partition("\n## ")[0]
+    assert "[workers](README.md#workers)" in scaling
+    assert "`flask worker`" in scaling

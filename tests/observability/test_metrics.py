@@ -7,12 +7,14 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from tests.conftest import MakeWeir
 from tests.support.books import PRICES, Books
@@ -212,6 +214,51 @@ def test_an_open_breaker_shows(small_weir: Weir, provider: Provider) -> None:
     labels = {"provider": "openai", "model": "breaking"}
     assert seen.value("weir_breaker_state", state="open", **labels) == 1
     assert seen.value("weir_breaker_state", state="closed", **labels) == 0
+
+
+def test_batches_and_their_workers_are_told_by_every_worker(weir: Weir) -> None:
+    books = Books(weir)
+    with books.engine.begin() as connection:
+        # Its line waits for an hour, so that nobody begins it.
+        connection.execute(
+            text(
+                "INSERT INTO batches (id, kind, key_id, endpoint, state, completion_window, mode, "
+                "on_lost, total, succeeded, failed, request_id, callback_attempts, created_at, "
+                "expires_at) SELECT 'batch_seen', 'batch', min(id), '/v1/embeddings', "
+                "'in_progress', '24h', 'direct', 'retry', 3, 1, 1, 'r', 0, :now - 500, :now + 500 "
+                "FROM api_keys"
+            ),
+            {"now": time.time()},
+        )
+        connection.execute(
+            text(
+                "INSERT INTO batch_lines (batch_id, number, custom_id, state, position, length, "
+                "tries, lost, not_before) "
+                "VALUES ('batch_seen', 3, 'c', 'waiting', 0, 1, 0, 0, :now + 3600)"
+            ),
+            {"now": time.time()},
+        )
+        connection.execute(
+            text(
+                "INSERT INTO batch_totals VALUES ('succeeded', 30), ('failed', 2), ('lost', 1), "
+                "('cost_nano', 1500000000)"
+            )
+        )
+    books.engine.dispose()
+    for _ in range(5):  # whichever worker answers
+        seen = scraped(weir)
+        assert seen.value("weir_batch_waiting_lines") == 1
+        assert 500 <= seen.value("weir_batch_oldest_waiting_seconds") < 600
+        assert seen.value("weir_batches", state="in_progress") == 1
+        assert seen.value("weir_batch_lines_total", state="succeeded") == 30
+        assert seen.value("weir_batch_lines_total", state="failed") == 2
+        assert seen.value("weir_batch_lines_lost_total") == 1
+        assert seen.value("weir_batch_cost_usd_total") == 1.5
+        assert seen.value("weir_batch_workers") == 0
+    with books.engine.begin() as connection:
+        for table in ("batches", "batch_lines", "batch_totals"):
+            connection.execute(text(f"DELETE FROM {table}"))
+    books.engine.dispose()
 
 
 def test_in_production_only_the_token_reads_them(small_weir: Weir, start_weir: MakeWeir) -> None:

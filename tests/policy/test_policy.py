@@ -14,8 +14,9 @@ from click.testing import CliRunner
 
 from webapp import errors, settings
 from webapp.admission import PUBLIC, _admit, _identify_only
-from webapp.api import ENDPOINTS, OPENAI_ENDPOINTS, openapi
-from webapp.api.blueprint import is_openai_endpoint
+from webapp.api import ANTHROPIC_ENDPOINTS, ENDPOINTS, OPENAI_ENDPOINTS, dialects, openapi
+from webapp.api.dialects.anthropic import ANTHROPIC
+from webapp.api.dialects.openai import OPENAI
 from webapp.cli import settings as settings_command
 from webapp.dashboard import PAGES, session
 
@@ -29,7 +30,7 @@ def tracked(*patterns: str) -> list[Path]:
     return [ROOT / line for line in listed.stdout.splitlines()]
 
 
-ALL_ENDPOINTS = [*ENDPOINTS, *OPENAI_ENDPOINTS, openapi.blueprint]
+ALL_ENDPOINTS = [*ENDPOINTS, *ANTHROPIC_ENDPOINTS, *OPENAI_ENDPOINTS, openapi.blueprint]
 
 
 @pytest.mark.parametrize("endpoint", ALL_ENDPOINTS, ids=lambda endpoint: endpoint.name)
@@ -47,8 +48,9 @@ def test_every_page_is_for_those_who_are_signed_in(pages: Any) -> None:
 
 
 @pytest.mark.parametrize("endpoint", ALL_ENDPOINTS, ids=lambda endpoint: endpoint.name)
-def test_openai_s_doors_are_named_so(endpoint: object) -> None:
-    assert is_openai_endpoint(endpoint) == (endpoint in OPENAI_ENDPOINTS)
+def test_every_endpoint_has_its_dialect(endpoint: object) -> None:
+    assert (dialects.of(endpoint) is OPENAI) == (endpoint in OPENAI_ENDPOINTS)
+    assert (dialects.of(endpoint) is ANTHROPIC) == (endpoint in ANTHROPIC_ENDPOINTS)
 
 
 def test_the_page_of_all_settings_is_the_generated_one() -> None:

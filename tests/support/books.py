@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
 
 from tests.support.servers import Provider, Weir, wait_until
 
@@ -20,19 +21,24 @@ class Books:
 
     def __init__(self, weir: Weir) -> None:
         url = weir.env.get("DATABASE_URL") or f"sqlite:///{Path(weir.data_dir) / 'weir.db'}"
-        self.engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+        # Connections close when they are given back: nobody closes an engine's pool.
+        url = url.replace("postgresql://", "postgresql+psycopg://")
+        self.engine = create_engine(url, poolclass=NullPool)
 
     def rows(self, query: str = "SELECT * FROM ledger ORDER BY id") -> list[dict[str, Any]]:
         with self.engine.connect() as connection:
-            rows = [dict(row) for row in connection.execute(text(query)).mappings()]
-        self.engine.dispose()
-        return rows
+            return [dict(row) for row in connection.execute(text(query)).mappings()]
+
+    def write(self, statement: str) -> None:
+        """Change the database behind Weir's back, as time or an operator would."""
+        with self.engine.begin() as connection:
+            connection.execute(text(statement))
 
     def wait_for(self, query: str, timeout: float, what: str) -> None:
         """Wait until a query has rows. All looks share a connection: a new one costs more."""
-        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        looks = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        with looks.connect() as connection:
             wait_until(lambda: connection.execute(text(query)).all(), timeout, what)
-        self.engine.dispose()
 
     def settled(self, calls: int, timeout: float = 30.0) -> list[dict[str, Any]]:
         """The rows, once there are at least `calls` and none is reserved any more."""
@@ -59,7 +65,6 @@ class Books:
         with self.engine.begin() as connection:
             for table in ("ledger", "budgets", "usage"):
                 connection.execute(text(f"DELETE FROM {table}"))
-        self.engine.dispose()
 
     def check(self, provider: Provider, timeout: float = 30.0) -> list[dict[str, Any]]:
         """Assert that every call has a correct row, and that all sums agree.

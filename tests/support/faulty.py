@@ -13,7 +13,8 @@ import gevent
 from gevent.monkey import get_original
 
 from tests.support.servers import Weir
-from webapp.api.answers import NativeDialect, stream
+from webapp.api.answers import stream
+from webapp.api.dialects.native import NativeEvents
 from webapp.llm.messages import Chunk
 
 # The message of every fault. A test puts a secret into it.
@@ -79,7 +80,7 @@ def endpoints(app: Any) -> dict[str, Callable[[], object]]:
     """The faults by name. Only those of streams return a response."""
     return {
         "view": fail,
-        "stream": lambda: stream(FailingStream(), NativeDialect(lambda *_: {})),
+        "stream": lambda: stream(FailingStream(), NativeEvents(lambda *_: {})),
         "iterator": begin_and_fail,
         "greenlet": lambda: gevent.spawn(fail).join(),
         "thread": fail_in_a_thread,

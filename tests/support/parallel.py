@@ -24,7 +24,10 @@ TESTS = Path(__file__).resolve().parents[1]
 VALUES = re.compile(r"\[(sqlite|postgres|postgresql|memory|redis|alone|one process|two [^-\]]*)\b")
 # The modules that take longest run first.
 LONGEST_FIRST = (
-    "metering/test_survival.py", "storage/test_upgrade.py", "browser/test_dashboard.py",
+    "batches/test_batch_survival.py", "metering/test_survival.py", "storage/test_upgrade.py",
+    "browser/test_dashboard.py", "batches/test_batches.py", "batches/test_worker.py",
+    "batches/test_brokers.py", "api/test_jobs.py", "batches/test_native.py",
+    "batches/test_same_script.py",
     "test_rolling_update.py", "test_smoke.py", "deploy/test_aws.py",
     "api/test_flights.py", "secrets_managers/test_rotation.py", "policy/test_additions.py",
     "test_observability.py", "test_image.py",

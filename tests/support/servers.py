@@ -464,6 +464,14 @@ class Provider(Server):
         if response.status_code != 200:
             raise ValueError(response.json()["error"]["message"])
 
+    def batches(self) -> list[dict[str, Any]]:
+        """Its batches, oldest first, as tests.support.provider_batches tells of them."""
+        return _request("GET", self._control("batches")).json()
+
+    def move_batches(self, **how: Any) -> None:
+        """Hold or move its batches (tests.support.provider_batches)."""
+        _request("POST", self._control("batches"), json=how).raise_for_status()
+
     def _control(self, endpoint: str) -> str:
         return f"http://127.0.0.1:{self.port}/control/{endpoint}"
 

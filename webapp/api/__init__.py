@@ -5,16 +5,20 @@ from __future__ import annotations
 from flask import Flask
 
 from webapp.api import (
+    batches,
     chat,
     completions,
     embeddings,
     errors,
     explain,
+    files,
     generate,
     health,
     home,
     hooks,
+    jobs,
     key,
+    messages,
     metrics,
     models,
     openapi,
@@ -34,6 +38,7 @@ ENDPOINTS = (
     generate.blueprint,
     predict.blueprint,
     predict.listing,
+    jobs.blueprint,
     stats.blueprint,
     metrics.blueprint,
     health.blueprint,
@@ -48,19 +53,24 @@ ADMIN_ENDPOINTS = (
     audit.blueprint,
     stream_check.blueprint,
 )
-# Under /v1 only.
+# Under /v1 only, as the next ones.
+ANTHROPIC_ENDPOINTS = (messages.blueprint,)
 OPENAI_ENDPOINTS = (
     completions.blueprint,
     embeddings.blueprint,
+    batches.creation,
+    batches.blueprint,
     models.blueprint,
     key.blueprint,
     explain.make_blueprint(
         [
             module.blueprint.model_endpoint
-            for module in (completions, embeddings, chat, generate, summarize)
+            for module in (completions, embeddings, messages, chat, generate, summarize)
         ],
         completions.EXAMPLE,
     ),
+    files.uploads,
+    files.blueprint,
 )
 
 
@@ -79,5 +89,5 @@ def register(app: Flask, services: Services) -> None:
     for endpoint in ADMIN_ENDPOINTS:
         api.register_blueprint(endpoint, url_prefix="/admin")
     app.extensions["weir.native_paths"] = {rule.rule for rule in app.url_map.iter_rules()}
-    for endpoint in OPENAI_ENDPOINTS:
+    for endpoint in (*ANTHROPIC_ENDPOINTS, *OPENAI_ENDPOINTS):
         api.register_blueprint(endpoint, url_prefix="/v1")

@@ -7,7 +7,9 @@ from typing import Any
 from flask import Response
 
 from webapp.api import answers
-from webapp.api.blueprint import MEBIBYTE, AnsweringBlueprint, ModelEndpoint, openai_endpoint
+from webapp.api.blueprint import MEBIBYTE, AnsweringBlueprint, ModelEndpoint
+from webapp.api.dialects import speaking
+from webapp.api.dialects.openai import OPENAI, OpenAIEvents
 from webapp.api.openapi import openai_answers_and_errors
 from webapp.api.schemas import EmbeddingsBody
 from webapp.llm.messages import ModelRequest
@@ -20,14 +22,15 @@ def to_model_request(body: dict[str, Any]) -> ModelRequest:
     return ModelRequest(body, body.pop("model", None), operation="embeddings", native=False)
 
 
-blueprint = openai_endpoint(
+blueprint = speaking(
+    OPENAI,
     AnsweringBlueprint(
         "embeddings",
         __name__,
         description="OpenAI's API: embeddings",
         max_body=20 * MEBIBYTE,
         model_endpoint=ModelEndpoint("/v1/embeddings", EmbeddingsBody(), to_model_request),
-    )
+    ),
 )
 
 
@@ -37,4 +40,4 @@ blueprint = openai_endpoint(
 @blueprint.response(200)
 def embed(body: dict[str, Any]) -> Response:
     """Create embeddings, as OpenAI's API; other fields are passed to the provider"""
-    return answers.openai(to_model_request(body))
+    return answers.verbatim(to_model_request(body), OpenAIEvents())

@@ -18,23 +18,26 @@ from webapp.api.blueprint import (
     Blueprint,
     ModelEndpoint,
     limit_body,
-    openai_endpoint,
     read_json,
     validated,
 )
+from webapp.api.dialects import speaking
+from webapp.api.dialects.openai import OPENAI
 from webapp.api.key import budgets_left, limits_left
 from webapp.api.openapi import ONE_OF_THEM, openai_errors_of
 from webapp.api.schemas import Explanation
 from webapp.errors import ValidationError, WeirError
-from webapp.llm.routing import Route
-from webapp.llm.tokens import estimate_input_tokens
+from webapp.llm.messages import ModelRequest
+from webapp.llm.routing import ANTHROPICS_OPERATION, Route
+from webapp.llm.tokens import estimate_input_tokens, estimate_messages_tokens
 from webapp.services import services
 
 
 def make_blueprint(endpoints: Sequence[ModelEndpoint], example: dict[str, Any]) -> Blueprint:
     """The blueprint that explains requests to these endpoints; the first one is the default."""
-    blueprint = openai_endpoint(
-        guard_without_counting(Blueprint("explain", __name__, description="Explain a request"))
+    blueprint = speaking(
+        OPENAI,
+        guard_without_counting(Blueprint("explain", __name__, description="Explain a request")),
     )
     blueprint.before_request(lambda: limit_body(20 * MEBIBYTE))
     by_path = {endpoint.path: endpoint for endpoint in endpoints}
@@ -92,8 +95,14 @@ def _explanation(endpoint: ModelEndpoint) -> dict[str, Any]:
         "budget": budgets_left(),
         "cost_ceiling_usd": money.to_usd(forecast.ceiling.nano),
         "price_source": _price_source(forecast.route),
-        "input_tokens": estimate_input_tokens(model_request.body),
+        "input_tokens": _input_tokens(model_request),
     }
+
+
+def _input_tokens(model_request: ModelRequest) -> int:
+    anthropic = model_request.operation == ANTHROPICS_OPERATION
+    estimate = estimate_messages_tokens if anthropic else estimate_input_tokens
+    return estimate(model_request.body)
 
 
 def _price_source(route: Route) -> str | None:

@@ -60,7 +60,7 @@ def detailed() -> Any:
         admin = credential_sent() and is_admin(identify())
         shown["providers"] = services().health.provider_names
         shown["breakers"] = services().breakers.states() if admin else _named_breakers()
-        shown["models"] = [name for name, _, _ in services().gateway.router.names()]
+        shown["models"] = [model.name for model in services().gateway.router.names()]
         shown["inference"] = services().predictions.registry.listed()
         with contextlib.suppress(StoreUnavailable):
             shown["weir_ledger_drift"] = money.to_usd(services().calls.drift())

@@ -12,12 +12,14 @@ from webapp.admission.identity import Principal
 from webapp.admission.limit_states import Decision
 from webapp.admission.limits import details_of
 from webapp.api import answers
-from webapp.api.blueprint import Blueprint, openai_endpoint
+from webapp.api.blueprint import Blueprint
+from webapp.api.dialects import speaking
+from webapp.api.dialects.openai import OPENAI
 from webapp.api.openapi import ONE_OF_THEM, openai_errors_of
 from webapp.services import services
 
-blueprint = openai_endpoint(
-    guard_without_counting(Blueprint("key", __name__, description="The API key"))
+blueprint = speaking(
+    OPENAI, guard_without_counting(Blueprint("key", __name__, description="The API key"))
 )
 
 

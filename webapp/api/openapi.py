@@ -8,11 +8,17 @@ from typing import Any, TypeVar
 
 import flask_smorest
 from flask import Flask, Response, current_app, render_template, request, url_for
-from marshmallow import Schema, fields
+from marshmallow import Schema, fields, validate
 
 from webapp.admission import public
 from webapp.api.blueprint import Blueprint
-from webapp.api.schemas import ErrorSchema, OpenAIErrorSchema
+from webapp.api.dialects.anthropic import OVERLOADED
+from webapp.api.schemas import (
+    AnthropicErrorSchema,
+    ErrorSchema,
+    NewJobSchema,
+    OpenAIErrorSchema,
+)
 from webapp.version import VERSION
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -49,6 +55,13 @@ EVENT = {
     "properties": {"data": {"type": "string"}},
     "required": ["data"],
 }
+IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
+    "description": "A retry with the same key within 24 h gets the first answer.",
+}
 HEADERS = [
     {
         "name": "Cache-Control",
@@ -57,14 +70,49 @@ HEADERS = [
         "schema": {"type": "string"},
         "description": "`no-cache` (do not read), `no-store` (neither read nor write), `max-age=N`",
     },
+    IDEMPOTENCY_KEY,
+]
+NATIVE_HEADERS = [
+    *HEADERS,
     {
-        "name": "Idempotency-Key",
+        "name": "Prefer",
         "in": "header",
         "required": False,
-        "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
-        "description": "A retry with the same key within 24 h gets the first answer.",
+        "schema": {"type": "string"},
+        "description": "`respond-async`: answer later, at `/jobs/{id}` (RFC 7240).",
+    },
+    {
+        "name": "X-Weir-Callback",
+        "in": "header",
+        "required": False,
+        "schema": {"type": "string"},
+        "description": "With `Prefer: respond-async`: the `https://` URL that is told of the end, "
+        "at a host in `CALLBACK_HOSTS` (Standard Webhooks).",
     },
 ]
+ANTHROPICS_HEADERS: list[dict[str, Any]] = [
+    *HEADERS,
+    *(
+        {
+            "name": name,
+            "in": "header",
+            "required": False,
+            "schema": {"type": "string", "pattern": "^[ -~]{1,4096}$"},
+            "description": "Passed on to the provider.",
+        }
+        for name in ("anthropic-version", "anthropic-beta")
+    ),
+]
+ACCEPTED = {
+    202: {
+        "description": "With `Prefer: respond-async`: the job that answers later.",
+        "schema": NewJobSchema,
+        "headers": {
+            "Location": {"schema": {"type": "string"}},
+            "Preference-Applied": {"schema": {"type": "string"}},
+        },
+    }
+}
 
 
 class Api(flask_smorest.Api):
@@ -90,11 +138,13 @@ def configure(app: Flask) -> Api:
 
 def errors_of(*statuses: int, schema: type[Schema] = ErrorSchema) -> Callable[[View], View]:
     """Document these error statuses, all with one schema."""
-    responses = {
-        status: {"description": HTTPStatus(status).phrase, "schema": schema} for status in statuses
-    }
+    responses = {status: {"description": _phrase(status), "schema": schema} for status in statuses}
     decorator: Callable[[View], View] = Blueprint.doc(responses=responses)
     return decorator
+
+
+def _phrase(status: int) -> str:
+    return "Overloaded" if status == OVERLOADED else HTTPStatus(status).phrase
 
 
 def query_of(schema: type[Schema]) -> list[dict[str, Any]]:
@@ -104,18 +154,30 @@ def query_of(schema: type[Schema]) -> list[dict[str, Any]]:
             "name": name,
             "in": "query",
             "required": field.required,
-            "schema": {"type": QUERY_TYPES.get(type(field), "string")},
+            "schema": {"type": QUERY_TYPES.get(type(field), "string"), **_bounds(field)},
             "description": field.metadata.get("description", ""),
         }
         for name, field in schema().fields.items()
     ]
 
 
+def _bounds(field: fields.Field[Any]) -> dict[str, Any]:
+    bounds: dict[str, Any] = {}
+    for validator in field.validators:
+        if isinstance(validator, validate.OneOf):
+            bounds["enum"] = list(validator.choices)
+        elif isinstance(validator, validate.Range):
+            bounds |= {"minimum": validator.min, "maximum": validator.max}
+    return {name: bound for name, bound in bounds.items() if bound is not None}
+
+
 def answers_and_errors(view: View) -> View:
     """Document what all native endpoints share: credentials, streaming, errors."""
     stream = {"text/event-stream": {"schema": EVENT}}
     documented: View = Blueprint.doc(
-        security=ONE_OF_THEM, responses={200: {"content": stream}}, parameters=HEADERS
+        security=ONE_OF_THEM,
+        responses={200: {"content": stream}, **ACCEPTED},
+        parameters=NATIVE_HEADERS,
     )(errors_of(400, 401, 403, 404, 409, 413, 415, 422, 429, 500, 502, 503, 504)(view))
     return documented
 
@@ -127,6 +189,20 @@ def openai_errors_of(*statuses: int) -> Callable[[View], View]:
 
 def openai_answers_and_errors(*, streamed: bool) -> Callable[[View], View]:
     """Document what OpenAI's endpoints share. Their answers are those of the provider."""
+    errors = openai_errors_of(400, 401, 404, 409, 413, 415, 422, 429, 500, 502, 503, 504)
+    return _answers_of_providers(errors, HEADERS, streamed=streamed)
+
+
+def anthropic_answers_and_errors(*, streamed: bool) -> Callable[[View], View]:
+    """The same of Anthropic's endpoints."""
+    statuses = (400, 401, 403, 404, 409, 413, 415, 422, 429, 500, 502, 503, 504, OVERLOADED)
+    errors = errors_of(*statuses, schema=AnthropicErrorSchema)
+    return _answers_of_providers(errors, ANTHROPICS_HEADERS, streamed=streamed)
+
+
+def _answers_of_providers(
+    errors: Callable[[View], View], parameters: list[dict[str, Any]], *, streamed: bool
+) -> Callable[[View], View]:
     content: dict[str, Any] = {
         "application/json": {"schema": {"type": "object", "additionalProperties": True}}
     }
@@ -134,9 +210,8 @@ def openai_answers_and_errors(*, streamed: bool) -> Callable[[View], View]:
         content["text/event-stream"] = {"schema": EVENT}
 
     def decorator(view: View) -> View:
-        errors = openai_errors_of(400, 401, 404, 409, 413, 415, 422, 429, 500, 502, 503, 504)
         documented: View = Blueprint.doc(
-            security=ONE_OF_THEM, responses={200: {"content": content}}, parameters=HEADERS
+            security=ONE_OF_THEM, responses={200: {"content": content}}, parameters=parameters
         )(errors(view))
         return documented
 

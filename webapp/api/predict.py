@@ -11,7 +11,7 @@ from webapp.admission import guard_without_counting
 from webapp.admission.identity import Principal
 from webapp.api.blueprint import MEBIBYTE, AnsweringBlueprint, Blueprint
 from webapp.api.cache_control import cache_use
-from webapp.api.openapi import HEADERS, ONE_OF_THEM, errors_of
+from webapp.api.openapi import ACCEPTED, NATIVE_HEADERS, ONE_OF_THEM, errors_of
 from webapp.api.schemas import BatchBody, BatchPrediction, ModelList, PredictBody, PredictionAnswer
 from webapp.errors import ModelNotAllowed, ValidationError
 from webapp.inference.predictions import Predicted, PredictionInput
@@ -28,7 +28,7 @@ BATCH_EXAMPLE = {"requests": [EXAMPLE, {"features": [1, 2, 3], "model": "forecas
 
 
 @blueprint.post("/predict")
-@blueprint.doc(security=ONE_OF_THEM, parameters=HEADERS)
+@blueprint.doc(security=ONE_OF_THEM, parameters=NATIVE_HEADERS, responses=ACCEPTED)
 @errors_of(400, 401, 403, 404, 409, 413, 415, 422, 429, 502, 503)
 @blueprint.arguments(PredictBody(), example=EXAMPLE)
 @blueprint.response(200, PredictionAnswer)
@@ -41,7 +41,7 @@ def predict(body: dict[str, Any]) -> Any:
 
 
 @blueprint.post("/batch-predict")
-@blueprint.doc(security=ONE_OF_THEM, parameters=HEADERS)
+@blueprint.doc(security=ONE_OF_THEM, parameters=NATIVE_HEADERS, responses=ACCEPTED)
 @errors_of(400, 401, 403, 404, 409, 413, 415, 422, 429, 502, 503)
 @blueprint.arguments(BatchBody(), example=BATCH_EXAMPLE)
 @blueprint.response(200, BatchPrediction)

@@ -14,6 +14,7 @@ from webapp.api.blueprint import (
     StrictInteger,
     Text,
 )
+from webapp.batches.job import JobStatus
 from webapp.llm.tasks.chat import DEFAULT_TEMPERATURE
 from webapp.llm.tasks.generate import DEFAULT_MAX_TOKENS
 
@@ -94,6 +95,25 @@ class EmbeddingsBody(OpenAIBody):
     input = fields.Raw(required=True)
 
 
+class CountTokensBody(Schema):
+    """The fields of Anthropic's requests that Weir reads. Others are passed to the provider."""
+
+    class Meta:
+        unknown = INCLUDE
+
+    model = ModelName(allow_none=True)
+    messages = ObjectList(required=True, min_length=1)
+
+
+class MessagesBody(CountTokensBody):
+    max_tokens = StrictInteger(required=True)
+    stream = StrictBoolean(allow_none=True, metadata=STREAM)
+
+
+class TokenCountSchema(Schema):
+    input_tokens = fields.Integer(required=True)
+
+
 class UsageSchema(Schema):
     input_tokens = fields.Integer()
     output_tokens = fields.Integer()
@@ -148,6 +168,30 @@ class GenerateAnswer(Schema):
     request_id = fields.String()
 
 
+class NewJobSchema(Schema):
+    id = fields.String(required=True)
+    status = fields.String(required=True, validate=validate.OneOf(["queued"]))
+
+
+class JobSchema(Schema):
+    """A job. `response` or `error` are there once it is `completed` or `failed`."""
+
+    id = fields.String(required=True)
+    status = fields.String(required=True, validate=validate.OneOf(list(JobStatus)))
+    endpoint = fields.String(required=True)
+    created_at = fields.Integer(required=True, metadata={"description": "Unix seconds."})
+    expires_at = fields.Integer(
+        required=True, metadata={"description": "When it expires, unless it has begun by then."}
+    )
+    ended_at = fields.Integer(required=True, allow_none=True)
+    request_id = fields.String(
+        required=True, metadata={"description": "Of the request that created it."}
+    )
+    status_code = fields.Integer(metadata={"description": "Of the endpoint's response."})
+    response = fields.Dict(metadata={"description": "What the endpoint would have sent."})
+    error = fields.Dict(metadata={"description": "The error that the endpoint would have sent."})
+
+
 class ErrorSchema(Schema):
     """Every error of the native endpoints."""
 
@@ -169,6 +213,19 @@ class OpenAIErrorSchema(Schema):
     """Every error of OpenAI's endpoints."""
 
     error = fields.Nested(OpenAIErrorBody, required=True)
+
+
+class AnthropicErrorBody(Schema):
+    type = fields.String(required=True)
+    message = fields.String(required=True)
+
+
+class AnthropicErrorSchema(Schema):
+    """Every error of Anthropic's endpoints."""
+
+    type = fields.String(required=True, validate=validate.OneOf(["error"]))
+    error = fields.Nested(AnthropicErrorBody, required=True)
+    request_id = fields.String(required=True)
 
 
 class StatsSchema(Schema):

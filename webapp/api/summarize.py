@@ -9,6 +9,7 @@ from flask import g
 from webapp.admission.identity import Principal
 from webapp.api import answers
 from webapp.api.blueprint import MEBIBYTE, AnsweringBlueprint, ModelEndpoint
+from webapp.api.dialects.native import NativeEvents
 from webapp.api.openapi import answers_and_errors
 from webapp.api.schemas import MAX_TEXT_LENGTH, SummarizeAnswer, SummarizeBody
 from webapp.errors import ValidationError
@@ -68,5 +69,5 @@ def summarize_text(body: dict[str, Any]) -> Any:
     options = answers.call_options(body["model"], streamed=body["stream"])
     arguments = (services().gateway, text, body["length"], body["model"], options)
     if body["stream"]:
-        return answers.stream(SummaryStream(*arguments), answers.NativeDialect(describe))
+        return answers.stream(SummaryStream(*arguments), NativeEvents(describe))
     return answers.answer(summarize(*arguments), describe)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import click
 
-from webapp.diagnosis import Doctor
+from webapp.diagnosis.doctor import findings as all_findings
 from webapp.services import services
 from webapp.settings import environment
 
@@ -17,12 +17,12 @@ from webapp.settings import environment
 @click.option("--url", default="", help="Also check this public URL of Weir.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(url: str, as_json: bool) -> None:
-    """Check settings, database, Redis, clock, providers, prices and workers.
+    """Check settings, secrets, stores, clock, providers, prices, workers and batches.
 
     Costs nothing. Exits with 1 if there is a problem.
     """
     findings = []
-    for finding in Doctor(services(), environment(), url).findings():
+    for finding in all_findings(services(), environment(), url):
         findings.append(finding)
         if not as_json:
             click.echo(f"{finding.status:<8} {finding.check + ':':<11}{finding.found}")

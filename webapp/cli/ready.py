@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 import click
 
 from webapp.accounts.audit import Actor
-from webapp.errors import StoreUnavailable, WeirError
+from webapp.errors import StoreUnavailable, ValidationError, WeirError
 from webapp.services import services
 from webapp.storage import migrations
 from webapp.storage.database import Database
@@ -46,7 +46,8 @@ def unavailable(database: Database) -> str:
 
 
 def _message(error: WeirError) -> str:
-    if not error.details:
+    # Other errors than those of validation have figures as details.
+    if not isinstance(error, ValidationError) or not error.details:
         return error.message
     return "; ".join(f"{name}: {' '.join(messages)}" for name, messages in error.details.items())
 

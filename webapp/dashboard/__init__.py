@@ -7,6 +7,7 @@ from flask import Flask
 from webapp.dashboard import (
     accounts,
     audit,
+    batches,
     formatting,
     keys,
     me,
@@ -26,6 +27,7 @@ PAGES = (
     overview.blueprint,
     keys.blueprint,
     requests.blueprint,
+    batches.blueprint,
     providers.blueprint,
     playground.blueprint,
     accounts.blueprint,

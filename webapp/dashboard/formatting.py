@@ -16,7 +16,10 @@ UNITS = ((86_400, "day"), (3_600, "hour"), (60, "minute"))
 
 def register(app: Flask) -> None:
     """Register the filters with Jinja."""
-    filters = (number, compact, usd, nano, percent, duration, moment, ago, change, key_state)
+    filters = (
+        number, compact, usd, nano, percent, duration, time_span, file_size, moment, ago, change,
+        key_state, batch_state,
+    )  # fmt: skip
     app.jinja_env.filters.update({function.__name__: function for function in filters})
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
 
@@ -64,6 +67,30 @@ def duration(milliseconds: float | None) -> str:
     return f"{milliseconds:.0f} ms" if milliseconds >= 10 else f"{milliseconds:.1f} ms"
 
 
+def time_span(seconds: float | None) -> str:
+    """`45 s`, `12 min`, `3 h 20 min`, `2 d 4 h`."""
+    if seconds is None:
+        return NOTHING
+    if seconds < 60:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h" if hours else f"{days} d"
+
+
+def file_size(size: int) -> str:
+    """`312 B`, `4.2 kB`, `118 MB`."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if size >= unit * 0.9995:
+            return f"{size / unit:.3g} {name}"
+    return f"{size} B"
+
+
 def moment(value: float | datetime | str | None) -> Markup | str:
     """A time (Unix seconds, datetime or ISO 8601) in UTC, as a <time>."""
     at = _datetime(value)
@@ -97,6 +124,11 @@ def change(now: float | None, before: float | None) -> str:
 def key_state(state: str) -> str:
     """The state of a key, as the pages show it."""
     return "Active" if state == "works" else state.capitalize()
+
+
+def batch_state(state: str) -> str:
+    """The state of a batch, as the pages show it."""
+    return state.replace("_", " ").capitalize()
 
 
 def _datetime(value: float | datetime | str | None) -> datetime | None:

@@ -68,7 +68,7 @@ def _usable() -> list[JsonObject]:
 
 def _models() -> list[str]:
     try:
-        names = [name for name, _, _ in services().gateway.router.names()]
+        names = [model.name for model in services().gateway.router.names()]
     except WeirError:
         return []
     return names[:LISTED]

@@ -11,12 +11,13 @@ import hashlib
 import hmac
 import secrets
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
-from flask import Flask, Request, Response, g, redirect, request, session, url_for
+from flask import Flask, Request, Response, current_app, g, redirect, request, session, url_for
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 from flask_wtf.csrf import validate_csrf
 from werkzeug.wrappers import Response as AnyResponse
@@ -37,9 +38,12 @@ from webapp.errors import (
 )
 from webapp.services import services
 
+View = TypeVar("View", bound=Callable[..., Any])
+
 PATH = "/dashboard"
 SESSION_TTL = timedelta(hours=12)
 THEMES = ("light", "dark", "system")
+STREAMS_FORM = "weir_streams_form"
 SAFE = {"GET", "HEAD", "OPTIONS"}
 FORM_EXPIRED = "This form has expired. Go back, reload the page and try again."
 
@@ -106,6 +110,21 @@ def actor() -> Actor:
     return Actor(user().username, request.remote_addr)
 
 
+def streams_form(view: View) -> View:
+    """Let a view read its form itself, as a stream; it gives check_csrf_token() the form's token
+    before it does anything else."""
+    setattr(view, STREAMS_FORM, True)
+    return view
+
+
+def check_csrf_token(token: str | None) -> None:
+    """Raises NotAllowed."""
+    try:
+        validate_csrf(token)
+    except BadToken:
+        raise NotAllowed(FORM_EXPIRED) from None
+
+
 def check_form() -> None:
     """Refuse a request without a valid CSRF token, or with a body over 64 KiB.
 
@@ -114,10 +133,7 @@ def check_form() -> None:
     if request.method in SAFE:
         return
     limit_body(FORM_BYTES)
-    try:
-        validate_csrf(request.headers.get("X-CSRF-Token") or request.form.get("csrf_token"))
-    except BadToken:
-        raise NotAllowed(FORM_EXPIRED) from None
+    check_csrf_token(request.headers.get("X-CSRF-Token") or request.form.get("csrf_token"))
 
 
 def _admit() -> AnyResponse | None:
@@ -128,7 +144,9 @@ def _admit() -> AnyResponse | None:
         here = quote(request.script_root + request.full_path.rstrip("?"))
         return redirect(url_for("session.sign_in") + f"?next={here}")
     g.user = account
-    check_form()
+    view = current_app.view_functions[request.endpoint] if request.endpoint else None
+    if not getattr(view, STREAMS_FORM, False):
+        check_form()
     return None
 
 

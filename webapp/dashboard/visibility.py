@@ -89,7 +89,7 @@ def _budget(budget: Budget) -> JsonObject:
     return _bar(f"USD per {budget.period}", used, size, budget.reset) | {"money": True}
 
 
-def _bar(title: str, used: float, size: float, reset: int) -> JsonObject:
+def _bar(title: str, used: float, size: float, reset: int | None) -> JsonObject:
     share = min(1.0, used / size) if size else 1.0
     state = "full" if share >= 1 else "high" if share >= 0.8 else "low"
     figures = {"title": title, "used": used, "size": size, "reset": reset}

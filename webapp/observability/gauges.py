@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from prometheus_client.metrics_core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from webapp import money
@@ -20,6 +25,8 @@ from webapp.storage.redis_client import RedisClient
 from webapp.version import VERSION
 
 BREAKER_STATES = ("closed", "half-open", "open")  # from best to worst
+# How lines of batches end: `stopped` and `expired` were never begun.
+LINE_STATES = ("succeeded", "failed", "stopped", "expired")
 
 
 class BudgetUse(NamedTuple):
@@ -30,10 +37,26 @@ class BudgetUse(NamedTuple):
     ratio: float
 
 
+class BatchFigures(NamedTuple):
+    """The batches that have not ended, by state, and what has been counted of all batches ever.
+
+    Lines that a provider's own batch has do not wait.
+    """
+
+    batches: Mapping[str, int]
+    waiting_lines: int
+    oldest_waiting: float  # seconds
+    workers: int
+    lines: Mapping[str, int]
+    lost: int
+    cost_nano: int
+
+
 class Gauges(Collector):
     """Reads the gauges.
 
-    `drift` returns nano-USD. If it or `budgets` raises StoreUnavailable, both are left out.
+    `drift` returns nano-USD. If it or `budgets` raises StoreUnavailable, both are left out; so is
+    what `batches` returns. `stale_secrets` says why secrets could not be refreshed, if any.
     """
 
     def __init__(
@@ -45,6 +68,8 @@ class Gauges(Collector):
         labels: ModelLabels,
         drift: Callable[[], int],
         budgets: Callable[[], Iterable[BudgetUse]],
+        batches: Callable[[], BatchFigures],
+        stale_secrets: Callable[[], str | None],
         data_dir: Path,
     ) -> None:
         self._database = database
@@ -53,6 +78,8 @@ class Gauges(Collector):
         self._labels = labels
         self._drift = drift
         self._budgets = budgets
+        self._batches = batches
+        self._stale_secrets = stale_secrets
         self._data_dir = data_dir
 
     def collect(self) -> Iterator[Metric]:
@@ -61,6 +88,12 @@ class Gauges(Collector):
         yield self._stores()
         yield self._breaker_states()
         yield from self._money()
+        yield from self._batch_figures()
+        yield GaugeMetricFamily(
+            "weir_secrets_stale",
+            "1 while a secret that settings refer to cannot be read or used, else 0",
+            self._stale_secrets() is not None,
+        )
         yield from self._disk()
 
     def _stores(self) -> Metric:
@@ -106,6 +139,49 @@ class Gauges(Collector):
             yield ratios
         except StoreUnavailable:
             return
+
+    def _batch_figures(self) -> Iterator[Metric]:
+        try:
+            figures = self._batches()
+        except StoreUnavailable:
+            return
+        yield GaugeMetricFamily(
+            "weir_batch_waiting_lines",
+            "Lines of batches, and jobs, that have not ended; without those that a provider's own "
+            "batch has",
+            figures.waiting_lines,
+        )
+        yield GaugeMetricFamily(
+            "weir_batch_oldest_waiting_seconds",
+            "Age of the oldest batch or job that has such lines; 0 if there are none",
+            figures.oldest_waiting,
+        )
+        present = GaugeMetricFamily(
+            "weir_batches", "Batches and jobs that have not ended, by state", labels=["state"]
+        )
+        for state, count in figures.batches.items():
+            present.add_metric([state], count)
+        yield present
+        yield GaugeMetricFamily(
+            "weir_batch_workers",
+            "Processes of `flask worker` seen in the last 30 s",
+            figures.workers,
+        )
+        lines = CounterMetricFamily(
+            "weir_batch_lines",
+            "Ended lines of batches; stopped and expired ones were not begun",
+            labels=["state"],
+        )
+        for state, count in figures.lines.items():
+            lines.add_metric([state], count)
+        yield lines
+        yield CounterMetricFamily(
+            "weir_batch_lines_lost",
+            "How often the worker that ran a line of a batch was lost",
+            figures.lost,
+        )
+        cost = money.to_usd(figures.cost_nano) or 0.0
+        yield CounterMetricFamily("weir_batch_cost_usd", "Cost of lines of batches", cost)
 
     def _disk(self) -> Iterator[Metric]:
         # With PostgreSQL the folder itself may not exist.

@@ -27,7 +27,8 @@ MAX_ATTEMPTS = 10
 class RequestContext:
     """What is known about a request. `cost_usd` is None if unknown; `cache` is an X-Cache value.
 
-    `failed` means that it ended with a server-side error, whatever status was sent before. `limit`
+    `failed` means that it ended with a server-side error, whatever status was sent before, and
+    `complete` that what is sent next is the end of a stream that succeeded. `limit`
     is the limit that refused it, `limited` whether it counts against its key's limits. `model` is
     that of the target, `asked_model` what the client named and `answered_model` what the provider
     called it. `attempts` are the latest provider calls that failed, whatever became of the request.
@@ -64,6 +65,7 @@ class RequestContext:
     answer: str | None = None
     redacted: Patterns = ()
     failed: bool = False
+    complete: bool = False
     started: float = field(default_factory=time.perf_counter)
 
     @property
