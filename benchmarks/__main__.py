@@ -15,14 +15,17 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from benchmarks import alone
+from benchmarks.batches import batches
 from benchmarks.commits import commits
 from benchmarks.comparison import peers
+from benchmarks.files import files
 from benchmarks.flights import flights
 from benchmarks.footprint import footprint
 from benchmarks.inference import inference
 from benchmarks.libraries import libraries
 from benchmarks.load import CONNECTIONS, TOOL
 from benchmarks.logs import logs
+from benchmarks.messages import messages
 from benchmarks.processes import CORES, OTHER_CORES, allow_many_files, get_json
 from benchmarks.reports import reports
 from benchmarks.run import Run, tell
@@ -38,18 +41,21 @@ MEASURES: dict[str, Callable[[Run], list[Figure]]] = {
     "uncached": alone.uncached,
     "few_connections": alone.few_connections,
     "streams": alone.streams,
+    "messages": messages,
     "flights": flights,
     "workers": workers,
+    "batches": batches,
     "peers": peers,
     "inference": inference,
     "logs": logs,
     "watching": watching,
     "libraries": libraries,
+    "files": files,
     "reports": reports,
     "footprint": footprint,
 }
 # These take minutes, or measure no speed, and run only with --only.
-ONLY_WHEN_NAMED = {"reports", "footprint"}
+ONLY_WHEN_NAMED = {"batches", "reports", "footprint"}
 
 
 def machine() -> str:

@@ -1,4 +1,4 @@
-"""A static upstream with OpenAI's protocol, without a framework, much faster than Weir.
+"""A static upstream with OpenAI's and Anthropic's protocols, much faster than Weir.
 
     python -m benchmarks.upstream --port 9000 [--chunks 20] [--seconds 5]
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.processes import allow_many_files
@@ -22,6 +23,7 @@ STREAM_SECONDS = 5.0
 SLOW_SECONDS = 2.0
 CHUNK_TEXT = "a piece of text "
 USAGE = {"prompt_tokens": 20, "completion_tokens": 60, "total_tokens": 80}
+MESSAGE_USAGE = {"input_tokens": 20, "output_tokens": 60}
 LAST_CHUNK = b"0\r\n\r\n"
 
 
@@ -53,6 +55,26 @@ def text_chunk(delta: dict[str, str], finish_reason: str | None = None) -> bytes
     return stream_chunk([{"index": 0, "delta": delta, "finish_reason": finish_reason}])
 
 
+def message() -> dict[str, Any]:
+    """The completion as Anthropic has it."""
+    return {
+        "id": "msg_static",
+        "type": "message",
+        "role": "assistant",
+        "model": MODEL,
+        "content": [{"type": "text", "text": CHUNK_TEXT * CHUNKS}],
+        "stop_reason": "end_turn",
+        "stop_sequence": None,
+        "usage": MESSAGE_USAGE,
+    }
+
+
+def event(kind: str, **fields: Any) -> bytes:
+    """An event of Anthropic's."""
+    data = json.dumps({"type": kind, **fields})
+    return in_transfer_coding(f"event: {kind}\ndata: {data}\n\n".encode())
+
+
 def in_transfer_coding(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
@@ -79,6 +101,35 @@ STREAM_END = (
     + in_transfer_coding(b"data: [DONE]\n\n")
     + LAST_CHUNK
 )
+MESSAGE = json_response(message())
+EVENTS_HEAD = (
+    STREAM_HEAD
+    + event("message_start", message={**message(), "content": [], "stop_reason": None})
+    + event("content_block_start", index=0, content_block={"type": "text", "text": ""})
+)
+EVENT = event("content_block_delta", index=0, delta={"type": "text_delta", "text": CHUNK_TEXT})
+EVENTS_END = (
+    event("content_block_stop", index=0)
+    + event("message_delta", delta={"stop_reason": "end_turn"}, usage=MESSAGE_USAGE)
+    + event("message_stop")
+    + LAST_CHUNK
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """The bytes of an answer, plain and streamed."""
+
+    plain: bytes
+    head: bytes
+    chunk: bytes
+    end: bytes
+
+
+FORMATS = {
+    b"POST /v1/chat/completions ": Format(COMPLETION, STREAM_HEAD, STREAM_CHUNK, STREAM_END),
+    b"POST /v1/messages ": Format(MESSAGE, EVENTS_HEAD, EVENT, EVENTS_END),
+}
 
 
 class Upstream(asyncio.Protocol):
@@ -105,9 +156,9 @@ class Upstream(asyncio.Protocol):
             self._respond(head, rest[:length])
 
     def _respond(self, head: bytes, body: bytes) -> None:
-        if head.startswith(b"POST /v1/chat/completions "):
+        if found := next((FORMATS[start] for start in FORMATS if head.startswith(start)), None):
             Upstream.calls += 1
-            self._complete(json.loads(body))
+            self._complete(json.loads(body), found)
         elif head.startswith(b"GET /v1/models "):
             self._transport.write(MODELS)
         elif head.startswith(b"POST /v1/traces "):
@@ -117,25 +168,25 @@ class Upstream(asyncio.Protocol):
         else:
             self._transport.write(NOT_FOUND)
 
-    def _complete(self, body: dict[str, Any]) -> None:
+    def _complete(self, body: dict[str, Any], form: Format) -> None:
         is_slow = body.get("model") == SLOW_MODEL
         if body.get("stream"):
-            self._stream(0, (SLOW_SECONDS if is_slow else self._seconds) / self._chunks)
+            self._stream(form, 0, (SLOW_SECONDS if is_slow else self._seconds) / self._chunks)
         elif is_slow:
             loop = asyncio.get_running_loop()
-            loop.call_later(SLOW_SECONDS, self._transport.write, COMPLETION)
+            loop.call_later(SLOW_SECONDS, self._transport.write, form.plain)
         else:
-            self._transport.write(COMPLETION)
+            self._transport.write(form.plain)
 
-    def _stream(self, sent: int, interval: float) -> None:
+    def _stream(self, form: Format, sent: int, interval: float) -> None:
         """Write one chunk, and schedule the next one."""
         if self._transport.is_closing():
             return
         if sent == self._chunks:
-            self._transport.write(STREAM_END)
+            self._transport.write(form.end)
             return
-        self._transport.write(STREAM_CHUNK if sent else STREAM_HEAD + STREAM_CHUNK)
-        asyncio.get_running_loop().call_later(interval, self._stream, sent + 1, interval)
+        self._transport.write(form.chunk if sent else form.head + form.chunk)
+        asyncio.get_running_loop().call_later(interval, self._stream, form, sent + 1, interval)
 
 
 def _content_length(head: bytes) -> int:

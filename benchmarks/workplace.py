@@ -54,9 +54,9 @@ class Workplace:
         options = ["--bind", "127.0.0.1", "--port", str(port), "--save", ""]
         return self.server([str(binary), *options], port, _answers_ping, OTHER_CORES)
 
-    def upstream(self) -> Server:
+    def upstream(self, *options: str) -> Server:
         port = free_port()
-        command = [sys.executable, "-m", "benchmarks.upstream", "--port", str(port)]
+        command = [sys.executable, "-m", "benchmarks.upstream", "--port", str(port), *options]
         return self.server(command, port, gives("/calls"), OTHER_CORES)
 
     def bare(self) -> Server:
@@ -79,16 +79,29 @@ class Workplace:
         """Weir as in production, with all features on. `data` names its data folder, `code` the
         folder of the checkout that is run."""
         port = free_port()
-        environment = WEIR_ENVIRONMENT | {
-            "PORT": str(port),
-            "WEB_CONCURRENCY": str(workers),
+        served = {"PORT": str(port), "WEB_CONCURRENCY": str(workers), **(settings or {})}
+        environment = self._environment(valkey, upstream, data, served)
+        command = [sys.executable, "-m", "gunicorn", "--config", "gunicorn.conf.py"]
+        return self.server(command, port, gives("/readiness"), SERVER_CORES, environment, code=code)
+
+    def batch_worker(
+        self, valkey: Server, upstream: Server, data: str, settings: Mapping[str, str]
+    ) -> Server:
+        """A worker of the Weir with the same `data` and settings, on its core."""
+        command = [sys.executable, "-m", "flask", "--app", "wsgi", "worker"]
+        environment = self._environment(valkey, upstream, data, settings)
+        # It listens nowhere: the port names its log.
+        return self.server(command, free_port(), lambda _: True, SERVER_CORES, environment)
+
+    def _environment(
+        self, valkey: Server, upstream: Server, data: str, settings: Mapping[str, str]
+    ) -> dict[str, str]:
+        return WEIR_ENVIRONMENT | {
             "DATA_DIR": str(self.folder / data),
             "REDIS_URL": f"redis://127.0.0.1:{valkey.port}/0",
             "OPENAI_BASE_URL": f"http://127.0.0.1:{upstream.port}/v1",
-            **(settings or {}),
+            **settings,
         }
-        command = [sys.executable, "-m", "gunicorn", "--config", "gunicorn.conf.py"]
-        return self.server(command, port, gives("/readiness"), SERVER_CORES, environment, code=code)
 
     def file(self, name: str, content: str) -> Path:
         path = self.folder / name
