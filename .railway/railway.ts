@@ -34,5 +34,27 @@ export default defineRailway(() => {
     },
   });
 
-  return project("weir", { resources: [database, cache, weir] });
+  // Runs the lines of batches and jobs, so that the service above need not. It may be left out.
+  const worker = service("weir-worker", {
+    source: github("YOUR-ORG/weir"),
+    build: { builder: "RAILPACK" },
+    deploy: {
+      startCommand: "flask worker",
+      restartPolicyType: "ALWAYS",
+      drainingSeconds: 30,
+    },
+    // The service's above: what is added there is added here as well.
+    env: {
+      APP_ENV: "production",
+      RAILPACK_PYTHON_VERSION: "3.13",
+      DATABASE_URL: database.env.DATABASE_URL,
+      REDIS_URL: cache.env.REDIS_URL,
+      SECRET_KEY: weir.env.SECRET_KEY,
+      ADMIN_PASSWORD: weir.env.ADMIN_PASSWORD,
+      OPENAI_API_KEY: weir.env.OPENAI_API_KEY,
+      OPENAI_BASE_URL: weir.env.OPENAI_BASE_URL,
+    },
+  });
+
+  return project("weir", { resources: [database, cache, weir, worker] });
 });

@@ -29,6 +29,7 @@ OF_THE_CHART = {"PORT", "DATA_DIR", "DEBUG", "ALLOW_EPHEMERAL_SQLITE"}
 ADDRESSES = {
     "DATABASE_URL": r"^postgres(ql)?(\+\w+)?://([^:@/?]+@)?[^@?]+$",
     "REDIS_URL": r"^redis(s)?(\+\w+)?://([^:@/?]+@)?[^@?]+$",
+    "BROKER_URL": r"^(amqps?|rediss?|sqs|gcpubsub)://([^:@/?]+@)?[^@?]*$",
 }
 NARROWER: dict[str, dict[str, Any]] = {
     "APP_ENV": {"const": "production"},
@@ -46,6 +47,14 @@ RENDERED: dict[str, tuple[list[str], dict[str, str]]] = {
         ["serviceaccount", "networkpolicy", "poddisruptionbudget", "service", "deployment",
          "horizontalpodautoscaler"],
         {},
+    ),
+    "worker/worker.yaml": (
+        ["worker/networkpolicy", "worker/poddisruptionbudget", "worker/deployment"],
+        {"worker.enabled": "true"},
+    ),
+    "keda/scaledobject.yaml": (
+        ["worker/scaledobject"],
+        {"worker.enabled": "true", "worker.keda.enabled": "true"},
     ),
     "gateway/route.yaml": (
         ["httproute"],
@@ -88,7 +97,7 @@ def setting_schemas() -> dict[str, Any]:
     for declared in settings.table():
         name, meaning = declared.metadata["variable"], declared.metadata["meaning"]
         kind = "reference" if declared.metadata["secret"] else "plain"
-        if name in settings.PATTERN_VARIABLES:
+        if name in settings.NEVER_REFERENCES:
             kind = "pattern"
         values: dict[str, Any] = {"$ref": f"#/$defs/{kind}"}
         if name in ADDRESSES:

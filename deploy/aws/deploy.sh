@@ -66,6 +66,39 @@ finish() {
   return 1
 }
 
+# Registers a definition again, with the new image, and without what ECS has added.
+with_image() {
+  aws ecs describe-task-definition --task-definition "$1" --query taskDefinition --output json |
+    "$python" -c 'import json, sys
+definition = json.load(sys.stdin)
+for name in ("taskDefinitionArn", "revision", "status", "requiresAttributes", "compatibilities",
+             "registeredAt", "registeredBy"):
+    definition.pop(name, None)
+(container,) = (one for one in definition["containerDefinitions"] if one["name"] == "weir")
+container["image"] = sys.argv[1]
+json.dump(definition, sys.stdout)' "$image" |
+    ecs register-task-definition --cli-input-json file:///dev/stdin \
+      --query taskDefinition.taskDefinitionArn
+}
+
+# Both versions may work at once, so the workers follow when the new one stays.
+update_workers() {
+  local workers=$service-worker worked new_worker
+  worked=$(ecs describe-services --cluster "$service" --services "$workers" \
+    --query "services[?status=='ACTIVE'] | [0].taskDefinition")
+  [[ $worked != None ]] || return 0
+  new_worker=$(with_image "$worked")
+  ecs update-service --cluster "$service" --service "$workers" --task-definition "$new_worker" \
+    --query service.taskDefinition
+  ecs wait services-stable --cluster "$service" --services "$workers"
+  # ECS goes back by itself where the tasks do not stay up.
+  [[ $(ecs describe-services --cluster "$service" --services "$workers" \
+    --query 'services[0].taskDefinition') == "$new_worker" ]] || {
+    echo "ECS took $new_worker back; $new serves." >&2
+    return 1
+  }
+}
+
 before='' deployment='' status=''
 go_back() {
   local code=$?
@@ -98,21 +131,11 @@ if [[ $other ]]; then
 fi
 serving=$(ecs describe-services --cluster "$service" --services "$service" \
   --query 'services[0].taskDefinition')
-# The definition that serves, with the new image, and without what ECS has added.
-new=$(aws ecs describe-task-definition --task-definition "$serving" --query taskDefinition --output json |
-  "$python" -c 'import json, sys
-definition = json.load(sys.stdin)
-for name in ("taskDefinitionArn", "revision", "status", "requiresAttributes", "compatibilities",
-             "registeredAt", "registeredBy"):
-    definition.pop(name, None)
-(container,) = (one for one in definition["containerDefinitions"] if one["name"] == "weir")
-container["image"] = sys.argv[1]
-json.dump(definition, sys.stdout)' "$image" |
-  ecs register-task-definition --cli-input-json file:///dev/stdin \
-    --query taskDefinition.taskDefinitionArn)
+new=$(with_image "$serving")
 before=$serving
 update "$new"
 finish
 check
 before=''
+update_workers
 echo "$new serves. Back: aws ecs update-service --cluster $service --service $service --task-definition $serving"

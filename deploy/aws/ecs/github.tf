@@ -83,6 +83,7 @@ resource "aws_iam_role_policy" "github" {
         ]
         Resource = [
           "${replace(aws_ecs_cluster.weir.arn, ":cluster/", ":service/")}/${var.name}",
+          "${replace(aws_ecs_cluster.weir.arn, ":cluster/", ":service/")}/${local.worker}",
           "${replace(aws_ecs_cluster.weir.arn, ":cluster/", ":service-deployment/")}/${var.name}/*",
         ]
       },

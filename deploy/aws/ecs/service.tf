@@ -1,4 +1,4 @@
-# Cluster, log, task and service.
+# Cluster, log, task and service. Workers: worker.tf.
 
 locals {
   # SIGTERM normally follows the balancer's delay, but not where a task is stopped by hand or its
@@ -22,6 +22,37 @@ locals {
     var.settings,
     local.secret_references,
   )
+
+  # Of a task that serves and of one that works.
+  container = {
+    name                   = "weir"
+    image                  = "${aws_ecr_repository.weir.repository_url}:${coalesce(var.image_tag, "none-yet")}"
+    essential              = true
+    user                   = "10001:10001"
+    readonlyRootFilesystem = true
+    stopTimeout            = local.stop_timeout
+    environment            = [for name, value in local.settings : { name = name, value = value }]
+    # Each open stream holds two file descriptors.
+    ulimits = [{ name = "nofile", softLimit = 65536, hardLimit = 65536 }]
+    linuxParameters = {
+      capabilities = { drop = ["ALL"] }
+      tmpfs        = [{ containerPath = "/tmp", size = 128, mountOptions = ["uid=10001", "gid=10001"] }]
+    }
+    logConfiguration = {
+      logDriver = "awslogs"
+      options = {
+        awslogs-group         = aws_cloudwatch_log_group.weir.name
+        awslogs-region        = local.region
+        awslogs-stream-prefix = "weir"
+        # A log service that is slow must not stop Weir: lines beyond the buffer are lost instead.
+        mode            = "non-blocking"
+        max-buffer-size = "16m"
+      }
+    }
+    mountPoints    = []
+    systemControls = []
+    volumesFrom    = []
+  }
 }
 
 # AWS's own key encrypts it. Weir writes neither keys nor prompts into its log.
@@ -55,21 +86,8 @@ resource "aws_ecs_task_definition" "weir" {
     cpu_architecture        = var.architecture
   }
 
-  container_definitions = jsonencode([{
-    name                   = "weir"
-    image                  = "${aws_ecr_repository.weir.repository_url}:${coalesce(var.image_tag, "none-yet")}"
-    essential              = true
-    user                   = "10001:10001"
-    readonlyRootFilesystem = true
-    stopTimeout            = local.stop_timeout
-    portMappings           = [{ containerPort = local.port, hostPort = local.port, protocol = "tcp" }]
-    environment            = [for name, value in local.settings : { name = name, value = value }]
-    # Each open stream holds two file descriptors.
-    ulimits = [{ name = "nofile", softLimit = 65536, hardLimit = 65536 }]
-    linuxParameters = {
-      capabilities = { drop = ["ALL"] }
-      tmpfs        = [{ containerPath = "/tmp", size = 128, mountOptions = ["uid=10001", "gid=10001"] }]
-    }
+  container_definitions = jsonencode([merge(local.container, {
+    portMappings = [{ containerPort = local.port, hostPort = local.port, protocol = "tcp" }]
     # The image's own command; ECS does not read it from the image. Whether Weir is ready is what the
     # load balancer asks; this one only finds a process that hangs.
     healthCheck = {
@@ -79,21 +97,7 @@ resource "aws_ecs_task_definition" "weir" {
       retries     = 3
       startPeriod = 60
     }
-    logConfiguration = {
-      logDriver = "awslogs"
-      options = {
-        awslogs-group         = aws_cloudwatch_log_group.weir.name
-        awslogs-region        = local.region
-        awslogs-stream-prefix = "weir"
-        # A log service that is slow must not stop Weir: lines beyond the buffer are lost instead.
-        mode            = "non-blocking"
-        max-buffer-size = "16m"
-      }
-    }
-    mountPoints    = []
-    systemControls = []
-    volumesFrom    = []
-  }])
+  })])
 }
 
 # Each task migrates at its start, under a lock in the database, before it is ready. Migrations only

@@ -122,6 +122,23 @@ variable "tasks" {
   }
 }
 
+variable "workers" {
+  description = "Tasks that run the lines of batches and jobs: the least and the most, for how many waiting lines there is one, and its size (CPU units, MiB). Null: the service's own tasks run them."
+  type = object({
+    min    = number
+    max    = number
+    lines  = number
+    cpu    = number
+    memory = number
+  })
+  default = null
+
+  validation {
+    condition     = var.workers == null ? true : var.workers.min >= 0 && var.workers.max >= max(1, var.workers.min) && var.workers.max <= 20 && var.workers.lines >= 1
+    error_message = "There must be 0 or more of the least, at most 20 of the most (a policy has no more steps), and a line or more for each."
+  }
+}
+
 variable "rolling_service" {
   description = "Whether the service is made here, with rolling deployments. The canary module makes its own."
   type        = bool
@@ -180,7 +197,7 @@ variable "settings" {
   validation {
     condition = alltrue([
       for name in keys(var.settings) :
-      !can(regex("_KEY$|_KEYS$|_PASSWORD$|_SECRET$|_TOKEN$|^DATABASE_URL$|^REDIS_URL$|^OTEL_EXPORTER_OTLP_HEADERS$", name))
+      !can(regex("_KEY$|_KEYS$|_PASSWORD$|_SECRET$|_TOKEN$|^DATABASE_URL$|^REDIS_URL$|^BROKER_URL$|^OTEL_EXPORTER_OTLP_HEADERS$", name))
     ])
     error_message = "Secrets belong into the settings secret: name them in secret_settings."
   }

@@ -161,6 +161,18 @@ variable "tasks" {
   }
 }
 
+variable "workers" {
+  description = "As in the first region."
+  type = object({
+    min    = number
+    max    = number
+    lines  = number
+    cpu    = number
+    memory = number
+  })
+  default = null
+}
+
 variable "rolling_service" {
   description = "As in the first region: false where the canary module makes the service."
   type        = bool
@@ -200,6 +212,7 @@ module "weir" {
   secret_settings     = var.secret_settings
   settings            = var.settings
   tasks               = var.tasks
+  workers             = var.workers
   rolling_service     = var.rolling_service
   deletion_protection = var.deletion_protection
   # Others than in the first region, so that the two can be peered one day.

@@ -21,6 +21,11 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: server
 {{- end }}
 
+{{- define "weir.workerLabels" -}}
+{{ include "weir.selectorLabels" . }}
+app.kubernetes.io/component: worker
+{{- end }}
+
 {{- define "weir.labels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{ include "weir.selectorLabels" . }}
@@ -76,6 +81,25 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
       key: {{ $key }}
 {{- end }}
 {{- with .Values.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* What Weir's own pods reach, those that serve and those that work. */}}
+{{- define "weir.egress" -}}
+# DNS, wherever it runs: in kube-system, on the node, on OpenShift at port 5353.
+- ports:
+    - {port: 53, protocol: UDP}
+    - {port: 53, protocol: TCP}
+    - {port: 5353, protocol: UDP}
+    - {port: 5353, protocol: TCP}
+# Providers and secrets managers, and the stores.
+- ports:
+    - port: 443
+    {{- range .Values.networkPolicy.storePorts }}
+    - port: {{ . }}
+    {{- end }}
+{{- with .Values.networkPolicy.extraEgress }}
 {{ toYaml . }}
 {{- end }}
 {{- end }}
