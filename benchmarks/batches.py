@@ -10,8 +10,8 @@ import json
 import statistics
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 import psycopg
@@ -42,6 +42,7 @@ KINDS: dict[str, Callable[[Server], Request]] = {
     "uncached call": uncached_chat,
 }
 
+SEEN = "SELECT 1 FROM workers WHERE batch_worker_seen_at IS NOT NULL"
 COPIES = """
 INSERT INTO batches SELECT copy.* FROM batches, generate_series(2, %s) AS number,
   LATERAL jsonb_populate_record(batches, jsonb_build_object('id', 'batch_' || md5(number::text),
@@ -125,10 +126,21 @@ class _Place:
         self.api = api
         self.settings = settings
 
-    def worker(self) -> Server:
-        """It has nice 10 by itself."""
+    @contextmanager
+    def worker(self) -> Iterator[Server]:
+        """It has nice 10 by itself. Serving processes leave the work to one that they have seen."""
         run = self.run
-        return run.place.batch_worker(run.valkey, run.upstream, "batches", self.settings)
+        with run.place.batch_worker(run.valkey, run.upstream, "batches", self.settings) as worker:
+            deadline = time.monotonic() + TIMEOUT
+            while not self._sees_a_worker():
+                if time.monotonic() > deadline:
+                    raise RuntimeError("the worker was not seen")
+                time.sleep(POLL)
+            yield worker
+
+    def _sees_a_worker(self) -> bool:
+        with psycopg.connect(self.settings["DATABASE_URL"]) as connection:
+            return connection.execute(SEEN).fetchone() is not None
 
 
 def _beside(place: _Place) -> list[Figure]:

@@ -35,6 +35,7 @@ from webapp.batches import batch_store
 from webapp.batches.batch_store import BatchStore
 from webapp.batches.batch_work import BatchWork
 from webapp.batches.callbacks import Callbacks
+from webapp.batches.cpu_share import CpuShare
 from webapp.batches.doorbell import Doorbell
 from webapp.batches.executor import Executor
 from webapp.batches.figures import read_figures
@@ -375,6 +376,7 @@ def _make_batches(
         native.batches,
         pacing,
         most,
+        CpuShare().pause if batch_worker else lambda: 0.0,
     )
     doorbell = Doorbell(settings.broker, verify_certificate=settings.platform != "heroku")
     presence = WorkerPresence(database)

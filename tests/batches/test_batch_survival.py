@@ -175,6 +175,26 @@ def test_two_workers_and_the_serving_process_share_the_lines(
     books.check(provider)
 
 
+BY_SERVING = """SELECT count(*) FROM batch_lines JOIN workers ON workers.id = batch_lines.worker_id
+    WHERE state = 'running' AND batch_worker_seen_at IS NULL"""
+BY_WORKERS = BY_SERVING.replace("IS NULL", "IS NOT NULL")
+
+
+def test_a_serving_process_leaves_what_it_has_begun_to_a_worker_that_comes(
+    weir: Weir, provider: Provider, books: Books, start_worker: StartWorker
+) -> None:
+    client = BatchClient(weir, KEY)
+    provider.fault(slow=0.5)
+    batch_id = client.begin(lines(200))
+    client.progressed(batch_id, 5)
+    start_worker()
+    books.wait_for(f"SELECT 1 WHERE ({BY_SERVING}) = 0 AND ({BY_WORKERS}) > 0", 20, "it")
+    assert client.get(batch_id).status == "in_progress"
+    provider.reset()
+    check_output(client, client.ended(batch_id, 60), 200)
+    books.check(provider)
+
+
 def empty(valkey: Valkey) -> None:
     valkey.flush()
 

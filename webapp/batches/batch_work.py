@@ -30,10 +30,15 @@ class BatchWork:
         self._running: gevent.Greenlet | None = None
 
     def tick(self, *, draining: bool) -> None:
-        """Begin to work, if there is something to do. May raise StoreUnavailable."""
+        """Begin to work, if there is something to do, and leave it to workers once one is there.
+
+        May raise StoreUnavailable.
+        """
         if draining:
             self._executor.begin_nothing_more()
-        elif self._running is None and self._works_here() and self._batches.any_active():
+        elif not self._works_here():
+            self._executor.leave_to_others()
+        elif self._running is None and self._batches.any_active():
             self._begin()
 
     def announce(self, batch_id: str) -> None:

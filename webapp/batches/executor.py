@@ -70,7 +70,8 @@ class NativeSteps(Protocol):
 class Executor:
     """Runs lines as greenlets, as many at a time as the targets' pace allows.
 
-    `runners` are by kind. `most` bounds the lines that run at once in this process.
+    `runners` are by kind. `most` bounds the lines that run at once in this process; `pause` gives
+    the seconds until the next one may begin.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Executor:
         native: NativeSteps,
         pacing: Pacing,
         most: int,
+        pause: Callable[[], float],
     ) -> None:
         self._batches = batches
         self._lines = lines
@@ -97,6 +99,8 @@ class Executor:
         self._native_due = 0.0
         self._pacing = pacing
         self._most = most
+        self._pause = pause
+        self._pause_left = 0.0
         self._ready = ReadyLines()
         self._running: dict[gevent.Greenlet, ClaimedLine] = {}
         self._steps: dict[str, gevent.Greenlet] = {}  # validation, finalization, by batch
@@ -109,6 +113,7 @@ class Executor:
         self._wake = Event()
         self._stopping = False
         self._working = False
+        self._works_until = 0.0  # monotonic
         self._ends_at = float("inf")  # monotonic: when lines that run are given back
 
     def wake(self) -> None:
@@ -124,13 +129,13 @@ class Executor:
         if self._working:
             return False
         self._working = True
-        until = time.monotonic() + seconds
+        self._works_until = time.monotonic() + seconds
         try:
-            while not self._stopping and time.monotonic() < until:
+            while not self._stopping and time.monotonic() < self._works_until:
                 self._advance()
                 if not (self._active or self._running or self._steps):
                     return False
-                self._wake.wait(LOOK_INTERVAL)
+                self._wake.wait(self._pause_left or LOOK_INTERVAL)
                 self._wake.clear()
             return not self._stopping
         except StoreUnavailable:
@@ -138,6 +143,13 @@ class Executor:
             return not self._stopping
         finally:
             self._working = False
+
+    def leave_to_others(self) -> None:
+        """Let run_for() return soon: what has begun ends here, the rest is given back."""
+        if self._working:
+            self._works_until = 0.0
+            self._give_back_ready()
+            self._wake.set()
 
     def begin_nothing_more(self) -> None:
         """Let what runs end, and begin nothing: this process is about to stop."""
@@ -302,7 +314,11 @@ class Executor:
         self._ready.add(ReadyLine(line, request, targets))
 
     def _start_ready(self) -> None:
+        self._pause_left = 0.0
         while not self._stopping and len(self._running) < self._most:
+            self._pause_left = self._pause()
+            if self._pause_left:
+                return
             ready = self._ready.take(lambda one: self._target(one) is not None)
             if ready is None:
                 return
