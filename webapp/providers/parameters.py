@@ -127,7 +127,7 @@ def _refused(status: int, body: Any) -> _Refused | None:
     reported = read_error(body)
     if status != 400 and not (status == 422 and UNKNOWN.search(reported.message)):
         return None
-    names = "stream_options|reasoning_effort|temperature|max_completion_tokens|max_tokens"
+    names = "stream_options|reasoning_effort|verbosity|temperature|max_completion_tokens|max_tokens"
     found = re.search(rf"\b({names})\b", reported.param or "")
     found = found or re.search(rf"\b({names})\b", reported.message)
     if not found:
