@@ -137,7 +137,7 @@ class BaseProvider(ABC):
         if translation is None:
             return answer
         with malformed_as_provider_failed:
-            return replace(answer, body=translation.answer(answer, model))
+            return replace(answer, body=translation.answer(answer, request, model))
 
     def stream(
         self, request: ModelRequest, model: str, stream_usage: StreamUsage

@@ -25,7 +25,8 @@ UNKNOWN = re.compile(
 TOO_MUCH = re.compile(r"too (large|long|many)|at most|maximum|exceed|less than", re.IGNORECASE)
 MAX_CALLS = 4  # with other parameters, for one request
 ADAPTED = (
-    "stream_options|reasoning_effort|temperature|max_completion_tokens|max_output_tokens|max_tokens"
+    "stream_options|reasoning_effort|verbosity|temperature|max_completion_tokens|"
+    "max_output_tokens|max_tokens"
 )
 OTHER_NAME = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 
