@@ -159,6 +159,7 @@ def test_which_servers_have_responses() -> None:
     [
         {"type": "error", "code": "rate_limit_exceeded", "message": "Too much.", "param": None},
         {"type": "error", "error": {"code": "rate_limit_exceeded", "message": "Too much."}},
+        {"type": "error", "message": None, "code": "rate_limit_exceeded", "error": "Too much."},
         {"error": {"code": "rate_limit_exceeded", "message": "Too much."}},
     ],
 )
