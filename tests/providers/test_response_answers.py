@@ -176,6 +176,17 @@ def test_what_is_no_event_is_a_failure(event: Any) -> None:
         stream(event)
 
 
+def test_the_last_event_may_have_nothing_but_the_usage() -> None:
+    *events, last = made().events()
+    bare = {"id": "resp_1", "object": "response", "status": "completed"}
+    usage = {"usage": last["response"]["usage"]}
+    for fields in ({}, usage, usage | {"output": None}):
+        chunks, answer = stream(*events, last | {"response": bare | fields})
+        assert len(chunks) == len(events) + 1
+        assert answer.content == "echo: one two three"
+        assert answer.usage.estimated is (not fields)
+
+
 def test_what_is_new_is_passed_on() -> None:
     events = list(made().events())
     new = {"type": "response.novelty.happened", "sequence_number": 4, "more": {"fields": 1}}

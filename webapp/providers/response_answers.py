@@ -39,6 +39,7 @@ def read_response(text: str, request: ModelRequest, model: str, provider: str) -
             raise ValueError("no object")
         if error := _error_in(body, request, model):
             raise error
+        _check_whole(body)
         content = "".join(_texts(_items(body)))
         usage = _usage(body, request, model, _generated(body))
     answered = _name(body.get("model")) or model
@@ -73,6 +74,7 @@ class ResponseReader:
             if error := _error_in(event, self._request, self._model):
                 raise error
             if event.get("object") == "response":
+                _check_whole(event)
                 return [one for whole in events_of(json.loads(data)) for one in self.read(whole)]
             read = self._read(event, data)
             return [read] if read else []
@@ -225,10 +227,13 @@ def _is_search(item: dict[str, Any]) -> bool:
 
 
 def _items(body: dict[str, Any]) -> list[dict[str, Any]]:
-    output = body["output"]
-    if not isinstance(output, list):
+    output = body.get("output")
+    return [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
+
+
+def _check_whole(body: dict[str, Any]) -> None:
+    if not isinstance(body.get("output"), list):
         raise TypeError("no list")
-    return [item for item in output if isinstance(item, dict)]
 
 
 def _generated(body: dict[str, Any]) -> str:
