@@ -8,9 +8,22 @@ import secrets
 import string
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, func, insert, null, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    RowMapping,
+    and_,
+    func,
+    insert,
+    null,
+    or_,
+    select,
+    update,
+)
 
 from webapp import money
 from webapp.accounts.audit import Actor, record
@@ -171,14 +184,8 @@ class BatchStore:
         kind: Kind = Kind.BATCH,
     ) -> Batch:
         """A batch, of this key or of these keys if any are given. Raises NotFound."""
-        query = select(batches).where(batches.c.id == batch_id, batches.c.kind == kind)
-        query = query.where(*_of_keys(key_id, key_ids))
-        row = None
-        if ID.fullmatch(batch_id):
-            row = self._database.read(lambda connection: connection.execute(query).first())
-        if row is None:
-            raise NotFound(f"No {kind} found with id '{batch_id[:64]}'.")
-        return batch_of(row._mapping)
+        read = partial(_find, batch_id=batch_id, key_id=key_id, key_ids=key_ids, kind=kind)
+        return batch_of(self._database.read(read))
 
     def page(
         self,
@@ -203,16 +210,21 @@ class BatchStore:
         ]
         query = select(*columns).where(batches.c.kind == kind, *_of_keys(key_id, key_ids))
         query = query.where(*where)
-        if after is not None:
-            last = self.find(after, key_id=key_id, key_ids=key_ids, kind=kind)
-            query = query.where(
-                or_(
-                    batches.c.created_at < last.created_at,
-                    and_(batches.c.created_at == last.created_at, batches.c.id < last.id),
-                )
-            )
         query = query.order_by(batches.c.created_at.desc(), batches.c.id.desc()).limit(limit + 1)
-        rows = self._database.read(lambda connection: connection.execute(query).mappings().all())
+
+        def read(connection: Connection) -> Sequence[RowMapping]:
+            page = query
+            if after is not None:
+                last = _find(connection, after, key_id, key_ids, kind)
+                page = query.where(
+                    or_(
+                        batches.c.created_at < last["created_at"],
+                        and_(batches.c.created_at == last["created_at"], batches.c.id < last["id"]),
+                    )
+                )
+            return connection.execute(page).mappings().all()
+
+        rows = self._database.read(read)
         return [batch_of(row) for row in rows[:limit]], len(rows) > limit
 
     def cancel(self, batch: Batch, actor: Actor | None = None) -> Batch:
@@ -416,6 +428,22 @@ def expired(batch_days: int, job_days: int) -> list[Expired]:
         (native_batches, lambda _: (native_batches.c.batch_id.not_in(known),)),
         (budgets, lambda _: (budgets.c.start == NO_START, budgets.c.period.not_in(known))),
     ]
+
+
+def _find(
+    connection: Connection,
+    batch_id: str,
+    key_id: int | None,
+    key_ids: Collection[int] | None,
+    kind: Kind,
+) -> RowMapping:
+    """The row of a batch, of this key or of these keys if any are given. Raises NotFound."""
+    query = select(batches).where(batches.c.id == batch_id, batches.c.kind == kind)
+    query = query.where(*_of_keys(key_id, key_ids))
+    row = connection.execute(query).mappings().first() if ID.fullmatch(batch_id) else None
+    if row is None:
+        raise NotFound(f"No {kind} found with id '{batch_id[:64]}'.")
+    return row
 
 
 def _of_keys(key_id: int | None, key_ids: Collection[int] | None) -> list[ColumnElement[bool]]:
