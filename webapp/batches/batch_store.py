@@ -38,17 +38,13 @@ from webapp.batches.tables import (
     Mode,
     batch_lines,
     batches,
-    native_batches,
 )
 from webapp.errors import Conflict, NotFound, RateLimitExceeded, StorageQuotaExceeded
 from webapp.files.file_store import lock_quotas
-from webapp.files.tables import READY, files
 from webapp.metering.budgets import NO_START, budgets
 from webapp.metering.heartbeats import workers
 from webapp.storage.database import Database
-from webapp.storage.retention import Expired
 
-DAY = 86_400.0  # seconds
 MAX_OF_A_KEY = 100  # batches that have not ended, as their lines are rows
 MAX_ACTIVE, ACTIVE_OF_A_KEY = 500, 50  # batches that an executor looks at, jobs apart
 # Anything else is not looked up: a database may refuse it.
@@ -381,53 +377,6 @@ def cap_of(metadata: Mapping[str, str]) -> int | None:
     """The cost cap (nano-USD) that a batch's metadata names. Raises ValueError."""
     cap = metadata.get("weir_cost_cap_usd")
     return None if cap is None else money.to_nano(cap)
-
-
-def expired(batch_days: int, job_days: int) -> list[Expired]:
-    """What is deleted: batches and jobs that ended so many days ago, their lines, their budgets."""
-    known = select(batches.c.id)
-    ended = batches.c.state.not_in(ACTIVE)
-    return [
-        (
-            batches,
-            lambda now: (
-                ended,
-                or_(
-                    batches.c.created_at < now - batch_days * DAY,
-                    and_(batches.c.kind == Kind.JOB, batches.c.created_at < now - job_days * DAY),
-                ),
-            ),
-        ),
-        (batch_lines, lambda _: (batch_lines.c.batch_id.not_in(known),)),
-        # A worker was lost before it deleted them: their results are in the output file.
-        (
-            batch_lines,
-            lambda _: (
-                batch_lines.c.state == LineState.SUCCEEDED,
-                batch_lines.c.batch_id.in_(
-                    select(batches.c.id).where(ended, batches.c.kind == Kind.BATCH)
-                ),
-            ),
-        ),
-        # What failed is kept to be tried again, which needs the input file.
-        (
-            batch_lines,
-            lambda _: (
-                batch_lines.c.state == LineState.FAILED,
-                batch_lines.c.batch_id.in_(
-                    select(batches.c.id).where(
-                        ended,
-                        batches.c.kind == Kind.BATCH,
-                        batches.c.input_file_id.not_in(
-                            select(files.c.id).where(files.c.state == READY)
-                        ),
-                    )
-                ),
-            ),
-        ),
-        (native_batches, lambda _: (native_batches.c.batch_id.not_in(known),)),
-        (budgets, lambda _: (budgets.c.start == NO_START, budgets.c.period.not_in(known))),
-    ]
 
 
 def _find(
