@@ -37,6 +37,7 @@ def weir(start_shared_weir: MakeWeir, provider: Provider) -> Weir:
         AZURE_OPENAI_ENDPOINT=provider.azure_url,
         AZURE_OPENAI_API_KEY="azure-secret-0123456789",
         OPENAI_API_VERSION="2024-10-21",
+        OPENAI_BASE_URL=provider.base_url,
         ANTHROPIC_API_KEY="sk-ant-secret-0123456789",
         ANTHROPIC_BASE_URL=provider.anthropic_url,
         LLM_TIMEOUT=2,
@@ -154,3 +155,16 @@ def test_the_limit_has_the_name_that_the_server_knows(
     [call] = [one for one in provider.calls() if "a limited one" in str(one["body"])]
     assert call["body"]["max_completion_tokens"] == 33
     assert "max_output_tokens" not in call["body"]
+
+
+def test_openai_goes_on_where_a_claude_has_thought(
+    client: openai.OpenAI, provider: Provider
+) -> None:
+    history: list[Any] = [{"role": "user", "content": "thought of a Claude"}]
+    thought = client.responses.create(model=CLAUDE, input=history, reasoning={"effort": "low"})
+    assert [item.type for item in thought.output] == ["reasoning", "message"]
+    history += [item.to_dict() for item in thought.output]
+    history.append({"role": "user", "content": "and now another"})
+    client.responses.create(model="openai/stand-in-1", input=history)
+    [call] = [one for one in provider.calls("/v1/responses") if "and now" in str(one["body"])]
+    assert call["body"]["input"] == [item for item in history if item.get("type") != "reasoning"]

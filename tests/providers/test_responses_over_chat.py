@@ -19,6 +19,7 @@ from webapp.llm.messages import Answer, ModelRequest, Usage
 from webapp.providers.translation import TRANSLATIONS
 from webapp.providers.translation.responses_over_chat import request as translated_request
 from webapp.providers.translation.responses_over_chat.answer import ResponseWriter, to_response
+from webapp.providers.translation.responses_over_chat.reasoning import without_own
 from webapp.providers.translation.responses_over_chat.request import max_tokens_of, to_chat
 from webapp.providers.translation.responses_over_chat.tools import function_name
 
@@ -44,6 +45,10 @@ SEARCH = {
 }
 CALL = {"type": "function_call", "call_id": "call_1", "name": "weather", "arguments": "{}"}
 OUTPUT = {"type": "function_call_output", "call_id": "call_1", "output": "9 C"}
+HM = {
+    "type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm."}],
+    "encrypted_content": "weir.unsigned",
+}  # fmt: skip
 CALLED = {
     "id": "call_1", "type": "function", "function": {"name": "weather", "arguments": "{}"},
 }  # fmt: skip
@@ -273,6 +278,8 @@ PICTURE = {"type": "image_url", "image_url": {"url": URL}}
         ([{"type": "reasoning", "id": "rs_1", "summary": [text("Hm.", "summary_text")],
            "content": None, "encrypted_content": None}, CALL],
          [assistant(reasoning_content="Hm.", tool_calls=[CALLED])]),
+        ([{**HM, "id": "rs_1"}, CALL],
+         [assistant(reasoning_content="Hm.", tool_calls=[CALLED])]),
         ([{"type": "reasoning", "id": "rs_1", "summary": []}, HELLO], [HELLO]),
     ],
     ids=str,
@@ -290,6 +297,19 @@ def test_a_claude_gets_images_in_results_and_no_detail_or_verbosity() -> None:
                  claude=True)  # fmt: skip
     assert found[-1] == tool_message([{"type": "text", "text": "a"}, PICTURE])
     assert "verbosity" not in to_chat({"input": "a", "text": {"verbosity": "low"}}, claude=True)
+
+
+def test_a_claude_is_asked_to_cache_what_has_a_key_for_the_cache() -> None:
+    asked = {"input": "a", "prompt_cache_key": "k"}
+    assert to_chat(asked, claude=True)["cache_control"] == {"type": "ephemeral"}
+    assert "cache_control" not in to_chat({"input": "a"}, claude=True) | to_chat(asked)
+
+
+def test_openai_gets_no_reasoning_of_other_makers() -> None:
+    items = [HELLO, {"type": "reasoning", "encrypted_content": "gAAAA"}, CALL]
+    assert without_own([HM, *items]) == items
+    assert without_own(items) is items
+    assert without_own("Hello") == "Hello"
 
 
 def test_a_custom_tool_is_a_function_of_one_text() -> None:
@@ -404,7 +424,6 @@ WEATHER = {
     "type": "function_call", "call_id": "call_1", "name": "weather", "status": "completed",
     "arguments": '{"city": "Bern"}',
 }  # fmt: skip
-HM = {"type": "reasoning", "summary": [text("Hm.", "summary_text")]}
 
 ANSWERS = [
     pytest.param({"content": "Hi"}, "stop", [answer_item(output_text("Hi"))], id="text"),

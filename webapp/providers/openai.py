@@ -32,6 +32,7 @@ from webapp.providers.parameters import (
     added_to,
 )
 from webapp.providers.reported_errors import translate_reported, translate_status
+from webapp.providers.translation.responses_over_chat.reasoning import without_own
 
 OFFICIAL_URL = "https://api.openai.com/v1"
 CHAT_ALONE: frozenset[Operation] = frozenset({"chat/completions", "embeddings"})
@@ -178,6 +179,8 @@ class OpenAIProvider(BaseProvider):
         # Native endpoints name the limit as Weir does, not as the server.
         for name in {"max_tokens", "temperature"} if request.native else request.defaults:
             body.pop(name, None)
+        if request.operation == "responses":
+            body["input"] = without_own(body.get("input"))
         return body
 
     def _limit_of(self, request: ModelRequest) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from webapp import json_codec
 from webapp.llm.messages import Answer, ModelRequest, Usage
-from webapp.providers.translation.responses_over_chat.reasoning import encrypted_content
+from webapp.providers.translation.responses_over_chat.reasoning import UNSIGNED, encrypted_content
 from webapp.providers.translation.responses_over_chat.request import object_arguments
 from webapp.providers.translation.responses_over_chat.tools import Tool, custom_input, tools_of
 from webapp.providers.translation.usage import to_response_usage
@@ -359,6 +359,7 @@ class ResponseWriter:
         events: list[dict[str, Any]] = []
         if begun.item["type"] == "message":
             return self._end_part(begun) + self._end_item(begun, status)
+        begun.item.setdefault("encrypted_content", UNSIGNED)
         if text := begun.text:
             part = {"type": "summary_text", "text": text}
             begun.item["summary"] = [part]

@@ -19,7 +19,7 @@ from webapp.providers.translation.fields import (
     only,
     wrong,
 )
-from webapp.providers.translation.responses_over_chat.reasoning import thinking_block
+from webapp.providers.translation.responses_over_chat.reasoning import UNSIGNED, thinking_block
 from webapp.providers.translation.responses_over_chat.tools import (
     SEARCH,
     custom_arguments,
@@ -75,9 +75,9 @@ NO_CONTENT = "(no content)"
 def to_chat(body: Mapping[str, Any], *, claude: bool = False) -> dict[str, Any]:
     """The body of a chat completion, without `model`, `stream` and a limit on the output.
 
-    For a `claude`, thinking goes back with its signature, and images are in the results of tools;
-    Claude knows no detail of images. Raises UnsupportedParameter for what cannot be carried over
-    or is malformed.
+    For a `claude`, thinking goes back with its signature, images are in the results of tools, and
+    a request with a key for the cache is marked for it, as OpenAI caches unasked. Claude knows no
+    detail of images. Raises UnsupportedParameter for what cannot be carried over or is malformed.
     """
     only(body, CARRIED | IGNORED, "", NEUTRAL)
     messages = _Messages(claude=claude)
@@ -93,6 +93,8 @@ def to_chat(body: Mapping[str, Any], *, claude: bool = False) -> dict[str, Any]:
         **_logprobs(body),
         **_tools(body),
     }
+    if claude and body.get("prompt_cache_key"):
+        translated["cache_control"] = {"type": "ephemeral"}
     return {name: value for name, value in translated.items() if value is not None}
 
 
@@ -279,7 +281,7 @@ class _Messages:
         encrypted = item.get("encrypted_content")
         if block := thinking_block(encrypted) if self._claude else None:
             self._model().thoughts.append(block)
-        if not encrypted:
+        if encrypted in (None, "", UNSIGNED):
             told = [
                 text
                 for name in ("content", "summary")
