@@ -558,6 +558,17 @@ def test_calls_without_an_index_or_with_the_same_are_told_apart(index: int | Non
     assert arguments_of(events) == [("call_1", '{"city": "Bern"}'), ("call_2", "{}")]
 
 
+def test_space_behind_a_call_that_is_whole_is_nothing() -> None:
+    calls = [{"index": i, **called("weather", "{}", f"call_{i}")} for i in (0, 1)]
+    late = {"index": 0, "function": {"arguments": "\n"}}
+    events = streamed([chunk({"tool_calls": [*calls, late]}, "stop")])
+    assert arguments_of(events) == [("call_0", "{}"), ("call_1", "{}")]
+    writer = ResponseWriter(request(), MODEL)
+    writer.take(chunk({"tool_calls": calls}))
+    with pytest.raises(ValueError, match="never began"):
+        writer.take(chunk({"tool_calls": [{"index": 0, "function": {"arguments": "x"}}]}))
+
+
 def test_a_call_without_an_id_gets_one() -> None:
     call = {"index": 0, "function": {"name": "weather", "arguments": {"city": "Bern"}}}
     [(id_, arguments)] = arguments_of(streamed([chunk({"tool_calls": [call]}, "stop")]))
@@ -592,7 +603,7 @@ def test_an_answer_repeats_its_request() -> None:
 
 
 def test_probabilities_and_citations_of_tokens_are_told() -> None:
-    token = {"token": "Hi", "bytes": None, "logprob": -0.1, "top_logprobs": []}
+    token: dict[str, Any] = {"token": "Hi", "bytes": None, "logprob": -0.1, "top_logprobs": []}
     cited = {"type": "url_citation", "url_citation": {
         "start_index": 0, "end_index": 2, "url": "https://x.example", "title": "X"}}  # fmt: skip
     events = streamed([
@@ -668,7 +679,7 @@ def of_claude(asked: ModelRequest, *blocks: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_claude_gets_its_signed_thinking_back_with_the_results_of_tools() -> None:
     use = {"type": "tool_use", "id": "toolu_1", "name": "apply_patch", "input": {"input": "*\n"}}
-    blocks = [THOUGHT, REDACTED, {"type": "text", "text": "So."}, use]
+    blocks: list[dict[str, Any]] = [THOUGHT, REDACTED, {"type": "text", "text": "So."}, use]
     answered = of_claude(request(), *blocks)
     assert [item["type"] for item in answered["output"]] == [
         "reasoning", "reasoning", "message", "custom_tool_call",
@@ -724,4 +735,4 @@ def test_what_a_claude_cannot_do_is_named_as_the_client_wrote_it(
         CLAUDE.request(request(**fields), "claude-opus-5")
     assert refusal.value.parameter == parameter
     assert parameter in refusal.value.message
-    assert list(refusal.value.details) == [parameter]
+    assert list(refusal.value.details or {}) == [parameter]
