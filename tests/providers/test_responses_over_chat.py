@@ -58,11 +58,11 @@ FORMAT = {"type": "json_schema", "name": "answer", "schema": SCHEMA, "strict": T
 
 
 def asked(**fields: Any) -> dict[str, Any]:
-    return to_chat({"input": "Hello", **fields})
+    return to_chat({"input": "Hello", **fields}, MODEL)
 
 
 def said(*items: Any, claude: bool = False) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = to_chat({"input": list(items)}, claude=claude)["messages"]
+    found: list[dict[str, Any]] = to_chat({"input": list(items)}, MODEL, claude=claude)["messages"]
     return found
 
 
@@ -296,13 +296,17 @@ def test_a_claude_gets_images_in_results_and_no_detail_or_verbosity() -> None:
     found = said(HELLO, CALL, {**OUTPUT, "output": [text("a"), {**IMAGE, "detail": "high"}]},
                  claude=True)  # fmt: skip
     assert found[-1] == tool_message([{"type": "text", "text": "a"}, PICTURE])
-    assert "verbosity" not in to_chat({"input": "a", "text": {"verbosity": "low"}}, claude=True)
+    assert "verbosity" not in to_chat(
+        {"input": "a", "text": {"verbosity": "low"}}, MODEL, claude=True
+    )
 
 
 def test_a_claude_is_asked_to_cache_what_has_a_key_for_the_cache() -> None:
     asked = {"input": "a", "prompt_cache_key": "k"}
-    assert to_chat(asked, claude=True)["cache_control"] == {"type": "ephemeral"}
-    assert "cache_control" not in to_chat({"input": "a"}, claude=True) | to_chat(asked)
+    assert to_chat(asked, MODEL, claude=True)["cache_control"] == {"type": "ephemeral"}
+    assert "cache_control" not in to_chat({"input": "a"}, MODEL, claude=True) | to_chat(
+        asked, MODEL
+    )
 
 
 def test_openai_gets_no_reasoning_of_other_makers() -> None:
@@ -325,7 +329,7 @@ def test_tools_of_namespaces_and_found_tools_are_functions() -> None:
     found = {"type": "tool_search_output", "call_id": "call_1", "tools": [AGENTS]}
     searched = {"type": "tool_search_call", "call_id": "call_1", "arguments": {}}
     body = {"tools": [TOOL, SEARCH], "input": [HELLO, searched, found]}
-    names = [tool["function"]["name"] for tool in to_chat(body)["tools"]]
+    names = [tool["function"]["name"] for tool in to_chat(body, MODEL)["tools"]]
     assert names == ["weather", "tool_search", "agents__wait"]
 
 
@@ -628,6 +632,22 @@ def test_a_long_stream_needs_little_memory() -> None:
     assert most < 4 * 1024 * 1024
 
 
+def test_what_gemini_sends_with_its_calls_goes_back_to_it() -> None:
+    extra = {"google": {"thought_signature": "sig"}}
+    calls = [{**called("weather", "{}"), "extra_content": extra}, called("weather", "{}", "call_2")]
+    answered = whole({"tool_calls": calls}, "tool_calls")
+    kinds = [item["type"] for item in answered["output"]]
+    assert kinds == ["reasoning", "function_call", "function_call"]
+    events = streamed([*map(chunk, deltas({"tool_calls": calls})), chunk({}, "tool_calls")])
+    assert without_ids(events[-1]["response"]["output"]) == without_ids(answered["output"])
+    results = [{**OUTPUT, "call_id": call["id"]} for call in calls]
+    body = {"input": [HELLO, *answered["output"], *results]}
+    for model, sent in ((MODEL, calls), ("another", [{**calls[0]}, calls[1]])):
+        if model != MODEL:
+            del sent[0]["extra_content"]
+        assert to_chat(body, model)["messages"][1]["tool_calls"] == sent
+
+
 # -- a Claude --
 
 CLAUDE = TRANSLATIONS["responses", "messages"]
@@ -694,7 +714,7 @@ def test_a_claude_gets_its_signed_thinking_back_with_the_results_of_tools() -> N
             {"type": "tool_result", "tool_use_id": "toolu_1", "content": "ok"}]},
     ]  # fmt: skip
     # Nobody else can use it.
-    [_, told, _] = to_chat(again.body)["messages"]
+    [_, told, _] = to_chat(again.body, MODEL)["messages"]
     assert told.keys() == {"role", "content", "tool_calls"}
 
 

@@ -14,7 +14,11 @@ from typing import Any
 
 from webapp import json_codec
 from webapp.llm.messages import Answer, ModelRequest, Usage
-from webapp.providers.translation.responses_over_chat.reasoning import UNSIGNED, encrypted_content
+from webapp.providers.translation.responses_over_chat.reasoning import (
+    UNSIGNED,
+    kept_extras,
+    kept_thinking,
+)
 from webapp.providers.translation.responses_over_chat.request import object_arguments
 from webapp.providers.translation.responses_over_chat.tools import Tool, custom_input, tools_of
 from webapp.providers.translation.usage import to_response_usage
@@ -81,6 +85,7 @@ class ResponseWriter:
     """
 
     def __init__(self, request: ModelRequest, model: str) -> None:
+        self._model = model
         self._tools = tools_of(request.body)
         self._response = _head(request.body, model)
         self._events: list[dict[str, Any]] = []  # those that are not told yet
@@ -186,7 +191,7 @@ class ResponseWriter:
         if isinstance(text, str) and text and not begun.pieces:
             self._reasoned(text)
         kept = dict(block) if redacted else {**block, "thinking": text or begun.text}
-        begun.item["encrypted_content"] = encrypted_content(kept)
+        begun.item["encrypted_content"] = kept_thinking(kept)
         self._end_open()
 
     # -- messages --
@@ -256,6 +261,8 @@ class ResponseWriter:
         self._latest = number
         if name and number not in self._known:
             self._known[number] = id_ = id_ or _id("call")
+            if extra := call.get("extra_content"):
+                self._came_with_call(id_, extra)
             self._calls[number] = self._begin_item(self._call_item(id_, name))
         begun = self._calls.get(number)
         if begun is None and arguments.strip():
@@ -265,6 +272,13 @@ class ResponseWriter:
         begun.pieces.append(arguments)
         if begun.item["type"] == "function_call":  # others are told once they are whole
             self._item_event("function_call_arguments.delta", begun, delta=arguments)
+
+    def _came_with_call(self, call_id: str, extra: Any) -> None:
+        """What Gemini wants back with the call: an item before it, as the call has no room."""
+        self._end_open()
+        kept = kept_extras(self._model, {call_id: extra})
+        self._in_reasoning().item["encrypted_content"] = kept
+        self._end_open()
 
     def _call_item(self, call_id: str, name: str) -> dict[str, Any]:
         tool = self._tools.get(name)
