@@ -9,9 +9,11 @@ import pytest
 
 from tests.support.faults import Fault
 from tests.support.responses import Response
+from webapp.base_url import BaseURL
 from webapp.errors import ProviderBusy, ProviderFailed, ProviderRefusedRequest, WeirError
 from webapp.llm.messages import Answer, Chunk, ModelRequest
 from webapp.llm.stream_usage import StreamUsage
+from webapp.providers.openai import AzureProvider
 from webapp.providers.response_answers import ResponseReader, read_response
 
 BODY: dict[str, Any] = {"model": "gpt-x", "input": "one two three"}
@@ -132,6 +134,24 @@ def test_a_response_that_failed_is_an_error_with_its_usage(
     with pytest.raises(kind) as raised:
         stream({"type": "response.failed", "sequence_number": 1, "response": failed})
     assert raised.value.usage.input_tokens == 3
+
+
+def test_an_error_beside_the_response_counts_too() -> None:
+    failed = {"id": "resp_1", "status": "failed", "error": None, "output": []}
+    error = {"code": "rate_limit_exceeded", "message": "Too much."}
+    with pytest.raises(ProviderBusy, match=r"Too much\."):
+        stream({"type": "response.failed", "response": failed, "error": error})
+
+
+def test_which_servers_have_responses() -> None:
+    for make, version, expected in (
+        (AzureProvider, "", True),
+        (AzureProvider, "preview", True),
+        (AzureProvider, "2024-10-21", False),
+    ):
+        address = BaseURL("https://example.com")
+        provider = make("any", api_key="x", address=address, api_version=version, timeout=1.0)
+        assert ("responses" in provider.operations_of("any")) is expected
 
 
 @pytest.mark.parametrize(

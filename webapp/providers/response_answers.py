@@ -178,7 +178,7 @@ def _error_in(body: dict[str, Any], request: ModelRequest, model: str) -> WeirEr
     found = body.get("response") if body.get("type") == "response.failed" else body
     if not isinstance(found, dict):
         return reported_error(body)
-    error = found.get("error")
+    error = found.get("error") or body.get("error")
     if not error and found.get("status") != "failed" and body is found:
         return None
     usage = _usage(found, request, model, "") if found.get("usage") else None
