@@ -17,7 +17,7 @@ run: $(VENV)/runtime ## set everything up and serve on port 8000
 
 test: $(VENV)/development ## set everything up and run every test
 	# Where Python may not write bytecode, each of the processes compiles all tests again.
-	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 4
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 6
 
 lint: $(VENV)/development ## lint, types, import rules
 	$(BIN)/ruff check .

@@ -31,7 +31,7 @@ from webapp.admission.token_limits import TokenRateLimits
 from webapp.admission.top_budget_usage import TopBudgetUsage
 from webapp.api.blueprint import FORM_BYTES
 from webapp.api.line_format import OpenAILineFormat
-from webapp.batches import batch_store
+from webapp.batches import retention as batches_retention
 from webapp.batches.batch_store import BatchStore
 from webapp.batches.batch_work import BatchWork
 from webapp.batches.callbacks import Callbacks
@@ -505,7 +505,7 @@ def _make_lifecycle(
         ended_sessions.expired(),
         response_ids.expired(),
         *activity.expired(),
-        *batch_store.expired(settings.files_retention[1], settings.jobs_retention),
+        *batches_retention.expired(settings.files_retention[1], settings.jobs_retention),
     ]
     if settings.ledger_retention:
         expired.append(calls.expired(settings.ledger_retention))

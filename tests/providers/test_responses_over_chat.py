@@ -19,6 +19,7 @@ from webapp.llm.messages import Answer, ModelRequest, Usage
 from webapp.providers.translation import TRANSLATIONS
 from webapp.providers.translation.responses_over_chat import request as translated_request
 from webapp.providers.translation.responses_over_chat.answer import ResponseWriter, to_response
+from webapp.providers.translation.responses_over_chat.reasoning import without_own
 from webapp.providers.translation.responses_over_chat.request import max_tokens_of, to_chat
 from webapp.providers.translation.responses_over_chat.tools import function_name
 
@@ -44,6 +45,10 @@ SEARCH = {
 }
 CALL = {"type": "function_call", "call_id": "call_1", "name": "weather", "arguments": "{}"}
 OUTPUT = {"type": "function_call_output", "call_id": "call_1", "output": "9 C"}
+HM = {
+    "type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm."}],
+    "encrypted_content": "weir.unsigned",
+}  # fmt: skip
 CALLED = {
     "id": "call_1", "type": "function", "function": {"name": "weather", "arguments": "{}"},
 }  # fmt: skip
@@ -53,11 +58,11 @@ FORMAT = {"type": "json_schema", "name": "answer", "schema": SCHEMA, "strict": T
 
 
 def asked(**fields: Any) -> dict[str, Any]:
-    return to_chat({"input": "Hello", **fields})
+    return to_chat({"input": "Hello", **fields}, MODEL)
 
 
 def said(*items: Any, claude: bool = False) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = to_chat({"input": list(items)}, claude=claude)["messages"]
+    found: list[dict[str, Any]] = to_chat({"input": list(items)}, MODEL, claude=claude)["messages"]
     return found
 
 
@@ -273,6 +278,8 @@ PICTURE = {"type": "image_url", "image_url": {"url": URL}}
         ([{"type": "reasoning", "id": "rs_1", "summary": [text("Hm.", "summary_text")],
            "content": None, "encrypted_content": None}, CALL],
          [assistant(reasoning_content="Hm.", tool_calls=[CALLED])]),
+        ([{**HM, "id": "rs_1"}, CALL],
+         [assistant(reasoning_content="Hm.", tool_calls=[CALLED])]),
         ([{"type": "reasoning", "id": "rs_1", "summary": []}, HELLO], [HELLO]),
     ],
     ids=str,
@@ -289,7 +296,24 @@ def test_a_claude_gets_images_in_results_and_no_detail_or_verbosity() -> None:
     found = said(HELLO, CALL, {**OUTPUT, "output": [text("a"), {**IMAGE, "detail": "high"}]},
                  claude=True)  # fmt: skip
     assert found[-1] == tool_message([{"type": "text", "text": "a"}, PICTURE])
-    assert "verbosity" not in to_chat({"input": "a", "text": {"verbosity": "low"}}, claude=True)
+    assert "verbosity" not in to_chat(
+        {"input": "a", "text": {"verbosity": "low"}}, MODEL, claude=True
+    )
+
+
+def test_a_claude_is_asked_to_cache_what_has_a_key_for_the_cache() -> None:
+    asked = {"input": "a", "prompt_cache_key": "k"}
+    assert to_chat(asked, MODEL, claude=True)["cache_control"] == {"type": "ephemeral"}
+    assert "cache_control" not in to_chat({"input": "a"}, MODEL, claude=True) | to_chat(
+        asked, MODEL
+    )
+
+
+def test_openai_gets_no_reasoning_of_other_makers() -> None:
+    items = [HELLO, {"type": "reasoning", "encrypted_content": "gAAAA"}, CALL]
+    assert without_own([HM, *items]) == items
+    assert without_own(items) is items
+    assert without_own("Hello") == "Hello"
 
 
 def test_a_custom_tool_is_a_function_of_one_text() -> None:
@@ -305,7 +329,7 @@ def test_tools_of_namespaces_and_found_tools_are_functions() -> None:
     found = {"type": "tool_search_output", "call_id": "call_1", "tools": [AGENTS]}
     searched = {"type": "tool_search_call", "call_id": "call_1", "arguments": {}}
     body = {"tools": [TOOL, SEARCH], "input": [HELLO, searched, found]}
-    names = [tool["function"]["name"] for tool in to_chat(body)["tools"]]
+    names = [tool["function"]["name"] for tool in to_chat(body, MODEL)["tools"]]
     assert names == ["weather", "tool_search", "agents__wait"]
 
 
@@ -404,7 +428,6 @@ WEATHER = {
     "type": "function_call", "call_id": "call_1", "name": "weather", "status": "completed",
     "arguments": '{"city": "Bern"}',
 }  # fmt: skip
-HM = {"type": "reasoning", "summary": [text("Hm.", "summary_text")]}
 
 ANSWERS = [
     pytest.param({"content": "Hi"}, "stop", [answer_item(output_text("Hi"))], id="text"),
@@ -539,6 +562,17 @@ def test_calls_without_an_index_or_with_the_same_are_told_apart(index: int | Non
     assert arguments_of(events) == [("call_1", '{"city": "Bern"}'), ("call_2", "{}")]
 
 
+def test_space_behind_a_call_that_is_whole_is_nothing() -> None:
+    calls = [{"index": i, **called("weather", "{}", f"call_{i}")} for i in (0, 1)]
+    late = {"index": 0, "function": {"arguments": "\n"}}
+    events = streamed([chunk({"tool_calls": [*calls, late]}, "stop")])
+    assert arguments_of(events) == [("call_0", "{}"), ("call_1", "{}")]
+    writer = ResponseWriter(request(), MODEL)
+    writer.take(chunk({"tool_calls": calls}))
+    with pytest.raises(ValueError, match="never began"):
+        writer.take(chunk({"tool_calls": [{"index": 0, "function": {"arguments": "x"}}]}))
+
+
 def test_a_call_without_an_id_gets_one() -> None:
     call = {"index": 0, "function": {"name": "weather", "arguments": {"city": "Bern"}}}
     [(id_, arguments)] = arguments_of(streamed([chunk({"tool_calls": [call]}, "stop")]))
@@ -573,7 +607,7 @@ def test_an_answer_repeats_its_request() -> None:
 
 
 def test_probabilities_and_citations_of_tokens_are_told() -> None:
-    token = {"token": "Hi", "bytes": None, "logprob": -0.1, "top_logprobs": []}
+    token: dict[str, Any] = {"token": "Hi", "bytes": None, "logprob": -0.1, "top_logprobs": []}
     cited = {"type": "url_citation", "url_citation": {
         "start_index": 0, "end_index": 2, "url": "https://x.example", "title": "X"}}  # fmt: skip
     events = streamed([
@@ -596,6 +630,22 @@ def test_a_long_stream_needs_little_memory() -> None:
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < 4 * 1024 * 1024
+
+
+def test_what_gemini_sends_with_its_calls_goes_back_to_it() -> None:
+    extra = {"google": {"thought_signature": "sig"}}
+    calls = [{**called("weather", "{}"), "extra_content": extra}, called("weather", "{}", "call_2")]
+    answered = whole({"tool_calls": calls}, "tool_calls")
+    kinds = [item["type"] for item in answered["output"]]
+    assert kinds == ["reasoning", "function_call", "function_call"]
+    events = streamed([*map(chunk, deltas({"tool_calls": calls})), chunk({}, "tool_calls")])
+    assert without_ids(events[-1]["response"]["output"]) == without_ids(answered["output"])
+    results = [{**OUTPUT, "call_id": call["id"]} for call in calls]
+    body = {"input": [HELLO, *answered["output"], *results]}
+    for model, sent in ((MODEL, calls), ("another", [{**calls[0]}, calls[1]])):
+        if model != MODEL:
+            del sent[0]["extra_content"]
+        assert to_chat(body, model)["messages"][1]["tool_calls"] == sent
 
 
 # -- a Claude --
@@ -649,7 +699,7 @@ def of_claude(asked: ModelRequest, *blocks: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_claude_gets_its_signed_thinking_back_with_the_results_of_tools() -> None:
     use = {"type": "tool_use", "id": "toolu_1", "name": "apply_patch", "input": {"input": "*\n"}}
-    blocks = [THOUGHT, REDACTED, {"type": "text", "text": "So."}, use]
+    blocks: list[dict[str, Any]] = [THOUGHT, REDACTED, {"type": "text", "text": "So."}, use]
     answered = of_claude(request(), *blocks)
     assert [item["type"] for item in answered["output"]] == [
         "reasoning", "reasoning", "message", "custom_tool_call",
@@ -664,7 +714,7 @@ def test_a_claude_gets_its_signed_thinking_back_with_the_results_of_tools() -> N
             {"type": "tool_result", "tool_use_id": "toolu_1", "content": "ok"}]},
     ]  # fmt: skip
     # Nobody else can use it.
-    [_, told, _] = to_chat(again.body)["messages"]
+    [_, told, _] = to_chat(again.body, MODEL)["messages"]
     assert told.keys() == {"role", "content", "tool_calls"}
 
 
@@ -705,4 +755,4 @@ def test_what_a_claude_cannot_do_is_named_as_the_client_wrote_it(
         CLAUDE.request(request(**fields), "claude-opus-5")
     assert refusal.value.parameter == parameter
     assert parameter in refusal.value.message
-    assert list(refusal.value.details) == [parameter]
+    assert list(refusal.value.details or {}) == [parameter]

@@ -28,7 +28,7 @@ PARAMETERS = {
     "audio", "best_of", "dimensions", "encoding_format", "frequency_penalty", "include",
     "input_type", "logit_bias", "logprobs", "max_completion_tokens", "max_new_tokens",
     "max_output_tokens", "max_tokens", "max_tool_calls", "metadata", "modalities", "n",
-    "n_predict", "num_predict", "parallel_tool_calls", "presence_penalty", "prompt_cache_key",
+    "n_predict", "num_predict", "parallel_tool_calls", "presence_penalty",
     "prompt_cache_retention", "reasoning_effort", "safety_identifier", "seed", "service_tier",
     "stop", "stop_sequences", "store", "stream_options", "temperature", "top_k", "top_logprobs",
     "top_p", "truncation", "user", "verbosity",
@@ -182,6 +182,9 @@ class _Reading:
             self._media(name, value)
         elif name == "cache_control":
             self._cache_control(value)
+        elif name == "prompt_cache_key":
+            # Of Responses, a Claude is asked to cache them.
+            self._cache_control({} if value else None)
         else:
             if name in {"compaction", "context_management"}:
                 self._compaction(name, value)

@@ -33,6 +33,7 @@ from webapp.providers.parameters import (
 )
 from webapp.providers.reported_errors import translate_reported, translate_status
 from webapp.providers.response_answers import response_error
+from webapp.providers.translation.responses_over_chat.reasoning import without_own
 
 OFFICIAL_URL = "https://api.openai.com/v1"
 CHAT_ALONE: frozenset[Operation] = frozenset({"chat/completions", "embeddings"})
@@ -183,6 +184,8 @@ class OpenAIProvider(BaseProvider):
         # Native endpoints name the limit as Weir does, not as the server.
         for name in {"max_tokens", "temperature"} if request.native else request.defaults:
             body.pop(name, None)
+        if request.operation == "responses":
+            body["input"] = without_own(body.get("input"))
         return body
 
     def _limit_of(self, request: ModelRequest) -> str:

@@ -99,7 +99,7 @@ def _messages_as_chat(request: ModelRequest, model: str) -> ModelRequest:
 
 def _responses_as_chat(request: ModelRequest, model: str, *, claude: bool = False) -> ModelRequest:
     limit = max_output_of(request.body)
-    body = responses_to_chat(request.body, claude=claude)
+    body = responses_to_chat(request.body, model, claude=claude)
     if request.stream:
         body["stream_options"] = {"include_usage": True}
     return replace(

@@ -1,6 +1,6 @@
 """Translates chat completions to Responses, whole and as events.
 
-A whole answer is told as a stream of one chunk, whose last event holds it: so both are the same.
+A whole answer is read as a stream of one chunk, so that both are told alike.
 """
 
 from __future__ import annotations
@@ -14,7 +14,11 @@ from typing import Any
 
 from webapp import json_codec
 from webapp.llm.messages import Answer, ModelRequest, Usage
-from webapp.providers.translation.responses_over_chat.reasoning import encrypted_content
+from webapp.providers.translation.responses_over_chat.reasoning import (
+    UNSIGNED,
+    kept_extras,
+    kept_thinking,
+)
 from webapp.providers.translation.responses_over_chat.request import object_arguments
 from webapp.providers.translation.responses_over_chat.tools import Tool, custom_input, tools_of
 from webapp.providers.translation.usage import to_response_usage
@@ -45,9 +49,8 @@ def to_response(answer: Answer, request: ModelRequest, model: str) -> str:
     calls = [call for call in delta.get("tool_calls") or [] if isinstance(call, dict)]
     delta["tool_calls"] = [{**call, "index": place} for place, call in enumerate(calls)]
     writer = ResponseWriter(request, model)
-    writer.events_of({**body, "choices": [{**choice, "index": 0, "delta": delta}]})
-    *_, last = writer.last_events(answer.usage)
-    return json.dumps(last["response"])
+    writer.read({**body, "choices": [{**choice, "index": 0, "delta": delta}]})
+    return json.dumps(writer.finish(answer.usage))
 
 
 @dataclass(slots=True)
@@ -82,9 +85,10 @@ class ResponseWriter:
     """
 
     def __init__(self, request: ModelRequest, model: str) -> None:
+        self._model = model
         self._tools = tools_of(request.body)
         self._response = _head(request.body, model)
-        self._begun = False
+        self._events: list[dict[str, Any]] = []  # those that are not told yet
         self._number = 0  # of the next event
         self._output: dict[int, dict[str, Any]] = {}  # the items that have ended, by their places
         self._items = 0
@@ -98,174 +102,149 @@ class ResponseWriter:
 
     def take(self, data: str) -> list[str]:
         """The events that a chunk becomes."""
-        return [json.dumps(event) for event in self.events_of(json_codec.loads(data))]
+        self.read(json_codec.loads(data))
+        return self._told()
 
     def end(self, usage: Usage) -> list[str]:
         """The events after the last chunk."""
-        return [json.dumps(event) for event in self.last_events(usage)]
+        self.finish(usage)
+        return self._told()
 
-    def events_of(self, chunk: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def read(self, chunk: Mapping[str, Any]) -> None:
+        response = self._response
+        response["model"] = chunk.get("model") or response["model"]
+        response["service_tier"] = chunk.get("service_tier") or response["service_tier"]
         self._usage = chunk.get("usage") or self._usage
-        self._response["model"] = chunk.get("model") or self._response["model"]
-        self._response["service_tier"] = chunk.get("service_tier") or self._response["service_tier"]
-        events = self._begin()
+        self._begin()
         for choice in chunk.get("choices") or []:
             if isinstance(choice, dict) and (choice.get("index") or 0) == 0:
-                events += self._delta(choice.get("delta") or {}, choice.get("logprobs"))
+                self._delta(choice.get("delta") or {}, choice.get("logprobs"))
                 self._reason = choice.get("finish_reason") or self._reason
-        return events
 
-    def last_events(self, usage: Usage) -> list[dict[str, Any]]:
+    def finish(self, usage: Usage) -> dict[str, Any]:
+        """The whole response."""
         reason = INCOMPLETE.get(self._reason) if isinstance(self._reason, str) else None
         status = "incomplete" if reason else "completed"
-        events = self._begin()
-        if not self._items and not reason:
-            events += self._in_part("output_text")  # an answer without a word
-        events += self._end_open(status)
+        self._begin()
+        if not (self._items or reason):
+            self._in_part("output_text")  # an answer without a word
+        self._end_open(status)
         for call in self._calls.values():
-            events += self._end_call(call, status)
-        self._response |= {
-            "status": status,
-            "output": [item for _, item in sorted(self._output.items())],
-            "usage": to_response_usage(self._usage, usage),
-        }
+            self._end_call(call, status)
+        response = self._response
+        response["status"] = status
+        response["output"] = [item for _, item in sorted(self._output.items())]
+        response["usage"] = to_response_usage(self._usage, usage)
         if reason:
-            self._response["incomplete_details"] = {"reason": reason}
+            response["incomplete_details"] = {"reason": reason}
         else:
-            self._response["completed_at"] = int(time.time())
-        return [*events, self._event(f"response.{status}", response=self._response)]
+            response["completed_at"] = int(time.time())
+        self._event(f"response.{status}", response=response)
+        return response
 
-    def _begin(self) -> list[dict[str, Any]]:
-        if self._begun:
-            return []
-        self._begun = True
-        response = dict(self._response)
-        return [
-            self._event("response.created", response=response),
-            self._event("response.in_progress", response=response),
-        ]
+    def _begin(self) -> None:
+        if not self._number:
+            self._event("response.created", response=dict(self._response))
+            self._event("response.in_progress", response=dict(self._response))
 
-    def _delta(self, delta: Mapping[str, Any], logprobs: Any) -> list[dict[str, Any]]:
-        events: list[dict[str, Any]] = []
+    def _delta(self, delta: Mapping[str, Any], logprobs: Any) -> None:
         blocks = _signed(delta)
         if not blocks and (reasoning := _reasoning(delta)):
-            events += self._in_reasoning()
-            events += self._reasoned(reasoning)
+            self._reasoned(reasoning)
         for block in blocks:  # their texts came before, without the signatures
-            events += self._signature(block)
-        content, refusal = _content(delta.get("content")), delta.get("refusal")
-        if content:
-            events += self._in_part("output_text") + self._said(content, logprobs)
+            self._signature(block)
+        if content := _content(delta.get("content")):
+            self._said(content, _told_logprobs(logprobs))
         for annotation in delta.get("annotations") or []:
-            events += self._in_part("output_text") + self._annotated(annotation)
+            self._annotated(annotation)
+        refusal = delta.get("refusal")
         if isinstance(refusal, str) and refusal:
-            events += self._in_part("refusal") + self._refused(refusal)
+            begun = self._in_part("refusal")
+            begun.pieces.append(refusal)
+            self._part_event("refusal.delta", begun, delta=refusal)
         for call in delta.get("tool_calls") or []:
-            events += self._call(call)
-        return events
+            self._call(call)
 
     # -- reasoning --
 
-    def _in_reasoning(self) -> list[dict[str, Any]]:
+    def _in_reasoning(self) -> _Item:
         if self._open and self._open.item["type"] == "reasoning":
-            return []
-        return self._open_item({"id": _id("rs"), "type": "reasoning", "summary": []})
+            return self._open
+        begun = self._begin_item({"id": _id("rs"), "type": "reasoning", "summary": []})
+        self._open = begun
+        return begun
 
-    def _reasoned(self, text: str) -> list[dict[str, Any]]:
-        begun = self._open
-        assert begun
-        events = []
+    def _reasoned(self, text: str) -> None:
+        begun = self._in_reasoning()
         if not begun.pieces:
             part = {"type": "summary_text", "text": ""}
-            events.append(self._summary_event("part.added", begun, part=part))
+            self._summary_event("part.added", begun, part=part)
         begun.pieces.append(text)
-        return [*events, self._summary_event("text.delta", begun, delta=text)]
+        self._summary_event("text.delta", begun, delta=text)
 
-    def _signature(self, block: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def _signature(self, block: Mapping[str, Any]) -> None:
         """A block of thinking that is over: each is an item of its own."""
         redacted = block.get("type") == "redacted_thinking"
-        events = self._end_open() if redacted else []
-        events += self._in_reasoning()
-        begun = self._open
-        assert begun
-        text = block.get("thinking")
+        if redacted:
+            self._end_open()
+        begun, text = self._in_reasoning(), block.get("thinking")
         if isinstance(text, str) and text and not begun.pieces:
-            events += self._reasoned(text)
+            self._reasoned(text)
         kept = dict(block) if redacted else {**block, "thinking": text or begun.text}
-        begun.item["encrypted_content"] = encrypted_content(kept)
-        return events + self._end_open()
+        begun.item["encrypted_content"] = kept_thinking(kept)
+        self._end_open()
 
     # -- messages --
 
-    def _in_part(self, kind: str) -> list[dict[str, Any]]:
-        """Begin a part of a message, unless the latest part is of this kind."""
-        events: list[dict[str, Any]] = []
-        if not self._open or self._open.item["type"] != "message":
-            item = {
-                "id": _id("msg"),
-                "type": "message",
-                "status": "in_progress",
-                "content": [],
-                "role": "assistant",
-            }
-            events += self._open_item(item)
+    def _in_part(self, kind: str) -> _Item:
+        """The message that is open, with a part of this kind as its last."""
         begun = self._open
-        assert begun
+        if begun is None or begun.item["type"] != "message":
+            head = {"id": _id("msg"), "type": "message", "status": "in_progress"}
+            begun = self._begin_item({**head, "role": "assistant", "content": []})
+            self._open = begun
         parts = begun.item["content"]
-        if parts and parts[-1]["type"] == kind:
-            return events
-        events += self._end_part(begun)
-        part: dict[str, Any] = {"type": kind, "refusal": ""}
-        if kind == "output_text":
-            part = {"type": kind, "annotations": [], "logprobs": [], "text": ""}
-        parts.append(part)
-        return [*events, self._part_event("content_part.added", begun, part=dict(part))]
+        if not parts or parts[-1]["type"] != kind:
+            self._end_part(begun)
+            parts.append(_empty_part(kind))
+            self._part_event("content_part.added", begun, part=_empty_part(kind))
+        return begun
 
-    def _said(self, text: str, logprobs: Any) -> list[dict[str, Any]]:
-        begun = self._open
-        assert begun
-        told = _told_logprobs(logprobs)
+    def _said(self, text: str, logprobs: list[dict[str, Any]]) -> None:
+        begun = self._in_part("output_text")
         begun.pieces.append(text)
-        begun.item["content"][-1]["logprobs"] += told
-        return [self._part_event("output_text.delta", begun, delta=text, logprobs=told)]
+        begun.item["content"][-1]["logprobs"] += logprobs
+        self._part_event("output_text.delta", begun, delta=text, logprobs=logprobs)
 
-    def _refused(self, text: str) -> list[dict[str, Any]]:
-        begun = self._open
-        assert begun
-        begun.pieces.append(text)
-        return [self._part_event("refusal.delta", begun, delta=text)]
-
-    def _annotated(self, annotation: Any) -> list[dict[str, Any]]:
-        """Citations of the web, as models that search by themselves give them."""
-        begun = self._open
+    def _annotated(self, annotation: Any) -> None:
+        """A citation of the web, as models that search by themselves give them."""
         cited = annotation.get("url_citation") if isinstance(annotation, dict) else None
-        if begun is None or not isinstance(cited, dict):
-            return []
-        told = {"type": "url_citation", **cited}
+        if not isinstance(cited, dict):
+            return
+        begun = self._in_part("output_text")
         annotations = begun.item["content"][-1]["annotations"]
-        annotations.append(told)
-        place = len(annotations) - 1
-        kind = "output_text.annotation.added"
-        return [self._part_event(kind, begun, annotation=told, annotation_index=place)]
+        annotations.append({"type": "url_citation", **cited})
+        told = {"annotation": annotations[-1], "annotation_index": len(annotations) - 1}
+        self._part_event("output_text.annotation.added", begun, **told)
 
-    def _end_part(self, begun: _Item) -> list[dict[str, Any]]:
+    def _end_part(self, begun: _Item) -> None:
         parts = begun.item["content"]
         if not parts:
-            return []
+            return
         part, text = parts[-1], begun.text
         begun.pieces = []
         if part["type"] == "refusal":
             part["refusal"] = text
-            done = self._part_event("refusal.done", begun, refusal=text)
+            self._part_event("refusal.done", begun, refusal=text)
         else:
             part["text"] = text
             logprobs = part["logprobs"]
-            done = self._part_event("output_text.done", begun, text=text, logprobs=logprobs)
-        return [done, self._part_event("content_part.done", begun, part=part)]
+            self._part_event("output_text.done", begun, text=text, logprobs=logprobs)
+        self._part_event("content_part.done", begun, part=part)
 
     # -- calls --
 
-    def _call(self, call: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def _call(self, call: Mapping[str, Any]) -> None:
         """A fragment of a call. Its first names the tool; servers may leave out the index, or count
         several calls as the same."""
         function = call.get("function") or {}
@@ -280,114 +259,116 @@ class ResponseWriter:
         else:
             number = self._again.get(number, number)
         self._latest = number
-        events: list[dict[str, Any]] = []
         if name and number not in self._known:
             self._known[number] = id_ = id_ or _id("call")
-            events = self._begin_call(number, id_, name)
-        if not arguments:
-            return events
+            if extra := call.get("extra_content"):
+                self._came_with_call(id_, extra)
+            self._calls[number] = self._begin_item(self._call_item(id_, name))
         begun = self._calls.get(number)
-        if begun is None:
+        if begun is None and arguments.strip():
             raise ValueError("a fragment of a call that is over, or never began")
+        if begun is None or not arguments:
+            return
         begun.pieces.append(arguments)
-        if begun.item["type"] != "function_call":
-            return events  # its input is told once it is whole
-        kind = "response.function_call_arguments.delta"
-        return [*events, self._item_event(kind, begun, delta=arguments)]
+        if begun.item["type"] == "function_call":  # others are told once they are whole
+            self._item_event("function_call_arguments.delta", begun, delta=arguments)
 
-    def _begin_call(self, number: Any, call_id: str, name: str) -> list[dict[str, Any]]:
+    def _came_with_call(self, call_id: str, extra: Any) -> None:
+        """What Gemini wants back with the call: an item before it, as the call has no room."""
+        self._end_open()
+        kept = kept_extras(self._model, {call_id: extra})
+        self._in_reasoning().item["encrypted_content"] = kept
+        self._end_open()
+
+    def _call_item(self, call_id: str, name: str) -> dict[str, Any]:
         tool = self._tools.get(name)
-        kind = tool.kind if tool else "function"
-        item: dict[str, Any] = {"id": _id("fc"), "type": "function_call", "call_id": call_id}
-        if kind == "tool_search":
-            item |= {"id": _id("tsc"), "type": "tool_search_call", "execution": "client"}
-            item["arguments"] = {}
-        elif kind == "custom":
-            item |= {"id": _id("ctc"), "type": "custom_tool_call", "input": ""}
-        else:
-            item["arguments"] = ""
-        if kind != "tool_search":
-            item["name"] = tool.name if tool else name
-            if tool and tool.namespace:
-                item["namespace"] = tool.namespace
-        item["status"] = "in_progress"
-        events = self._open_item(item)
-        begun, self._open = self._open, None
-        assert begun
-        self._calls[number] = begun
-        return events
+        item: dict[str, Any] = {"call_id": call_id, "status": "in_progress"}
+        if tool and tool.kind == "tool_search":
+            kind = {"id": _id("tsc"), "type": "tool_search_call", "execution": "client"}
+            return {**kind, **item, "arguments": {}}
+        item["name"] = tool.name if tool else name
+        if tool and tool.namespace:
+            item["namespace"] = tool.namespace
+        if tool and tool.kind == "custom":
+            return {"id": _id("ctc"), "type": "custom_tool_call", **item, "input": ""}
+        return {"id": _id("fc"), "type": "function_call", **item, "arguments": ""}
 
-    def _end_call(self, begun: _Item, status: str = "completed") -> list[dict[str, Any]]:
-        events: list[dict[str, Any]] = []
-        kind, item, text = begun.item["type"], begun.item, begun.text
-        if kind == "function_call":
-            prefix = "response.function_call_arguments"
+    def _end_call(self, begun: _Item, status: str = "completed") -> None:
+        item, text = begun.item, begun.text
+        if item["type"] == "function_call":
             if not text and status == "completed":
                 text = "{}"  # an empty text would be no JSON
-                events.append(self._item_event(f"{prefix}.delta", begun, delta=text))
+                self._item_event("function_call_arguments.delta", begun, delta=text)
             item["arguments"] = text
             done = {"arguments": text, "name": item["name"]}
-            events.append(self._item_event(f"{prefix}.done", begun, **done))
-        elif kind == "custom_tool_call":
-            prefix = "response.custom_tool_call_input"
+            self._item_event("function_call_arguments.done", begun, **done)
+        elif item["type"] == "custom_tool_call":
             item["input"] = custom_input(text)
             if item["input"]:
-                events.append(self._item_event(f"{prefix}.delta", begun, delta=item["input"]))
-            events.append(self._item_event(f"{prefix}.done", begun, input=item["input"]))
+                self._item_event("custom_tool_call_input.delta", begun, delta=item["input"])
+            self._item_event("custom_tool_call_input.done", begun, input=item["input"])
         else:
             item["arguments"] = json.loads(object_arguments(text))
-        return events + self._end_item(begun, status)
+        self._end_item(begun, status)
 
     # -- items and events --
 
-    def _open_item(self, item: dict[str, Any]) -> list[dict[str, Any]]:
-        events = self._end_open()
+    def _begin_item(self, item: dict[str, Any]) -> _Item:
+        """Begin an item, once those before it have ended, except calls that are not whole."""
+        self._end_open()
         for number in [key for key, call in self._calls.items() if call.has_whole_arguments]:
-            events += self._end_call(self._calls.pop(number))
-        self._open = _Item(self._items, item)
+            self._end_call(self._calls.pop(number))
+        begun = _Item(self._items, item)
         self._items += 1
-        copied = {**item, "content": []} if "content" in item else dict(item)
-        added = self._event(
-            "response.output_item.added", output_index=self._open.place, item=copied
-        )
-        return [*events, added]
+        added = {**item, "content": []} if "content" in item else dict(item)
+        self._event("response.output_item.added", output_index=begun.place, item=added)
+        return begun
 
-    def _end_open(self, status: str = "completed") -> list[dict[str, Any]]:
+    def _end_open(self, status: str = "completed") -> None:
         begun, self._open = self._open, None
         if begun is None:
-            return []
-        events: list[dict[str, Any]] = []
+            return
         if begun.item["type"] == "message":
-            return self._end_part(begun) + self._end_item(begun, status)
+            self._end_part(begun)
+            self._end_item(begun, status)
+            return
+        begun.item.setdefault("encrypted_content", UNSIGNED)
         if text := begun.text:
-            part = {"type": "summary_text", "text": text}
-            begun.item["summary"] = [part]
-            events.append(self._summary_event("text.done", begun, text=text))
-            events.append(self._summary_event("part.done", begun, part=part))
-        return events + self._end_item(begun, None)
+            begun.item["summary"] = [{"type": "summary_text", "text": text}]
+            self._summary_event("text.done", begun, text=text)
+            self._summary_event("part.done", begun, part=begun.item["summary"][0])
+        self._end_item(begun)
 
-    def _end_item(self, begun: _Item, status: str | None) -> list[dict[str, Any]]:
+    def _end_item(self, begun: _Item, status: str | None = None) -> None:
         if status:
             begun.item["status"] = status
         self._output[begun.place] = begun.item
-        kind = "response.output_item.done"
-        return [self._event(kind, output_index=begun.place, item=begun.item)]
+        self._event("response.output_item.done", output_index=begun.place, item=begun.item)
 
-    def _summary_event(self, kind: str, begun: _Item, **fields: Any) -> dict[str, Any]:
-        kind = f"response.reasoning_summary_{kind}"
-        return self._item_event(kind, begun, summary_index=0, **fields)
+    def _summary_event(self, kind: str, begun: _Item, **fields: Any) -> None:
+        self._item_event(f"reasoning_summary_{kind}", begun, summary_index=0, **fields)
 
-    def _part_event(self, kind: str, begun: _Item, **fields: Any) -> dict[str, Any]:
+    def _part_event(self, kind: str, begun: _Item, **fields: Any) -> None:
         place = len(begun.item["content"]) - 1
-        return self._item_event(f"response.{kind}", begun, content_index=place, **fields)
+        self._item_event(kind, begun, content_index=place, **fields)
 
-    def _item_event(self, kind: str, begun: _Item, **fields: Any) -> dict[str, Any]:
+    def _item_event(self, kind: str, begun: _Item, **fields: Any) -> None:
         place = {"item_id": begun.item["id"], "output_index": begun.place}
-        return self._event(kind, **place, **fields)
+        self._event(f"response.{kind}", **place, **fields)
 
-    def _event(self, kind: str, **fields: Any) -> dict[str, Any]:
-        number, self._number = self._number, self._number + 1
-        return {"type": kind, "sequence_number": number, **fields}
+    def _event(self, kind: str, **fields: Any) -> None:
+        self._events.append({"type": kind, "sequence_number": self._number, **fields})
+        self._number += 1
+
+    def _told(self) -> list[str]:
+        events, self._events = self._events, []
+        return [json.dumps(event) for event in events]
+
+
+def _empty_part(kind: str) -> dict[str, Any]:
+    if kind == "refusal":
+        return {"type": kind, "refusal": ""}
+    return {"type": kind, "annotations": [], "logprobs": [], "text": ""}
 
 
 def _head(body: Mapping[str, Any], model: str) -> dict[str, Any]:

@@ -19,7 +19,11 @@ from webapp.providers.translation.fields import (
     only,
     wrong,
 )
-from webapp.providers.translation.responses_over_chat.reasoning import thinking_block
+from webapp.providers.translation.responses_over_chat.reasoning import (
+    UNSIGNED,
+    extras_of,
+    thinking_of,
+)
 from webapp.providers.translation.responses_over_chat.tools import (
     SEARCH,
     custom_arguments,
@@ -72,15 +76,16 @@ SEE_BELOW = "(in the next message)"
 NO_CONTENT = "(no content)"
 
 
-def to_chat(body: Mapping[str, Any], *, claude: bool = False) -> dict[str, Any]:
+def to_chat(body: Mapping[str, Any], model: str, *, claude: bool = False) -> dict[str, Any]:
     """The body of a chat completion, without `model`, `stream` and a limit on the output.
 
-    For a `claude`, thinking goes back with its signature, and images are in the results of tools;
-    Claude knows no detail of images. Raises UnsupportedParameter for what cannot be carried over
-    or is malformed.
+    What another model than `model` sent with its calls does not go back.
+    For a `claude`, thinking goes back with its signature, images are in the results of tools, and
+    a request with a key for the cache is marked for it, as OpenAI caches unasked. Claude knows no
+    detail of images. Raises UnsupportedParameter for what cannot be carried over or is malformed.
     """
     only(body, CARRIED | IGNORED, "", NEUTRAL)
-    messages = _Messages(claude=claude)
+    messages = _Messages(model, claude=claude)
     messages.read(body.get("instructions"), body.get("input"))
     translated: dict[str, Any] = {
         "messages": messages.all(),
@@ -93,6 +98,8 @@ def to_chat(body: Mapping[str, Any], *, claude: bool = False) -> dict[str, Any]:
         **_logprobs(body),
         **_tools(body),
     }
+    if claude and body.get("prompt_cache_key"):
+        translated["cache_control"] = {"type": "ephemeral"}
     return {name: value for name, value in translated.items() if value is not None}
 
 
@@ -215,8 +222,10 @@ class _Messages:
     start: many models take no other.
     """
 
-    def __init__(self, *, claude: bool) -> None:
+    def __init__(self, model: str, *, claude: bool) -> None:
+        self._model = model
         self._claude = claude
+        self._extras: dict[str, Any] = {}  # what the model sent with its calls, by their ids
         self._system: list[str] = []
         self._said: list[dict[str, Any] | _Turn] = []
         self._turn: _Turn | None = None  # the one that still grows
@@ -266,7 +275,7 @@ class _Messages:
             parts = self._parts(content, f"{path}.content")
             self._said.append({"role": "user", "content": _short(parts)})
         elif role == "assistant":
-            self._model().texts.append("".join(_texts(content, f"{path}.content")))
+            self._grown().texts.append("".join(_texts(content, f"{path}.content")))
         elif role in SYSTEM:
             self._system += _texts(content, f"{path}.content")
         else:
@@ -277,15 +286,16 @@ class _Messages:
         want it back with the results of tools."""
         only(item, {"summary", "content", "encrypted_content"} | LABELS, path)
         encrypted = item.get("encrypted_content")
-        if block := thinking_block(encrypted) if self._claude else None:
-            self._model().thoughts.append(block)
-        if not encrypted:
+        self._extras |= extras_of(encrypted, self._model)
+        if block := thinking_of(encrypted) if self._claude else None:
+            self._grown().thoughts.append(block)
+        if encrypted in (None, "", UNSIGNED):
             told = [
                 text
                 for name in ("content", "summary")
                 for text in _texts(item.get(name) or [], f"{path}.{name}")
             ]
-            self._model().reasoning += told
+            self._grown().reasoning += told
 
     def _call(self, item: Mapping[str, Any], path: str) -> None:
         custom = item["type"] == "custom_tool_call"
@@ -310,8 +320,11 @@ class _Messages:
 
     def _add_call(self, item: Mapping[str, Any], path: str, function: dict[str, Any]) -> None:
         id_ = a_text(item.get("call_id"), f"{path}.call_id", empty=False)
-        turn = self._callers[id_] = self._model()
-        turn.calls.append({"id": id_, "type": "function", "function": function})
+        turn = self._callers[id_] = self._grown()
+        call = {"id": id_, "type": "function", "function": function}
+        if id_ in self._extras:
+            call["extra_content"] = self._extras[id_]
+        turn.calls.append(call)
 
     def _result(self, item: Mapping[str, Any], path: str) -> None:
         known = {"call_id", "output", "name", "namespace"} | LABELS
@@ -332,7 +345,7 @@ class _Messages:
             turn.media += media  # which messages of tools cannot hold
         turn.results.append({"role": "tool", "tool_call_id": id_, "content": content})
 
-    def _model(self) -> _Turn:
+    def _grown(self) -> _Turn:
         """The turn of the model. What comes after the result of a call begins another."""
         if self._turn is None or self._turn.results:
             self._turn = _Turn()
