@@ -466,3 +466,15 @@ def test_a_route_over_both_families_fails_over(
     assert (answer.status_code, answer.headers["X-Weir-Provider"]) == (200, "openai")
     assert answer.headers["X-Weir-Attempts"] == "2"
     assert calls_about(provider, words)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_404_of_chat_completions_too_is_not_remembered(
+    weir: Weir, provider: Provider, stream: bool
+) -> None:
+    words, model = f"missing everywhere {stream}", f"found-later-{stream}"
+    ask(weir, f"{words} [[fault:status=404]]", model=model, stream=stream)
+    assert calls_about(provider, words, "/v1/chat/completions")
+    answer = ask(weir, f"then here {stream}", model=model, stream=stream)
+    assert answer.status_code == 200
+    assert calls_about(provider, f"then here {stream}")

@@ -48,7 +48,7 @@ Reader = StreamReader | MessageReader | ResponseReader
 
 
 class NotServed(Exception):
-    """The server has no such operation, which the provider remembers."""
+    """The server seems to have no such operation. It is certain once another one answers."""
 
 
 class BaseProvider(ABC):
@@ -103,6 +103,9 @@ class BaseProvider(ABC):
         """The formats that it speaks with this model, as far as is known."""
         return self.operations
 
+    def _remember_not_served(self, model: str) -> None:  # noqa: B027 most know what they speak
+        """Called when another operation has answered after NotServed."""
+
     def _prepare(self, model: str) -> None:  # noqa: B027 most need nothing
         """Set-up for the first call of a model, outside the call's timeout."""
 
@@ -123,11 +126,13 @@ class BaseProvider(ABC):
         with self._recording():
             self._prepare(model)
             with suppress(NotServed):
-                return self._answered(request, model)
-            return self._answered(request, model)
+                return self._answered(request, model, self.operations_of(model))
+            answer = self._answered(request, model, self.operations - {request.operation})
+            self._remember_not_served(model)
+        return answer
 
-    def _answered(self, request: ModelRequest, model: str) -> Answer:
-        translation = translation_for(request, self.operations_of(model))
+    def _answered(self, request: ModelRequest, model: str, spoken: frozenset[Operation]) -> Answer:
+        translation = translation_for(request, spoken)
         asked = translation.request(request, model) if translation else request
         with gevent.Timeout(self._timeout, self._slow()):
             text = self._complete(asked, model)
@@ -145,15 +150,22 @@ class BaseProvider(ABC):
             self._prepare(model)
             answer = None
             with suppress(NotServed):
-                answer = yield from self._streamed(request, model, stream_usage)
+                spoken = self.operations_of(model)
+                answer = yield from self._streamed(request, model, stream_usage, spoken)
             if answer is None:
-                answer = yield from self._streamed(request, model, stream_usage)
+                spoken = self.operations - {request.operation}
+                answer = yield from self._streamed(request, model, stream_usage, spoken)
+                self._remember_not_served(model)
         yield answer
 
     def _streamed(
-        self, request: ModelRequest, model: str, stream_usage: StreamUsage
+        self,
+        request: ModelRequest,
+        model: str,
+        stream_usage: StreamUsage,
+        spoken: frozenset[Operation],
     ) -> Generator[Chunk, None, Answer]:
-        translation = translation_for(request, self.operations_of(model))
+        translation = translation_for(request, spoken)
         asked = translation.request(request, model) if translation else request
         _, reading = READERS.get(asked.operation, OPENAIS_READERS)
         reader = reading(asked, model, self.name, stream_usage)

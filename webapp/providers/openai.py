@@ -153,17 +153,21 @@ class OpenAIProvider(BaseProvider):
             return text
 
     def _check_served(self, request: ModelRequest, model: str, refusal: RefusedByStatus) -> None:
-        """Raise NotServed if the server says that it has no Responses. OpenAI and Azure have them,
-        and so has a server that may have refused what it should know of."""
+        """Raise NotServed if the server may have no Responses. OpenAI and Azure have them, and so
+        has a server that misses the model, a field's value, or what it should know of."""
         if request.operation != "responses" or self._official or refusal.status not in NOT_SERVED:
             return
         refers = any(request.body.get(name) for name in STATEFUL_FIELDS)
-        if refers or isinstance(translate_status(refusal.status, refusal.body), ModelNotFound):
+        error = translate_status(refusal.status, refusal.body)
+        if refers or isinstance(error, ModelNotFound) or (error.details or {}).get("param"):
             return
+        raise NotServed
+
+    def _remember_not_served(self, model: str) -> None:
+        # Not before: servers answer 404 for the content of a request, too.
         if len(self._chat_alone) >= MAX_REMEMBERED:
             self._chat_alone.clear()
         self._chat_alone[model] = time.monotonic()
-        raise NotServed
 
     def _may_adapt(
         self, refusal: RefusedByStatus, model: str, added: Added, sent: dict[str, Any], calls: int
