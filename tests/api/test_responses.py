@@ -318,6 +318,8 @@ def routed(start_shared_weir: MakeWeir, provider: Provider) -> Weir:
         {"store": False, "prompt": {"id": "pmpt_1"}},
         {"store": False, "tools": [{"type": "code_interpreter", "container": {"type": "auto"}}]},
         {"store": False, "input": [{"type": "item_reference", "id": "msg_1"}]},
+        {"store": False, "input": [{"id": "msg_1"}]},
+        {"store": False, "input": [{"type": "reasoning", "id": "rs_1", "summary": []}]},
     ],
 )
 def test_what_has_state_at_the_provider_is_not_kept(weir: Weir, fields: dict[str, Any]) -> None:
@@ -345,6 +347,8 @@ def test_explain_knows_the_endpoint(weir: Weir, provider: Provider) -> None:
         ({}, 4000 * 5),
         ({"conversation": "conv_1", "max_output_tokens": 1}, 20_000),
         ({"prompt": {"id": "pmpt_1"}, "max_output_tokens": 1}, 20_000),
+        ({"input": [{"id": "msg_1"}], "max_output_tokens": 1}, 20_000),
+        ({"input": [{"type": "reasoning", "id": "rs_1"}], "max_output_tokens": 1}, 20_000),
         (
             {"tools": [{"type": "web_search"}], "max_tool_calls": 3, "max_output_tokens": 1},
             20_000 + 3 * 10_000,

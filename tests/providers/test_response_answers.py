@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from tests.support.responses import Response
 from webapp.base_url import BaseURL
 from webapp.errors import ProviderBusy, ProviderFailed, ProviderRefusedRequest, WeirError
 from webapp.llm.messages import Answer, Chunk, ModelRequest
-from webapp.llm.stream_usage import StreamUsage
+from webapp.llm.stream_usage import MAX_TOKENS_PER_SECOND, StreamUsage
 from webapp.providers.openai import AzureProvider
 from webapp.providers.response_answers import ResponseReader, read_response
 
@@ -185,6 +186,33 @@ def test_the_last_event_may_have_nothing_but_the_usage() -> None:
         assert len(chunks) == len(events) + 1
         assert answer.content == "echo: one two three"
         assert answer.usage.estimated is (not fields)
+
+
+def test_the_last_event_may_have_another_id() -> None:
+    first, *_, last = made().events()
+    renamed = last | {"response": last["response"] | {"id": "resp_last"}}
+    ids = [chunk.stored_id for chunk in stream(first, renamed)[0]]
+    assert ids == [first["response"]["id"], "resp_last"]
+    assert [chunk.stored_id for chunk in stream(renamed)[0]] == ["resp_last"]
+    assert [chunk.stored_id for chunk in stream(first, last)[0]] == [ids[0], None]
+
+
+def test_what_is_thought_after_the_first_words_counts_too() -> None:
+    usage = StreamUsage(lambda: None)
+    reader = ResponseReader(request_of(), "gpt-x", "openai", usage)
+    item = {"item": {"type": "reasoning", "id": "rs_1", "summary": []}}
+
+    def hidden_after(**event: Any) -> int:
+        reader.read(json.dumps(event))
+        return usage.hidden_tokens
+
+    said = hidden_after(type="response.output_text.delta", delta="Let me see.")
+    hidden_after(type="response.output_item.added", **item)
+    time.sleep(0.01)
+    thought = hidden_after(type="response.output_item.done", **item) - said
+    assert thought >= 0.01 * MAX_TOKENS_PER_SECOND
+    time.sleep(0.01)
+    assert usage.hidden_tokens == said + thought
 
 
 def test_what_is_new_is_passed_on() -> None:

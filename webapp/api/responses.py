@@ -17,12 +17,11 @@ from webapp.api.openapi import openai_answers_and_errors, query_of_names
 from webapp.api.schemas import ResponsesBody
 from webapp.errors import ValidationError
 from webapp.llm.messages import STATEFUL_FIELDS, ModelRequest
+from webapp.llm.request_input import refers_to_stored
 from webapp.observability import request_context
 from webapp.services import services
 
 EXAMPLE = {"model": "gpt-4o-mini", "input": "What is a weir?", "store": False}
-# Types of tools and items that refer to state at the provider.
-STATEFUL_TYPES = {"code_interpreter", "item_reference"}
 # What of a query is passed on.
 INCLUDE = ("include", "include[]")
 LISTING = (*INCLUDE, "after", "before", "limit", "order")
@@ -49,7 +48,12 @@ def _has_state(body: dict[str, Any]) -> bool:
     listed = [body.get(name) for name in ("input", "tools")]
     items = [item for value in listed if isinstance(value, list) for item in value]
     return any(body.get(name) for name in STATEFUL_FIELDS) or any(
-        isinstance(item, dict) and (item.get("type") in STATEFUL_TYPES or "environment" in item)
+        isinstance(item, dict)
+        and (
+            item.get("type") == "code_interpreter"
+            or "environment" in item
+            or refers_to_stored(item)
+        )
         for item in items
     )
 

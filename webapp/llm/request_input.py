@@ -205,6 +205,8 @@ class _Reading:
             self.input.tokens += len(inputs)
         else:
             for item in inputs:
+                if isinstance(item, dict) and refers_to_stored(item):
+                    self._hide("input")
                 self._embedded(item)
 
     def _tools(self, tools: Any) -> None:
@@ -325,6 +327,19 @@ class _Reading:
         if isinstance(value, dict):
             long = value.get("ttl") == "1h" or self.input.cache_ttl == "1h"
             self.input.cache_ttl = "1h" if long else "5m"
+
+
+def refers_to_stored(item: Mapping[str, Any]) -> bool:
+    """Whether an item of Responses stands for one that the provider keeps: an `item_reference`,
+    whose type may be left out, or one that says no more than its id."""
+    kind = item.get("type")
+    if kind is None:
+        return "id" in item and "role" not in item
+    if kind == "reasoning":
+        return bool(item.get("id")) and not (item.get("encrypted_content") or item.get("content"))
+    if kind == "image_generation_call":
+        return not item.get("result")
+    return bool(kind == "item_reference")
 
 
 def _has_container(tool: Mapping[str, Any]) -> bool:

@@ -32,11 +32,25 @@ class StreamUsage:
     usage: Usage | None = None
     _began_at: float = field(default_factory=time.monotonic, init=False)
     _first_at: float | None = field(default=None, init=False)
+    _hidden_since: float | None = field(default=None, init=False)
+    _hidden_seconds: float = field(default=0.0, init=False)
+
+    def hide(self) -> None:
+        """The model thinks from now on, and shows no more than a summary."""
+        if self._hidden_since is None:
+            self._hidden_since = time.monotonic()
+
+    def show(self) -> None:
+        """It does not think any more."""
+        self._hidden_seconds = self._seconds_hidden
+        self._hidden_since = None
 
     def count(self, text: str) -> None:
         """Count a chunk; `text` is the text of all its choices, and may be empty."""
         if self._first_at is None:
             self._first_at = time.monotonic()
+            if self._hidden_since is not None:
+                self._hidden_since = self._first_at
         if text:
             self.on_chunk()
             self.tokens += byte_length(text)
@@ -47,8 +61,16 @@ class StreamUsage:
 
     @property
     def hidden_tokens(self) -> int:
-        """The reasoning tokens that a model may have generated before its first chunk."""
-        return int(((self._first_at or time.monotonic()) - self._began_at) * MAX_TOKENS_PER_SECOND)
+        """The reasoning tokens that a model may have generated before its first chunk, and while
+        it thought later."""
+        before = (self._first_at or time.monotonic()) - self._began_at
+        return int((before + self._seconds_hidden) * MAX_TOKENS_PER_SECOND)
+
+    @property
+    def _seconds_hidden(self) -> float:
+        if self._hidden_since is None or self._first_at is None:
+            return self._hidden_seconds
+        return self._hidden_seconds + time.monotonic() - self._hidden_since
 
     @property
     def unseen_tokens(self) -> int:

@@ -61,6 +61,7 @@ class ResponseReader:
         self._generated: list[str] = []
         self._answered: str | None = None
         self._usage: Usage | None = None
+        self._id: str | None = None
         self.is_whole = False
 
     def read(self, data: str) -> list[Chunk]:
@@ -102,9 +103,11 @@ class ResponseReader:
             raise ValueError("no type")
         begins = False
         if kind == "response.created":
-            stored_id = _stored_id(event["response"], self._request)
+            stored_id = self._id = _stored_id(event["response"], self._request)
         elif kind == "response.output_item.added":
             item = event["item"]
+            if item.get("type") == "reasoning":
+                self._stream_usage.hide()
             begins = item.get("type") not in OPENED_EMPTY
             generated = generated_text(item) if begins else ""
         elif kind.endswith(".delta"):
@@ -115,6 +118,12 @@ class ResponseReader:
         elif kind in ENDS:
             self._end(event["response"])
             begins = True
+            # Some servers begin in another way, or give it another id at the end.
+            last_id = _stored_id(event["response"], self._request)
+            stored_id = None if last_id == self._id else last_id
+        elif kind == "response.output_item.done":
+            begins = True
+            self._stream_usage.show()
         else:  # what repeats, such as `….done`, or what is new
             begins = kind.endswith(".done")
         if generated or kind in ENDS:
