@@ -123,3 +123,14 @@ def test_what_concerns_weir_s_account_is_for_the_operator_alone(code: str) -> No
 def test_openai_s_403_for_a_model_names_the_model() -> None:
     body = {"error": {"message": "Project p does not have access", "code": "model_not_found"}}
     assert type(translate_status(403, body)) is ModelNotFound
+
+
+@pytest.mark.parametrize("status", [400, 404])
+def test_an_item_that_another_target_keeps_is_looked_for_there(status: int) -> None:
+    words = "Item with id 'rs_1' not found. Items are not persisted when `store` is set to false."
+    error = translate_status(status, {"error": {"message": words, "param": "input"}})
+    assert isinstance(error, ProviderRefusedRequest)
+    assert error.try_next
+    other = translate_status(status, {"error": {"message": "Item 3 is not valid."}})
+    assert isinstance(other, ProviderRefusedRequest)
+    assert not other.try_next

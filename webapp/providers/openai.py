@@ -17,7 +17,7 @@ import gevent
 
 from webapp import json_codec
 from webapp.base_url import BaseURL
-from webapp.errors import ModelNotFound, NotFound, WeirError
+from webapp.errors import ModelNotFound, NotFound, ProviderRefusedRequest, WeirError
 from webapp.llm.messages import STATEFUL_FIELDS, ModelRequest, Operation
 from webapp.providers.answers import malformed_as_provider_failed
 from webapp.providers.base import BaseProvider, NotServed
@@ -159,7 +159,9 @@ class OpenAIProvider(BaseProvider):
             return
         refers = any(request.body.get(name) for name in STATEFUL_FIELDS)
         error = translate_status(refusal.status, refusal.body)
-        if refers or isinstance(error, ModelNotFound) or (error.details or {}).get("param"):
+        others_item = isinstance(error, ProviderRefusedRequest) and error.try_next
+        named = others_item or (error.details or {}).get("param")
+        if refers or named or isinstance(error, ModelNotFound):
             return
         raise NotServed
 

@@ -40,8 +40,9 @@ MISSING_MODEL = re.compile(
 )
 USED_UP_CODES = {"insufficient_quota", "billing_hard_limit_reached", "insufficient_credits"}
 USED_UP = re.compile(r"exceeded your current quota|credit balance is too low", re.IGNORECASE)
-# Another target may have encrypted the reasoning that the request brings.
+# Another target may have encrypted the reasoning that the request brings, or keep its items.
 OTHERS_REASONING_CODES = {"invalid_encrypted_content"}
+OTHERS_ITEM = re.compile(r"^Item with id '[^']*' not found\b")
 CREDENTIAL_CODES = {"authentication_error", "invalid_api_key", "invalid_authentication"}
 MODERATION_CODES = {"moderation", "content_filter", "content_policy_violation"}
 MODERATION = re.compile(r"\bmoderation\b|\bflagged\b|\bcontent polic", re.IGNORECASE)
@@ -109,7 +110,8 @@ def _translate(status: int, reported: ReportedError, retry_after: float | None) 
             f"The provider rejected the request: {words or f'status {status}'}",
             details={name: value for name, value in details.items() if value} or None,
         )
-        refused.try_next = bool(reported.codes & OTHERS_REASONING_CODES)
+        others = reported.codes & OTHERS_REASONING_CODES or OTHERS_ITEM.match(words)
+        refused.try_next = bool(others)
         return refused
     used_up = reported.codes & USED_UP_CODES or USED_UP.search(words)
     if status in {401, 402} or (status == 429 and used_up):
