@@ -159,6 +159,7 @@ def test_which_servers_have_responses() -> None:
     [
         {"type": "error", "code": "rate_limit_exceeded", "message": "Too much.", "param": None},
         {"type": "error", "error": {"code": "rate_limit_exceeded", "message": "Too much."}},
+        {"type": "error", "message": None, "code": "rate_limit_exceeded", "error": "Too much."},
         {"error": {"code": "rate_limit_exceeded", "message": "Too much."}},
     ],
 )
@@ -173,6 +174,17 @@ def test_an_error_event_is_an_error(event: dict[str, Any]) -> None:
 def test_what_is_no_event_is_a_failure(event: Any) -> None:
     with pytest.raises(ProviderFailed):
         stream(event)
+
+
+def test_the_last_event_may_have_nothing_but_the_usage() -> None:
+    *events, last = made().events()
+    bare = {"id": "resp_1", "object": "response", "status": "completed"}
+    usage = {"usage": last["response"]["usage"]}
+    for fields in ({}, usage, usage | {"output": None}):
+        chunks, answer = stream(*events, last | {"response": bare | fields})
+        assert len(chunks) == len(events) + 1
+        assert answer.content == "echo: one two three"
+        assert answer.usage.estimated is (not fields)
 
 
 def test_what_is_new_is_passed_on() -> None:
