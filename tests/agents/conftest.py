@@ -27,7 +27,7 @@ def weir(start_shared_weir: MakeWeir, provider: Provider) -> Weir:
         ANTHROPIC_API_KEY="sk-ant-0123456789",
         ANTHROPIC_BASE_URL=provider.anthropic_url,
         DEFAULT_MODEL="stand-in-1",
-        MODEL_PRICES=f"anthropic/stand-in-claude: {PRICE}; openai/stand-in-1: {PRICE}",
+        MODEL_PRICES=f"anthropic/stand-in-claude: {PRICE}; openai/*: {PRICE}",
     )
 
 
