@@ -16,12 +16,16 @@ PATHS = {
     "stand-in-2": "/v1/chat/completions",
     "anthropic/stand-in-claude": "/anthropic/v1/messages",
 }
-# `web_search` is a tool of OpenAI's server, which other models do not have.
+# `web_search` is a tool of OpenAI's server, which other models do not have. Nothing is told or
+# fetched: plugins would be, from GitHub.
 SETTINGS = """
 model = "{model}"
 model_provider = "weir"
 web_search = "disabled"
 check_for_update_on_startup = false
+
+[features]
+plugins = false
 
 [analytics]
 enabled = false
