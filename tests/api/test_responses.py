@@ -277,6 +277,17 @@ def test_a_conversation_goes_on_at_the_provider_that_keeps_it(
         assert answer.json()["error"]["param"] == "previous_response_id"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_reasoning_that_another_target_encrypted_is_tried_there(
+    routed: Weir, provider: Provider, stream: bool
+) -> None:
+    provider.fault(status=400, code="invalid_encrypted_content", path="/azure/openai/v1/responses")
+    answer = ask(routed, f"whose reasoning {stream}", model="both", stream=stream)
+    assert (answer.status_code, answer.headers["X-Weir-Provider"]) == (200, "openai")
+    answer = ask(routed, f"nobody's reasoning {stream}", model="azure", stream=stream)
+    check_error(answer, 400, "invalid_encrypted_content")
+
+
 @pytest.fixture(scope="module")
 def routed(start_shared_weir: MakeWeir, provider: Provider) -> Weir:
     root = provider.base_url.removesuffix("/v1")

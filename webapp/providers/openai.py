@@ -32,6 +32,7 @@ from webapp.providers.parameters import (
     added_to,
 )
 from webapp.providers.reported_errors import translate_reported, translate_status
+from webapp.providers.response_answers import response_error
 
 OFFICIAL_URL = "https://api.openai.com/v1"
 CHAT_ALONE: frozenset[Operation] = frozenset({"chat/completions", "embeddings"})
@@ -131,6 +132,10 @@ class OpenAIProvider(BaseProvider):
                 self._check_served(request, model, refusal)
                 if not self._may_adapt(refusal, model, added, sent, calls):
                     raise
+            except ReportedInStream as reported:
+                if request.operation != "responses":
+                    raise
+                raise response_error(reported.body) from None
 
     def stored_response(self, method: str, path: str) -> str:
         query = self._query.replace("?", "&") if "?" in path else self._query
