@@ -1,4 +1,4 @@
-"""opencode, through its provider of Anthropic's and through an OpenAI-compatible one."""
+"""opencode, through its providers of Anthropic's and OpenAI's, and an OpenAI-compatible one."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ from tests.agents.running import FILE, Run, Workplace
 from tests.support.books import Books
 from tests.support.servers import Provider, Weir
 
-ANTHROPIC, COMPATIBLE = "anthropic/stand-in-claude", "weir/stand-in-1"
-ENDPOINTS = {ANTHROPIC: "/v1/messages", COMPATIBLE: "/v1/chat/completions"}
-PATHS = {ANTHROPIC: "/anthropic/v1/messages", COMPATIBLE: "/v1/chat/completions"}
+# By model: the endpoint of Weir's, and the provider's.
+ENDPOINTS = {
+    "anthropic/stand-in-claude": "/v1/messages",
+    "openai/stand-in-1": "/v1/responses",
+    "weir/stand-in-1": "/v1/chat/completions",
+}
+PATHS = ENDPOINTS | {"anthropic/stand-in-claude": "/anthropic/v1/messages"}
 # Nothing is fetched: no update, no list of models, no package, no language server.
 OFF = {
     "OPENCODE_DISABLE_AUTOUPDATE": "1",
@@ -32,6 +36,7 @@ def settings(weir: Weir) -> dict[str, Any]:
     return {
         "provider": {
             "anthropic": {"options": base_url, "models": {"stand-in-claude": {}}},
+            "openai": {"options": base_url, "models": {"stand-in-1": {}}},
             "weir": {
                 "npm": "@ai-sdk/openai-compatible",
                 "options": base_url | {"apiKey": "{env:WEIR_API_KEY}"},
@@ -45,7 +50,8 @@ def run(weir: Weir, workplace: Workplace, model: str, key: str, until: str | Non
     (workplace.work / "opencode.json").write_text(json.dumps(settings(weir)))
     asked = f"Who built the weir? [[call:read,filePath={workplace.work / FILE}]]"
     options = ["--model", model, "--title", "weir", "--print-logs", "--log-level", "ERROR"]
-    environ = OFF | {"ANTHROPIC_API_KEY": key, "WEIR_API_KEY": key}
+    names = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "WEIR_API_KEY")
+    environ = OFF | dict.fromkeys(names, key)
     return workplace.run([*installed.opencode(), "run", *options, asked], environ, until=until)
 
 
