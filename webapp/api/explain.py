@@ -84,15 +84,17 @@ def _explanation(endpoint: ModelEndpoint) -> dict[str, Any]:
     body = validated(endpoint.schema, read_json())
     endpoint.check(body)
     model_request = endpoint.to_model_request(body)
-    options = answers.call_options(model_request.model, streamed=model_request.stream)
+    options = answers.call_options(
+        model_request.model, model_request.body, streamed=model_request.stream, counted=False
+    )
     forecast = services().gateway.forecast(model_request, options)
     return {
         "route": forecast.route.name,
         "targets": [target.name for target in forecast.route.targets],
         "cache": str(forecast.cache),
         "would_coalesce": forecast.would_coalesce,
-        "limits": limits_left(),
-        "budget": budgets_left(),
+        "limits": limits_left(options.session),
+        "budget": budgets_left(options.billing),
         "cost_ceiling_usd": money.to_usd(forecast.ceiling.nano),
         "price_source": _price_source(forecast.route),
         "input_tokens": _input_tokens(model_request),
