@@ -316,6 +316,16 @@ def test_a_session_is_named_by_what_agents_send(weirs: list[Weir]) -> None:
     assert weir.post("/chat", key=key_of("both", "b"), json=native, headers=claude).ok
 
 
+def test_sessions_share_the_cache(weirs: list[Weir]) -> None:
+    states = [
+        weirs[0]
+        .post(OPENAI, key=key_of("calls"), json=body("shared"), headers={"X-Weir-Session": name})
+        .headers["X-Cache"]
+        for name in ("one", "two")
+    ]
+    assert states == ["MISS", "HIT"]
+
+
 def test_a_session_that_is_named_wrongly_is_refused_and_counts_nowhere(weirs: list[Weir]) -> None:
     weir, key = weirs[0], key_of("calls")
     before = weir.get("/v1/key", key=key).json()["limits"]

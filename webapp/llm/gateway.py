@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from webapp.errors import ModelNotAllowed, ProviderError, StoreUnavailable
 from webapp.llm.accounting import AnsweredTiers, CostTracker
+from webapp.llm.affinity import conversation_of
 from webapp.llm.attempts import Attempts, Success
 from webapp.llm.cache_key import cache_key
 from webapp.llm.cached import CachedAnswer, CachedStream, to_entry
@@ -18,7 +19,7 @@ from webapp.llm.cost_ceiling import CostCeiling
 from webapp.llm.flight import Flight, Flights
 from webapp.llm.messages import Answer, CacheState, Chunk, FinalAnswer, ModelRequest
 from webapp.llm.ports import AnswerCache, Ledger, Observer, Prices, TokenLimits
-from webapp.llm.routing import Route, Router
+from webapp.llm.routing import Route, Router, Target
 from webapp.llm.subscription import FlightSubscription, Stream
 from webapp.llm.tokens import estimate_messages_tokens
 from webapp.threads import run_in_thread
@@ -133,7 +134,7 @@ class Gateway:
         if options.only_cached:
             raise StoreUnavailable
         failure: ProviderError | None = None
-        for target in route.in_order():
+        for target in _in_order(request, route, options):
             options.routed(target.provider.name, target.model)
             try:
                 body = target.provider.count_tokens(request, target.model)
@@ -195,11 +196,12 @@ class Gateway:
         flight: Flight,
     ) -> Answer:
         """Call the providers on behalf of all listeners of the flight, and store the answer."""
+        targets = _in_order(request, route, options)
         with self._tokens_reserved(costs):
             if request.stream:
-                answer = self._fly_streamed(route, options, costs, flight)
+                answer = self._fly_streamed(route, targets, options, costs, flight)
             else:
-                success = self._attempts.answer(route, costs, options.deadline)
+                success = self._attempts.answer(route, targets, costs, options.deadline)
                 flight.begin(*_began(success, costs))
                 answer = success.result
         if options.cache.write and self._cache.ttl:
@@ -223,9 +225,14 @@ class Gateway:
             self._token_limits.settle(reservation, costs.total_tokens - before)
 
     def _fly_streamed(
-        self, route: Route, options: CallOptions, costs: CostTracker, flight: Flight
+        self,
+        route: Route,
+        targets: Sequence[Target],
+        options: CallOptions,
+        costs: CostTracker,
+        flight: Flight,
     ) -> Answer:
-        success = self._attempts.stream(route, costs, options.deadline)
+        success = self._attempts.stream(route, targets, costs, options.deadline)
         flight.begin(*_began(success, costs))
         with closing(success.result) as items:
             for event in items:
@@ -262,6 +269,13 @@ def _for(request: ModelRequest, options: CallOptions) -> CallOptions:
     if request.cacheable:
         return options
     return replace(options, cache=CacheUse(options.cache.scope, read=False, write=False))
+
+
+def _in_order(request: ModelRequest, route: Route, options: CallOptions) -> Sequence[Target]:
+    """The targets of the route, for a request of its conversation."""
+    if not route.is_weighted:
+        return route.targets
+    return route.in_order(conversation_of(request, options.billing.key_id, options.session))
 
 
 def _check_allowed(route: Route, allows_model: Callable[..., bool]) -> None:
