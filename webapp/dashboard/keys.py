@@ -12,7 +12,13 @@ from webapp.accounts.keys import LARGEST_ID
 from webapp.allowance import OVERRIDES
 from webapp.dashboard.pages import Blueprint, number_of, page
 from webapp.dashboard.session import actor, is_admin, members
-from webapp.dashboard.visibility import usage_bars, usage_bars_by_key, visible_key, visible_keys
+from webapp.dashboard.visibility import (
+    cached_inputs_of,
+    usage_bars,
+    usage_bars_by_key,
+    visible_key,
+    visible_keys,
+)
 from webapp.errors import Conflict, NotAllowed, ValidationError, WeirError
 from webapp.metering.overview import RANGES
 from webapp.metering.request_log import Wanted
@@ -115,6 +121,7 @@ def one(key_id: int) -> Any:
         default_grace=DEFAULT_GRACE,
         figures=services().overview.figures(RANGES["30d"], [key_id]),
         by_model=report(month, ["model"]),
+        cached_inputs=cached_inputs_of(USED_DAYS, [key_id]),
         by_endpoint=report(month, ["endpoint"]),
         requests=services().request_log.page(Wanted(key_ids=[key_id]), count=RECENT).rows,
     )
