@@ -38,7 +38,7 @@ def seeds(count: int) -> list[bytes]:
 
 
 def order(route: Route, seed: bytes | None) -> list[str]:
-    return [target.provider.name for target in route.in_order(seed)]
+    return [target.provider.name for target in route.in_order(seed).targets]
 
 
 def test_many_sessions_are_spread_as_the_weights_say() -> None:

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from flask import Response, g, request
@@ -67,7 +68,7 @@ class HTTPClientConnection:
 
 def call_options(
     model: str | None,
-    body: Mapping[str, Any],
+    body: Mapping[str, Any] = MappingProxyType({}),
     *,
     streamed: bool,
     counted: bool = True,
@@ -86,7 +87,8 @@ def call_options(
     session, billing, entered = Session(), billing_context(), True
     if job is None:
         session = sessions.of_request(body)
-        billing = replace(billing, session=sessions.billed(session))
+        if billed := sessions.billed(session):
+            billing = replace(billing, session=billed)
         if not counted:
             sessions.check(session)
         elif not principal.stale:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
@@ -51,14 +51,9 @@ class Attempts:
         self._busy = busy
         self._retries = retries
 
-    def answer(
-        self, route: Route, targets: Sequence[Target], costs: CostTracker, deadline: float
-    ) -> Success[Answer]:
-        """A whole answer of the first of the route's targets, in this order, that has one.
-
-        Raises the error of the last target, or ProvidersUnavailable, and what
-        CostTracker.reserve() raises.
-        """
+    def answer(self, route: Route, costs: CostTracker, deadline: float) -> Success[Answer]:
+        """A whole answer. Raises the error of the last target, or ProvidersUnavailable, and what
+        CostTracker.reserve() raises."""
 
         def call(target: Target, accounting: CallAccounting) -> Answer:
             answer = target.provider.answer(costs.capped(target), target.model)
@@ -66,10 +61,10 @@ class Attempts:
             accounting.complete(answer)
             return costs.with_cost(answer)
 
-        return self._first_success(route, targets, costs, deadline, call)
+        return self._first_success(route, costs, deadline, call)
 
     def stream(
-        self, route: Route, targets: Sequence[Target], costs: CostTracker, deadline: float
+        self, route: Route, costs: CostTracker, deadline: float
     ) -> Success[Generator[Chunk | Answer]]:
         """A stream whose first content has arrived. Raises as answer().
 
@@ -79,12 +74,11 @@ class Attempts:
         def call(target: Target, accounting: CallAccounting) -> Generator[Chunk | Answer]:
             return self._start_stream(costs, target, accounting)
 
-        return self._first_success(route, targets, costs, deadline, call)
+        return self._first_success(route, costs, deadline, call)
 
     def _first_success(
         self,
         route: Route,
-        targets: Sequence[Target],
         costs: CostTracker,
         deadline: float,
         call: Callable[[Target, CallAccounting], Result],
@@ -92,6 +86,7 @@ class Attempts:
         calls = 0
         failure: ProviderError | None = None
         leader_only = False
+        targets = route.targets
         for target in targets:
             tries = _Tries(self._breakers, costs.circuit(target), costs.billing.bucket)
             retries, resent = self._retries, False

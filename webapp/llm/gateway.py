@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +19,7 @@ from webapp.llm.cost_ceiling import CostCeiling
 from webapp.llm.flight import Flight, Flights
 from webapp.llm.messages import Answer, CacheState, Chunk, FinalAnswer, ModelRequest
 from webapp.llm.ports import AnswerCache, Ledger, Observer, Prices, TokenLimits
-from webapp.llm.routing import Route, Router, Target
+from webapp.llm.routing import Route, Router
 from webapp.llm.subscription import FlightSubscription, Stream
 from webapp.llm.tokens import estimate_messages_tokens
 from webapp.threads import run_in_thread
@@ -134,7 +134,7 @@ class Gateway:
         if options.only_cached:
             raise StoreUnavailable
         failure: ProviderError | None = None
-        for target in _in_order(request, route, options):
+        for target in _for_conversation(route, request, options).targets:
             options.routed(target.provider.name, target.model)
             try:
                 body = target.provider.count_tokens(request, target.model)
@@ -196,12 +196,12 @@ class Gateway:
         flight: Flight,
     ) -> Answer:
         """Call the providers on behalf of all listeners of the flight, and store the answer."""
-        targets = _in_order(request, route, options)
+        route = _for_conversation(route, request, options)
         with self._tokens_reserved(costs):
             if request.stream:
-                answer = self._fly_streamed(route, targets, options, costs, flight)
+                answer = self._fly_streamed(route, options, costs, flight)
             else:
-                success = self._attempts.answer(route, targets, costs, options.deadline)
+                success = self._attempts.answer(route, costs, options.deadline)
                 flight.begin(*_began(success, costs))
                 answer = success.result
         if options.cache.write and self._cache.ttl:
@@ -225,14 +225,9 @@ class Gateway:
             self._token_limits.settle(reservation, costs.total_tokens - before)
 
     def _fly_streamed(
-        self,
-        route: Route,
-        targets: Sequence[Target],
-        options: CallOptions,
-        costs: CostTracker,
-        flight: Flight,
+        self, route: Route, options: CallOptions, costs: CostTracker, flight: Flight
     ) -> Answer:
-        success = self._attempts.stream(route, targets, costs, options.deadline)
+        success = self._attempts.stream(route, costs, options.deadline)
         flight.begin(*_began(success, costs))
         with closing(success.result) as items:
             for event in items:
@@ -271,11 +266,12 @@ def _for(request: ModelRequest, options: CallOptions) -> CallOptions:
     return replace(options, cache=CacheUse(options.cache.scope, read=False, write=False))
 
 
-def _in_order(request: ModelRequest, route: Route, options: CallOptions) -> Sequence[Target]:
-    """The targets of the route, for a request of its conversation."""
+def _for_conversation(route: Route, request: ModelRequest, options: CallOptions) -> Route:
+    """The route with its targets in the order of the request's conversation."""
     if not route.is_weighted:
-        return route.targets
-    return route.in_order(conversation_of(request, options.billing.key_id, options.session))
+        return route
+    key_id = options.billing.key_id
+    return route.in_order(conversation_of(request, key_id, options.session))
 
 
 def _check_allowed(route: Route, allows_model: Callable[..., bool]) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import math
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -62,16 +62,17 @@ class Route:
     def is_weighted(self) -> bool:
         return any(target.weight for target in self.targets)
 
-    def in_order(self, conversation: bytes | None = None) -> list[Target]:
-        """The targets as configured; if some have weights, these come first, in an order that is
-        the same for all requests of a conversation, and drawn where there is none.
+    def in_order(self, conversation: bytes | None) -> Route:
+        """The route with its targets that have weights first, in an order that is the same for all
+        requests of a conversation, and drawn where there is none.
 
         Weighted rendezvous hashing: without a target, only its own conversations go elsewhere.
         """
         weighted = [target for target in self.targets if target.weight]
         seed = conversation or random.randbytes(16)  # noqa: S311 no secret
         weighted.sort(key=lambda target: _distance(seed, target))
-        return [*weighted, *(target for target in self.targets if not target.weight)]
+        others = (target for target in self.targets if not target.weight)
+        return replace(self, targets=(*weighted, *others))
 
 
 def _distance(seed: bytes, target: Target) -> float:
