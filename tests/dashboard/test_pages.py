@@ -196,6 +196,25 @@ def test_bars_move_with_traffic(weir: Weir, admin: Visitor) -> None:
     assert re.search(r"USD per day \$0\.\d+ of \$0\.01", text_of(page))
 
 
+def test_a_key_shows_its_sessions_and_what_they_took(weir: Weir, admin: Visitor) -> None:
+    limits = {"limits.requests_per_session": "2", "limits.usd_per_session": "1.5"}
+    secret = admin.create_key("runaway", **limits)
+    key = f"/dashboard/keys/{max(admin.ids_of_keys())}"
+    assert "Requests per session 2" in text_of(admin.get(key).text)
+    assert "USD per session 1.5" in text_of(admin.get(key).text)
+    assert "last 24 hours" not in text_of(admin.get(key).text)
+    for name, statuses in (("0199a1b2-6c1d-7d0e-9a55", (200, 200, 429)), (None, (200,))):
+        headers = {} if name is None else {"X-Weir-Session": name}
+        for number, status in enumerate(statuses):
+            said = {"message": f"{name} {number}"}
+            assert weir.post("/chat", key=secret, json=said, headers=headers).status_code == status
+    wait_until(lambda: text_of(admin.get(key).text).count("just now") >= 2)
+    page = text_of(admin.get(key).text)
+    assert re.search(r"0199a1b2…9a55 just now 2 \$0\.0\d+", page)
+    assert re.search(r"of this key just now 1 \$0\.0\d+", page)
+    assert "6c1d" not in page
+
+
 def test_budgets_are_raised_for_a_while(weir: Weir, admin: Visitor) -> None:
     admin.create_key("stall", **{"limits.usd_per_day": "0.01"})
     key = f"/dashboard/keys/{max(admin.ids_of_keys())}"

@@ -20,6 +20,7 @@ from sqlalchemy import (
     String,
     Table,
     and_,
+    func,
     select,
     tuple_,
 )
@@ -50,6 +51,16 @@ class SessionState:
 
     requests: int = 0
     ends_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ListedSession:
+    """A session as pages show it; `last_at` is in Unix seconds, money in nano-USD."""
+
+    label: str
+    requests: int
+    last_at: float
+    spent_nano: int
 
 
 class SessionStore:
@@ -86,6 +97,21 @@ class SessionStore:
         query = query.where(_is(key_id, session), ~_has_ended())
         row = self._database.read(lambda connection: connection.execute(query).first())
         return SessionState(row.requests, row.last_at + TTL) if row else SessionState()
+
+    def latest(self, key_id: int, count: int) -> list[ListedSession]:
+        """The sessions of a key that have not ended, the latest first."""
+        of_session = and_(
+            budgets.c.key_id == agent_sessions.c.key_id,
+            budgets.c.period == agent_sessions.c.id,
+            budgets.c.start == OF_SESSION,
+        )
+        columns = (agent_sessions.c.label, agent_sessions.c.requests, agent_sessions.c.last_at)
+        spent = func.coalesce(budgets.c.spent_nano, 0)
+        query = select(*columns, spent).select_from(agent_sessions.outerjoin(budgets, of_session))
+        query = query.where(agent_sessions.c.key_id == key_id, ~_has_ended())
+        query = query.order_by(agent_sessions.c.last_at.desc()).limit(count)
+        rows = self._database.read(lambda connection: connection.execute(query).all())
+        return [ListedSession(*row) for row in rows]
 
     def tick(self) -> None:
         """Delete sessions that have ended, and what they spent, if due."""

@@ -122,6 +122,7 @@ def one(key_id: int) -> Any:
         figures=services().overview.figures(RANGES["30d"], [key_id]),
         by_model=report(month, ["model"]),
         cached_inputs=cached_inputs_of(USED_DAYS, [key_id]),
+        sessions=services().sessions.latest(key_id, RECENT),
         by_endpoint=report(month, ["endpoint"]),
         requests=services().request_log.page(Wanted(key_ids=[key_id]), count=RECENT).rows,
     )
