@@ -342,8 +342,10 @@ def test_a_session_that_is_named_wrongly_is_refused_and_counts_nowhere(weirs: li
         ("/v1/explain", body("x")),
     ):
         refused = weir.post(path, key=key, json=said, headers={"X-Weir-Session": "two words"})
-        assert refused.status_code == 400
+        assert refused.status_code == 400, path
         assert "X-Weir-Session must be 1 to 256 visible ASCII characters" in refused.text
+    later = {"X-Weir-Session": "two words", "Prefer": "respond-async"}
+    assert weir.post("/chat", key=key, json={"message": "x"}, headers=later).status_code == 400
     assert weir.get("/v1/key", key=key).json()["limits"][-1] == before[-1]
 
 

@@ -24,7 +24,7 @@ from webapp.api.blueprint import (
 from webapp.api.dialects import speaking
 from webapp.api.dialects.openai import OPENAI
 from webapp.api.key import budgets_left, limits_left
-from webapp.api.openapi import ONE_OF_THEM, openai_errors_of
+from webapp.api.openapi import ONE_OF_THEM, SESSION, openai_errors_of
 from webapp.api.schemas import Explanation
 from webapp.errors import ValidationError, WeirError
 from webapp.llm.messages import ModelRequest
@@ -54,7 +54,7 @@ def make_blueprint(endpoints: Sequence[ModelEndpoint], example: dict[str, Any]) 
     @blueprint.post("/explain")
     @blueprint.doc(
         security=ONE_OF_THEM,
-        parameters=[parameter],
+        parameters=[parameter, SESSION],
         requestBody={"required": True, "content": content},
     )
     @openai_errors_of(400, 401, 404, 413, 415, 429, 503)

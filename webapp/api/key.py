@@ -16,7 +16,7 @@ from webapp.api import answers
 from webapp.api.blueprint import Blueprint
 from webapp.api.dialects import speaking
 from webapp.api.dialects.openai import OPENAI
-from webapp.api.openapi import ONE_OF_THEM, openai_errors_of
+from webapp.api.openapi import ONE_OF_THEM, SESSION, openai_errors_of
 from webapp.llm.calls import BillingContext
 from webapp.llm.sessions import Session
 from webapp.services import services
@@ -27,7 +27,7 @@ blueprint = speaking(
 
 
 @blueprint.get("/key")
-@blueprint.doc(security=ONE_OF_THEM)
+@blueprint.doc(security=ONE_OF_THEM, parameters=[SESSION])
 @openai_errors_of(400, 401, 429, 503)
 @blueprint.response(200)
 def key() -> dict[str, Any]:
