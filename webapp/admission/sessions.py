@@ -5,19 +5,25 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
-from flask import g, request
+from flask import g
 
 from webapp.admission.identity import Principal
 from webapp.admission.parts import parts
 from webapp.admission.session_store import SessionState
+from webapp.current_request import current_request
 from webapp.errors import SessionLimitExceeded, StoreUnavailable
 from webapp.llm import sessions
 from webapp.llm.calls import BilledSession
 from webapp.llm.sessions import Session
 
 LIMIT = "requests_per_session"
+# By their names in the environment of WSGI: looking each of them up by its own takes 4 µs.
+_HEADERS = [
+    (name, f"HTTP_{name.upper().replace('-', '_')}")
+    for name in (sessions.HEADER, *sessions.AGENT_HEADERS)
+]
 
 
 def enter(session: Session) -> bool:
@@ -84,7 +90,9 @@ def billed(session: Session) -> BilledSession | None:
 
 def of_request(body: Mapping[str, Any]) -> Session:
     """The session of this request. Raises MalformedRequest."""
-    return sessions.session_of(cast(Any, request.headers), body)
+    environ = current_request().environ
+    sent = {name: environ[key] for name, key in _HEADERS if key in environ}
+    return sessions.session_of(sent, body)
 
 
 def _requests() -> int | None:
