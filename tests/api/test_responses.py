@@ -96,6 +96,12 @@ def test_request_and_answer_pass_as_they_are(weir: Weir, provider: Provider) -> 
     assert float(answer.headers["X-Weir-Cost-USD"]) == pytest.approx(cost)
 
 
+def test_a_request_without_input_has_none_at_the_provider(weir: Weir, provider: Provider) -> None:
+    sent = {"model": "stand-in-1", "prompt": {"id": "pmpt_without"}}
+    assert weir.post(RESPONSES, key=KEY, json=sent).status_code == 200
+    assert [call["body"] for call in calls_about(provider, "pmpt_without")] == [sent]
+
+
 def test_events_pass_as_they_are_and_the_cost_comes_before_the_last(
     weir: Weir, provider: Provider
 ) -> None:

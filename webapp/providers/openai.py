@@ -190,8 +190,8 @@ class OpenAIProvider(BaseProvider):
         # Native endpoints name the limit as Weir does, not as the server.
         for name in {"max_tokens", "temperature"} if request.native else request.defaults:
             body.pop(name, None)
-        if request.operation == "responses":
-            body["input"] = without_own(body.get("input"))
+        if request.operation == "responses" and "input" in body:
+            body["input"] = without_own(body["input"])
         return body
 
     def _limit_of(self, request: ModelRequest) -> str:
