@@ -204,9 +204,9 @@ class _Reading:
         elif all(type(item) is int for item in inputs):
             self.input.tokens += len(inputs)
         else:
+            if any(isinstance(item, dict) and refers_to_stored(item) for item in inputs):
+                self._hide("input")
             for item in inputs:
-                if isinstance(item, dict) and refers_to_stored(item):
-                    self._hide("input")
                 self._embedded(item)
 
     def _tools(self, tools: Any) -> None:
