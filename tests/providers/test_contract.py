@@ -14,7 +14,10 @@ from typing import Any
 import pytest
 
 from tests.support import asking
+from tests.support.faults import Fault
 from tests.support.gevent_process import GeventProcess
+from tests.support.raw_provider import RawProvider, Reply
+from tests.support.responses import Response
 from tests.support.servers import Provider, free_port, wait_until
 from webapp.errors import (
     ModelNotFound,
@@ -643,3 +646,14 @@ def test_what_cannot_be_carried_over_is_named_before_a_call(
         assert isinstance(raised, UnsupportedParameter)
         assert raised.parameter == "top_k"
     assert not paid_calls(provider)
+
+
+def test_the_last_event_of_responses_does_not_wait_for_the_end(process: GeventProcess) -> None:
+    events = Response({"model": MODEL, "input": "hello"}, Fault()).events()
+    with RawProvider() as raw:
+        marker = raw.register(Reply.events(*events, lingers=4.0))
+        asked = ModelRequest({"input": marker}, operation="responses", native=False, stream=True)
+        environment = {"OPENAI_BASE_URL": f"{raw.url}/v1", "OPENAI_API_KEY": "sk-test-0123456789"}
+        reading = process.run(asking.read, environment, asked, MODEL)
+    assert (reading.error, reading.text) == (None, "echo: hello")
+    assert reading.lasted < 3

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -25,13 +26,15 @@ MODELS = {"object": "list", "data": [{"id": "m1", "object": "model", "created": 
 
 @dataclass(frozen=True, repr=False)
 class Reply:
-    """An answer: its parts are sent one by one. `cut` ends it before HTTP says that it is over."""
+    """An answer: its parts are sent one by one. `cut` ends it before HTTP says that it is over.
+    That comes after `lingers` seconds."""
 
     parts: Sequence[bytes]
     status: int = 200
     content_type: str = "application/json"
     headers: Mapping[str, str] = field(default_factory=dict)
     cut: bool = False
+    lingers: float = 0.0
 
     def __repr__(self) -> str:
         text = repr(list(self.parts))
@@ -43,9 +46,10 @@ class Reply:
         return cls([json.dumps(body).encode()], status, headers=headers)
 
     @classmethod
-    def events(cls, *events: Any, cut: bool = False) -> Self:
+    def events(cls, *events: Any, cut: bool = False, lingers: float = 0.0) -> Self:
         """Server-sent events: objects as JSON, named by their `type` if they have one."""
-        return cls([_event(event) for event in events], content_type="text/event-stream", cut=cut)
+        parts = [_event(event) for event in events]
+        return cls(parts, content_type="text/event-stream", cut=cut, lingers=lingers)
 
 
 class RawProvider(BackgroundServer):
@@ -114,6 +118,7 @@ def _handler(provider: RawProvider) -> type[BaseHTTPRequestHandler]:
                 self.end_headers()
                 for part in filter(None, reply.parts):
                     self.wfile.write(b"%x\r\n%b\r\n" % (len(part), part))
+                time.sleep(reply.lingers)
                 if not reply.cut:
                     self.wfile.write(b"0\r\n\r\n")
 

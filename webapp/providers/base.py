@@ -39,6 +39,7 @@ READERS: dict[Operation, tuple[Any, Any]] = {
     "responses": (read_response, ResponseReader),
 }
 OPENAIS_READERS = read_answer, StreamReader
+MAX_END_WAIT = 0.5  # seconds
 LISTING_TIMEOUT = 5.0
 LISTING_TTL = 300.0
 LISTING_RETRY_DELAY = 5.0
@@ -229,6 +230,11 @@ class BaseProvider(ABC):
     def _next(self, events: Generator[str], reader: Reader) -> str | None:
         """The next event, or None at the end: also if the stream breaks after its last choice."""
         try:
+            if isinstance(reader, ResponseReader) and reader.is_whole:
+                # Nothing follows, but a connection that is read to its end can be used again.
+                with gevent.Timeout(MAX_END_WAIT, False):
+                    return next(events, None)
+                return None
             return next(events, None)
         except (ReportedInStream, NotServed):
             raise
