@@ -197,6 +197,29 @@ def test_the_last_event_may_have_another_id() -> None:
     assert [chunk.stored_id for chunk in stream(first, last)[0]] == [ids[0], None]
 
 
+def test_arguments_that_come_only_when_they_are_done_count_too() -> None:
+    usage = StreamUsage(lambda: None)
+    reader = ResponseReader(request_of(), "gpt-x", "openai", usage)
+    item = {"type": "function_call", "id": "fc_1", "name": "look", "arguments": "x" * 500}
+
+    def read_event(kind: str, **fields: Any) -> int:
+        event = {"type": f"response.{kind}", "output_index": 0} | fields
+        reader.read(json.dumps(event))
+        return usage.tokens
+
+    read_event("output_item.added", item=item | {"arguments": ""})
+    assert read_event("output_item.done", item=item) >= 500
+    read_event("output_item.added", item=item | {"arguments": ""})
+    streamed = read_event("function_call_arguments.delta", delta=item["arguments"])
+    assert read_event("output_item.done", item=item) - streamed < 5
+    whole = made().whole() | {"usage": None, "output": [item]}
+    _, answer = stream(
+        {"type": "response.output_text.delta", "delta": "Well."},
+        {"type": "response.completed", "response": whole},
+    )
+    assert answer.usage.output_tokens > 50
+
+
 def test_what_is_thought_after_the_first_words_counts_too() -> None:
     usage = StreamUsage(lambda: None)
     reader = ResponseReader(request_of(), "gpt-x", "openai", usage)

@@ -21,6 +21,8 @@ from webapp.providers.usage import generated_text, read_usage
 ENDS = {"response.completed", "response.incomplete"}
 # Items whose beginning says nothing yet.
 OPENED_EMPTY = {"message", "reasoning"}
+# Items that are nothing but what the model generated.
+GENERATED = OPENED_EMPTY | {"custom_tool_call", "function_call"}
 # What the codes of errors within an answer stand for, which itself has status 200.
 STATUS_OF_CODE = {
     "rate_limit_exceeded": 429,
@@ -62,6 +64,8 @@ class ResponseReader:
         self._answered: str | None = None
         self._usage: Usage | None = None
         self._id: str | None = None
+        # How many characters of each item have come, by its place.
+        self._seen: dict[Any, int] = {}
         self.is_whole = False
 
     def read(self, data: str) -> list[Chunk]:
@@ -96,7 +100,7 @@ class ResponseReader:
         return "".join(self._generated)
 
     def _read(self, event: dict[str, Any], data: str) -> Chunk | None:
-        text = generated = ""
+        text = generated = unseen = ""
         stored_id = None
         kind = event.get("type")
         if not isinstance(kind, str):
@@ -123,24 +127,37 @@ class ResponseReader:
             stored_id = None if last_id == self._id else last_id
         elif kind == "response.output_item.done":
             begins = True
-            self._stream_usage.show()
+            unseen = self._unseen(event)
         else:  # what repeats, such as `….done`, or what is new
             begins = kind.endswith(".done")
-        if generated or kind in ENDS:
+        if generated or unseen or kind in ENDS:
             # Not before: what it thinks without showing it takes time until then.
-            self._stream_usage.count(generated)
+            self._stream_usage.count(generated or unseen)
         if generated:
             self._generated.append(generated)
+            place = event.get("output_index")
+            self._seen[place] = self._seen.get(place, 0) + len(generated)
         if text:
             self._texts.append(text)
         if self._request.native:
             return Chunk("", text) if text else None
         return Chunk(data, text, begins, stored_id)
 
+    def _unseen(self, event: dict[str, Any]) -> str:
+        """What an item that is done has, and no event before it had: some servers send no deltas
+        of arguments."""
+        item = event.get("item")
+        if not isinstance(item, dict):
+            return ""
+        if item.get("type") == "reasoning":
+            self._stream_usage.show()
+        seen = self._seen.pop(event.get("output_index"), 0)
+        return generated_text(item)[seen:] if item.get("type") in GENERATED else ""
+
     def _end(self, response: dict[str, Any]) -> None:
         self.is_whole = True
         self._answered = _name(response.get("model"))
-        said = self._said or _generated(response)
+        said = max(self._said, _generated(response), key=len)
         self._usage = _usage(response, self._request, self._model, said)
         if not self._texts:
             self._texts += _texts(_items(response))
