@@ -23,6 +23,7 @@ PDF = "data:application/pdf;base64,JVBERi0="
 PNG = "data:image/png;base64,aGVsbG8="
 NOTE = "data:text/plain;base64,aGVsbG8="
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
+CLOSED = {**SCHEMA, "additionalProperties": False}
 FUNCTION = {"name": "weather", "description": "Tells it", "parameters": SCHEMA}
 TOOL = {"type": "function", "function": FUNCTION}
 CALL = {
@@ -83,7 +84,7 @@ def text(words: str, **fields: Any) -> dict[str, Any]:
             },
             {
                 "output_config": {
-                    "format": {"type": "json_schema", "schema": {**SCHEMA, "description": "D"}}
+                    "format": {"type": "json_schema", "schema": {**CLOSED, "description": "D"}}
                 }
             },
         ),
@@ -225,6 +226,43 @@ def test_a_budget_for_thinking_is_less_than_the_limit_on_the_output() -> None:
     assert thinking["budget_tokens"] == 1_999
     with pytest.raises(UnsupportedParameter, match="max_tokens must be more"):
         asked(BUDGETED, reasoning_effort="low", max_tokens=1_024)
+
+
+def test_thinking_does_not_begin_amid_the_use_of_tools() -> None:
+    calls = {"role": "assistant", "content": "Wait.", "tool_calls": [CALL]}
+    result = {"role": "tool", "tool_call_id": "call_1", "content": "9 C"}
+
+    def thinking(model: str, *messages: Any) -> Any:
+        given = asked(model, reasoning_effort="low", messages=[HELLO, *messages])
+        return given.get("thinking", {}).get("type")
+
+    assert thinking(BUDGETED, calls, result) is None
+    assert thinking(BUDGETED, {**calls, "thinking_blocks": [THOUGHT]}, result) == "enabled"
+    assert thinking(BUDGETED, calls, result, {"role": "assistant", "content": "9."}, HELLO) == (
+        "enabled"
+    )
+    assert thinking(BUDGETED, {"role": "assistant", "content": "Hi"}, HELLO) == "enabled"
+    assert thinking(MODEL, calls, result) == "adaptive"
+
+
+def test_objects_of_a_schema_are_closed_where_it_does_not_say() -> None:
+    inner = {"type": "object", "properties": {"type": {"type": "string"}}}
+    schema = {
+        "type": "object",
+        "properties": {"properties": {"type": "array", "items": inner}},
+        "$defs": {"One": {"anyOf": [inner, {"type": "object", "additionalProperties": True}]}},
+        "enum": [{"type": "object", "properties": {}}],
+    }
+    wanted = {"type": "json_schema", "json_schema": {"name": "w", "schema": schema}}
+    found = asked(response_format=wanted)["output_config"]["format"]["schema"]
+    shut = {**inner, "additionalProperties": False}
+    assert found == {
+        **schema,
+        "additionalProperties": False,
+        "properties": {"properties": {"type": "array", "items": shut}},
+        "$defs": {"One": {"anyOf": [shut, {"type": "object", "additionalProperties": True}]}},
+    }
+    assert "additionalProperties" not in schema  # it is the client's
 
 
 def test_there_always_is_a_limit_on_the_output() -> None:

@@ -55,7 +55,7 @@ def schema(name: str = "output_config") -> dict[str, Any]:
 FORMAT = {
     "response_format": {
         "type": "json_schema",
-        "json_schema": {"name": "answer", "strict": True, "schema": SCHEMA},
+        "json_schema": {"name": "answer", "schema": SCHEMA},
     }
 }
 
@@ -116,6 +116,29 @@ FORMAT = {
 )  # fmt: skip
 def test_a_parameter_is_carried_over(fields: Any, carried: dict[str, Any]) -> None:
     assert asked(**fields) == {"messages": [HELLO]} | carried
+
+
+@pytest.mark.parametrize(
+    ("fields", "strict"),
+    [
+        ({}, False),  # an object that is open
+        ({"additionalProperties": False}, False),  # a field that may be missing
+        ({"additionalProperties": False, "required": ["city"]}, True),
+        ({"additionalProperties": False, "required": ["city"], "allOf": [{}]}, False),
+        (
+            {
+                "additionalProperties": False,
+                "required": ["city"],
+                "$defs": {"A": {"type": ["object", "null"]}},
+            },
+            False,
+        ),
+    ],
+)
+def test_a_schema_is_strict_where_openai_takes_it_so(fields: Any, strict: bool) -> None:
+    wanted = {"type": "json_schema", "schema": {**SCHEMA, **fields}}
+    told = asked(output_config={"format": wanted})["response_format"]["json_schema"]
+    assert told.get("strict", False) == strict
 
 
 def tool_result(**fields: Any) -> dict[str, Any]:
@@ -277,7 +300,7 @@ def deltas(answered: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def streamed(chunks: list[str]) -> list[dict[str, Any]]:
-    writer = EventWriter(MODEL)
+    writer = EventWriter(MODEL, lambda: 9)
     written = [event for one in chunks for event in writer.take(one)]
     return [json.loads(event) for event in [*written, *writer.end(COUNTED)]]
 
@@ -333,6 +356,14 @@ def test_an_answer_is_the_same_whole_and_streamed(
         block.pop("parsed_output", None)
     assert found == written | {"stop_details": None}
     assert [event["type"] for event in events[-2:]] == ["message_delta", "message_stop"]
+
+
+def test_a_stream_begins_with_an_estimate_of_its_input_and_ends_with_the_truth() -> None:
+    counted = json.dumps({"choices": [], "usage": COUNTS})
+    begun, *_, last, _ = streamed([chunk({"content": "Hi"}), chunk({}, "stop"), counted])
+    assert begun["message"]["usage"]["input_tokens"] == 9
+    told = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+    assert sum(last["usage"][name] for name in told) == COUNTS["prompt_tokens"]
 
 
 def test_blocks_are_opened_and_closed_one_after_the_other() -> None:

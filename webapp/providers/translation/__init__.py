@@ -13,10 +13,12 @@ from typing import Protocol
 
 from webapp.errors import ProviderRefusedRequest
 from webapp.llm.messages import Answer, ModelRequest, Operation, Usage
+from webapp.llm.tokens import estimate_messages_tokens
 from webapp.providers.translation.chat_over_messages.answer import ChunkWriter, to_chat_answer
 from webapp.providers.translation.chat_over_messages.request import to_messages
 from webapp.providers.translation.messages_over_chat.answer import EventWriter, to_message
 from webapp.providers.translation.messages_over_chat.request import max_tokens_of, to_chat
+from webapp.threads import run_in_thread
 
 # What a server of chat completions may not know, and can be left out.
 ADAPTABLE = frozenset({"reasoning_effort", "stream_options"})
@@ -84,6 +86,11 @@ def _messages_as_chat(request: ModelRequest, model: str) -> ModelRequest:
     )
 
 
+def _input_of(request: ModelRequest) -> Callable[[], int]:
+    """Estimates the tokens of the input of Messages."""
+    return lambda: run_in_thread(lambda: estimate_messages_tokens(request.body))
+
+
 TRANSLATIONS: dict[tuple[Operation, Operation], Translation] = {
     ("chat/completions", "messages"): Translation(
         _chat_as_messages,
@@ -91,6 +98,6 @@ TRANSLATIONS: dict[tuple[Operation, Operation], Translation] = {
         lambda request, model: ChunkWriter(model, usage_wanted=request.usage_wanted),
     ),
     ("messages", "chat/completions"): Translation(
-        _messages_as_chat, to_message, lambda _, model: EventWriter(model)
+        _messages_as_chat, to_message, lambda request, model: EventWriter(model, _input_of(request))
     ),
 }

@@ -30,6 +30,7 @@ from webapp.providers.translation.fields import (
     only,
     wrong,
 )
+from webapp.providers.translation.schemas import closed
 
 SUPPORTED = {
     "cache_control", "max_completion_tokens", "max_tokens", "messages", "parallel_tool_calls",
@@ -52,6 +53,7 @@ BUDGETED_MODEL = re.compile(
 )
 BUDGETS = {"low": 1_024, "medium": 4_096, "high": 8_192, "xhigh": 16_384, "max": 32_768}
 TIERS = {"auto": "auto", "default": "standard_only", "standard_only": "standard_only"}
+THINKING = {"thinking", "redacted_thinking"}
 DATA_URL = re.compile(r"data:([\w.+/-]+)((?:;[\w=.+-]+)*?)(;base64)?,", re.IGNORECASE)
 
 
@@ -77,7 +79,7 @@ def to_messages(body: Mapping[str, Any], model: str, output_cap: int | None) -> 
         "service_tier": _service_tier(body.get("service_tier")),
         "cache_control": _cache_control(body, ""),
         **_tools(body),
-        **_reasoning(body, model, max_tokens),
+        **_reasoning(body, model, max_tokens, messages),
     }
     if output_format := _format(body.get("response_format")):
         translated["output_config"] = {
@@ -108,7 +110,9 @@ def _service_tier(value: Any) -> str | None:
     return None if value is None else TIERS[value]
 
 
-def _reasoning(body: Mapping[str, Any], model: str, max_tokens: int) -> dict[str, Any]:
+def _reasoning(
+    body: Mapping[str, Any], model: str, max_tokens: int, messages: list[dict[str, Any]]
+) -> dict[str, Any]:
     """`thinking` in Anthropic's own words, or what `reasoning_effort` means to this model."""
     if given(body, "thinking"):
         if given(body, "reasoning_effort"):
@@ -126,6 +130,8 @@ def _reasoning(body: Mapping[str, Any], model: str, max_tokens: int) -> dict[str
     effort = EFFORTS[effort]
     if not BUDGETED_MODEL.search(model):
         return {"thinking": {"type": "adaptive"}, "output_config": {"effort": effort}}
+    if _has_called_without_thinking(messages):
+        return {}
     if max_tokens <= BUDGETS["low"]:
         raise UnsupportedParameter(
             "reasoning_effort",
@@ -133,6 +139,19 @@ def _reasoning(body: Mapping[str, Any], model: str, max_tokens: int) -> dict[str
         )
     budget = min(BUDGETS[effort], max_tokens - 1)
     return {"thinking": {"type": "enabled", "budget_tokens": budget}}
+
+
+def _has_called_without_thinking(messages: list[dict[str, Any]]) -> bool:
+    """Whether tools that answer now were called without thinking, which many clients do not send
+    back. Models that think within a budget refuse to begin to think then."""
+    for message in reversed(messages):
+        blocks = message["content"] if isinstance(message["content"], list) else []
+        kinds = [block["type"] for block in blocks]
+        if message["role"] == "assistant":
+            return "tool_use" in kinds and kinds[0] not in THINKING
+        if "tool_result" not in kinds:
+            return False
+    return False
 
 
 def _format(value: Any) -> dict[str, Any] | None:
@@ -146,7 +165,7 @@ def _format(value: Any) -> dict[str, Any] | None:
     path = "response_format.json_schema"
     described = an_object(wanted.get("json_schema"), path)
     only(described, {"name", "description", "schema", "strict"}, path)
-    schema = dict(an_object(described.get("schema"), f"{path}.schema"))
+    schema = closed(an_object(described.get("schema"), f"{path}.schema"))
     if given(described, "description"):
         schema.setdefault("description", a_text(described["description"], f"{path}.description"))
     return {"type": "json_schema", "schema": schema}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from webapp import json_codec
@@ -23,7 +23,6 @@ STOP_REASONS = {
     "function_call": "tool_use",
     "content_filter": "refusal",
 }
-NONE_YET = Usage(0, 0)
 INVALID_ARGUMENTS = "invalid_arguments"  # the input of a call whose arguments are no object
 
 
@@ -61,10 +60,12 @@ class EventWriter:
     """Writes the chunks of one stream as events of Messages.
 
     Content comes in blocks, one at a time, so each other kind of content closes the last block.
+    `estimate` returns the tokens of the input: clients show those of the first event meanwhile.
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, estimate: Callable[[], int]) -> None:
         self._model = model
+        self._estimate = estimate
         self._begun = False
         self._blocks = -1  # the index of the latest block
         self._open: str | int | None = None  # its kind, or the number of its call
@@ -108,7 +109,7 @@ class EventWriter:
 
     def _start(self, chunk: Mapping[str, Any]) -> dict[str, Any]:
         self._begun = True
-        usage = to_message_usage(None, self._tier, NONE_YET)
+        usage = to_message_usage(None, self._tier, Usage(self._estimate(), 0))
         message = _head(chunk, self._model) | {
             "content": [],
             "stop_reason": None,

@@ -20,6 +20,7 @@ from webapp.providers.translation.fields import (
     only,
     wrong,
 )
+from webapp.providers.translation.schemas import is_strict
 
 SUPPORTED = {
     "max_tokens", "messages", "metadata", "output_config", "output_format", "service_tier",
@@ -134,7 +135,9 @@ def _format(body: Mapping[str, Any]) -> dict[str, Any] | None:
     if wanted.get("type") != "json_schema":
         raise UnsupportedParameter(f"{name}.type")
     schema = an_object(wanted.get("schema"), f"{name}.schema")
-    described = {"name": "answer", "strict": True, "schema": schema}
+    described = {"name": "answer", "schema": schema}
+    if is_strict(schema):
+        described["strict"] = True
     return {"type": "json_schema", "json_schema": described}
 
 
