@@ -73,7 +73,7 @@ class CostTracker:
         tier: str | None = None,
     ) -> None:
         limited = billing.has_budget or billing.tokens_per_minute is not None
-        check_numbers(request.body, strictly=limited)
+        check_numbers(request, strictly=limited)
         self.billing = billing
         self.total_tokens = 0
         self.settled_usage: Usage | None = None
@@ -271,6 +271,9 @@ class CallAccounting:
 
     def _estimate(self, output_tokens: int) -> Usage:
         most = self._at_most_the_ceiling(output_tokens)
+        told = self.stream_usage.input
+        if told and told.input_reported and not self._costs.input.runs_tools:
+            return replace(told, output_tokens=most, output_reported=False)
         return Usage(self._costs.input_tokens, most, estimated=True)
 
     def _at_most_the_ceiling(self, output_tokens: int) -> int:
@@ -286,7 +289,9 @@ class CallAccounting:
         if self._settled:
             return
         self._settled = True
-        nano = 0 if state is CallState.FAILED else self._cost(usage)
+        # Of a call that was cut, the input may be known.
+        exact = not usage.estimated or (usage.input_reported and state is not CallState.SETTLED)
+        nano = 0 if state is CallState.FAILED else self._cost(usage, exact=exact)
         self._tracker.add(usage, nano)
         known = error if isinstance(error, WeirError) else None
         words = known.provider_message if known else None
@@ -304,8 +309,8 @@ class CallAccounting:
         self._ledger.settle(self._call_id, settlement)
         self.observer.finished(settlement, model)
 
-    def _cost(self, usage: Usage) -> int | None:
-        if usage.estimated:
+    def _cost(self, usage: Usage, *, exact: bool) -> int | None:
+        if not exact:
             return self._costs.of_estimate(usage)
         nano = self._costs.of_reported(usage)
         if nano is None and self._tracker.billing.has_budget:

@@ -116,7 +116,7 @@ class AnthropicProvider(BaseProvider):
 
     def count_tokens(self, request: ModelRequest, model: str) -> str | None:
         note, headers = partial(self.limits.note, model), _passed_on(request)
-        body = {"model": model, **request.body}
+        body = _body(request, model)
         seconds = min(self._timeout, COUNT_TIMEOUT)
         with self._recording():
             try:

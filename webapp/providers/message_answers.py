@@ -19,7 +19,7 @@ from webapp.llm.messages import Answer, Chunk, ModelRequest, Usage
 from webapp.llm.stream_usage import StreamUsage
 from webapp.providers.answers import CUT, malformed_as_provider_failed
 from webapp.providers.reported_errors import read_error, translate_reported, translate_status
-from webapp.providers.translation.usage import merged
+from webapp.providers.translation.usage import merged, to_chat_usage
 from webapp.providers.usage import generated_text, read_usage
 
 # Blocks whose beginning says nothing yet.
@@ -108,6 +108,8 @@ class MessageReader:
                 usage = message.get("usage")
                 started = {**usage, "output_tokens": None} if isinstance(usage, dict) else {}
                 self._counts = merged(self._counts, started)
+                if to_chat_usage(self._counts):
+                    self._stream_usage.input = self._usage()
             case "content_block_start":
                 block = event["content_block"]
                 text, generated = _text(block), generated_text(block)

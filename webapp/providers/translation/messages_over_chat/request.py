@@ -135,7 +135,7 @@ def _format(body: Mapping[str, Any]) -> dict[str, Any] | None:
     if wanted.get("type") != "json_schema":
         raise UnsupportedParameter(f"{name}.type")
     schema = an_object(wanted.get("schema"), f"{name}.schema")
-    described = {"name": "answer", "schema": schema}
+    described: dict[str, Any] = {"name": "answer", "schema": schema}
     if is_strict(schema):
         described["strict"] = True
     return {"type": "json_schema", "json_schema": described}
