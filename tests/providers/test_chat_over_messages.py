@@ -187,6 +187,22 @@ def test_an_assistant_that_said_nothing_is_left_out() -> None:
     assert message == {"role": "user", "content": [text("Hello"), text("Hello")]}
 
 
+def test_blank_texts_are_left_out_beside_others() -> None:  # as models write before a call
+    calls = {"role": "assistant", "content": "\n\n", "tool_calls": [CALL]}
+    parts = {"role": "user", "content": [text(" "), text("a"), text("")]}
+    messages = said(HELLO, calls, parts)["messages"]
+    assert [message["content"] for message in messages[1:]] == [[USE], "a"]
+    assert said({"role": "user", "content": [text(" ")]})["messages"][0]["content"] == " "
+
+
+def test_ids_of_other_models_calls_are_told_as_anthropic_takes_them() -> None:
+    calls = {"role": "assistant", "tool_calls": [{**CALL, "id": "functions.weather:0"}]}
+    result = {"role": "tool", "tool_call_id": "functions.weather:0", "content": "9 C"}
+    _, use, told = said(HELLO, calls, {**result, "name": "weather"})["messages"]
+    assert use["content"][0]["id"] == "functions_2e_weather_3a_0"
+    assert told["content"][0]["tool_use_id"] == use["content"][0]["id"]
+
+
 def test_the_results_of_parallel_tools_are_one_message() -> None:
     result = {"role": "tool", "tool_call_id": "call_1", "content": "9 C"}
     other = {"role": "tool", "tool_call_id": "call_2", "content": "noon"}

@@ -54,6 +54,7 @@ BUDGETED_MODEL = re.compile(
 BUDGETS = {"low": 1_024, "medium": 4_096, "high": 8_192, "xhigh": 16_384, "max": 32_768}
 TIERS = {"auto": "auto", "default": "standard_only", "standard_only": "standard_only"}
 THINKING = {"thinking", "redacted_thinking"}
+NOT_IN_IDS = re.compile(r"[^a-zA-Z0-9_-]")
 DATA_URL = re.compile(r"data:([\w.+/-]+)((?:;[\w=.+-]+)*?)(;base64)?,", re.IGNORECASE)
 
 
@@ -269,8 +270,7 @@ def _assistant(message: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
     calls = a_list(message.get("tool_calls") or [], f"{path}.tool_calls")
     content = message.get("content")
     if content is not None or not (calls or given(message, "refusal")):
-        # Anthropic refuses empty texts.
-        blocks += [block for block in _texts(content, path) if block["text"]]
+        blocks += [block for block in _texts(content, path) if block["text"].strip()]
     if given(message, "refusal"):
         blocks.append(_text(a_text(message["refusal"], f"{path}.refusal")))
     for position, value in enumerate(calls):
@@ -278,7 +278,12 @@ def _assistant(message: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
         function = call["function"]
         given_input = json.loads(function["arguments"])
         blocks.append(
-            {"type": "tool_use", "id": call["id"], "name": function["name"], "input": given_input}
+            {
+                "type": "tool_use",
+                "id": _tool_id(call["id"]),
+                "name": function["name"],
+                "input": given_input,
+            }
         )
     return blocks
 
@@ -304,7 +309,7 @@ def _tool_result(
     message: Mapping[str, Any], path: str, called: Mapping[str, str]
 ) -> dict[str, Any]:
     only(message, {"role", "name", "content", "tool_call_id", "cache_control"}, path)
-    id_ = a_text(message.get("tool_call_id"), f"{path}.tool_call_id", empty=False)
+    id_ = _tool_id(a_text(message.get("tool_call_id"), f"{path}.tool_call_id", empty=False))
     # Many clients repeat the function's name, which the call's id already tells.
     if given(message, "name") and message["name"] != called.get(id_):
         raise wrong(f"{path}.name", "the name of the function that the call with this id names")
@@ -312,6 +317,11 @@ def _tool_result(
     result = {"type": "tool_result", "tool_use_id": id_, "content": content}
     cache_control = _cache_control(message, path)
     return result | ({"cache_control": cache_control} if cache_control else {})
+
+
+def _tool_id(id_: str) -> str:
+    """The id of a call as Anthropic takes it: other models also use other characters."""
+    return NOT_IN_IDS.sub(lambda found: f"_{ord(found[0]):x}_", id_)
 
 
 def _texts(content: Any, path: str) -> list[dict[str, Any]]:
@@ -328,7 +338,9 @@ def _blocks(content: Any, path: str) -> list[dict[str, Any]]:
     if isinstance(content, str):
         return [_text(content)]
     parts = a_list(content, path, empty=False)
-    return [_part(part, f"{path}.{position}") for position, part in enumerate(parts)]
+    blocks = [_part(part, f"{path}.{position}") for position, part in enumerate(parts)]
+    # Anthropic refuses blank texts, which other models make and clients send back.
+    return [block for block in blocks if block.get("text", "-").strip()] or blocks[:1]
 
 
 def _part(value: Any, path: str) -> dict[str, Any]:
