@@ -395,6 +395,33 @@ def test_the_fragments_of_parallel_calls_may_come_in_turns() -> None:
     ]  # fmt: skip
 
 
+def test_calls_with_one_index_are_told_apart_by_their_ids() -> None:
+    def fragment(arguments: str, **fields: Any) -> dict[str, Any]:
+        name = {"name": "weather"} if fields else {}
+        return {"index": 0, **fields, "function": {"arguments": arguments, **name}}
+
+    parts = [
+        fragment('{"city": ', id="a"),
+        fragment('"Bern"}', id="a"),  # a name may come with each fragment
+        fragment('{"city": ', id="b"),
+        fragment('"Oslo"}'),
+    ]
+    found = joined(streamed([chunk({"tool_calls": [one]}) for one in parts] + [chunk({}, "stop")]))
+    assert [(block["id"], block["input"]) for block in found["content"]] == [
+        ("a", {"city": "Bern"}), ("b", {"city": "Oslo"}),
+    ]  # fmt: skip
+
+
+def test_blanks_amid_a_call_do_not_end_it() -> None:
+    begun = {**CALL, "index": 0, "function": {"name": "weather", "arguments": '{"city": '}}
+    rest = {"index": 0, "function": {"arguments": '"Bern"}'}}
+    parts = [{"tool_calls": [begun]}, {"content": "\n"}, {"tool_calls": [rest]}, {"content": "So"}]
+    found = joined(streamed([*map(chunk, parts), chunk({}, "tool_calls")]))
+    assert [block.get("input", block.get("text")) for block in found["content"]] == [
+        {"city": "Bern"}, "So",
+    ]  # fmt: skip
+
+
 def test_usage_is_told_as_anthropic_tells_it() -> None:
     assert whole({"content": "Hi"}, "stop")["usage"] == {
         "input_tokens": 9,
