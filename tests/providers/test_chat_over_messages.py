@@ -428,6 +428,13 @@ def test_thinking_is_told_as_text_and_with_its_signature() -> None:
     assert sent["content"] == [THOUGHT, HIDDEN, text("A")]
 
 
+def test_thinking_without_a_signature_may_be_sent_back() -> None:
+    for thought in ({**THOUGHT, "signature": ""}, {"type": "thinking", "thinking": "Hm."}):
+        answer = {"role": "assistant", "content": "A", "thinking_blocks": [thought]}
+        [message] = said(answer)["messages"]
+        assert message["content"] == [{**THOUGHT, "signature": ""}, text("A")]
+
+
 def test_the_words_of_a_refusal_are_told() -> None:
     details = {"type": "refusal", "category": "bio", "explanation": "Not this."}
     answered = message(reason="refusal", stop_details=details)
