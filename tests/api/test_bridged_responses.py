@@ -15,7 +15,8 @@ from tests.conftest import MakeWeir
 from tests.support.servers import Provider, Weir
 
 KEY = "test_key_0123456789"
-CHAT, CLAUDE = "azure/my-gpt", "anthropic/stand-in-claude"
+CHAT, CLAUDE = "chat", "claude"
+NAMES = {CHAT: "my-gpt", CLAUDE: "stand-in-claude"}
 SCHEMA = {
     "type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"],
     "additionalProperties": False,
@@ -40,6 +41,8 @@ def weir(start_shared_weir: MakeWeir, provider: Provider) -> Weir:
         OPENAI_BASE_URL=provider.base_url,
         ANTHROPIC_API_KEY="sk-ant-secret-0123456789",
         ANTHROPIC_BASE_URL=provider.anthropic_url,
+        MODEL_ROUTES="chat=azure/my-gpt;claude=anthropic/stand-in-claude;"
+        "openai=openai/stand-in-1;either=azure/my-gpt>anthropic/stand-in-claude",
         LLM_TIMEOUT=2,
         LLM_MAX_RETRIES=0,
         BREAKER_FAILURES=1_000_000,
@@ -58,7 +61,7 @@ def test_a_response_is_created_and_streamed(client: openai.OpenAI, model: str) -
     created = client.responses.create(**asked)
     assert created.status == "completed"
     assert created.output_text.endswith(f"echo: the same of {model}")
-    assert (created.instructions, created.model) == ("Be brief.", model.split("/")[1])
+    assert (created.instructions, created.model) == ("Be brief.", NAMES[model])
     assert created.usage
     assert created.usage.input_tokens > 0 < created.usage.output_tokens
     with client.responses.stream(**asked) as stream:
@@ -165,6 +168,19 @@ def test_openai_goes_on_where_a_claude_has_thought(
     assert [item.type for item in thought.output] == ["reasoning", "message"]
     history += [item.to_dict() for item in thought.output]
     history.append({"role": "user", "content": "and now another"})
-    client.responses.create(model="openai/stand-in-1", input=history)
+    client.responses.create(model="openai", input=history)
     [call] = [one for one in provider.calls("/v1/responses") if "and now" in str(one["body"])]
     assert call["body"]["input"] == [item for item in history if item.get("type") != "reasoning"]
+
+
+@pytest.mark.parametrize("fault", ["status=500", "role_then_cut"])
+def test_a_claude_answers_where_a_server_of_chat_completions_fails(
+    client: openai.OpenAI, fault: str
+) -> None:
+    words = f"fails over [[fault:{fault},model=my-gpt]]"
+    events: Any = client.responses.create(model="either", input=words, stream=True)
+    created, *_, last = events
+    assert (created.type, last.type) == ("response.created", "response.completed")
+    assert (created.sequence_number, last.response.model) == (0, "stand-in-claude")
+    assert created.response.id == last.response.id
+    assert last.response.output_text == "echo: fails over"
