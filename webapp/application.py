@@ -85,7 +85,7 @@ from webapp.providers.base import BaseProvider
 from webapp.secret_refresh import SecretRefresh
 from webapp.services import Services
 from webapp.settings import Settings, load
-from webapp.storage import migrations
+from webapp.storage import migrations, response_ids
 from webapp.storage.answer_cache import FlaskAnswerCache, MemoryBackend, RedisBackend
 from webapp.storage.blobs import BlobStore, make_blob_store
 from webapp.storage.breakers import CircuitBreakers
@@ -93,6 +93,7 @@ from webapp.storage.busy_targets import BusyTargets
 from webapp.storage.database import Database
 from webapp.storage.flight_coordinator import LocalCoordinator, RedisCoordinator
 from webapp.storage.redis_client import RedisClient
+from webapp.storage.response_ids import ResponseIds
 from webapp.storage.retention import Retention
 from webapp.worker_count import worker_count
 
@@ -182,6 +183,7 @@ class _Stores:
     heartbeats: Heartbeats
     blobs: BlobStore
     files: FileStore
+    responses: ResponseIds
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +262,7 @@ def _make_stores(app: Flask, settings: Settings) -> _Stores:
             retention=settings.files_retention,
             worker_id=heartbeats.register,
         ),
+        responses=ResponseIds(database),
     )
 
 
@@ -312,6 +315,7 @@ def _make_models(settings: Settings, stores: _Stores, metering: _Metering) -> _M
         metering.prices,
         metering.token_limits,
         observer,
+        stores.responses,
     )
     predictions = Predictions(Registry(settings.model_path or MODELS), stores.answers)
     return _Models(
@@ -499,6 +503,7 @@ def _make_lifecycle(
         request_log.expired(settings.request_log_retention),
         idempotency_store.expired(),
         ended_sessions.expired(),
+        response_ids.expired(),
         *activity.expired(),
         *batch_store.expired(settings.files_retention[1], settings.jobs_retention),
     ]
@@ -515,6 +520,7 @@ def _make_lifecycle(
             metering.alerts.tick,
             metering.idempotency.tick,
             stores.ended_sessions.tick,
+            stores.responses.tick,
             metering.prices.tick,
             stores.files.tick,
             Retention(database, expired).tick,
@@ -525,6 +531,7 @@ def _make_lifecycle(
             partial(telemetry.sample, database),
         ],
         finishes=[
+            stores.responses.tick,
             metering.ledger.settle_all,
             metering.traffic.flush,
             metering.request_log.flush,
@@ -532,6 +539,7 @@ def _make_lifecycle(
         ends=[
             lambda: batches.executor.stop(min(lifecycle.grace_left, settings.shutdown_grace)),
             models.flights.close,
+            stores.responses.tick,
             metering.ledger.close,
         ],
         grace=settings.shutdown_grace,

@@ -17,7 +17,9 @@ from tests.conftest import MakeWeir
 from tests.support.servers import Provider, Weir, free_port
 
 KEY = "test_key_0123456789"
-OPENAI, ANTHROPIC = "/v1/chat/completions", "/v1/messages"
+OPENAI, ANTHROPIC, RESPONSES = ENDPOINTS = (
+    "/v1/chat/completions", "/v1/messages", "/v1/responses",
+)  # fmt: skip
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/faults.md"
 STOPPED = "*(stopped)*"
 
@@ -38,9 +40,10 @@ class Line:
 
 
 def table() -> list[Line]:
-    """The lines of both tables."""
-    openais, _, anthropics = DOCUMENT.read_text().partition(f"## At `{ANTHROPIC}`")
-    return [*lines_of(OPENAI, openais), *lines_of(ANTHROPIC, anthropics)]
+    """The lines of all tables."""
+    parts = re.split(r"^## At `.+`$", DOCUMENT.read_text(), flags=re.MULTILINE)
+    tables = zip(ENDPOINTS, parts, strict=True)
+    return [line for endpoint, part in tables for line in lines_of(endpoint, part)]
 
 
 def lines_of(endpoint: str, text: str) -> Iterator[Line]:
@@ -77,20 +80,23 @@ def anthropics(provider: Provider) -> dict[str, str]:
 
 def ask(weir: Weir, line: Line) -> requests.Response:
     stopped = line.fault == STOPPED
-    if line.endpoint == OPENAI:
-        model = "gone/any" if stopped else "stand-in-1"
-        fields = {}
-    else:
-        model = "gone_claude/any" if stopped else "stand-in-claude"
-        fields = {"max_tokens": 10_000_000}
     directive = "" if stopped or not line.fault else f" [[fault:{line.fault}]]"
     said = f"a few words for {line}{directive}"
-    body = {"model": model, "messages": [{"role": "user", "content": said}], **fields}
+    messages = [{"role": "user", "content": said}]
+    if line.endpoint == OPENAI:
+        body = {"model": "gone/any" if stopped else "stand-in-1", "messages": messages}
+    elif line.endpoint == ANTHROPIC:
+        model = "gone_claude/any" if stopped else "stand-in-claude"
+        body = {"model": model, "messages": messages, "max_tokens": 10_000_000}
+    else:
+        # A model of its own: what it learns of the server is not for other lines.
+        model = "gone/any" if stopped else re.sub(r"\W+", "-", f"of {line}")
+        body = {"model": model, "input": said, "store": False}
     return weir.post(line.endpoint, key=KEY, json=body | {"stream": line.streamed})
 
 
 def test_the_table_is_complete() -> None:
-    for endpoint in (OPENAI, ANTHROPIC):
+    for endpoint in ENDPOINTS:
         faults = " ".join(line.fault for line in table() if line.endpoint == endpoint)
         for wanted in (
             "stopped", "hang", "status=429", "retry_after", "status=500", "status=503", "garbage",
@@ -122,6 +128,8 @@ def test_a_line_of_the_table(answers: dict[Line, requests.Response], line: Line)
 def check_good(answer: requests.Response, line: Line) -> None:
     if line.endpoint == ANTHROPIC:
         content = content_of_message(answer, line)
+    elif line.endpoint == RESPONSES:
+        content = content_of_response(answer, line)
     elif line.streamed:
         chunks = events(answer, line)
         choices = [choice for chunk in chunks for choice in chunk["choices"]]
@@ -147,7 +155,19 @@ def content_of_message(answer: requests.Response, line: Line) -> str:
     return "".join(delta["text"] for delta in deltas)
 
 
+def content_of_response(answer: requests.Response, line: Line) -> str:
+    response = answer.json() if not line.streamed else events(answer, line)[-1]["response"]
+    assert response["status"] == "completed"
+    texts = [part["text"] for item in response["output"] for part in item["content"]]
+    return "".join(texts)
+
+
 def check_error(body: dict[str, Any], line: Line) -> None:
+    if body.get("type") == "response.failed":
+        assert body["response"]["status"] == "failed"
+        assert body["response"]["error"]["code"] in line.outcome
+        assert "127.0.0.1" not in str(body["response"]["error"])
+        return
     error = body["error"]
     named = re.findall(r"`(\w+)`", line.outcome)[0]
     assert "127.0.0.1" not in str(error["message"])

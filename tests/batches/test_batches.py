@@ -88,6 +88,23 @@ def test_embeddings_are_answered_too(client: BatchClient) -> None:
     assert len(answer["response"]["body"]["data"]) == 2
 
 
+def test_responses_are_answered_too(client: BatchClient) -> None:
+    url = "/v1/responses"
+    body = {"model": "gpt-4o-mini", "input": "in a batch", "instructions": "Be brief."}
+    lines = [
+        {"custom_id": name, "method": "POST", "url": url, "body": body | fields}
+        for name, fields in (("kept", {}), ("lost", {"previous_response_id": "resp_nothing"}))
+    ]
+    batch = client.run(lines, url)
+    [answer] = client.output(batch)
+    response = answer["response"]["body"]
+    assert client.sdk.responses.retrieve(response["id"]).output_text.endswith("in a batch")
+    [error] = client.errors(batch)
+    assert error["custom_id"] == "lost"
+    assert error["response"]["status_code"] == 404
+    assert error["response"]["body"]["error"]["code"] == "previous_response_not_found"
+
+
 def test_batches_are_listed_newest_first_and_belong_to_their_key(
     client: BatchClient, weir: Weir
 ) -> None:

@@ -72,6 +72,7 @@ def test_images_and_files_count() -> None:
     [
         ({}, None),
         ({"cache_control": {"type": "ephemeral"}}, "5m"),
+        ({"prompt_cache_key": "a"}, "5m"),
         ({"cache_control": {"type": "ephemeral", "ttl": "1h"}}, "1h"),
         ({"system": [{"type": "text", "text": "a", "cache_control": {"ttl": "1h"}}]}, "1h"),
         ({"tools": [{"name": "t", "input_schema": {}, "cache_control": {}}]}, "5m"),

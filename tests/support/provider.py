@@ -2,9 +2,9 @@
 
     python -m tests.support.provider --port 0
 
-It prints its port and serves OpenAI's models, chat completions and embeddings under /v1, the same
-as Azure has them under /azure/openai, and Anthropic's messages and models under /anthropic/v1. Its
-answers are deterministic. A call fails as its last user message says
+It prints its port and serves OpenAI's models, chat completions, responses and embeddings under
+/v1, the same as Azure has them under /azure/openai, and Anthropic's messages and models under
+/anthropic/v1. Its answers are deterministic. A call fails as its last user message says
 (`[[fault:status=500,slow=1]]`), or else as `POST /control/fault` last set. `Fault` lists the
 faults. `GET /control/calls` lists the calls, `POST /control/reset` forgets them.
 Batches are those of `tests.support.provider_batches`.
@@ -26,6 +26,7 @@ from http.client import responses
 from typing import Any
 
 from tests.support import anthropic, completions, habits
+from tests.support import responses as kept_responses
 from tests.support.completions import Completion, last_user_message
 from tests.support.faults import Fault
 from tests.support.provider_batches import ProviderBatches
@@ -90,11 +91,13 @@ class StandIn:
         self.calls: list[Call] = []
         self.fault = Fault()
         self.batches = ProviderBatches()
+        self.responses = kept_responses.KeptResponses()
 
     def forget(self) -> None:
         self.calls = []
         self.fault = Fault()
         self.batches = ProviderBatches()
+        self.responses = kept_responses.KeptResponses()
 
     def fault_for(self, request: Request) -> Fault:
         """The fault that the message requests, or else the current fault, which is counted down.
@@ -103,6 +106,8 @@ class StandIn:
         """
         body = request.body if isinstance(request.body, dict) else {}
         messages = body.get("messages")
+        if request.endpoint == ("POST", kept_responses.PATH):
+            messages = kept_responses.messages_of(body)
         asking = isinstance(messages, list) and all(isinstance(one, dict) for one in messages)
         directive = DIRECTIVE.search(last_user_message(messages) if asking else "")
         fault = Fault.from_directive(directive[1]) if directive else self.fault
@@ -289,6 +294,8 @@ class Connection(asyncio.Protocol):
             await self._serve_batches(request, fault)
         elif request.path.startswith(ANTHROPIC):
             await self._serve_anthropic(request, fault, streamed)
+        elif endpoint[1].startswith(kept_responses.PATH):
+            await self._serve_responses(request, fault, streamed)
         elif endpoint != ("POST", "/v1/chat/completions"):
             message = f"Invalid URL ({request.method} {request.path})"
             self._send(404, completions.error(404, message))
@@ -372,6 +379,53 @@ class Connection(asyncio.Protocol):
             reply = anthropic.Reply(request.body, fault)
             self._serve_usage(reply.usage, told=not fault.cut)
             await self._whole(reply.whole(), fault)
+
+    async def _serve_responses(self, request: Request, fault: Fault, streamed: bool) -> None:
+        kept, (method, path) = self._stand_in.responses, request.endpoint
+        if path != kept_responses.PATH:
+            below = path.removeprefix(f"{kept_responses.PATH}/")
+            self._send(*kept.answer(method, below, request.query))
+        elif wrong := kept.what_is_wrong(request.body):
+            self._send(*wrong)
+        else:
+            response = kept_responses.Response(request.body, fault)
+            kept.keep(request.body, response.whole())
+            if streamed:
+                await self._stream_response(response, fault)
+            elif fault.error_event:
+                event = response.failed(0, fault.code or "server_error")
+                await self._whole(event["response"], fault)
+            else:
+                self._serve_usage(response.served, told=not (fault.cut or fault.no_usage))
+                await self._whole(response.whole(), fault)
+
+    async def _stream_response(self, response: kept_responses.Response, fault: Fault) -> None:
+        self._begin(True)
+        sent = number = 0
+        for event in response.events():
+            number = event["sequence_number"]
+            piece = event["type"].endswith(".delta")
+            if piece and sent and fault.gap:
+                await asyncio.sleep(fault.gap)
+            if piece and sent == PIECES_BEFORE_A_CUT and (fault.cut or fault.error_event):
+                break
+            if event["type"].endswith(".in_progress") and fault.habit == "error_event":
+                break
+            sent += piece
+            ended = event["type"] in {"response.completed", "response.incomplete"}
+            usage = response.served | ({} if ended else {"output_tokens": sent})
+            self._serve_usage(usage, told=ended and not fault.no_usage)
+            self._write_event(json.dumps(event), event["type"])
+            await self._flush()
+            if fault.role_then_cut:
+                break
+        if fault.cut or fault.role_then_cut:
+            self._transport.close()
+            return
+        if fault.error_event or fault.habit == "error_event":
+            failed = response.failed(number + 1, fault.code or "server_error")
+            self._write_event(json.dumps(failed), failed["type"])
+        self._write_chunk(b"")
 
     def _serve_usage(self, usage: Mapping[str, Any] | None, *, told: bool) -> None:
         assert self._call

@@ -24,6 +24,7 @@ from webapp.api import (
     openapi,
     paths,
     predict,
+    responses,
     stats,
     summarize,
     token,
@@ -58,6 +59,7 @@ ANTHROPIC_ENDPOINTS = (messages.blueprint,)
 OPENAI_ENDPOINTS = (
     completions.blueprint,
     embeddings.blueprint,
+    responses.blueprint,
     batches.creation,
     batches.blueprint,
     models.blueprint,
@@ -65,7 +67,15 @@ OPENAI_ENDPOINTS = (
     explain.make_blueprint(
         [
             module.blueprint.model_endpoint
-            for module in (completions, embeddings, messages, chat, generate, summarize)
+            for module in (
+                completions,
+                embeddings,
+                responses,
+                messages,
+                chat,
+                generate,
+                summarize,
+            )
         ],
         completions.EXAMPLE,
     ),

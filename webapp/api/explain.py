@@ -29,7 +29,11 @@ from webapp.api.schemas import Explanation
 from webapp.errors import ValidationError, WeirError
 from webapp.llm.messages import ModelRequest
 from webapp.llm.routing import ANTHROPICS_OPERATION, Route
-from webapp.llm.tokens import estimate_input_tokens, estimate_messages_tokens
+from webapp.llm.tokens import (
+    estimate_input_tokens,
+    estimate_messages_tokens,
+    estimate_responses_tokens,
+)
 from webapp.services import services
 
 
@@ -100,6 +104,8 @@ def _explanation(endpoint: ModelEndpoint) -> dict[str, Any]:
 
 
 def _input_tokens(model_request: ModelRequest) -> int:
+    if model_request.operation == "responses":
+        return estimate_responses_tokens(model_request.body)
     anthropic = model_request.operation == ANTHROPICS_OPERATION
     estimate = estimate_messages_tokens if anthropic else estimate_input_tokens
     return estimate(model_request.body)

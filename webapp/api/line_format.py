@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from webapp.api import completions, embeddings
+from webapp.api import completions, embeddings, responses
 from webapp.api.blueprint import MEBIBYTE, STRICT_JSON, ModelEndpoint, validated
 from webapp.api.dialects.openai import OPENAI
 from webapp.errors import ValidationError, WeirError
@@ -17,7 +17,8 @@ class OpenAILineFormat:
     max_body = 20 * MEBIBYTE
 
     def __init__(self) -> None:
-        found = (completions.blueprint.model_endpoint, embeddings.blueprint.model_endpoint)
+        modules = (completions, embeddings, responses)
+        found = [module.blueprint.model_endpoint for module in modules]
         self._endpoints: dict[str, ModelEndpoint] = {one.path: one for one in found if one}
         self.endpoints = tuple(self._endpoints)
 

@@ -161,6 +161,14 @@ def query_of(schema: type[Schema]) -> list[dict[str, Any]]:
     ]
 
 
+def query_of_names(*names: str) -> list[dict[str, Any]]:
+    """Query parameters that are passed on."""
+    return [
+        {"name": name, "in": "query", "required": False, "schema": {"type": "string"}}
+        for name in names
+    ]
+
+
 def _bounds(field: fields.Field[Any]) -> dict[str, Any]:
     bounds: dict[str, Any] = {}
     for validator in field.validators:

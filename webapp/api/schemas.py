@@ -95,6 +95,13 @@ class EmbeddingsBody(OpenAIBody):
     input = fields.Raw(required=True)
 
 
+class ResponsesBody(OpenAIBody):
+    background = StrictBoolean(allow_none=True)
+    previous_response_id = fields.String(allow_none=True)
+    store = StrictBoolean(allow_none=True)
+    stream = StrictBoolean(allow_none=True, metadata=STREAM)
+
+
 class CountTokensBody(Schema):
     """The fields of Anthropic's requests that Weir reads. Others are passed to the provider."""
 

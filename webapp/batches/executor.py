@@ -52,7 +52,10 @@ MAX_UNWRITTEN = 500  # results that wait for the database
 # Seconds before the end of the grace period in which lines that still run are given back.
 GIVE_BACK_TIME = 2.0
 
-OPERATIONS: dict[str, Operation] = {"/v1/embeddings": "embeddings"}
+OPERATIONS: dict[str, Operation] = {
+    "/v1/embeddings": "embeddings",
+    "/v1/responses": "responses",
+}
 
 
 class NativeSteps(Protocol):

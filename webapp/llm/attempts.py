@@ -76,6 +76,17 @@ class Attempts:
 
         return self._first_success(route, costs, deadline, call)
 
+    def repeated(self, call: Callable[[], Result], deadline: float) -> Result:
+        """The result of a call that costs nothing and changes nothing when it is made twice.
+        Raises its last error."""
+        for retry in range(self._retries):
+            try:
+                return call()
+            except ProviderError as error:
+                if not error.try_again or not _pause(retry, error.retry_after, deadline):
+                    raise
+        return call()
+
     def _first_success(
         self,
         route: Route,
@@ -247,7 +258,9 @@ def _accounted(
         costs.waited += time.monotonic() - began
 
 
-def _pause(retry: int, retry_after: float | None, deadline: float, costs: CostTracker) -> bool:
+def _pause(
+    retry: int, retry_after: float | None, deadline: float, costs: CostTracker | None = None
+) -> bool:
     """Wait before the next attempt; False at once if that would take too long."""
     if retry_after is not None:
         seconds = retry_after
@@ -259,5 +272,6 @@ def _pause(retry: int, retry_after: float | None, deadline: float, costs: CostTr
     if time.monotonic() + seconds >= deadline:
         return False
     gevent.sleep(seconds)
-    costs.waited += seconds
+    if costs:
+        costs.waited += seconds
     return True

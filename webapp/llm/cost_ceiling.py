@@ -23,6 +23,7 @@ DEFAULT_MAX_OUTPUT_TOKENS = 16_384
 MAX_OUTPUT_TOKENS = 10**10  # more than any call generates, whatever a client names
 # The client's limits on the output of a choice, and others that some servers know.
 OUTPUT_LIMITS = ("max_completion_tokens", "max_tokens")
+RESPONSES_OUTPUT_LIMITS = ("max_output_tokens",)
 OTHER_OUTPUT_LIMITS = ("max_output_tokens", "max_new_tokens", "n_predict", "num_predict")
 CHOICES = ("n", "best_of")
 NUMBERS = (*OUTPUT_LIMITS, *OTHER_OUTPUT_LIMITS, *CHOICES, "max_tool_calls")
@@ -63,13 +64,16 @@ class Demand:
     def __init__(self, request: ModelRequest) -> None:
         body = request.body
         self.generates = request.operation != "embeddings"
+        limits: Collection[str] = OUTPUT_LIMITS
+        if request.operation == "responses":
+            limits = RESPONSES_OUTPUT_LIMITS
         numbers = {name: body[name] for name in body.keys() & NUMBERS if whole_number(body[name])}
         self.choices = _largest(numbers, CHOICES) or 1
-        self.named_max_output = _largest(numbers, OUTPUT_LIMITS)
+        self.named_max_output = _largest(numbers, limits)
         if request.operation == "messages" and body.get("max_tokens") == 0:
             self.named_max_output = 0  # the request only fills the prompt cache
         self.max_output = _largest(numbers, (*OUTPUT_LIMITS, *OTHER_OUTPUT_LIMITS))
-        self.limits_output = any(body.get(name) is not None for name in OUTPUT_LIMITS)
+        self.limits_output = any(body.get(name) is not None for name in limits)
         self.service_tier = body.get("service_tier")
         self.in_us = body.get("inference_geo") == US_TIER
         modalities = body.get("modalities")

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from webapp.errors import ModelNotAllowed, ProviderError, StoreUnavailable
+from webapp.errors import (
+    ModelNotAllowed,
+    NotFound,
+    ProviderError,
+    StoreUnavailable,
+    ValidationError,
+)
 from webapp.llm.accounting import AnsweredTiers, CostTracker
 from webapp.llm.attempts import Attempts, Success
 from webapp.llm.cache_key import cache_key
@@ -17,8 +23,8 @@ from webapp.llm.calls import BillingContext, CacheUse, CallOptions
 from webapp.llm.cost_ceiling import CostCeiling
 from webapp.llm.flight import Flight, Flights
 from webapp.llm.messages import Answer, CacheState, Chunk, FinalAnswer, ModelRequest
-from webapp.llm.ports import AnswerCache, Ledger, Observer, Prices, TokenLimits
-from webapp.llm.routing import Route, Router
+from webapp.llm.ports import AnswerCache, Ledger, Observer, Prices, ResponseIds, TokenLimits
+from webapp.llm.routing import Route, Router, Target
 from webapp.llm.subscription import FlightSubscription, Stream
 from webapp.llm.tokens import estimate_messages_tokens
 from webapp.threads import run_in_thread
@@ -60,6 +66,7 @@ class Gateway:
         prices: Prices,
         token_limits: TokenLimits,
         observer: Observer,
+        responses: ResponseIds,
     ) -> None:
         self.router = router
         self._cache = cache
@@ -69,6 +76,7 @@ class Gateway:
         self._prices = prices
         self._token_limits = token_limits
         self._observer = observer
+        self._responses = responses
         self._answered_tiers = AnsweredTiers()
 
     def answer(self, request: ModelRequest, options: CallOptions) -> FinalAnswer:
@@ -149,6 +157,26 @@ class Gateway:
         assert failure
         raise failure
 
+    def stored_response(
+        self, method: str, response_id: str, path: str, options: CallOptions
+    ) -> tuple[str, str]:
+        """Name and answer of the provider that keeps a response, to a call of this path below
+        `/responses`. Raises NotFound where this key has no such response."""
+        if options.only_cached:
+            raise StoreUnavailable
+        name, model = self._responses.target_of(response_id, options.billing.key_id)
+        provider = self.router.provider(name)
+        if provider is None:
+            raise NotFound(f"Provider {name!r} of this response is not configured any more.")
+        options.routed(name, model)
+        body = self._attempts.repeated(
+            lambda: provider.stored_response(method, path), options.deadline
+        )
+        if method == "DELETE":
+            with suppress(StoreUnavailable):  # then the provider says that it is gone
+                self._responses.forget(response_id, options.billing.key_id)
+        return name, body
+
     def check_model(self, model: str | None, allows_model: Callable[..., bool]) -> Route:
         """The route of a model. Raises ModelNotFound and ModelNotAllowed."""
         route = self.router.resolve(model)
@@ -170,7 +198,28 @@ class Gateway:
         first = route.targets[0]
         options.routed(first.provider.name, first.model)
         _check_allowed(route, options.allows_model)
-        return route
+        return self._pinned(route, request, options)
+
+    def _pinned(self, route: Route, request: ModelRequest, options: CallOptions) -> Route:
+        """The route, with no target but the one that keeps the response that is gone on from."""
+        previous = request.body.get("previous_response_id")
+        if request.operation != "responses" or not previous:
+            return route
+        try:
+            name, model = self._responses.target_of(previous, options.billing.key_id)
+        except NotFound:
+            raise NotFound(
+                f"Previous response with id {previous!r} not found.",
+                details={"param": "previous_response_id", "code": "previous_response_not_found"},
+            ) from None
+        held = [target for target in route.targets if target.provider.name == name]
+        if not held:
+            reason = f"Model {route.name!r} has no target at the provider of that response."
+            raise ValidationError(
+                f"previous_response_id: {reason}", details={"previous_response_id": [reason]}
+            )
+        same = [target for target in held if target.model == model]
+        return replace(route, targets=((same or held)[0],))
 
     def _costs(self, request: ModelRequest, route: Route, options: CallOptions) -> CostTracker:
         return CostTracker(
@@ -200,8 +249,9 @@ class Gateway:
                 answer = self._fly_streamed(route, options, costs, flight)
             else:
                 success = self._attempts.answer(route, costs, options.deadline)
-                flight.begin(*_began(success, costs))
                 answer = success.result
+                self._remember(answer.stored_id, success.target, options)
+                flight.begin(*_began(success, costs))
         if options.cache.write and self._cache.ttl:
             chunks = [] if request.native else [chunk.data for chunk in flight.chunks]
             self._cache.put(key, to_entry(answer, flight.model, chunks, native=request.native))
@@ -231,8 +281,15 @@ class Gateway:
             for event in items:
                 if not isinstance(event, Chunk):
                     return event
+                self._remember(event.stored_id, success.target, options)
                 flight.add(event)
         raise AssertionError("A provider's stream ends with its Answer, or raises.")
+
+    def _remember(self, stored_id: str | None, target: Target, options: CallOptions) -> None:
+        """Whose a response is, before its id is sent."""
+        if stored_id:
+            key_id = options.billing.key_id
+            self._responses.remember(stored_id, key_id, target.provider.name, target.model)
 
     def _fresh(self, key: str, options: CallOptions) -> CachedAnswer | None:
         """The cached answer, if the options allow reading it and it is fresh."""

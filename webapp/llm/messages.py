@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal
 
 Length = Literal["short", "medium", "long"]
 # The wire format of a request's body and of its answer, named as the path below `/v1`.
 Operation = Literal["chat/completions", "embeddings", "messages", "responses"]
+# Fields of Responses that refer to state at the provider, or begin it.
+STATEFUL_FIELDS = ("background", "conversation", "previous_response_id", "prompt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,8 @@ class Chunk:
     data: str
     text: str
     begins: bool = True
+    stored_id: str | None = None
+    """Under which the provider keeps the answer that begins here, if it does."""
 
     @property
     def length(self) -> int:
@@ -135,7 +139,8 @@ class Chunk:
 class Answer:
     """A complete answer of a provider. `cost_usd` is None where no price is known.
 
-    `body` is the provider's JSON as text, empty where it came as a stream.
+    `body` is the provider's JSON as text, empty where it came as a stream. `stored_id` is under
+    which the provider keeps the answer, if it does.
     """
 
     content: str
@@ -144,10 +149,11 @@ class Answer:
     usage: Usage
     cost_usd: float | None = None
     body: str = ""
+    stored_id: str | None = None
 
     def with_totals(self, usage: Usage, cost_usd: float | None) -> Answer:
         """The same answer, with the usage and cost of all the calls that led to it."""
-        return Answer(self.content, self.model, self.provider, usage, cost_usd, self.body)
+        return replace(self, usage=usage, cost_usd=cost_usd)
 
 
 class CacheState(StrEnum):

@@ -43,6 +43,13 @@ class Provider(Hashable, Protocol):
         """
         ...
 
+    def stored_response(self, method: str, path: str) -> str:
+        """What a free call below `/responses` answers, as JSON text.
+
+        Raises NotFound where it does not keep that response (any more), and else as `answer`.
+        """
+        ...
+
     def default_model(self) -> str | None:
         """The model to use where none is named, if the provider has a default."""
         ...
@@ -246,6 +253,22 @@ class AnswerCache(Protocol):
     def get(self, key: str) -> dict[str, Any] | None: ...
 
     def put(self, key: str, entry: dict[str, Any]) -> None: ...
+
+
+class ResponseIds(Protocol):
+    """Remembers for 30 days which provider keeps a response, and which key it belongs to."""
+
+    def remember(self, response_id: str, key_id: int, provider: str, model: str) -> None:
+        """Never raises, and is not lost while this process runs."""
+        ...
+
+    def target_of(self, response_id: str, key_id: int) -> tuple[str, str]:
+        """Provider and model that made it. Raises NotFound and StoreUnavailable."""
+        ...
+
+    def forget(self, response_id: str, key_id: int) -> None:
+        """It was deleted. Raises StoreUnavailable."""
+        ...
 
 
 class FlightCoordinator(Protocol):

@@ -28,7 +28,7 @@ PARAMETERS = {
     "audio", "best_of", "dimensions", "encoding_format", "frequency_penalty", "include",
     "input_type", "logit_bias", "logprobs", "max_completion_tokens", "max_new_tokens",
     "max_output_tokens", "max_tokens", "max_tool_calls", "metadata", "modalities", "n",
-    "n_predict", "num_predict", "parallel_tool_calls", "presence_penalty", "prompt_cache_key",
+    "n_predict", "num_predict", "parallel_tool_calls", "presence_penalty",
     "prompt_cache_retention", "reasoning_effort", "safety_identifier", "seed", "service_tier",
     "stop", "stop_sequences", "store", "stream_options", "temperature", "top_k", "top_logprobs",
     "top_p", "truncation", "user", "verbosity",
@@ -66,7 +66,7 @@ MEDIA_FIELDS = {
 # Fields whose value may be an object where it should be its JSON text.
 ARGUMENTS = {"arguments", "input"}
 # Fields of JSON schemas, whose addresses nobody reads.
-SCHEMAS = {"functions", "output_config", "output_format", "response_format", "tools"}
+SCHEMAS = {"functions", "output_config", "output_format", "response_format", "text", "tools"}
 # Fields of media: identifiers of what the provider has, data, and words about it.
 IDENTIFIERS = {"asset_id", "file_id", "file_uri", "fileUri", "id"}
 REFERRING = HIDDEN_FIELDS | IDENTIFIERS - {"id"}  # in fields that Weir does not know
@@ -184,6 +184,9 @@ class _Reading:
             self._media(name, value)
         elif name == "cache_control":
             self._cache_control(value)
+        elif name == "prompt_cache_key":
+            # Of Responses, a Claude is asked to cache them.
+            self._cache_control({} if value else None)
         else:
             if name in {"compaction", "context_management"}:
                 self._compaction(name, value)
@@ -209,13 +212,20 @@ class _Reading:
     def _tools(self, tools: Any) -> None:
         self.input.tokens += TOKENS_OF_TOOLS
         self._other("tools", tools)
+        self._find_hosted(tools, "tools")
+
+    def _find_hosted(self, tools: Any, path: str) -> None:
         for position, tool in enumerate(tools if isinstance(tools, list) else [tools]):
             kind = tool.get("type") if isinstance(tool, dict) else None
-            if isinstance(kind, str) and kind.startswith(CLIENT_TOOLS):
+            if isinstance(tool, dict) and kind == "namespace":
+                self._find_hosted(tool.get("tools") or [], f"{path}.{position}.tools")
+            elif isinstance(tool, dict) and _has_container(tool):
+                self._hosted_tool(f"{path}.{position}", str(kind), tool)
+            elif isinstance(kind, str) and kind.startswith(CLIENT_TOOLS):
                 # Some of them come with instructions of the provider.
                 self.input.tokens += 0 if kind == "function" else TOKENS_OF_TOOLS
             elif isinstance(tool, dict) and (kind or not {"name", "function"} & tool.keys()):
-                self._hosted_tool(f"tools.{position}", str(kind), tool)
+                self._hosted_tool(f"{path}.{position}", str(kind), tool)
 
     def _hosted_tool(self, path: str, kind: str, tool: Mapping[str, Any]) -> None:
         """A tool that the provider runs. Of these, only web searches have a price."""
@@ -318,6 +328,13 @@ class _Reading:
         if isinstance(value, dict):
             long = value.get("ttl") == "1h" or self.input.cache_ttl == "1h"
             self.input.cache_ttl = "1h" if long else "5m"
+
+
+def _has_container(tool: Mapping[str, Any]) -> bool:
+    """Whether a shell runs at the provider, and not at the client."""
+    environment = tool.get("environment")
+    kind = environment.get("type") if isinstance(environment, dict) else None
+    return isinstance(kind, str) and kind.startswith("container")
 
 
 def _refers(value: Any) -> bool:

@@ -157,6 +157,9 @@ class Router:
             targets += self.resolve(None).targets
         return {(target.provider.name, target.model) for target in targets}
 
+    def provider(self, name: str) -> Provider | None:
+        return self._providers.get(name)
+
     @property
     def providers(self) -> list[Provider]:
         return list(self._providers.values())

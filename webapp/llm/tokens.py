@@ -62,6 +62,13 @@ def estimate_messages_tokens(body: Mapping[str, Any]) -> int:
     )
 
 
+def estimate_responses_tokens(body: Mapping[str, Any]) -> int:
+    """The same of a request of OpenAI's Responses."""
+    return sum(
+        _estimate_all(body[name]) for name in ("instructions", "input", "tools") if name in body
+    )
+
+
 def _estimate_all(value: Any) -> int:
     """The estimated tokens of every name and value, as tools and their calls are all read."""
     if isinstance(value, str):

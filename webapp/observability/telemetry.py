@@ -25,7 +25,12 @@ from webapp.storage.database import Database
 from webapp.storage.instrumentation import InstrumentationHook
 
 # Names of operations and providers in OpenTelemetry's semantic conventions for generative AI.
-OPERATIONS = {"chat/completions": "chat", "embeddings": "embeddings", "messages": "chat"}
+OPERATIONS = {
+    "chat/completions": "chat",
+    "embeddings": "embeddings",
+    "messages": "chat",
+    "responses": "chat",
+}
 PROVIDERS = {"azure": "azure.ai.openai"}
 GAP_FLUSH_INTERVAL = 1.0  # seconds after which gaps between chunks are added to the histogram
 

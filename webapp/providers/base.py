@@ -18,7 +18,7 @@ import gevent
 from gevent.lock import BoundedSemaphore
 
 from webapp.base_url import BaseURL
-from webapp.errors import ProviderError, ProviderTimedOut, WeirError
+from webapp.errors import NotFound, ProviderError, ProviderTimedOut, WeirError
 from webapp.llm.calls import Outcome
 from webapp.llm.messages import Answer, Chunk, ModelRequest, Operation
 from webapp.llm.stream_usage import StreamUsage
@@ -27,14 +27,28 @@ from webapp.providers.gap_timeout import with_gap_timeout
 from webapp.providers.http import ReportedInStream
 from webapp.providers.message_answers import MessageReader, read_message
 from webapp.providers.remaining_limits import LimitReadings
+from webapp.providers.response_answers import ResponseReader, read_response
 from webapp.providers.translation import StreamWriter, translation_for
 
 SLOW = "The provider timed out."
 MAX_MESSAGE_LENGTH = 1_000  # characters of what a provider says
 MIN_PRIVATE_LENGTH = 4
+# What reads the answers of an operation, whole and as a stream; all others are OpenAI's.
+READERS: dict[Operation, tuple[Any, Any]] = {
+    "messages": (read_message, MessageReader),
+    "responses": (read_response, ResponseReader),
+}
+OPENAIS_READERS = read_answer, StreamReader
 LISTING_TIMEOUT = 5.0
 LISTING_TTL = 300.0
 LISTING_RETRY_DELAY = 5.0
+
+
+Reader = StreamReader | MessageReader | ResponseReader
+
+
+class NotServed(Exception):
+    """The server has no such operation, which the provider remembers."""
 
 
 class BaseProvider(ABC):
@@ -85,6 +99,10 @@ class BaseProvider(ABC):
         Usage is requested, and arrives with a chunk.
         """
 
+    def operations_of(self, model: str) -> frozenset[Operation]:
+        """The formats that it speaks with this model, as far as is known."""
+        return self.operations
+
     def _prepare(self, model: str) -> None:  # noqa: B027 most need nothing
         """Set-up for the first call of a model, outside the call's timeout."""
 
@@ -104,45 +122,67 @@ class BaseProvider(ABC):
     def answer(self, request: ModelRequest, model: str) -> Answer:
         with self._recording():
             self._prepare(model)
-            translation = translation_for(request, self.operations)
-            asked = translation.request(request, model) if translation else request
-            with gevent.Timeout(self._timeout, self._slow()):
-                text = self._complete(asked, model)
-            read = read_message if asked.operation == "messages" else read_answer
-            answer = read(text, asked, model, self.name)
-            if translation is None:
-                return answer
-            with malformed_as_provider_failed:
-                return replace(answer, body=translation.answer(answer, model))
+            try:
+                return self._answered(request, model)
+            except NotServed:
+                return self._answered(request, model)
+
+    def _answered(self, request: ModelRequest, model: str) -> Answer:
+        translation = translation_for(request, self.operations_of(model))
+        asked = translation.request(request, model) if translation else request
+        with gevent.Timeout(self._timeout, self._slow()):
+            text = self._complete(asked, model)
+        read, _ = READERS.get(asked.operation, OPENAIS_READERS)
+        answer: Answer = read(text, asked, model, self.name)
+        if translation is None:
+            return answer
+        with malformed_as_provider_failed:
+            return replace(answer, body=translation.answer(answer, request, model))
 
     def stream(
         self, request: ModelRequest, model: str, stream_usage: StreamUsage
     ) -> Generator[Chunk | Answer]:
         with self._recording():
             self._prepare(model)
-            translation = translation_for(request, self.operations)
-            asked = translation.request(request, model) if translation else request
-            reading = MessageReader if asked.operation == "messages" else StreamReader
-            reader = reading(asked, model, self.name, stream_usage)
-            # A native endpoint only takes the text.
-            writer = None
-            if translation and not request.native:
-                writer = translation.writer(request, model)
-            events = with_gap_timeout(self._events(asked, model), self._timeout, self._slow())
-            with closing(events):
-                said_done = False
-                while (data := self._next(events, reader)) is not None:
-                    if said_done := data == "[DONE]":
-                        break
-                    for chunk in reader.read(data):
-                        yield from _written(chunk, writer) if writer else (chunk,)
-            reader.end(said_done=said_done)
-            answer = reader.answer()
-            if writer:
-                with malformed_as_provider_failed:
-                    last = writer.end(answer.usage)
-                yield from (Chunk(data, "") for data in last)
+            try:
+                answer = yield from self._streamed(request, model, stream_usage)
+            except NotServed:
+                answer = yield from self._streamed(request, model, stream_usage)
         yield answer
+
+    def _streamed(
+        self, request: ModelRequest, model: str, stream_usage: StreamUsage
+    ) -> Generator[Chunk, None, Answer]:
+        translation = translation_for(request, self.operations_of(model))
+        asked = translation.request(request, model) if translation else request
+        _, reading = READERS.get(asked.operation, OPENAIS_READERS)
+        reader = reading(asked, model, self.name, stream_usage)
+        # A native endpoint only takes the text.
+        writer = None
+        if translation and not request.native:
+            writer = translation.writer(request, model)
+        events = with_gap_timeout(self._events(asked, model), self._timeout, self._slow())
+        with closing(events):
+            said_done = False
+            while (data := self._next(events, reader)) is not None:
+                if said_done := data == "[DONE]":
+                    break
+                for chunk in reader.read(data):
+                    yield from _written(chunk, writer) if writer else (chunk,)
+        reader.end(said_done=said_done)
+        answer: Answer = reader.answer()
+        if writer:
+            with malformed_as_provider_failed:
+                last = writer.end(answer.usage)
+            yield from (Chunk(data, "") for data in last)
+        return answer
+
+    def stored_response(self, method: str, path: str) -> str:
+        """What a free call below `/responses` answers, as JSON text.
+
+        Raises NotFound where the provider does not keep that response (any more).
+        """
+        raise NotFound
 
     def count_tokens(self, request: ModelRequest, model: str) -> str | None:
         """The tokens of a request, by a call that costs nothing; None where there is none."""
@@ -174,11 +214,11 @@ class BaseProvider(ABC):
                 raise
             return self._listed[0]
 
-    def _next(self, events: Generator[str], reader: StreamReader | MessageReader) -> str | None:
+    def _next(self, events: Generator[str], reader: Reader) -> str | None:
         """The next event, or None at the end: also if the stream breaks after its last choice."""
         try:
             return next(events, None)
-        except ReportedInStream:
+        except (ReportedInStream, NotServed):
             raise
         except Exception:
             if reader.is_whole:

@@ -141,6 +141,10 @@ class Endpoint:
         """The whole answer as text. Raises ValueError if it is not UTF-8."""
         return _whole(self._ask("POST", path, body, note, headers)).decode("utf-8-sig")
 
+    def call(self, method: str, path: str) -> str:
+        """The answer to a request without a body, as text. Raises ValueError if it is not UTF-8."""
+        return _whole(self._ask(method, path, None)).decode("utf-8-sig")
+
     def stream(
         self,
         path: str,

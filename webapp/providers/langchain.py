@@ -107,7 +107,7 @@ class LangChainProvider(BaseProvider):
 
     def _parsed(self, request: ModelRequest) -> ParsedChatRequest:
         # What a translated request need not say.
-        left_out = {"reasoning_effort"} & request.defaults
+        left_out = {"reasoning_effort", "verbosity"} & request.defaults
         body = {name: value for name, value in request.body.items() if name not in left_out}
         parsed = read_request(body)
         if request.output_cap is not None:

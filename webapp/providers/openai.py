@@ -5,6 +5,7 @@ Requests and answers are passed on unchanged, with all their fields.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator
 from dataclasses import replace
 from functools import cached_property, partial
@@ -12,16 +13,31 @@ from itertools import count
 from typing import Any
 from urllib.parse import parse_qsl, quote
 
+import gevent
+
+from webapp import json_codec
 from webapp.base_url import BaseURL
-from webapp.errors import ModelNotFound, WeirError
-from webapp.llm.messages import ModelRequest
-from webapp.providers.base import BaseProvider
+from webapp.errors import ModelNotFound, NotFound, WeirError
+from webapp.llm.messages import STATEFUL_FIELDS, ModelRequest, Operation
+from webapp.providers.answers import malformed_as_provider_failed
+from webapp.providers.base import BaseProvider, NotServed
 from webapp.providers.failures import translate_failure
 from webapp.providers.http import Endpoint, RefusedByStatus, ReportedInStream
-from webapp.providers.parameters import MAX_CALLS, Adaptations, Added, added_to
+from webapp.providers.parameters import (
+    MAX_CALLS,
+    MAX_REMEMBERED,
+    REMEMBERED_FOR,
+    Adaptations,
+    Added,
+    added_to,
+)
 from webapp.providers.reported_errors import translate_reported, translate_status
+from webapp.providers.translation.responses_over_chat.reasoning import without_own
 
 OFFICIAL_URL = "https://api.openai.com/v1"
+CHAT_ALONE: frozenset[Operation] = frozenset({"chat/completions", "embeddings"})
+# What servers answer that have no such path.
+NOT_SERVED = {404, 405, 501}
 
 
 class OpenAIProvider(BaseProvider):
@@ -29,6 +45,7 @@ class OpenAIProvider(BaseProvider):
 
     openai_family = True
     kind = "openai"
+    operations = CHAT_ALONE | {"responses"}
     _query = ""
 
     def __init__(self, name: str, *, api_key: str, address: BaseURL, timeout: float) -> None:
@@ -42,6 +59,8 @@ class OpenAIProvider(BaseProvider):
         self.max_input_tokens = 100_000 if self._official else 3_000
         self.identity = f"openai@{self._base_url}?{address.query}".rstrip("?")
         self._adaptations = Adaptations()
+        # The models with which the server has no Responses, and since when (monotonic).
+        self._chat_alone: dict[str, float] = {}
         self._keep_private(api_key, address)
 
     @cached_property
@@ -66,9 +85,15 @@ class OpenAIProvider(BaseProvider):
         query = "&".join(filter(None, (self._query.removeprefix("?"), self._address.query)))
         return self._base_url, self._headers(), dict(parse_qsl(query, keep_blank_values=True))
 
+    def operations_of(self, model: str) -> frozenset[Operation]:
+        refused_at = self._chat_alone.get(model)
+        if refused_at is not None and time.monotonic() - refused_at < REMEMBERED_FOR:
+            return CHAT_ALONE
+        return self.operations
+
     def whole_body(self, request: ModelRequest, model: str) -> dict[str, Any]:
         """The body of a request that is not streamed, as far as earlier answers have taught."""
-        added = added_to(request, self._limit, streamed=False)
+        added = added_to(request, self._limit_of(request), streamed=False)
         return self._body(request, model) | self._adaptations.apply(model, added)
 
     def default_model(self) -> str | None:
@@ -76,7 +101,7 @@ class OpenAIProvider(BaseProvider):
         return None if self._official else super().default_model()
 
     def _complete(self, request: ModelRequest, model: str) -> str:
-        added = added_to(request, self._limit, streamed=False)
+        added = added_to(request, self._limit_of(request), streamed=False)
         note = partial(self.limits.note, model)
         for calls in count(1):
             sent = self._adaptations.apply(model, added)
@@ -84,26 +109,56 @@ class OpenAIProvider(BaseProvider):
             try:
                 return self._endpoint.post(self._path(request, model), body, note)
             except RefusedByStatus as refusal:
+                self._check_served(request, model, refusal)
                 if not self._may_adapt(refusal, model, added, sent, calls):
                     raise
         raise AssertionError
 
     def _events(self, request: ModelRequest, model: str) -> Generator[str]:
-        added = added_to(request, self._limit, streamed=True)
+        added = added_to(request, self._limit_of(request), streamed=True)
         note = partial(self.limits.note, model)
         for calls in count(1):
             sent = self._adaptations.apply(model, added)
             body = self._body(request, model) | sent | {"stream": True}
             options = request.body.get("stream_options")
             # The provider rejects a value that is not an object.
-            if isinstance(options, dict) and "stream_options" not in request.defaults:
+            is_chat = request.operation == "chat/completions"
+            if is_chat and isinstance(options, dict) and "stream_options" not in request.defaults:
                 body["stream_options"] = {**options, "include_usage": True}
             try:
                 yield from self._endpoint.stream(self._path(request, model), body, note)
                 return
             except RefusedByStatus as refusal:
+                self._check_served(request, model, refusal)
                 if not self._may_adapt(refusal, model, added, sent, calls):
                     raise
+
+    def stored_response(self, method: str, path: str) -> str:
+        query = self._query.replace("?", "&") if "?" in path else self._query
+        with self._recording():
+            try:
+                with gevent.Timeout(self._timeout, self._slow()):
+                    text = self._endpoint.call(method, f"/responses/{path}{query}")
+            except RefusedByStatus as refusal:
+                if refusal.status != 404:
+                    raise
+                raise NotFound(translate_status(404, refusal.body).provider_message) from None
+            with malformed_as_provider_failed:
+                json_codec.loads(text)
+            return text
+
+    def _check_served(self, request: ModelRequest, model: str, refusal: RefusedByStatus) -> None:
+        """Raise NotServed if the server says that it has no Responses. OpenAI and Azure have them,
+        and so has a server that may have refused what it should know of."""
+        if request.operation != "responses" or self._official or refusal.status not in NOT_SERVED:
+            return
+        refers = any(request.body.get(name) for name in STATEFUL_FIELDS)
+        if refers or isinstance(translate_status(refusal.status, refusal.body), ModelNotFound):
+            return
+        if len(self._chat_alone) >= MAX_REMEMBERED:
+            self._chat_alone.clear()
+        self._chat_alone[model] = time.monotonic()
+        raise NotServed
 
     def _may_adapt(
         self, refusal: RefusedByStatus, model: str, added: Added, sent: dict[str, Any], calls: int
@@ -124,11 +179,15 @@ class OpenAIProvider(BaseProvider):
         # Native endpoints name the limit as Weir does, not as the server.
         for name in {"max_tokens", "temperature"} if request.native else request.defaults:
             body.pop(name, None)
+        if request.operation == "responses":
+            body["input"] = without_own(body.get("input"))
         return body
 
-    @property
-    def _limit(self) -> str:
-        """OpenAI's newer models accept only the new name; most other servers only the old one."""
+    def _limit_of(self, request: ModelRequest) -> str:
+        """The name of the limit on the output. For chat, OpenAI's newer models accept only the new
+        one; most other servers only the old one."""
+        if request.operation == "responses":
+            return "max_output_tokens"
         return "max_completion_tokens" if self._official else "max_tokens"
 
     def _translate(self, error: Exception) -> WeirError | None:
@@ -157,6 +216,8 @@ class AzureProvider(OpenAIProvider):
         super().__init__(name, api_key=api_key, address=replace(address, url=root), timeout=timeout)
         self._query = f"?api-version={api_version}" if api_version else ""
         self._official = True
+        if self._by_deployment:
+            self.operations = CHAT_ALONE
         self.max_input_tokens = 100_000
         self.identity = f"azure@{self._base_url}{self._query}?{address.query}".rstrip("?")
 

@@ -24,6 +24,10 @@ UNKNOWN = re.compile(
 )
 TOO_MUCH = re.compile(r"too (large|long|many)|at most|maximum|exceed|less than", re.IGNORECASE)
 MAX_CALLS = 4  # with other parameters, for one request
+ADAPTED = (
+    "stream_options|reasoning_effort|verbosity|temperature|max_completion_tokens|"
+    "max_output_tokens|max_tokens"
+)
 OTHER_NAME = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 
 Learned = dict[str, str | None]  # a parameter: its other name, or None to leave it out
@@ -49,12 +53,15 @@ def added_to(request: ModelRequest, limit_name: str, *, streamed: bool) -> Added
         needed = {"temperature"} - request.defaults
     else:
         values |= {name: request.body[name] for name in request.defaults & request.body.keys()}
+    if request.operation == "responses" and not request.output_cap_needed:
+        limit = None  # an answer says which limit it had
     if limit is not None:
         values[limit_name] = limit
     chosen = request.native and "max_tokens" in request.body.keys() - request.defaults
     if request.output_cap_needed or chosen:
         needed.add(limit_name)
-    if streamed and request.body.get("stream_options") is None:
+    is_chat = request.operation == "chat/completions"
+    if streamed and is_chat and request.body.get("stream_options") is None:
         values["stream_options"] = {"include_usage": True}
     return Added(values, frozenset(needed))
 
@@ -127,9 +134,8 @@ def _refused(status: int, body: Any) -> _Refused | None:
     reported = read_error(body)
     if status != 400 and not (status == 422 and UNKNOWN.search(reported.message)):
         return None
-    names = "stream_options|reasoning_effort|temperature|max_completion_tokens|max_tokens"
-    found = re.search(rf"\b({names})\b", reported.param or "")
-    found = found or re.search(rf"\b({names})\b", reported.message)
+    found = re.search(rf"\b({ADAPTED})\b", reported.param or "")
+    found = found or re.search(rf"\b({ADAPTED})\b", reported.message)
     if not found:
         return None
     about_value = TOO_MUCH.search(reported.message) and not UNKNOWN.search(reported.message)

@@ -40,6 +40,9 @@ MISSING_MODEL = re.compile(
 )
 USED_UP_CODES = {"insufficient_quota", "billing_hard_limit_reached", "insufficient_credits"}
 USED_UP = re.compile(r"exceeded your current quota|credit balance is too low", re.IGNORECASE)
+# Codes of errors within an answer, which has status 200, or within its stream.
+BUSY_CODES = {"rate_limit_exceeded"}
+REFUSAL_CODES = {"context_length_exceeded", "invalid_prompt", "previous_response_not_found"}
 CREDENTIAL_CODES = {"authentication_error", "invalid_api_key", "invalid_authentication"}
 MODERATION_CODES = {"moderation", "content_filter", "content_policy_violation"}
 MODERATION = re.compile(r"\bmoderation\b|\bflagged\b|\bcontent polic", re.IGNORECASE)
@@ -149,6 +152,10 @@ def _status_of_codes(reported: ReportedError) -> int | None:
     """The status of errors whose words are for the operator alone."""
     if reported.codes & USED_UP_CODES or USED_UP.search(reported.message):
         return 429
+    if reported.codes & BUSY_CODES:
+        return 429
+    if reported.codes & REFUSAL_CODES:
+        return 400
     return 401 if reported.codes & CREDENTIAL_CODES else None
 
 

@@ -5,7 +5,7 @@ import { readFileSync } from "node:fs";
 import { setTimeout as pause } from "node:timers/promises";
 
 import OpenAI from "openai";
-import { zodFunction, zodResponseFormat } from "openai/helpers/zod";
+import { zodFunction, zodResponseFormat, zodTextFormat } from "openai/helpers/zod";
 import { z } from "zod";
 
 import { asked, fault } from "./provider.mjs";
@@ -249,6 +249,56 @@ export async function a_model_that_does_not_exist_is_not_found() {
     impatient.models.retrieve("no-such/model"),
   );
   assert.equal(error.code, "model_not_found");
+}
+
+// -- responses --
+
+/** What a client gets in the course of one script. */
+async function scripted(by) {
+  const { parameters } = weatherTool().function;
+  const tools = [{ type: "function", name: "get_weather", parameters, strict: true }];
+  const first = await by.responses.create({ model, input: "weather in Rom", tools });
+  const results = first.output
+    .filter((item) => item.type === "function_call")
+    .map(({ call_id }) => ({ type: "function_call_output", call_id, output: "It rains." }));
+  const previous_response_id = first.id;
+  const second = await by.responses.create({ model, previous_response_id, input: results });
+  const reasoning = { effort: "low" };
+  const input = "think it over";
+  const events = await all(await by.responses.create({ model, input, reasoning, stream: true }));
+  const stream = by.responses.stream({ model, input: "piece after piece" });
+  const helped = await all(stream);
+  const final = await stream.finalResponse();
+  const text = { format: zodTextFormat(Event, "event") };
+  const parsed = await by.responses.parse({ model, input: "a feast", text });
+  assert.ok(Event.safeParse(parsed.output_parsed).success);
+  const found = await by.responses.retrieve(second.id);
+  const items = await all(by.responses.inputItems.list(second.id, { order: "asc", limit: 1 }));
+  await by.responses.delete(second.id);
+  await assert.rejects(by.responses.retrieve(second.id), OpenAI.NotFoundError);
+  return [first, second, ...events, ...helped, final, parsed, found, ...items];
+}
+
+export async function a_script_of_responses_gets_the_provider_s_own_in_every_field() {
+  const direct = await scripted(client.withOptions({ baseURL: process.env.PROVIDER_URL }));
+  const through = await scripted(client);
+  assert.ok(through.length > 25);
+  const plain = (values) => JSON.parse(JSON.stringify(values));
+  assert.deepEqual(plain(through), plain(direct));
+}
+
+export async function a_response_that_breaks_off_has_failed() {
+  await fault({ cut: true, pieces: 5 });
+  const events = await all(await client.responses.create({ model, input: "cut me", stream: true }));
+  assert.equal(events.at(-1).type, "response.failed");
+  assert.equal(events.at(-1).response.error.code, "server_error");
+}
+
+export async function errors_of_responses_have_their_types() {
+  await failure(OpenAI.NotFoundError, 404, () => impatient.responses.retrieve("resp_nothing"));
+  await failure(OpenAI.BadRequestError, 400, () =>
+    impatient.responses.create({ model, input: "later", background: true }),
+  );
 }
 
 // -- errors and retries --

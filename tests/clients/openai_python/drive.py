@@ -53,6 +53,7 @@ TIME = {
         },
     },
 }
+WEATHER_FIELDS = WEATHER["function"]["parameters"]  # type: ignore[index]
 PIXEL = "data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA="
 
 
@@ -572,6 +573,105 @@ def the_client_gives_up_after_its_retries() -> None:
     assert len(asked("give up")) == 2
 
 
+# -- responses --
+
+
+def _scripted(client: OpenAI) -> list[Any]:
+    """What a client gets in the course of one script, as plain values."""
+    look = {"type": "function", "name": "get_weather", "parameters": WEATHER_FIELDS}
+    asking: dict[str, Any] = {"model": MODEL, "input": "weather in Rom", "tools": [look]}
+    first = client.responses.create(**asking)
+    calls = [item for item in first.output if item.type == "function_call"]
+    results = [
+        {"type": "function_call_output", "call_id": call.call_id, "output": "It rains."}
+        for call in calls
+    ]
+    then: Any = {"previous_response_id": first.id, "input": results}
+    second = client.responses.create(model=MODEL, **then)
+    thinking: Any = {"reasoning": {"effort": "low"}, "max_output_tokens": 3}
+    events = [*client.responses.create(model=MODEL, input="think it over", stream=True, **thinking)]
+    with client.responses.stream(model=MODEL, input="a feast", text_format=Event) as stream:
+        helped = [*stream]
+        parsed = stream.get_final_response()
+    found = client.responses.retrieve(second.id)
+    items = client.responses.input_items.list(second.id, order="asc")
+    told = [first, second, *events, *helped, parsed, found, *items]
+    client.responses.delete(second.id)
+    with failing(openai.NotFoundError):
+        client.responses.retrieve(second.id)
+    return [one.model_dump(mode="json") for one in told]
+
+
+def a_script_of_responses_gets_the_provider_s_own_in_every_field() -> None:
+    fault()
+    direct = _scripted(OpenAI(base_url=PROVIDER_URL, api_key="sk-any"))
+    through = _scripted(CLIENT)
+    assert len(through) > 25
+    for one, other in zip(through, direct, strict=True):
+        assert one == other
+
+
+def a_response_is_answered() -> None:
+    answer = CLIENT.responses.create(model=MODEL, input="a plain response", instructions="Be brief")
+    assert "a plain response" in answer.output_text
+    assert answer.status == "completed"
+    assert answer.usage
+    assert answer.usage.total_tokens == answer.usage.input_tokens + answer.usage.output_tokens
+
+
+def a_response_is_parsed() -> None:
+    answer = CLIENT.responses.parse(model=MODEL, input="a feast, please", text_format=Event)
+    assert isinstance(answer.output_parsed, Event)
+    tools: Any = [openai.pydantic_function_tool(Weather, name="get_weather")["function"]]
+    tools = [{"type": "function", **tool} for tool in tools]
+    called = CLIENT.responses.parse(model=MODEL, input="weather in Rom", tools=tools)
+    [call] = [item for item in called.output if item.type == "function_call"]
+    assert json.loads(call.arguments).keys() == {"place", "days"}
+
+
+def a_stateless_response_is_kept_in_the_cache() -> None:
+    ask = CLIENT.responses.with_raw_response.create
+    answers = [ask(model=MODEL, input="asked twice", store=False) for _ in range(2)]
+    assert [one.headers["x-cache"] for one in answers] == ["MISS", "HIT"]
+    assert answers[0].parse() == answers[1].parse()
+    kept = ask(model=MODEL, input="asked twice")
+    assert kept.headers["x-cache"] == "BYPASS"
+
+
+def a_response_that_breaks_off_has_failed() -> None:
+    fault(cut=True, pieces=5)
+    *_, last = CLIENT.responses.create(model=MODEL, input="cut me off", stream=True)
+    assert last.type == "response.failed"
+    assert last.response.error
+    assert last.response.error.code == "server_error"
+    with failing(RuntimeError), CLIENT.responses.stream(model=MODEL, input="cut me") as stream:
+        stream.get_final_response()
+
+
+def errors_of_responses_have_their_types() -> None:
+    for kind, call in (
+        (openai.NotFoundError, lambda: IMPATIENT.responses.retrieve("resp_nothing")),
+        (openai.NotFoundError, lambda: IMPATIENT.responses.cancel("resp_nothing")),
+        (openai.NotFoundError, lambda: IMPATIENT.responses.input_items.list("resp_nothing")),
+        (
+            openai.NotFoundError,
+            lambda: IMPATIENT.responses.create(
+                model=MODEL, input="go on", previous_response_id="resp_nothing"
+            ),
+        ),
+        (
+            openai.BadRequestError,
+            lambda: IMPATIENT.responses.create(model=MODEL, input="later", background=True),
+        ),
+    ):
+        with failing(kind) as failed:
+            call()
+        assert {"message", "type", "param", "code"} <= failed.error.body.keys()
+    fault(status=429)
+    with failing(openai.InternalServerError):
+        IMPATIENT.responses.create(model=MODEL, input="too busy", stream=True)
+
+
 # -- the asynchronous client --
 
 
@@ -618,6 +718,18 @@ async def asynchronous_tools_structures_embeddings_and_models_work() -> None:
     assert isinstance(call.function.parsed_arguments, Weather)
     assert all(isinstance(number, float) for number in embedded.data[0].embedding)
     assert model.id == MODEL
+
+
+async def an_asynchronous_response_is_streamed() -> None:
+    async with (
+        AsyncOpenAI(base_url=BASE_URL, api_key=API_KEY) as client,
+        client.responses.stream(model=MODEL, input="in a while") as stream,
+    ):
+        kinds = [event.type async for event in stream]
+        final = await stream.get_final_response()
+    assert kinds[0] == "response.created"
+    assert kinds[-1] == "response.completed"
+    assert "in a while" in final.output_text
 
 
 async def many_at_once_are_all_answered() -> None:

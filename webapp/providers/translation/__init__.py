@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 from webapp.errors import ProviderRefusedRequest
@@ -16,12 +17,24 @@ from webapp.llm.messages import Answer, ModelRequest, Operation, Usage
 from webapp.llm.tokens import estimate_messages_tokens
 from webapp.providers.translation.chat_over_messages.answer import ChunkWriter, to_chat_answer
 from webapp.providers.translation.chat_over_messages.request import to_messages
+from webapp.providers.translation.composed import composed
 from webapp.providers.translation.messages_over_chat.answer import EventWriter, to_message
 from webapp.providers.translation.messages_over_chat.request import max_tokens_of, to_chat
+from webapp.providers.translation.responses_over_chat.answer import ResponseWriter, to_response
+from webapp.providers.translation.responses_over_chat.request import max_tokens_of as max_output_of
+from webapp.providers.translation.responses_over_chat.request import to_chat as responses_to_chat
 from webapp.threads import run_in_thread
 
 # What a server of chat completions may not know, and can be left out.
-ADAPTABLE = frozenset({"reasoning_effort", "stream_options"})
+ADAPTABLE = frozenset({"reasoning_effort", "stream_options", "verbosity"})
+# The names in Responses of what is carried over to chat completions.
+RESPONSES_NAMES = {
+    "logprobs": "include",
+    "messages": "input",
+    "reasoning_effort": "reasoning.effort",
+    "response_format": "text.format",
+    "tools": "tools",
+}
 
 
 class StreamWriter(Protocol):
@@ -40,11 +53,11 @@ class StreamWriter(Protocol):
 class Translation:
     """How a request is told to a provider, and its answer to the client.
 
-    `answer` takes a provider's answer and the model that was asked for.
+    `answer` takes a provider's answer, the client's request, and the model that was asked for.
     """
 
     request: Callable[[ModelRequest, str], ModelRequest]
-    answer: Callable[[Answer, str], str]
+    answer: Callable[[Answer, ModelRequest, str], str]
     writer: Callable[[ModelRequest, str], StreamWriter]
 
 
@@ -91,13 +104,40 @@ def _input_of(request: ModelRequest) -> Callable[[], int]:
     return lambda: run_in_thread(lambda: estimate_messages_tokens(request.body))
 
 
+def _responses_as_chat(request: ModelRequest, model: str, *, claude: bool = False) -> ModelRequest:
+    limit = max_output_of(request.body)
+    body = responses_to_chat(request.body, model, claude=claude)
+    if request.stream:
+        body["stream_options"] = {"include_usage": True}
+    return replace(
+        request,
+        operation="chat/completions",
+        body=body,
+        output_cap=min(limit, request.output_cap or limit) if limit else request.output_cap,
+        output_cap_needed=request.output_cap_needed or limit is not None,
+        defaults=ADAPTABLE & body.keys(),
+        headers={},
+    )
+
+
+def _responses_over_chat(*, claude: bool) -> Translation:
+    return Translation(partial(_responses_as_chat, claude=claude), to_response, ResponseWriter)
+
+
+CHAT_OVER_MESSAGES = Translation(
+    _chat_as_messages,
+    lambda answer, _, model: to_chat_answer(answer, model),
+    lambda request, model: ChunkWriter(model, usage_wanted=request.usage_wanted),
+)
 TRANSLATIONS: dict[tuple[Operation, Operation], Translation] = {
-    ("chat/completions", "messages"): Translation(
-        _chat_as_messages,
-        to_chat_answer,
-        lambda request, model: ChunkWriter(model, usage_wanted=request.usage_wanted),
-    ),
+    ("chat/completions", "messages"): CHAT_OVER_MESSAGES,
     ("messages", "chat/completions"): Translation(
-        _messages_as_chat, to_message, lambda request, model: EventWriter(model, _input_of(request))
+        _messages_as_chat,
+        lambda answer, _, model: to_message(answer, model),
+        lambda request, model: EventWriter(model, _input_of(request)),
+    ),
+    ("responses", "chat/completions"): _responses_over_chat(claude=False),
+    ("responses", "messages"): composed(
+        _responses_over_chat(claude=True), CHAT_OVER_MESSAGES, RESPONSES_NAMES
     ),
 }

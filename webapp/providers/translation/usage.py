@@ -114,3 +114,18 @@ def to_message_usage(usage: Any, tier: Any, counted: Usage) -> dict[str, Any]:
 def _details(counts: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     details = counts.get(f"{name}_tokens_details")
     return details if isinstance(details, Mapping) else {}
+
+
+def to_response_usage(usage: Any, counted: Usage) -> dict[str, Any]:
+    """The usage of a response, as Weir read it of a chat completion's `usage`."""
+    generated = _details(usage if isinstance(usage, Mapping) else {}, "completion")
+    return {
+        "input_tokens": counted.input_tokens,
+        "input_tokens_details": {
+            "cached_tokens": counted.cached_input_tokens,
+            "cache_write_tokens": counted.cache_write_tokens,
+        },
+        "output_tokens": counted.output_tokens,
+        "output_tokens_details": {"reasoning_tokens": _count(generated, "reasoning_tokens")},
+        "total_tokens": counted.total_tokens,
+    }

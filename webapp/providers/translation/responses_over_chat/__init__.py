@@ -1,0 +1,1 @@
+"""Responses that are answered by a provider of chat completions."""
