@@ -12,13 +12,19 @@ from anthropic.types import Message
 from webapp.errors import UnsupportedParameter
 from webapp.llm.messages import Answer, Usage
 from webapp.providers.translation.messages_over_chat.answer import EventWriter, to_message
-from webapp.providers.translation.messages_over_chat.request import max_tokens_of, to_chat
+from webapp.providers.translation.messages_over_chat.request import (
+    full_names,
+    max_tokens_of,
+    to_chat,
+)
 
 MODEL = "gpt-5"
 HELLO = {"role": "user", "content": "Hello"}
 MARK = {"type": "ephemeral"}
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
 TOOL = {"name": "weather", "description": "Tells it", "input_schema": SCHEMA}
+LONG = f"mcp__a_server_with_a_long_name__{'weather_' * 8}"
+NAMES = full_names({"tools": [{"name": LONG}, {"name": "weather"}]})
 FUNCTION = {
     "type": "function",
     "function": {"name": "weather", "description": "Tells it", "parameters": SCHEMA},
@@ -270,7 +276,7 @@ def whole(answered: dict[str, Any], reason: str | None, **fields: Any) -> dict[s
         "usage": COUNTS, "service_tier": "default", **fields,
     }  # fmt: skip
     answer = Answer("", MODEL, "openai", COUNTED, body=json.dumps(body))
-    written: dict[str, Any] = json.loads(to_message(answer, MODEL))
+    written: dict[str, Any] = json.loads(to_message(answer, MODEL, NAMES))
     Message.model_validate(written)
     return written
 
@@ -300,7 +306,7 @@ def deltas(answered: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def streamed(chunks: list[str]) -> list[dict[str, Any]]:
-    writer = EventWriter(MODEL, lambda: 9)
+    writer = EventWriter(MODEL, lambda: 9, NAMES)
     written = [event for one in chunks for event in writer.take(one)]
     return [json.loads(event) for event in [*written, *writer.end(COUNTED)]]
 
@@ -393,6 +399,24 @@ def test_the_fragments_of_parallel_calls_may_come_in_turns() -> None:
     assert [block.get("input") for block in found["content"]] == [
         {"city": "Bern"}, {"city": "Oslo"}, None,
     ]  # fmt: skip
+
+
+def test_names_of_tools_are_shortened_for_openai_and_told_in_full() -> None:
+    sent = asked(
+        tools=[{**TOOL, "name": LONG}, TOOL],
+        tool_choice={"type": "tool", "name": LONG},
+        messages=[HELLO, {"role": "assistant", "content": [{**USE, "name": LONG}]}, HELLO],
+    )
+    [short, kept] = [tool["function"]["name"] for tool in sent["tools"]]
+    assert len(short) == 64
+    assert kept == "weather"
+    assert sent["tool_choice"]["function"]["name"] == short
+    assert sent["messages"][1]["tool_calls"][0]["function"]["name"] == short
+    call = {**CALL, "function": {**CALL["function"], "name": short}}
+    [block] = whole({"tool_calls": [call]}, "tool_calls")["content"]
+    assert block["name"] == LONG
+    parts = [*map(chunk, deltas({"tool_calls": [call]})), chunk({}, "tool_calls")]
+    assert joined(streamed(parts))["content"][0]["name"] == LONG
 
 
 def test_calls_with_one_index_are_told_apart_by_their_ids() -> None:

@@ -19,7 +19,11 @@ from webapp.providers.translation.chat_over_messages.answer import ChunkWriter, 
 from webapp.providers.translation.chat_over_messages.request import to_messages
 from webapp.providers.translation.composed import composed
 from webapp.providers.translation.messages_over_chat.answer import EventWriter, to_message
-from webapp.providers.translation.messages_over_chat.request import max_tokens_of, to_chat
+from webapp.providers.translation.messages_over_chat.request import (
+    full_names,
+    max_tokens_of,
+    to_chat,
+)
 from webapp.providers.translation.responses_over_chat.answer import ResponseWriter, to_response
 from webapp.providers.translation.responses_over_chat.request import max_tokens_of as max_output_of
 from webapp.providers.translation.responses_over_chat.request import to_chat as responses_to_chat
@@ -133,8 +137,8 @@ TRANSLATIONS: dict[tuple[Operation, Operation], Translation] = {
     ("chat/completions", "messages"): CHAT_OVER_MESSAGES,
     ("messages", "chat/completions"): Translation(
         _messages_as_chat,
-        lambda answer, _, model: to_message(answer, model),
-        lambda request, model: EventWriter(model, _input_of(request)),
+        lambda answer, request, model: to_message(answer, model, full_names(request.body)),
+        lambda request, model: EventWriter(model, _input_of(request), full_names(request.body)),
     ),
     ("responses", "chat/completions"): _responses_over_chat(claude=False),
     ("responses", "messages"): composed(

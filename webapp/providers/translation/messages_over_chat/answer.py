@@ -26,8 +26,11 @@ STOP_REASONS = {
 INVALID_ARGUMENTS = "invalid_arguments"  # the input of a call whose arguments are no object
 
 
-def to_message(answer: Answer, model: str) -> str:
-    """The JSON of a message. Of a chat.completion, only its first choice counts."""
+def to_message(answer: Answer, model: str, names: Mapping[str, str]) -> str:
+    """The JSON of a message. Of a chat.completion, only its first choice counts.
+
+    `names` are those of tools that the chat completion has under others.
+    """
     body = json.loads(answer.body)
     choice = body["choices"][0]
     said = choice.get("message") or {}
@@ -41,7 +44,7 @@ def to_message(answer: Answer, model: str) -> str:
             {
                 "type": "tool_use",
                 "id": call.get("id") or _id("toolu"),
-                "name": function["name"],
+                "name": names.get(function["name"], function["name"]),
                 "input": _input(function.get("arguments")),
             }
         )
@@ -61,11 +64,13 @@ class EventWriter:
 
     Content comes in blocks, one at a time, so each other kind of content closes the last block.
     `estimate` returns the tokens of the input: clients show those of the first event meanwhile.
+    `names` are those of tools that the chunks have under others.
     """
 
-    def __init__(self, model: str, estimate: Callable[[], int]) -> None:
+    def __init__(self, model: str, estimate: Callable[[], int], names: Mapping[str, str]) -> None:
         self._model = model
         self._estimate = estimate
+        self._names = names
         self._begun = False
         self._blocks = -1  # the index of the latest block
         self._open: str | int | None = None  # its kind, or the number of its call
@@ -166,6 +171,7 @@ class EventWriter:
         if name and number is not None and number not in self._ids:
             self._ids[number] = call.get("id")
             id_ = call.get("id") or _id("toolu")
+            name = self._names.get(name, name)
             block = {"type": "tool_use", "id": id_, "name": name, "input": {}}
             if self._open in self._ids:
                 self._waiting[number] = (block, [])

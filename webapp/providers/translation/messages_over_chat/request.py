@@ -44,6 +44,7 @@ EFFORTS = {"low", "medium", "high", "xhigh", "max"}
 BUDGETS = ((8_192, "high"), (2_048, "medium"), (0, "low"))
 TIERS = {"auto": None, "standard_only": "default"}
 MAX_USER_LENGTH = 64  # of OpenAI's
+MAX_NAME_LENGTH = 64  # of OpenAI's tools; Anthropic's have up to 128 characters
 NO_CONTENT = "(no content)"
 FAILED = "Error: "
 SEE_BELOW = "(in the next message)"
@@ -78,6 +79,21 @@ def max_tokens_of(body: Mapping[str, Any]) -> int:
     if limit is None or limit < 1:
         raise wrong("max_tokens", "a whole number from 1 on")
     return limit
+
+
+def full_names(body: Mapping[str, Any]) -> dict[str, str]:
+    """The names of those tools that have another one in the chat completion, by that one."""
+    tools = body.get("tools")
+    named = [one.get("name") for one in tools or [] if isinstance(one, Mapping)]
+    return {_short_name(name): name for name in named if name and len(name) > MAX_NAME_LENGTH}
+
+
+def _short_name(name: str) -> str:
+    """The name of a tool as OpenAI takes it: agents put the names of their servers before it."""
+    if len(name) <= MAX_NAME_LENGTH:
+        return name
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{name[: MAX_NAME_LENGTH - 9]}_{digest}"
 
 
 def _temperature(value: Any) -> float | None:
@@ -166,7 +182,7 @@ def _tools(body: Mapping[str, Any]) -> dict[str, Any]:
         translated["parallel_tool_calls"] = False
     kind = choice.get("type")
     if kind == "tool":
-        name = a_text(choice.get("name"), "tool_choice.name", empty=False)
+        name = _short_name(a_text(choice.get("name"), "tool_choice.name", empty=False))
         translated["tool_choice"] = {"type": "function", "function": {"name": name}}
     elif kind is not None:
         if not isinstance(kind, str) or kind not in CHOICES:
@@ -181,7 +197,8 @@ def _tool(tool: Mapping[str, Any], path: str) -> dict[str, Any]:
         raise UnsupportedParameter(f"{path}.type")
     known = {"type", "name", "description", "input_schema", "strict"} | IGNORED_OF_TOOLS
     only(tool, known, path, NEUTRAL_OF_TOOLS)
-    function: dict[str, Any] = {"name": a_text(tool.get("name"), f"{path}.name", empty=False)}
+    name = a_text(tool.get("name"), f"{path}.name", empty=False)
+    function: dict[str, Any] = {"name": _short_name(name)}
     if given(tool, "description"):
         function["description"] = a_text(tool["description"], f"{path}.description")
     function["parameters"] = an_object(tool.get("input_schema"), f"{path}.input_schema")
@@ -292,7 +309,7 @@ def _call(block: Mapping[str, Any], path: str) -> dict[str, Any]:
         {"caller": {"type": "direct"}},
     )  # fmt: skip
     arguments = json.dumps(an_object(block.get("input"), f"{path}.input"), ensure_ascii=False)
-    name = a_text(block.get("name"), f"{path}.name", empty=False)
+    name = _short_name(a_text(block.get("name"), f"{path}.name", empty=False))
     return {
         "id": a_text(block.get("id"), f"{path}.id", empty=False),
         "type": "function",
