@@ -215,6 +215,12 @@ def test_the_system_prompt_comes_first() -> None:
     assert asked(system=[])["messages"] == [HELLO]
 
 
+def test_what_differs_in_each_request_of_claude_code_does_not_begin_the_prompt() -> None:
+    attribution = text("x-anthropic-billing-header: cc_version=2.1.280.f2b; cch=e8bf2;")
+    [system, _] = asked(system=[attribution, text("Be brief.")])["messages"]
+    assert system == {"role": "system", "content": "Be brief."}
+
+
 @pytest.mark.parametrize(
     ("fields", "parameter"),
     [

@@ -46,6 +46,9 @@ TIERS = {"auto": None, "standard_only": "default"}
 MAX_USER_LENGTH = 64  # of OpenAI's
 MAX_NAME_LENGTH = 64  # of OpenAI's tools; Anthropic's have up to 128 characters
 NO_CONTENT = "(no content)"
+# How Claude Code begins, with a digest that differs each time. Anthropic leaves it out, too: no
+# prompt cache would know the rest.
+ATTRIBUTION = "x-anthropic-billing-header:"
 FAILED = "Error: "
 SEE_BELOW = "(in the next message)"
 
@@ -211,7 +214,7 @@ def _tool(tool: Mapping[str, Any], path: str) -> dict[str, Any]:
 
 
 def _system(value: Any) -> list[dict[str, Any]]:
-    text = value if isinstance(value, str) else _joined(value or [], "system")
+    text = value if isinstance(value, str) else _joined(value or [], "system", ATTRIBUTION)
     return [{"role": "system", "content": text}] if text.strip() else []
 
 
@@ -375,14 +378,16 @@ def _url(source: Mapping[str, Any], path: str) -> str:
     return f"data:{media_type};base64,{data}"
 
 
-def _joined(content: Any, path: str) -> str:
-    """The joined texts of blocks that must all be texts."""
+def _joined(content: Any, path: str, left_out: str | None = None) -> str:
+    """The joined texts of blocks that must all be texts, without those that begin so."""
     texts = []
     for position, value in enumerate(a_list(content, path)):
         block, place = an_object(value, f"{path}.{position}"), f"{path}.{position}"
         if block.get("type") != "text":
             raise UnsupportedParameter(f"{place}.type")
-        texts.append(a_text(block.get("text"), f"{place}.text"))
+        text = a_text(block.get("text"), f"{place}.text")
+        if left_out is None or not text.startswith(left_out):
+            texts.append(text)
     return "\n\n".join(filter(None, texts))
 
 
