@@ -6,6 +6,7 @@ Answers and events are passed on to clients as they came.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from webapp import json_codec
@@ -109,7 +110,7 @@ class MessageReader:
                 started = {**usage, "output_tokens": None} if isinstance(usage, dict) else {}
                 self._counts = merged(self._counts, started)
                 if to_chat_usage(self._counts):
-                    self._stream_usage.input = self._usage()
+                    self._stream_usage.input = self._input()
             case "content_block_start":
                 block = event["content_block"]
                 text, generated = _text(block), generated_text(block)
@@ -141,6 +142,12 @@ class MessageReader:
         if self._request.native:
             return Chunk("", text) if text else None
         return Chunk(data, text, begins)
+
+    def _input(self) -> Usage:
+        """The usage before the output, of which nothing is counted: that would load a library."""
+        counts = self._counts | {"output_tokens": 0}
+        usage = read_usage(counts, self._request, self._model, "", None)
+        return replace(usage, estimated=True, input_reported=True)
 
     def _usage(self) -> Usage:
         generated = "".join(self._generated)
