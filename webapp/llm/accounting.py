@@ -272,8 +272,8 @@ class CallAccounting:
 
     def _estimate(self, output_tokens: int) -> Usage:
         most = self._at_most_the_ceiling(output_tokens)
-        told = self.stream_usage.input
-        if told and told.input_reported and self._is_all_input(told):
+        told = self.stream_usage.input()
+        if told and self._is_all_input(told):
             return replace(told, output_tokens=most, output_reported=False)
         return Usage(self._costs.input_tokens, most, estimated=True)
 

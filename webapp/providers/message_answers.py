@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from webapp import json_codec
@@ -109,8 +110,9 @@ class MessageReader:
                 usage = message.get("usage")
                 started = {**usage, "output_tokens": None} if isinstance(usage, dict) else {}
                 self._counts = merged(self._counts, started)
-                if to_chat_usage(self._counts):
-                    self._stream_usage.input = self._input()
+                self._stream_usage.input = partial(
+                    _input_of, self._counts, self._request, self._model
+                )
             case "content_block_start":
                 block = event["content_block"]
                 text, generated = _text(block), generated_text(block)
@@ -143,15 +145,17 @@ class MessageReader:
             return Chunk("", text) if text else None
         return Chunk(data, text, begins)
 
-    def _input(self) -> Usage:
-        """The usage before the output, of which nothing is counted: that would load a library."""
-        counts = self._counts | {"output_tokens": 0}
-        usage = read_usage(counts, self._request, self._model, "", None)
-        return replace(usage, estimated=True, input_reported=True)
-
     def _usage(self) -> Usage:
         generated = "".join(self._generated)
         return read_usage(self._counts, self._request, self._model, generated, None)
+
+
+def _input_of(counts: dict[str, Any], request: ModelRequest, model: str) -> Usage | None:
+    """The usage before the output, if the first event of a stream told it."""
+    if not to_chat_usage(counts):
+        return None
+    usage = read_usage(counts | {"output_tokens": 0}, request, model, "", None)
+    return replace(usage, estimated=True, input_reported=True)
 
 
 def events_of(message: dict[str, Any]) -> list[str]:
