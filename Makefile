@@ -7,17 +7,20 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --python
 	--generate-hashes --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format lock wheels image bench pictures observability manifests publish clean
+.PHONY: help run test test-agents lint format lock wheels image bench pictures observability manifests publish clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 run: $(VENV)/runtime ## set everything up and serve on port 8000
 	$(BIN)/gunicorn --config gunicorn.conf.py
 
 test: $(VENV)/development ## set everything up and run every test
 	# Where Python may not write bytecode, each of the processes compiles all tests again.
-	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 4
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 6
+
+test-agents: $(VENV)/development ## install opencode and Codex (780 MB, in .agents) and run their tests
+	@$(BIN)/python -m pytest tests/agents
 
 lint: $(VENV)/development ## lint, types, import rules
 	$(BIN)/ruff check .
@@ -57,8 +60,8 @@ wheels: $(VENV)/development ## check that no requirement needs a compiler
 publish: ## put your repository's address into buttons, templates, pages: REPOSITORY=owner/name
 	@$(PYTHON) -m scripts.publish '$(REPOSITORY)'
 
-clean: ## remove the virtual environment and the local data
-	rm -rf $(VENV) data
+clean: ## remove the virtual environment, the agents and the local data
+	rm -rf $(VENV) .agents data
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \

@@ -17,6 +17,7 @@ from playwright.sync_api import Page, sync_playwright
 from sqlalchemy import Connection, create_engine, insert
 
 from tests.support.administrator import PASSWORD, SETTINGS
+from tests.support.batches import BatchClient, line
 from tests.support.servers import Provider, Weir
 from tests.support.visitor import Visitor
 from webapp.metering.activity import HALF_HOUR, activity, activity_latency
@@ -30,6 +31,7 @@ APPS = {"shop-assistant": "enterprise", "support-bot": "premium", "nightly-repor
 PAGES = {
     "overview": "", "month": "?range=30d", "keys": "keys", "new-key": "keys/new",
     "key": "keys/{key}", "requests": "requests", "request": "requests/{request}",
+    "batches": "batches", "batch": "batches/{batch}",
     "providers": "providers", "accounts": "accounts", "audit": "audit", "account": "me",
 }  # fmt: skip
 
@@ -111,10 +113,27 @@ def fill(weir: Weir, provider: Provider) -> dict[str, str]:
         answer = weir.post("/chat", key=secrets[name], json=body)
         request = answer.headers["X-Request-ID"] if number == 50 else request
         provider.fault()
+    batch = batches(weir, provider, secrets["shop-assistant"])
     engine = create_engine(f"sqlite:///{weir.data_dir}/weir.db")
     with engine.begin() as connection:
         past(connection, ids)
-    return {"key": str(ids[0]), "request": request}
+    return {"key": str(ids[0]), "request": request, "batch": batch}
+
+
+def batches(weir: Weir, provider: Provider, key: str) -> str:
+    """Batches that have ended, that a cap stopped, and that run. Returns the id of the last."""
+    client = BatchClient(weir, key)
+    reviews, mails, orders = (
+        [line(f"{what}-{number}", f"About {what} {number}.", model=model) for number in range(90)]
+        for what, model in (("review", "large"), ("mail", "default"), ("order", "default"))
+    )
+    client.run([*reviews, line("refused", model="large", temperature="high")])
+    client.run([line("too-new", model="no-such-model")])
+    client.run(mails, weir_cost_cap_usd="0.0001")
+    provider.fault(slow=2.0)
+    batch = client.begin(orders, weir_cost_cap_usd="5")
+    client.progressed(batch, 12)
+    return batch
 
 
 def past(connection: Connection, ids: list[int]) -> None:

@@ -72,6 +72,13 @@ def messages(
     return weir.post(path, key=KEY, json={"model": "anthropic/stand-in-claude", **body})
 
 
+def response(weir: Weir, fault: str = "", **more: object) -> requests.Response:
+    said = f"request {next(numbers)}" + (f" [[fault:{fault}]]" if fault else "")
+    return weir.post(
+        "/v1/responses", key=KEY, json={"model": "openai/stand-in-1", "input": said, **more}
+    )
+
+
 # -- cycles: objects that stay until the garbage collector finds them, which it rarely looks for --
 
 REQUESTS: dict[str, Callable[[Weir], object]] = {
@@ -107,6 +114,14 @@ REQUESTS: dict[str, Callable[[Weir], object]] = {
     ),
     "failed message": lambda weir: messages(weir, "status=500"),
     "failed stream of a message": lambda weir: messages(weir, "error_event,pieces=5", stream=True),
+    "response": response,
+    "streamed response": lambda weir: response(weir, stream=True),
+    "failed response": lambda weir: response(weir, "status=500"),
+    "failed stream of a response": lambda weir: response(weir, "error_event,pieces=5", stream=True),
+    "response of a server without them": lambda weir: response(
+        weir, "status=405", model=f"openai/chat-{next(numbers)}", stream=True
+    ),
+    "unknown response": lambda weir: weir.get("/v1/responses/resp_nothing", key=KEY),
     "counted": lambda weir: messages(weir, path="/v1/messages/count_tokens"),
     "not counted": lambda weir: messages(weir, "status=500", path="/v1/messages/count_tokens"),
 }

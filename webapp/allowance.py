@@ -31,8 +31,10 @@ class Allowance:
     requests_per_day: int | None = None
     tokens_per_minute: int | None = None
     parallel_requests: int | None = None
+    requests_per_session: int | None = None
     usd_per_day: int | None = None
     usd_per_month: int | None = None
+    usd_per_session: int | None = None
     models: tuple[str, ...] | None = None
     """Names of models or routes; `*` matches any part of a name."""
     max_text: int | None = None
@@ -135,14 +137,16 @@ OVERRIDES: dict[str, Callable[[Any], Any]] = {
     "requests_per_day": _count,
     "tokens_per_minute": _count,
     "parallel_requests": _count,
+    "requests_per_session": _count,
     "usd_per_day": money.to_nano,
     "usd_per_month": money.to_nano,
+    "usd_per_session": money.to_nano,
     "models": _models,
     "max_text": _count,
     "networks": _networks,
     "own_cache": _flag,
 }
-MONEY = frozenset({"usd_per_day", "usd_per_month"})
+MONEY = frozenset({"usd_per_day", "usd_per_month", "usd_per_session"})
 
 
 def parse_overrides(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,11 +27,12 @@ from webapp.admission.idempotency_store import IdempotencyStore
 from webapp.admission.identity import Identities
 from webapp.admission.parts import AdmissionParts, bind
 from webapp.admission.rate_limits import RateLimits
+from webapp.admission.session_store import SessionStore
 from webapp.admission.token_limits import TokenRateLimits
 from webapp.admission.top_budget_usage import TopBudgetUsage
 from webapp.api.blueprint import FORM_BYTES
 from webapp.api.line_format import OpenAILineFormat
-from webapp.batches import batch_store
+from webapp.batches import retention as batches_retention
 from webapp.batches.batch_store import BatchStore
 from webapp.batches.batch_work import BatchWork
 from webapp.batches.callbacks import Callbacks
@@ -148,6 +149,7 @@ def create_app(settings: Settings | None = None, *, batch_worker: bool = False) 
         services.identities,
         services.rate_limits,
         services.idempotency,
+        services.sessions,
         BodyBudget(settings.max_body_bytes_in_flight),
     )
     bind(app, admission)
@@ -200,6 +202,7 @@ class _Metering:
     rate_limits: RateLimits
     token_limits: TokenRateLimits
     idempotency: IdempotencyStore
+    sessions: SessionStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +298,7 @@ def _make_metering(settings: Settings, stores: _Stores) -> _Metering:
         ),
         token_limits=token_limits,
         idempotency=IdempotencyStore(database),
+        sessions=SessionStore(database),
     )
 
 
@@ -434,6 +438,7 @@ def _make_services(
         identities=stores.identities,
         rate_limits=metering.rate_limits,
         idempotency=metering.idempotency,
+        sessions=metering.sessions,
         heartbeats=stores.heartbeats,
         ledger=metering.ledger,
         calls=metering.calls,
@@ -505,7 +510,7 @@ def _make_lifecycle(
         ended_sessions.expired(),
         response_ids.expired(),
         *activity.expired(),
-        *batch_store.expired(settings.files_retention[1], settings.jobs_retention),
+        *batches_retention.expired(settings.files_retention[1], settings.jobs_retention),
     ]
     if settings.ledger_retention:
         expired.append(calls.expired(settings.ledger_retention))
@@ -519,6 +524,7 @@ def _make_lifecycle(
             metering.ledger.tick,
             metering.alerts.tick,
             metering.idempotency.tick,
+            metering.sessions.tick,
             stores.ended_sessions.tick,
             stores.responses.tick,
             metering.prices.tick,

@@ -22,6 +22,7 @@ WeirError                       status
 ├── RateLimitExceeded             429
 ├── BudgetExceeded                429  too little of the budget is left for this call
 ├── BudgetReserved                429  ... because running calls have reserved a part of it
+├── SessionLimitExceeded          429  the session of an agent has used up a limit
 ├── ClientHungUp                  499  the client disconnected; only in the log
 ├── InternalError                 500
 ├── ProviderError
@@ -175,6 +176,11 @@ class BudgetExceeded(WeirError):
 
 class BudgetReserved(WeirError):
     status = 429
+
+
+class SessionLimitExceeded(WeirError):
+    status = 429
+    should_retry = False
 
 
 class ClientHungUp(WeirError):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from webapp.admission.idempotency_store import IdempotencyStore
     from webapp.admission.identity import Identities
     from webapp.admission.rate_limits import RateLimits
+    from webapp.admission.session_store import SessionStore
     from webapp.batches.batch_store import BatchStore
     from webapp.batches.batch_work import BatchWork
     from webapp.batches.executor import Executor
@@ -63,6 +64,7 @@ class Services:
     identities: Identities
     rate_limits: RateLimits
     idempotency: IdempotencyStore
+    sessions: SessionStore
     heartbeats: Heartbeats
     ledger: Ledger
     calls: Calls

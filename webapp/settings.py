@@ -205,8 +205,9 @@ class Settings:
     )  # fmt: skip
     tier_overrides: dict[str, dict[str, Any]] = _setting(
         "TIER_<NAME>", "", "further limits of each key of a tier: `requests_per_day`, "
-        "`tokens_per_minute`, `parallel_requests`, `usd_per_day`, `usd_per_month`, `models=a|b`, "
-        "`max_text`, `networks=10.0.0.0/8|…`, `own_cache`, comma-separated", lambda _: {},
+        "`tokens_per_minute`, `parallel_requests`, `requests_per_session`, `usd_per_day`, "
+        "`usd_per_month`, `usd_per_session`, `models=a|b`, `max_text`, `networks=10.0.0.0/8|…`, "
+        "`own_cache`, comma-separated", lambda _: {},
         shown="none",
     )  # fmt: skip
     api_keys: tuple[ConfiguredKey, ...] = _setting(

@@ -63,22 +63,25 @@ def statuses(weir: Weir, key: str) -> set[int]:
 def test_a_key_is_shown_once_and_works_with_its_own_limits(
     weir: Weir, admin: Administrator
 ) -> None:
-    limits = {"requests_per_minute": 3, "usd_per_month": "12.50", "models": ["gpt-*"]}
+    limits = {
+        "requests_per_minute": 3, "requests_per_session": 9, "usd_per_month": "12.50",
+        "models": ["gpt-*"],
+    }  # fmt: skip
     made = new_key(admin, tier="premium", limits=limits)
     assert re.fullmatch(r"weir_[A-Za-z0-9]{12}_[A-Za-z0-9_-]{43}", made["secret"])
-    assert made["limits"] == {"requests_per_minute": 3, "usd_per_month": 12.5, "models": ["gpt-*"]}
+    assert made["limits"] == limits | {"usd_per_month": 12.5}
     shown = admin.get(f"/admin/keys/{made['id']}").json()
     assert made["secret"] not in json.dumps(shown)
     assert shown["secrets"] == [
         {"key": made["key"], "created_at": shown["secrets"][0]["created_at"], "expires_at": None}
     ]
     told = weir.get("/v1/key", key=made["secret"]).json()
-    assert (told["tier"], told["limits"][0]["size"]) == ("premium", 3)
+    assert (told["tier"], [one["size"] for one in told["limits"]]) == ("premium", [3, 9])
     assert told["budget"][0]["size"] == 12.5
     changes = {"tier": "enterprise", "limits": {"usd_per_month": None}, "name": "renamed"}
     changed = admin.patch(f"/admin/keys/{made['id']}", changes).json()
     assert (changed["name"], changed["limits"]) == (
-        "renamed", {"requests_per_minute": 3, "models": ["gpt-*"]},
+        "renamed", {"requests_per_minute": 3, "requests_per_session": 9, "models": ["gpt-*"]},
     )  # fmt: skip
     path = "/v1/key"
     wait_until(lambda: weir.get(path, key=made["secret"]).json()["budget"] == [], 6, pause=0.1)

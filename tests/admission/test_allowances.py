@@ -7,6 +7,7 @@ import signal
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 import requests
 
 from tests.conftest import MakeWeir
-from tests.support.books import PRICES
+from tests.support.books import PRICES, Books
 from tests.support.servers import Provider, Valkey, Weir, wait_until
 from webapp.admission.token_limits import TokenRateLimits
 from webapp.errors import RateLimitExceeded
@@ -23,6 +24,8 @@ from webapp.storage.redis_client import RedisClient
 
 OPENAI = "/v1/chat/completions"
 UNCACHED = {"Cache-Control": "no-store"}
+# USD that a call of body("call 000") may cost at most, with max_tokens=100: /v1/explain says so.
+CEILING = 0.000288
 # A tier, and a key, for each test.
 TIERS = {
     "day": "requests_per_day=9",
@@ -35,6 +38,9 @@ TIERS = {
     "short": "max_text=100",
     "own": "own_cache=true",
     "inside": "networks=10.1.0.0/16|2001:db8::/32",
+    "calls": "requests_per_session=6",
+    "spends": f"usd_per_session={CEILING * 2:.9f}",
+    "both": f"requests_per_session=3,usd_per_session={CEILING * 1.5:.9f}",
 }
 SETTINGS = {
     "TIERS": ";".join(f"{tier}=99999/minute" for tier in TIERS),
@@ -85,6 +91,10 @@ def at_once(weirs: list[Weir], count: int, tier: str, **fields: Any) -> list[req
         return list(pool.map(ask, range(count)))
 
 
+def of_session(name: str, **headers: str) -> dict[str, str]:
+    return UNCACHED | {"X-Weir-Session": name} | headers
+
+
 def statuses(answers: list[requests.Response]) -> Counter[int]:
     return Counter(answer.status_code for answer in answers)
 
@@ -106,12 +116,18 @@ def test_of_a_day_s_requests_no_more_pass_than_the_limit(weirs: list[Weir]) -> N
 def test_a_restart_does_not_hand_out_the_day_again(weirs: list[Weir], valkey: Valkey) -> None:
     key = key_of("restart")
     assert statuses(at_once(weirs, 3, "restart")) == {200: 3}
+    one_more = partial(
+        weirs[0].post, OPENAI, key=key_of("both"), headers={"X-Weir-Session": "restarted"}
+    )
+    assert [one_more(json=body("again", max_tokens=1)).status_code for _ in range(2)] == [200, 200]
     wait_until(lambda: weirs[0].get("/stats", key=key).json()["you"]["requests"] == 3, 5)
     with ThreadPoolExecutor() as pool:
         assert set(pool.map(lambda weir: weir.terminate(), weirs)) == {0}
         valkey.flush()
         list(pool.map(lambda weir: weir.start(), weirs))
     assert statuses(at_once(weirs, 10, "restart")) == {200: 2, 429: 8}
+    # Nor does it begin a session anew.
+    assert [one_more(json=body("again", max_tokens=1)).status_code for _ in range(2)] == [200, 429]
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
@@ -259,6 +275,129 @@ def test_a_key_works_from_its_networks_only(weirs: list[Weir]) -> None:
             403,
             "address_not_allowed",
         )
+
+
+def test_of_a_session_s_requests_no_more_pass_than_the_limit(weirs: list[Weir]) -> None:
+    def ask(number: int) -> requests.Response:
+        weir, name = weirs[number % len(weirs)], f"agent-{number % 2}"
+        said, key = body(f"call {number:03d}"), key_of("calls", "ab"[number // 2 % 2])
+        return weir.post(OPENAI, key=key, json=said, headers=of_session(name))
+
+    # Two sessions of each of two keys, whose names are the same.
+    with ThreadPoolExecutor(40) as pool:
+        answers = list(pool.map(ask, range(40)))
+    assert statuses(answers) == {200: 24, 429: 16}
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    error = refused.json()["error"]
+    assert (error["code"], error["type"]) == ("session_limit_exceeded", "rate_limit_error")
+    assert "Session agent-" in error["message"]
+    assert "has had its 6 requests (requests_per_session)" in error["message"]
+    assert refused.headers["x-should-retry"] == "false"
+    assert refused.headers["Retry-After"] == "86400"
+
+
+def test_a_session_is_named_by_what_agents_send(weirs: list[Weir]) -> None:
+    weir, key = weirs[0], key_of("both")
+    in_body = {"metadata": {"user_id": "user_1_account__session_mine"}}
+    messages = {**body("call 000", max_tokens=1), **in_body}
+    named_so: list[tuple[str, dict[str, Any], dict[str, str]]] = [
+        (OPENAI, body("call 000", max_tokens=1, prompt_cache_key="mine"), {}),
+        (OPENAI, body("call 000", max_tokens=1), {"Session-Id": "mine"}),
+        ("/v1/messages", messages, {}),
+    ]
+    for path, said, headers in named_so:
+        assert weir.post(path, key=key, json=said, headers=headers).status_code == 200, path
+    for path in ("/v1/messages", "/v1/messages/count_tokens"):
+        refused = weir.post(path, key=key, json=messages)
+        assert (refused.status_code, refused.headers["x-should-retry"]) == (429, "false")
+        error = refused.json()["error"]
+        assert error["type"] == "rate_limit_error"
+        assert error["message"].startswith("Session mine has had its 3 requests")
+    native = {"message": "hi", "model": "stand-in-1", "max_tokens": 1}
+    claude = {"X-Claude-Code-Session-Id": "mine"}
+    refused = weir.post("/chat", key=key, json=native, headers=claude)
+    assert (refused.status_code, refused.json()["error"]) == (429, "SessionLimitExceeded")
+    assert refused.json()["details"]["session"] == "mine"
+    # The key's own session, and one of the other key, have had nothing.
+    assert weir.post("/chat", key=key, json=native).status_code == 200
+    assert weir.post("/chat", key=key_of("both", "b"), json=native, headers=claude).ok
+
+
+def test_sessions_share_the_cache(weirs: list[Weir]) -> None:
+    states = [
+        weirs[0]
+        .post(OPENAI, key=key_of("calls"), json=body("shared"), headers={"X-Weir-Session": name})
+        .headers["X-Cache"]
+        for name in ("one", "two")
+    ]
+    assert states == ["MISS", "HIT"]
+
+
+def test_a_session_that_is_named_wrongly_is_refused_and_counts_nowhere(weirs: list[Weir]) -> None:
+    weir, key = weirs[0], key_of("calls")
+    before = weir.get("/v1/key", key=key).json()["limits"]
+    for path, said in (
+        (OPENAI, body("x")),
+        ("/chat", {"message": "x"}),
+        ("/v1/explain", body("x")),
+    ):
+        refused = weir.post(path, key=key, json=said, headers={"X-Weir-Session": "two words"})
+        assert refused.status_code == 400, path
+        assert "X-Weir-Session must be 1 to 256 visible ASCII characters" in refused.text
+    later = {"X-Weir-Session": "two words", "Prefer": "respond-async"}
+    assert weir.post("/chat", key=key, json={"message": "x"}, headers=later).status_code == 400
+    assert weir.get("/v1/key", key=key).json()["limits"][-1] == before[-1]
+
+
+def test_a_session_spends_no_more_than_its_limit(weirs: list[Weir], provider: Provider) -> None:
+    provider.fault(slow=1.5)  # nothing settles before all have asked
+
+    def ask(number: int) -> requests.Response:
+        weir, name = weirs[number % len(weirs)], f"agent-{number % 2}"
+        said = body(f"call {number:03d}", max_tokens=100)
+        return weir.post(OPENAI, key=key_of("spends"), json=said, headers=of_session(name))
+
+    with ThreadPoolExecutor(30) as pool:
+        answers = list(pool.map(ask, range(30)))
+    codes = Counter("ok" if a.ok else a.json()["error"]["code"] for a in answers)
+    assert codes == {"ok": 4, "budget_reserved": 26}
+    assert len(provider.completions()) == 4
+    provider.fault()
+    while (answer := ask(0)).ok or answer.json()["error"]["code"] == "budget_reserved":
+        pass
+    assert answer.json()["error"]["code"] == "session_limit_exceeded"
+    assert answer.headers["x-should-retry"] == "false"
+    assert "Session agent-0 has " in answer.json()["error"]["message"]
+    assert "(usd_per_session)" in answer.json()["error"]["message"]
+    books = Books(weirs[0])
+    books.check_sessions([row for row in books.settled(0) if row["session_id"]])
+    budgets = books.rows("SELECT * FROM budgets WHERE period LIKE 'session_%'")
+    ceiling = round(CEILING * 1e9)
+    assert ceiling < max(one["spent_nano"] for one in budgets) <= 2 * ceiling
+
+
+def test_a_request_that_its_session_cannot_pay_is_not_one_of_its_requests(
+    weirs: list[Weir],
+) -> None:
+    weir, key, named = weirs[0], key_of("both"), of_session("poor")
+    dear, cheap = body("call 000", max_tokens=900), body("call 000", max_tokens=1)
+    for path in (OPENAI, "/v1/explain"):
+        for _ in range(4):
+            refused = weir.post(path, key=key, json=dear, headers=named)
+            assert refused.json()["error"]["code"] == "session_limit_exceeded"
+            assert "(usd_per_session)" in refused.json()["error"]["message"]
+    told = weir.post("/v1/explain", key=key, json=cheap, headers=named).json()
+    [limit] = [limit for limit in told["limits"] if limit["limit"] == "requests_per_session"]
+    assert (limit["session"], limit["size"], limit["used"], limit["remaining"]) == ("poor", 3, 0, 3)
+    [budget] = [budget for budget in told["budget"] if budget["limit"] == "usd_per_session"]
+    assert (budget["session"], budget["used"]) == ("poor", 0)
+    for _ in range(3):
+        assert weir.post(OPENAI, key=key, json=cheap, headers=named).ok
+    told = weir.get("/v1/key", key=key, headers={"X-Weir-Session": "poor"}).json()
+    assert told["limits"][-1]["remaining"] == 0
+    for path in (OPENAI, "/v1/explain"):
+        refused = weir.post(path, key=key, json=cheap, headers=named)
+        assert "(requests_per_session)" in refused.json()["error"]["message"]
 
 
 def test_a_wrong_tier_is_named_at_the_start(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from tests.support.servers import Postgres, Provider, Valkey, Weir, wait_until
 
 BODY = {"message": "hello"}
 KEY = "test_key_0123456789"
+# One whose requests are counted in the database.
+COUNTED = "counted_key_0123456789"
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,8 @@ def with_stores(
     """It has a database that can be stopped, and an answer in its cache."""
     weir = start_shared_weir(
         REDIS_URL=fresh_shared_valkey.url, DATABASE_URL=fresh_shared_database, WEB_CONCURRENCY=1,
-        API_KEYS=f"test:enterprise:{KEY}", OPENAI_BASE_URL=provider.base_url,
+        API_KEYS=f"test:enterprise:{KEY},counted:premium:{COUNTED}",
+        TIER_PREMIUM="requests_per_session=1000", OPENAI_BASE_URL=provider.base_url,
     )  # fmt: skip
     assert chat(weir, {"X-API-Key": KEY}).status_code == 200
     return weir
@@ -173,8 +176,13 @@ def test_without_its_database_weir_calls_no_key_invalid(
     with_stores: Weir, postgres: Postgres, outage: str
 ) -> None:
     weir = with_stores
-    assert chat(weir, {"X-API-Key": KEY}).status_code == 200
+    for key in (KEY, COUNTED):
+        assert chat(weir, {"X-API-Key": key}).status_code == 200
     getattr(postgres, outage)()
+    # Both keys are still known, but this one's request cannot be counted.
+    assert chat(weir, {"X-API-Key": COUNTED}).headers["X-Cache"] == "HIT"
+    refused = weir.post("/chat", key=COUNTED, json={"message": f"uncached {outage}"})
+    assert (refused.status_code, refused.json()["error"]) == (503, "StoreUnavailable")
 
     def uncached() -> requests.Response:
         headers = {"Cache-Control": "no-store"}

@@ -132,6 +132,17 @@ def test_what_cannot_be_carried_over_is_named(client: openai.OpenAI, model: str)
 
 
 @both
+def test_nothing_is_kept(client: openai.OpenAI, model: str) -> None:
+    created = client.responses.create(model=model, input="keep this", store=True)
+    assert created.to_dict()["store"] is False
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(created.id)
+    with pytest.raises(openai.NotFoundError) as missing:
+        client.responses.create(model=model, input="and?", previous_response_id=created.id)
+    assert missing.value.param == "previous_response_id"
+
+
+@both
 def test_a_stream_that_breaks_has_failed(client: openai.OpenAI, model: str) -> None:
     broken = "it breaks [[fault:cut,pieces=5]]"
     *before, last = client.responses.create(model=model, input=broken, stream=True)

@@ -96,6 +96,12 @@ def test_request_and_answer_pass_as_they_are(weir: Weir, provider: Provider) -> 
     assert float(answer.headers["X-Weir-Cost-USD"]) == pytest.approx(cost)
 
 
+def test_a_request_without_input_has_none_at_the_provider(weir: Weir, provider: Provider) -> None:
+    sent = {"model": "stand-in-1", "prompt": {"id": "pmpt_without"}}
+    assert weir.post(RESPONSES, key=KEY, json=sent).status_code == 200
+    assert [call["body"] for call in calls_about(provider, "pmpt_without")] == [sent]
+
+
 def test_events_pass_as_they_are_and_the_cost_comes_before_the_last(
     weir: Weir, provider: Provider
 ) -> None:
@@ -275,6 +281,17 @@ def test_a_conversation_goes_on_at_the_provider_that_keeps_it(
         answer = ask(routed, "mine", key, model="both", previous_response_id=id_)
         check_error(answer, 404, "previous_response_not_found")
         assert answer.json()["error"]["param"] == "previous_response_id"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_reasoning_that_another_target_encrypted_is_tried_there(
+    routed: Weir, provider: Provider, stream: bool
+) -> None:
+    provider.fault(status=400, code="invalid_encrypted_content", path="/azure/openai/v1/responses")
+    answer = ask(routed, f"whose reasoning {stream}", model="both", stream=stream)
+    assert (answer.status_code, answer.headers["X-Weir-Provider"]) == (200, "openai")
+    answer = ask(routed, f"nobody's reasoning {stream}", model="azure", stream=stream)
+    check_error(answer, 400, "invalid_encrypted_content")
 
 
 @pytest.fixture(scope="module")

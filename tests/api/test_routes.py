@@ -225,6 +225,39 @@ def test_weights_spread_the_load(weir: Weir, provider: Provider) -> None:
     assert asked["first"] + asked["second"] == 120
 
 
+@pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
+def test_a_conversation_stays_with_its_target(
+    weir: Weir, provider: Provider, streamed: bool
+) -> None:
+    of_session: dict[str, set[str]] = {}
+    for number in range(8):
+        name = f"agent {number}"
+        for said in ("one", "two", "three"):
+            named = {"model": "spread", "key": OTHER_KEY, "prompt_cache_key": name}
+            assert ask(weir, f"{said} {number}", streamed=streamed, **named).ok
+        of_session[name] = set(models(provider)[-3:])
+    assert all(len(targets) == 1 for targets in of_session.values())
+    assert set().union(*of_session.values()) == {"first", "second"}
+
+
+def test_a_conversation_goes_on_elsewhere_while_its_target_fails(
+    weir: Weir, provider: Provider
+) -> None:
+    def asked(said: str) -> list[str]:
+        before = len(models(provider))
+        turns = [{"role": "user", "content": "begin"}, {"role": "user", "content": said}]
+        body = {"model": "spread", "messages": turns}
+        assert weir.post(OPENAI, key=OTHER_KEY, json=body).ok
+        return models(provider)[before:]
+
+    [own] = asked("one")
+    other = {"first": "second", "second": "first"}[own]
+    provider.fault(status=401, model=own)  # does not count against the target
+    assert asked("two") == [own, other]
+    provider.fault()
+    assert asked("three") == [own]
+
+
 def test_keys_of_providers_go_to_their_provider_alone(weir: Weir, provider: Provider) -> None:
     provider.fault(status=401, model="first")
     ask(weir, "whose key")

@@ -87,10 +87,13 @@ def test_what_a_killed_worker_had_begun_is_done_again_and_nothing_else(
     weir: Weir, provider: Provider, books: Books, start_worker: StartWorker
 ) -> None:
     client, worker = BatchClient(weir, KEY), start_worker()
-    provider.fault(slow=0.1)
+    provider.fault(slow=0.3)
     batch_id = client.begin(lines(500))
-    client.progressed(batch_id, 100)
+    client.progressed(batch_id, 20)
+    # A worker whose core others want, too, has nothing in flight at times.
+    wait_until(lambda: any(call["lasted"] is None for call in provider.completions()), 20)
     worker.kill()
+    provider.fault(slow=0.1)
     output = check_output(client, client.ended(batch_id, 90), 500)
     calls = calls_by_line(provider)
     again = {custom_id for custom_id, times in calls.items() if times == 2}
@@ -107,15 +110,15 @@ def test_a_worker_that_is_told_to_stop_ends_its_lines_and_gives_back_the_others(
 ) -> None:
     client, worker = BatchClient(weir, KEY), start_worker()
     provider.fault(slow=0.3)
-    batch_id = client.begin(lines(120))
-    client.progressed(batch_id, 20)
+    batch_id = client.begin(lines(60))
+    client.progressed(batch_id, 10)
     os.kill(worker.pid, signal.SIGTERM)
     assert worker.process
     assert worker.process.wait(10) == 0
     assert not books.rows("SELECT 1 FROM batch_lines WHERE state = 'running'")
     assert client.get(batch_id).status == "in_progress"
     start_worker()
-    check_output(client, client.ended(batch_id, 60), 120)
+    check_output(client, client.ended(batch_id, 60), 60)
     assert set(calls_by_line(provider).values()) == {1}
     books.check(provider)
 
@@ -166,11 +169,11 @@ def test_two_workers_and_the_serving_process_share_the_lines(
     client = BatchClient(weir, KEY)
     provider.fault(slow=0.05)
     # The serving process has begun when the workers come.
-    batch_id = client.begin(lines(400))
+    batch_id = client.begin(lines(200))
     client.progressed(batch_id, 5)
     start_worker()
     start_worker()
-    check_output(client, client.ended(batch_id), 400)
+    check_output(client, client.ended(batch_id), 200)
     assert set(calls_by_line(provider).values()) == {1}
     books.check(provider)
 
@@ -185,13 +188,13 @@ def test_a_serving_process_leaves_what_it_has_begun_to_a_worker_that_comes(
 ) -> None:
     client = BatchClient(weir, KEY)
     provider.fault(slow=0.5)
-    batch_id = client.begin(lines(200))
+    batch_id = client.begin(lines(120))
     client.progressed(batch_id, 5)
     start_worker()
     books.wait_for(f"SELECT 1 WHERE ({BY_SERVING}) = 0 AND ({BY_WORKERS}) > 0", 20, "it")
     assert client.get(batch_id).status == "in_progress"
-    provider.reset()
-    check_output(client, client.ended(batch_id, 60), 200)
+    provider.fault()
+    check_output(client, client.ended(batch_id, 60), 120)
     books.check(provider)
 
 
@@ -220,11 +223,11 @@ def test_trouble_with_the_broker_costs_nothing(
     client = BatchClient(weir, KEY)
     start_worker()
     provider.fault(slow=0.1)
-    batch_id = client.begin(lines(200))
-    client.progressed(batch_id, 20)
+    batch_id = client.begin(lines(80))
+    client.progressed(batch_id, 10)
     trouble(valkey)
     second = client.begin([line(f"d{number}", f"second {number}") for number in range(5)])
-    check_output(client, client.ended(batch_id), 200)
+    check_output(client, client.ended(batch_id), 80)
     assert client.ended(second).request_counts.completed == 5
     assert set(calls_by_line(provider).values()) == {1}
     books.check(provider)
@@ -240,11 +243,11 @@ def test_a_database_that_restarts_costs_nothing(
     client = BatchClient(weir, KEY)
     start_worker()
     provider.fault(slow=0.1)
-    batch_id = client.begin(lines(200))
-    client.progressed(batch_id, 20)
+    batch_id = client.begin(lines(80))
+    client.progressed(batch_id, 10)
     postgres.kill()
     postgres.start()
     wait_until(lambda: weir.get("/readiness").status_code == 200, 20)
-    check_output(client, client.ended(batch_id), 200)
+    check_output(client, client.ended(batch_id), 80)
     # What was being reserved when it went may have been deleted, or is booked at its ceiling.
     assert set(calls_by_line(provider).values()) <= {1, 2}

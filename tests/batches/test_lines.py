@@ -12,8 +12,9 @@ from sqlalchemy import Connection, insert, select, update
 from tests.support.batches import add_calls
 from tests.support.servers import Postgres
 from webapp.batches.batch import Batch, LineUpdate, NewLine
-from webapp.batches.batch_store import BatchStore, expired
+from webapp.batches.batch_store import BatchStore
 from webapp.batches.lines import LineStore, write_updates
+from webapp.batches.retention import expired
 from webapp.batches.tables import BatchState, LineState, Mode, batch_lines, batches
 from webapp.errors import RateLimitExceeded, StorageQuotaExceeded
 from webapp.files.tables import files

@@ -13,12 +13,14 @@ def test_keys_are_created_listed_and_revoked_before_the_first_start(
     new_weir: MakeWeir, tmp_path: Path
 ) -> None:
     weir = new_weir(data_dir=tmp_path)
-    created = weir.run_flask("keys", "create", "Web shop", "--tier", "premium")
+    limits = ("--set", "requests_per_session=500", "--set", "usd_per_session=2.5")
+    created = weir.run_flask("keys", "create", "Web shop", "--tier", "premium", *limits)
     assert created.returncode == 0, created.stderr
     assert created.stdout.startswith("weir_")
     listed = weir.run_flask("keys", "list").stdout
     assert "Web shop" in listed
     assert "premium" in listed
+    assert "requests_per_session=500 usd_per_session=2.5" in listed
     assert created.stdout.strip() not in listed
     assert weir.run_flask("keys", "revoke", "1").returncode == 0
     again = weir.run_flask("keys", "revoke", "1")

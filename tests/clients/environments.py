@@ -38,9 +38,9 @@ def python_environment(client: str, *, dependencies: bool = True) -> Path:
     def install(folder: Path) -> None:
         uv = str(Path(sys.executable).parent / "uv")
         # Relocatable: it is renamed before it is used.
-        _run([uv, "venv", "--quiet", "--relocatable", "--python", sys.executable, str(folder)])
+        run([uv, "venv", "--quiet", "--relocatable", "--python", sys.executable, str(folder)])
         python = str(folder / "bin" / "python")
-        _run(
+        run(
             [
                 uv,
                 "pip",
@@ -56,7 +56,7 @@ def python_environment(client: str, *, dependencies: bool = True) -> Path:
         )
 
     name = f"{client}-{_digest(requirements.read_bytes(), sys.version.encode())}"
-    return _made_once(KEPT / name, install) / "bin" / "python"
+    return made_once(KEPT / name, install) / "bin" / "python"
 
 
 def node_modules(client: str, node: Node) -> Path:
@@ -67,10 +67,10 @@ def node_modules(client: str, node: Node) -> Path:
         folder.mkdir()
         for manifest in manifests:
             shutil.copy(manifest, folder)
-        _run([*node.npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], folder)
+        run([*node.npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], folder)
 
     name = f"{client}-modules-{_digest(*(manifest.read_bytes() for manifest in manifests))}"
-    return _made_once(KEPT / name, install) / "node_modules"
+    return made_once(KEPT / name, install) / "node_modules"
 
 
 def find_node(client: str) -> Node:
@@ -82,7 +82,7 @@ def machine_node(oldest: int = OLDEST_NODE) -> Node | None:
     node, npm = shutil.which("node"), shutil.which("npm")
     if not node or not npm:
         return None
-    version = re.match(r"v(\d+)\.", _run([node, "--version"]))
+    version = re.match(r"v(\d+)\.", run([node, "--version"]))
     return Node([node], [npm]) if version and int(version[1]) >= oldest else None
 
 
@@ -98,12 +98,12 @@ def _digest(*contents: bytes) -> str:
     return hashlib.sha256(b"\0".join(contents)).hexdigest()[:16]
 
 
-def _made_once(folder: Path, install: Callable[[Path], None]) -> Path:
+def made_once(folder: Path, install: Callable[[Path], None]) -> Path:
     """The folder, installed beside its place and renamed, so that half of one is never used."""
     if folder.exists():
         return folder
-    KEPT.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".", dir=KEPT) as scratch:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=folder.parent) as scratch:
         install(made := Path(scratch) / folder.name)
         try:
             made.rename(folder)
@@ -114,7 +114,7 @@ def _made_once(folder: Path, install: Callable[[Path], None]) -> Path:
     return folder
 
 
-def _run(command: list[str], folder: Path | None = None) -> str:
+def run(command: list[str], folder: Path | None = None) -> str:
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, timeout=INSTALL_TIMEOUT
     )

@@ -23,7 +23,7 @@ def test_an_environment_is_made_once(kept: Path) -> None:
         made.append(folder)
 
     for _ in range(2):
-        assert environments._made_once(kept / "one", install).is_dir()
+        assert environments.made_once(kept / "one", install).is_dir()
     assert len(made) == 1
 
 
@@ -33,7 +33,7 @@ def test_an_interrupted_installation_leaves_nothing(kept: Path) -> None:
         raise environments.CouldNotInstall("the line is dead")
 
     with pytest.raises(environments.CouldNotInstall):
-        environments._made_once(kept / "one", fail)
+        environments.made_once(kept / "one", fail)
     assert [*kept.iterdir()] == []
 
 
@@ -43,7 +43,7 @@ def test_of_two_installations_at_once_the_first_is_kept(kept: Path) -> None:
         (kept / "one").mkdir()
         (kept / "one" / "first").touch()
 
-    made = environments._made_once(kept / "one", be_late)
+    made = environments.made_once(kept / "one", be_late)
     assert [path.name for path in made.iterdir()] == ["first"]
     assert [path.name for path in kept.iterdir()] == ["one"]
 
@@ -54,6 +54,6 @@ def test_a_node_that_is_too_old_is_passed_over() -> None:
 
 def test_a_wheel_s_node_runs_its_own_npm(tmp_path: Path) -> None:
     node = environments.wheel_node("openai_node")
-    version = environments._run([*node.node, "--version"])
+    version = environments.run([*node.node, "--version"])
     assert int(version.removeprefix("v").split(".")[0]) >= environments.OLDEST_NODE
-    assert environments._run([*node.npm, "--version"], tmp_path)[0].isdigit()
+    assert environments.run([*node.npm, "--version"], tmp_path)[0].isdigit()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import text
@@ -23,7 +24,7 @@ def settings(provider: Provider) -> dict[str, object]:
         "PROVIDER_OTHER_TYPE": "openai",
         "PROVIDER_OTHER_BASE_URL": provider.base_url,
         "OPENAI_BASE_URL": provider.base_url,
-        "MODEL_PRICES": PRICES,
+        "MODEL_PRICES": f"{PRICES}; other/cached: input=2, cached_input=0.5, output=8",
         "MODEL_ROUTES": "default=openai/first>openai/second;other=other/unpriced;"
         "broken=openai/broken>openai/spare",
         "LLM_MAX_RETRIES": "0",
@@ -193,6 +194,25 @@ def test_bars_move_with_traffic(weir: Weir, admin: Visitor) -> None:
     page = admin.get(key).text
     assert 'class="full"' in page
     assert re.search(r"USD per day \$0\.\d+ of \$0\.01", text_of(page))
+
+
+def test_a_key_shows_its_sessions_and_what_they_took(weir: Weir, admin: Visitor) -> None:
+    limits = {"limits.requests_per_session": "2", "limits.usd_per_session": "1.5"}
+    secret = admin.create_key("runaway", **limits)
+    key = f"/dashboard/keys/{max(admin.ids_of_keys())}"
+    assert "Requests per session 2" in text_of(admin.get(key).text)
+    assert "USD per session 1.5" in text_of(admin.get(key).text)
+    assert "last 24 hours" not in text_of(admin.get(key).text)
+    for name, statuses in (("0199a1b2-6c1d-7d0e-9a55", (200, 200, 429)), (None, (200,))):
+        headers = {} if name is None else {"X-Weir-Session": name}
+        for number, status in enumerate(statuses):
+            said = {"message": f"{name} {number}"}
+            assert weir.post("/chat", key=secret, json=said, headers=headers).status_code == status
+    wait_until(lambda: text_of(admin.get(key).text).count("just now") >= 2)
+    page = text_of(admin.get(key).text)
+    assert re.search(r"0199a1b2…9a55 just now 2 \$0\.0\d+", page)
+    assert re.search(r"of this key just now 1 \$0\.0\d+", page)
+    assert "6c1d" not in page
 
 
 def test_budgets_are_raised_for_a_while(weir: Weir, admin: Visitor) -> None:
@@ -369,6 +389,52 @@ def test_a_member_sees_nothing_of_others(weir: Weir, admin: Visitor, member: Vis
         '<span class="quiet">No limits</span>'
     )
     assert "Rotate" in member.get(f"/dashboard/keys/{own}").text
+
+
+def used(weir: Weir, key_id: int, model: str, tokens: int, cached: int, *, days_ago: int) -> None:
+    """Write what calls of a key to a model used, on a UTC day."""
+    day = datetime.now(UTC).date() - timedelta(days=days_ago)
+    counters = {"calls": 1, "input_tokens": tokens, "cached_input_tokens": cached}
+    others = ("failed", "estimated", "unpriced", "cache_write_tokens", "output_tokens", "cost_nano")
+    row = {"key_id": key_id, **counters, **dict.fromkeys(others, 0)}
+    names, values = ", ".join(row), ", ".join(map(str, row.values()))
+    texts = f"'{day}', 'other', '{model}', '/chat'"
+    Books(weir).write(
+        f"INSERT INTO usage (day, provider, model, endpoint, {names}) VALUES ({texts}, {values})"
+    )
+
+
+def cached(page: str) -> list[list[str]]:
+    """The rows of the table of prompt caches."""
+    table = page.split('aria-label="Provider prompt caches"')[1].split("</table>")[0]
+    rows = re.findall(r"<tr>(<td.*?)</tr>", table, re.DOTALL)
+    return [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in rows]
+
+
+def test_prompt_caches_show_what_they_knew_and_saved(
+    weir: Weir, admin: Visitor, member: Visitor
+) -> None:
+    admin.create_key("agents", owner="mia")
+    key_id = max(admin.ids_of_keys())
+    assert "Provider prompt caches" not in admin.get(f"/dashboard/keys/{key_id}").text
+    used(weir, key_id, "cached", 4_000_000, 3_000_000, days_ago=0)
+    used(weir, key_id, "cached", 1_000_000, 0, days_ago=3)
+    used(weir, key_id, "unpriced", 3_000_000, 3_000_000, days_ago=3)
+    # 3 million tokens for 0.50 instead of 2 USD a million.
+    today = ["other/cached", "4,000,000", "3,000,000", "75.0 %", "$4.50"]
+    of_month = [
+        ["other/cached", "5,000,000", "3,000,000", "60.0 %", "$4.50"],
+        ["other/unpriced", "3,000,000", "3,000,000", "100.0 %", "Unpriced"],
+        ["All", "8,000,000", "6,000,000", "75.0 %", "$4.50"],
+    ]
+    assert cached(admin.get(f"/dashboard/keys/{key_id}").text) == of_month
+    # Others of this member's keys may have used little.
+    assert cached(member.get("/dashboard/?range=24h").text)[0] == today
+    for span in ("7d", "30d"):
+        assert cached(member.get(f"/dashboard/?range={span}").text)[:2] == of_month[:2]
+    used(weir, 999, "hidden", 9, 9, days_ago=0)
+    assert "other/hidden" not in member.get("/dashboard/").text
+    assert "other/hidden" in admin.get("/dashboard/").text
 
 
 @pytest.mark.parametrize("weir", ["postgresql"], indirect=True)

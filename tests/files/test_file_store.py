@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gevent
 import pytest
 from sqlalchemy import func, select, text, update
 
@@ -69,6 +70,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
         url = request.getfixturevalue("fresh_database")
         database = Database(url.replace("postgresql://", "postgresql+psycopg://"))
     yield Place(database, make_blob_store("", tmp_path, database), tmp_path / "files")
+    gevent.wait(timeout=10)  # deletions have begun sweeps, which would connect again later
     database.engine.dispose()
 
 

@@ -27,7 +27,7 @@ OPENAI = "/v1/chat/completions"
 SETTINGS = {
     "API_KEYS": f"test:enterprise:{KEY}",
     "TIERS": "enterprise=99999/minute",
-    "TIER_ENTERPRISE": "usd_per_day=100",
+    "TIER_ENTERPRISE": "usd_per_day=100,usd_per_session=100",
     "MODEL_PRICES": PRICES,
     "LLM_MAX_RETRIES": 0,
     "BREAKER_FAILURES": 1_000_000,
@@ -66,7 +66,8 @@ class Load:
             "stream": bool((caller + number) % 2),
         }
         try:
-            answer = weir.post(OPENAI, key=KEY, json=body, timeout=20)
+            named = {"X-Weir-Session": f"caller-{caller % 5}"}
+            answer = weir.post(OPENAI, key=KEY, json=body, headers=named, timeout=20)
         except requests.RequestException as error:
             return type(error).__name__
         if answer.status_code != 200:
@@ -240,6 +241,7 @@ def test_a_worker_that_only_slept_settles_its_calls_after_all(
     rows = Books(weir).check(provider)
     late = [row for row in rows if row["state"] == "settled" and row["estimated"]]
     assert not late, "a late settlement replaces the estimate"
+    Books(weir).check_sessions(rows)
 
 
 def test_a_weir_that_is_told_to_end_under_load(weir: Weir, provider: Provider) -> None:
@@ -316,7 +318,8 @@ def test_sqlite_takes_32_callers_at_once(start_weir: MakeWeir, provider: Provide
 
 
 def stats_agree(weir: Weir, rows: list[dict[str, Any]]) -> None:
-    """What /stats and /v1/key say is what the ledger has."""
+    """What /stats and /v1/key say is what the ledger has, and so are the budgets of sessions."""
+    Books(weir).check_sessions(rows)
     spent = sum(row["cost_nano"] for row in rows)
 
     def said() -> bool:

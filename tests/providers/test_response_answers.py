@@ -9,9 +9,11 @@ import pytest
 
 from tests.support.faults import Fault
 from tests.support.responses import Response
+from webapp.base_url import BaseURL
 from webapp.errors import ProviderBusy, ProviderFailed, ProviderRefusedRequest, WeirError
 from webapp.llm.messages import Answer, Chunk, ModelRequest
 from webapp.llm.stream_usage import StreamUsage
+from webapp.providers.openai import AzureProvider
 from webapp.providers.response_answers import ResponseReader, read_response
 
 BODY: dict[str, Any] = {"model": "gpt-x", "input": "one two three"}
@@ -134,11 +136,30 @@ def test_a_response_that_failed_is_an_error_with_its_usage(
     assert raised.value.usage.input_tokens == 3
 
 
+def test_an_error_beside_the_response_counts_too() -> None:
+    failed = {"id": "resp_1", "status": "failed", "error": None, "output": []}
+    error = {"code": "rate_limit_exceeded", "message": "Too much."}
+    with pytest.raises(ProviderBusy, match=r"Too much\."):
+        stream({"type": "response.failed", "response": failed, "error": error})
+
+
+def test_which_servers_have_responses() -> None:
+    for make, version, expected in (
+        (AzureProvider, "", True),
+        (AzureProvider, "preview", True),
+        (AzureProvider, "2024-10-21", False),
+    ):
+        address = BaseURL("https://example.com")
+        provider = make("any", api_key="x", address=address, api_version=version, timeout=1.0)
+        assert ("responses" in provider.operations_of("any")) is expected
+
+
 @pytest.mark.parametrize(
     "event",
     [
         {"type": "error", "code": "rate_limit_exceeded", "message": "Too much.", "param": None},
         {"type": "error", "error": {"code": "rate_limit_exceeded", "message": "Too much."}},
+        {"type": "error", "message": None, "code": "rate_limit_exceeded", "error": "Too much."},
         {"error": {"code": "rate_limit_exceeded", "message": "Too much."}},
     ],
 )
@@ -153,6 +174,17 @@ def test_an_error_event_is_an_error(event: dict[str, Any]) -> None:
 def test_what_is_no_event_is_a_failure(event: Any) -> None:
     with pytest.raises(ProviderFailed):
         stream(event)
+
+
+def test_the_last_event_may_have_nothing_but_the_usage() -> None:
+    *events, last = made().events()
+    bare = {"id": "resp_1", "object": "response", "status": "completed"}
+    usage = {"usage": last["response"]["usage"]}
+    for fields in ({}, usage, usage | {"output": None}):
+        chunks, answer = stream(*events, last | {"response": bare | fields})
+        assert len(chunks) == len(events) + 1
+        assert answer.content == "echo: one two three"
+        assert answer.usage.estimated is (not fields)
 
 
 def test_what_is_new_is_passed_on() -> None:

@@ -16,9 +16,9 @@ from tests.support.completions import (
     ARGUMENTS_PIECE,
     DIRECTIVE,
     ECHOED,
+    calls_of,
     content_of,
     fitting,
-    named_tools,
     pieces_of,
     text_of,
 )
@@ -241,23 +241,24 @@ def _text(body: dict[str, Any], fault: Fault) -> str:
 
 
 def _tool_uses(body: dict[str, Any], seed: str) -> list[dict[str, Any]]:
-    tools = {tool["name"]: tool for tool in body.get("tools") or []}
+    schemas = {tool["name"]: tool.get("input_schema", {}) for tool in body.get("tools") or []}
     chosen = (body.get("tool_choice") or {}).get("type")
     last = body["messages"][-1]
-    if not tools or chosen == "none" or _parts(last, "tool_result"):
+    if not schemas or chosen == "none" or _parts(last, "tool_result"):
         return []
     said = DIRECTIVE.sub("", text_of(last))
-    names = named_tools(list(tools), said)
+    calls = calls_of(schemas, said)
     if chosen == "tool":
-        names = [body["tool_choice"]["name"]]
+        wanted = body["tool_choice"]["name"]
+        calls = [(wanted, fitting(schemas[wanted]))]
     return [
         {
             "type": "tool_use",
             "id": f"toolu_{index}_{seed[-8:]}",
             "name": name,
-            "input": fitting(tools[name]["input_schema"]),
+            "input": arguments,
         }
-        for index, name in enumerate(names)
+        for index, (name, arguments) in enumerate(calls)
     ]
 
 

@@ -124,6 +124,15 @@ class Books:
         sums = (len(rows), sum(spent.values()), sum(row["output_tokens"] for row in rows))
         assert (int(rolled_up["calls"]), int(rolled_up["cost"]), int(rolled_up["output"])) == sums
 
+    def check_sessions(self, rows: list[dict[str, Any]]) -> None:
+        """Assert that the budgets of sessions agree with the costs of all rows."""
+        spent: Counter[tuple[int, str]] = Counter()
+        for row in rows:
+            spent[row["key_id"], row["session_id"]] += row["cost_nano"]
+        budgets = self.rows("SELECT * FROM budgets WHERE period LIKE 'session_%'")
+        assert not any(one["reserved_nano"] for one in budgets), "nothing stays reserved"
+        assert {(one["key_id"], one["period"]): one["spent_nano"] for one in budgets} == spent
+
 
 def _gave_up(rows: list[dict[str, Any]], model: str) -> bool:
     """Whether the usage came too late to be read: the worker was gone, or the call cancelled."""

@@ -1,7 +1,8 @@
 """The stand-in's answers in OpenAI's protocol: chat completions, embeddings, models, errors.
 
 A request with `tools` is answered with calls of the tools that the user's last message names, or
-of all, in order. Every answer, chunk and choice has fields that no SDK knows (`UNKNOWN`).
+of all, in order; or with the call that it spells out (`[[call:read,path=notes.txt]]`). Every
+answer, chunk and choice has fields that no SDK knows (`UNKNOWN`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ ECHOED = 200
 BIG_PIECE = 4096
 FILLER = "x" * 99 + " "
 DIRECTIVE = re.compile(r"\s*\[\[fault:([^\]]*)\]\]")
+CALL = re.compile(r"\[\[call:([\w-]+)((?:,[^\],]+)*)\]\]")
 ARGUMENTS_PIECE = 5
 DIMENSIONS = 16
 UNKNOWN = {
@@ -195,6 +197,21 @@ def named_tools(names: list[str], said: str) -> list[str]:
     return [name for name in names if name in words] or names
 
 
+def spelled_out(said: str) -> tuple[str, dict[str, str]] | None:
+    """The tool and the arguments of the call that a message spells out."""
+    if not (call := CALL.search(said)):
+        return None
+    pairs = (part.partition("=") for part in call[2].split(",")[1:])
+    return call[1], {name: value for name, _, value in pairs}
+
+
+def calls_of(schemas: dict[str, dict[str, Any]], said: str) -> list[tuple[str, Any]]:
+    """The calls that a message is answered with: each tool, by name, and its arguments."""
+    if call := spelled_out(said):
+        return [call]
+    return [(name, fitting(schemas[name])) for name in named_tools(list(schemas), said)]
+
+
 def fitting(schema: dict[str, Any], known: dict[str, Any] | None = None) -> Any:
     """A value that is valid for a JSON schema."""
     known = known or schema.get("$defs", {})
@@ -282,21 +299,19 @@ def _model(name: str) -> dict[str, Any]:
 
 
 def _tool_calls(body: dict[str, Any], seed: str) -> list[dict[str, Any]]:
-    tools = {tool["function"]["name"]: tool["function"] for tool in body.get("tools") or []}
+    functions = [tool["function"] for tool in body.get("tools") or []]
+    schemas = {one["name"]: one.get("parameters", {"type": "object"}) for one in functions}
     asked = body["messages"][-1].get("role") != "tool" and body.get("tool_choice") != "none"
-    if not tools or not asked:
+    if not schemas or not asked:
         return []
-    names = named_tools(list(tools), last_user_message(body["messages"]))
+    calls = calls_of(schemas, last_user_message(body["messages"]))
     return [
         {
             "id": f"call_{index}_{seed[-8:]}",
             "type": "function",
-            "function": {
-                "name": name,
-                "arguments": json.dumps(fitting(tools[name].get("parameters", {"type": "object"}))),
-            },
+            "function": {"name": name, "arguments": json.dumps(arguments)},
         }
-        for index, name in enumerate(names)
+        for index, (name, arguments) in enumerate(calls)
     ]
 
 

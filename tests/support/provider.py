@@ -409,7 +409,7 @@ class Connection(asyncio.Protocol):
                 await asyncio.sleep(fault.gap)
             if piece and sent == PIECES_BEFORE_A_CUT and (fault.cut or fault.error_event):
                 break
-            if event["type"].endswith(".in_progress") and fault.habit == "error_event":
+            if event["type"].endswith(".in_progress") and fault.habit:
                 break
             sent += piece
             ended = event["type"] in {"response.completed", "response.incomplete"}
@@ -422,8 +422,10 @@ class Connection(asyncio.Protocol):
         if fault.cut or fault.role_then_cut:
             self._transport.close()
             return
-        if fault.error_event or fault.habit == "error_event":
+        if fault.error_event or fault.habit:
             failed = response.failed(number + 1, fault.code or "server_error")
+            if fault.habit == "error_object":
+                failed = {"type": "error", "param": None, **failed["response"]["error"]}
             self._write_event(json.dumps(failed), failed["type"])
         self._write_chunk(b"")
 

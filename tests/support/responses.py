@@ -18,11 +18,10 @@ from tests.support.completions import (
     DIRECTIVE,
     UNKNOWN,
     Answer,
+    calls_of,
     content_of,
     error,
-    fitting,
     last_user_message,
-    named_tools,
     pieces_of,
     text_of,
 )
@@ -30,11 +29,11 @@ from tests.support.faults import Fault
 
 PATH = "/v1/responses"
 FIELDS = {
-    "background", "conversation", "include", "input", "instructions", "max_output_tokens",
-    "max_tool_calls", "metadata", "model", "parallel_tool_calls", "previous_response_id", "prompt",
-    "prompt_cache_key", "reasoning", "safety_identifier", "service_tier", "store", "stream",
-    "stream_options", "temperature", "text", "tool_choice", "tools", "top_logprobs", "top_p",
-    "truncation", "user",
+    "background", "client_metadata", "conversation", "include", "input", "instructions",
+    "max_output_tokens", "max_tool_calls", "metadata", "model", "parallel_tool_calls",
+    "previous_response_id", "prompt", "prompt_cache_key", "reasoning", "safety_identifier",
+    "service_tier", "store", "stream", "stream_options", "temperature", "text", "tool_choice",
+    "tools", "top_logprobs", "top_p", "truncation", "user",
 }  # fmt: skip
 # What of a request is in its response, and what that has where the request does not say.
 ECHOED = {
@@ -224,19 +223,18 @@ class Response:
             }
 
     def _calls(self, messages: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        tools = {
-            tool["name"]: tool for tool in self._body.get("tools") or [] if "parameters" in tool
-        }
+        tools = self._body.get("tools") or []
+        schemas = {tool["name"]: tool["parameters"] for tool in tools if "parameters" in tool}
         last = messages[-1] if messages else {"role": "user"}
-        if not tools or last["role"] == "tool" or self._body.get("tool_choice") == "none":
+        if not schemas or last["role"] == "tool" or self._body.get("tool_choice") == "none":
             return
         said = DIRECTIVE.sub("", last_user_message(messages))
-        for place, name in enumerate(named_tools(list(tools), said)):
+        for place, (name, arguments) in enumerate(calls_of(schemas, said)):
             yield {
                 "id": f"fc_{place}_{self._seed}",
                 "type": "function_call",
                 "status": "completed",
-                "arguments": json.dumps(fitting(tools[name]["parameters"])),
+                "arguments": json.dumps(arguments),
                 "call_id": f"call_{place}_{self._seed[:24]}",
                 "name": name,
             }

@@ -10,6 +10,7 @@ from flask import Flask, current_app
 from webapp.admission.idempotency_store import IdempotencyStore
 from webapp.admission.identity import Identities
 from webapp.admission.rate_limits import RateLimits
+from webapp.admission.session_store import SessionStore
 
 if TYPE_CHECKING:
     from webapp.admission.bodies import BodyBudget
@@ -24,6 +25,7 @@ class AdmissionParts:
     identities: Identities
     rate_limits: RateLimits
     idempotency: IdempotencyStore
+    sessions: SessionStore
     bodies: BodyBudget
 
 

@@ -8,11 +8,14 @@ import select
 import socket
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from flask import Response, g, request
 from gevent.monkey import get_original
 
+from webapp.admission import sessions
 from webapp.admission.deferred import deferred
 from webapp.admission.identity import Principal
 from webapp.api import dialects
@@ -22,6 +25,7 @@ from webapp.api.dialects.native import NATIVE, Describe, NativeEvents
 from webapp.errors import ClientHungUp, InternalError, ShuttingDown, WeirError, forget_traceback
 from webapp.llm.calls import BillingContext, CallOptions
 from webapp.llm.messages import AnswerMetadata, Chunk, FinalAnswer, ModelRequest, StreamEvent
+from webapp.llm.sessions import Session
 from webapp.llm.subscription import Stream
 from webapp.metering.request_log import cut
 from webapp.observability import metrics, request_context
@@ -62,23 +66,43 @@ class HTTPClientConnection:
             return True
 
 
-def call_options(model: str | None, *, streamed: bool) -> CallOptions:
+def call_options(
+    model: str | None,
+    body: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    streamed: bool,
+    counted: bool = True,
+) -> CallOptions:
     """The options of this request, which names a model or none: its key, its client, its deadline,
-    its Cache-Control."""
+    its Cache-Control, its session.
+
+    Unless it is not `counted`, it counts as one of its session. Raises MalformedRequest and
+    SessionLimitExceeded.
+    """
     principal: Principal = g.principal
     context, parts = request_context.current(), services()
     context.asked_model = model
     settings = parts.settings
     job = deferred()
+    session, billing, entered = Session(), billing_context(), True
+    if job is None:
+        session = sessions.of_request(body)
+        if billed := sessions.billed(session):
+            billing = replace(billing, session=billed)
+        if not counted:
+            sessions.check(session)
+        elif not principal.stale:
+            entered = sessions.enter(session)
     # No proxy waits for a job either.
     timeout = settings.stream_deadline if streamed or job else settings.plain_deadline
     connection = request.environ.get("gunicorn.socket")
     return CallOptions(
         client=job.client if job else HTTPClientConnection(parts.lifecycle, connection),
-        billing=billing_context(),
+        billing=billing,
         deadline=time.monotonic() + timeout,
         cache=cache_use(),
-        only_cached=principal.stale,
+        only_cached=principal.stale or not entered,
+        session=session,
         allows_model=principal.allowance.allows_model,
         routed=context.routed,
         failed=context.call_failed,
@@ -100,8 +124,7 @@ def billing_context() -> BillingContext:
 
 def native(request: ModelRequest, describe: Describe) -> Any:
     """The answer of a native endpoint that makes one model request, whole or streamed."""
-    keep_prompt(request.body)
-    gateway, options = services().gateway, call_options(request.model, streamed=request.stream)
+    gateway, options = services().gateway, _options_of(request)
     if request.stream:
         return stream(gateway.open(request, options), NativeEvents(describe))
     return answer(gateway.answer(request, options), describe)
@@ -109,13 +132,17 @@ def native(request: ModelRequest, describe: Describe) -> Any:
 
 def verbatim(request: ModelRequest, events: Events) -> Response:
     """The answer as the provider sent it, whole or streamed."""
-    keep_prompt(request.body)
-    gateway, options = services().gateway, call_options(request.model, streamed=request.stream)
+    gateway, options = services().gateway, _options_of(request)
     if request.stream:
         return stream(gateway.open(request, options), events)
     final = gateway.answer(request, options)
     _record(request_context.current(), final)
     return Response(final.answer.body, mimetype="application/json", headers=_headers_of(final))
+
+
+def _options_of(request: ModelRequest) -> CallOptions:
+    keep_prompt(request.body)
+    return call_options(request.model, request.body, streamed=request.stream)
 
 
 def answer(final: FinalAnswer, describe: Describe) -> tuple[Body, int, dict[str, str]]:

@@ -6,18 +6,16 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import marshmallow
-from flask import g, request
-from marshmallow import EXCLUDE, Schema, fields, validate
+from flask import Response, g, jsonify, request
 
 from webapp import money
 from webapp.admission import guard_without_counting
 from webapp.admission.identity import Principal
+from webapp.api.batch_schemas import BatchCreationBody, BatchList, BatchObject, PageQuery
 from webapp.api.blueprint import (
     MEBIBYTE,
     AnsweringBlueprint,
     Blueprint,
-    StrictInteger,
     validated,
 )
 from webapp.api.dialects import speaking
@@ -30,8 +28,7 @@ from webapp.api.openapi import (
 )
 from webapp.batches.batch import Batch
 from webapp.batches.batch_store import cap_of
-from webapp.batches.tables import BatchState, Kind, Mode
-from webapp.batches.validation import is_storable
+from webapp.batches.tables import Kind, Mode
 from webapp.errors import NotFound, ValidationError
 from webapp.observability import request_context
 from webapp.services import services
@@ -50,101 +47,6 @@ TIMES = (
 ON_LOST = ("retry", "fail")
 # The names in metadata that say something to Weir. Others that begin like these are refused.
 OWN_PREFIX, OWN_NAMES = "weir_", ("weir_cost_cap_usd", "weir_mode", "weir_on_lost")
-
-
-def _check_storable(text: str) -> None:
-    """Raise marshmallow's ValidationError for what no database or page can hold."""
-    if not is_storable(text):
-        raise marshmallow.ValidationError("Not valid Unicode, or has a NUL.")
-
-
-class ExpiresAfter(Schema):
-    anchor = fields.String(required=True, validate=validate.Equal("created_at"))
-    seconds = StrictInteger(required=True, validate=validate.Range(3_600, 2_592_000))
-
-
-class BatchCreationBody(Schema):
-    input_file_id = fields.String(required=True, validate=validate.Length(1, 64))
-    endpoint = fields.String(required=True)
-    completion_window = fields.String(required=True)
-    metadata = fields.Dict(
-        keys=fields.String(validate=[validate.Length(1, 64), _check_storable]),
-        values=fields.String(validate=[validate.Length(0, 512), _check_storable]),
-        allow_none=True,
-        load_default=None,
-        validate=validate.Length(max=16),
-    )
-    output_expires_after = fields.Nested(ExpiresAfter, allow_none=True, load_default=None)
-
-
-class LineError(Schema):
-    code = fields.String()
-    message = fields.String()
-    param = fields.String(allow_none=True)
-    line = fields.Integer(allow_none=True)
-
-
-class LineErrors(Schema):
-    object = fields.String()
-    data = fields.List(fields.Nested(LineError))
-
-
-class RequestCounts(Schema):
-    total = fields.Integer()
-    completed = fields.Integer()
-    failed = fields.Integer()
-
-
-class StoppedBy(Schema):
-    code = fields.String()
-    message = fields.String()
-
-
-class OwnFields(Schema):
-    mode = fields.String(validate=validate.OneOf(tuple(Mode)))
-    mode_reason = fields.String(allow_none=True)
-    cost_cap_usd = fields.Float(allow_none=True)
-    stopped_by = fields.Nested(StoppedBy, allow_none=True)
-
-
-class BatchObject(Schema):
-    id = fields.String()
-    object = fields.String()
-    endpoint = fields.String()
-    errors = fields.Nested(LineErrors, allow_none=True)
-    input_file_id = fields.String()
-    completion_window = fields.String()
-    status = fields.String(validate=validate.OneOf(tuple(BatchState)))
-    output_file_id = fields.String(allow_none=True)
-    error_file_id = fields.String(allow_none=True)
-    created_at = fields.Integer()
-    expires_at = fields.Integer()
-    in_progress_at = fields.Integer(allow_none=True)
-    finalizing_at = fields.Integer(allow_none=True)
-    completed_at = fields.Integer(allow_none=True)
-    failed_at = fields.Integer(allow_none=True)
-    expired_at = fields.Integer(allow_none=True)
-    cancelling_at = fields.Integer(allow_none=True)
-    cancelled_at = fields.Integer(allow_none=True)
-    request_counts = fields.Nested(RequestCounts)
-    metadata = fields.Dict(keys=fields.String(), values=fields.String(), allow_none=True)
-    weir = fields.Nested(OwnFields)
-
-
-class BatchList(Schema):
-    object = fields.String()
-    data = fields.List(fields.Nested(BatchObject))
-    first_id = fields.String(allow_none=True)
-    last_id = fields.String(allow_none=True)
-    has_more = fields.Boolean()
-
-
-class PageQuery(Schema):
-    class Meta:
-        unknown = EXCLUDE
-
-    after = fields.String(load_default=None)
-    limit = fields.Integer(load_default=20, validate=validate.Range(1, 100))
 
 
 creation = speaking(
@@ -199,20 +101,21 @@ def create(body: dict[str, Any]) -> dict[str, Any]:
 @blueprint.doc(security=ONE_OF_THEM, parameters=query_of(PageQuery))
 @openai_errors_of(400, 401, 404, 429, 503)
 @blueprint.response(200, BatchList)
-def page() -> dict[str, Any]:
+def page() -> Response:
     """List the batches of this key, the newest first"""
     query = validated(PageQuery(), request.args.to_dict())
     found, more = services().batches.page(
         key_id=g.principal.key_id, after=query["after"], limit=query["limit"]
     )
     data = [to_dict(batch) for batch in found]
-    return {
-        "object": "list",
-        "data": data,
-        "first_id": data[0]["id"] if data else None,
-        "last_id": data[-1]["id"] if data else None,
-        "has_more": more,
-    }
+    # A response, as the schema would copy each field of each batch: a third of the time.
+    return jsonify(
+        object="list",
+        data=data,
+        first_id=data[0]["id"] if data else None,
+        last_id=data[-1]["id"] if data else None,
+        has_more=more,
+    )
 
 
 @blueprint.get("/batches/<batch_id>")

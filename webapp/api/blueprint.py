@@ -17,7 +17,7 @@ from flask import current_app, g, request
 from marshmallow import INCLUDE, Schema, ValidationError, fields, validate
 
 from webapp import errors
-from webapp.admission import guard
+from webapp.admission import guard, sessions
 from webapp.admission.bodies import decoding_turn, read_body
 from webapp.admission.idempotency import idempotent
 from webapp.admission.identity import Principal
@@ -148,6 +148,7 @@ class AnsweringBlueprint(Blueprint):
         if self.model_endpoint is None:
             return
         self.model_endpoint.check(body)
+        sessions.of_request({})
         principal: Principal = g.principal
         services().gateway.check_model(body["model"], principal.allowance.allows_model)
 

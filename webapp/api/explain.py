@@ -24,7 +24,7 @@ from webapp.api.blueprint import (
 from webapp.api.dialects import speaking
 from webapp.api.dialects.openai import OPENAI
 from webapp.api.key import budgets_left, limits_left
-from webapp.api.openapi import ONE_OF_THEM, openai_errors_of
+from webapp.api.openapi import ONE_OF_THEM, SESSION, openai_errors_of
 from webapp.api.schemas import Explanation
 from webapp.errors import ValidationError, WeirError
 from webapp.llm.messages import ModelRequest
@@ -58,7 +58,7 @@ def make_blueprint(endpoints: Sequence[ModelEndpoint], example: dict[str, Any]) 
     @blueprint.post("/explain")
     @blueprint.doc(
         security=ONE_OF_THEM,
-        parameters=[parameter],
+        parameters=[parameter, SESSION],
         requestBody={"required": True, "content": content},
     )
     @openai_errors_of(400, 401, 404, 413, 415, 429, 503)
@@ -88,15 +88,17 @@ def _explanation(endpoint: ModelEndpoint) -> dict[str, Any]:
     body = validated(endpoint.schema, read_json())
     endpoint.check(body)
     model_request = endpoint.to_model_request(body)
-    options = answers.call_options(model_request.model, streamed=model_request.stream)
+    options = answers.call_options(
+        model_request.model, model_request.body, streamed=model_request.stream, counted=False
+    )
     forecast = services().gateway.forecast(model_request, options)
     return {
         "route": forecast.route.name,
         "targets": [target.name for target in forecast.route.targets],
         "cache": str(forecast.cache),
         "would_coalesce": forecast.would_coalesce,
-        "limits": limits_left(),
-        "budget": budgets_left(),
+        "limits": limits_left(options.session),
+        "budget": budgets_left(options.billing),
         "cost_ceiling_usd": money.to_usd(forecast.ceiling.nano),
         "price_source": _price_source(forecast.route),
         "input_tokens": _input_tokens(model_request),

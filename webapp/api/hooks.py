@@ -9,7 +9,7 @@ from typing import Any, cast
 from flask import Flask, Request, g
 
 from webapp import money
-from webapp.admission import bodies, limits
+from webapp.admission import bodies, limits, sessions
 from webapp.admission.deferred import ENVIRONMENT_KEY
 from webapp.admission.identity import KEY_HEADERS
 from webapp.api import dialects
@@ -81,6 +81,8 @@ def _finish(services: Services, response: Response) -> Response:
             principal.mask,
             principal.tier,
         )
+    if context.limit:
+        sessions.give_back()
     context.limited, context.admitted = g.get("limited", False), g.get("admitted", False)
     for ended in (limits.over(), bodies.over()):
         if ended:

@@ -109,7 +109,7 @@ def count_tokens(body: dict[str, Any]) -> Response:
     """Count the tokens of a request; estimated where the provider does not count them"""
     model_request = to_model_request(body)
     answers.keep_prompt(model_request.body)
-    options = answers.call_options(model_request.model, streamed=False)
+    options = answers.call_options(model_request.model, model_request.body, streamed=False)
     counted = services().gateway.count_tokens(model_request, options)
     request_context.current().cost_usd = 0.0
     headers = {"X-Weir-Route": counted.route, COST_HEADER: "0"}

@@ -62,6 +62,13 @@ IDEMPOTENCY_KEY = {
     "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
     "description": "A retry with the same key within 24 h gets the first answer.",
 }
+SESSION = {
+    "name": "X-Weir-Session",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "pattern": "^[!-~]{1,256}$"},
+    "description": "The session of an agent: for limits per session, and the choice of a target.",
+}
 HEADERS = [
     {
         "name": "Cache-Control",
@@ -185,7 +192,7 @@ def answers_and_errors(view: View) -> View:
     documented: View = Blueprint.doc(
         security=ONE_OF_THEM,
         responses={200: {"content": stream}, **ACCEPTED},
-        parameters=NATIVE_HEADERS,
+        parameters=[*NATIVE_HEADERS, SESSION],
     )(errors_of(400, 401, 403, 404, 409, 413, 415, 422, 429, 500, 502, 503, 504)(view))
     return documented
 
@@ -198,14 +205,14 @@ def openai_errors_of(*statuses: int) -> Callable[[View], View]:
 def openai_answers_and_errors(*, streamed: bool) -> Callable[[View], View]:
     """Document what OpenAI's endpoints share. Their answers are those of the provider."""
     errors = openai_errors_of(400, 401, 404, 409, 413, 415, 422, 429, 500, 502, 503, 504)
-    return _answers_of_providers(errors, HEADERS, streamed=streamed)
+    return _answers_of_providers(errors, [*HEADERS, SESSION], streamed=streamed)
 
 
 def anthropic_answers_and_errors(*, streamed: bool) -> Callable[[View], View]:
     """The same of Anthropic's endpoints."""
     statuses = (400, 401, 403, 404, 409, 413, 415, 422, 429, 500, 502, 503, 504, OVERLOADED)
     errors = errors_of(*statuses, schema=AnthropicErrorSchema)
-    return _answers_of_providers(errors, ANTHROPICS_HEADERS, streamed=streamed)
+    return _answers_of_providers(errors, [*ANTHROPICS_HEADERS, SESSION], streamed=streamed)
 
 
 def _answers_of_providers(

@@ -66,7 +66,7 @@ def summarize_text(body: dict[str, Any]) -> Any:
         return {"summary": summary, **lengths, **answers.tail(final, context)}
 
     answers.keep_prompt(body)
-    options = answers.call_options(body["model"], streamed=body["stream"])
+    options = answers.call_options(body["model"], body, streamed=body["stream"])
     arguments = (services().gateway, text, body["length"], body["model"], options)
     if body["stream"]:
         return answers.stream(SummaryStream(*arguments), NativeEvents(describe))

@@ -8,9 +8,22 @@ import secrets
 import string
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, func, insert, null, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    RowMapping,
+    and_,
+    func,
+    insert,
+    null,
+    or_,
+    select,
+    update,
+)
 
 from webapp import money
 from webapp.accounts.audit import Actor, record
@@ -25,17 +38,13 @@ from webapp.batches.tables import (
     Mode,
     batch_lines,
     batches,
-    native_batches,
 )
 from webapp.errors import Conflict, NotFound, RateLimitExceeded, StorageQuotaExceeded
 from webapp.files.file_store import lock_quotas
-from webapp.files.tables import READY, files
 from webapp.metering.budgets import NO_START, budgets
 from webapp.metering.heartbeats import workers
 from webapp.storage.database import Database
-from webapp.storage.retention import Expired
 
-DAY = 86_400.0  # seconds
 MAX_OF_A_KEY = 100  # batches that have not ended, as their lines are rows
 MAX_ACTIVE, ACTIVE_OF_A_KEY = 500, 50  # batches that an executor looks at, jobs apart
 # Anything else is not looked up: a database may refuse it.
@@ -171,14 +180,8 @@ class BatchStore:
         kind: Kind = Kind.BATCH,
     ) -> Batch:
         """A batch, of this key or of these keys if any are given. Raises NotFound."""
-        query = select(batches).where(batches.c.id == batch_id, batches.c.kind == kind)
-        query = query.where(*_of_keys(key_id, key_ids))
-        row = None
-        if ID.fullmatch(batch_id):
-            row = self._database.read(lambda connection: connection.execute(query).first())
-        if row is None:
-            raise NotFound(f"No {kind} found with id '{batch_id[:64]}'.")
-        return batch_of(row._mapping)
+        read = partial(_find, batch_id=batch_id, key_id=key_id, key_ids=key_ids, kind=kind)
+        return batch_of(self._database.read(read))
 
     def page(
         self,
@@ -203,16 +206,21 @@ class BatchStore:
         ]
         query = select(*columns).where(batches.c.kind == kind, *_of_keys(key_id, key_ids))
         query = query.where(*where)
-        if after is not None:
-            last = self.find(after, key_id=key_id, key_ids=key_ids, kind=kind)
-            query = query.where(
-                or_(
-                    batches.c.created_at < last.created_at,
-                    and_(batches.c.created_at == last.created_at, batches.c.id < last.id),
-                )
-            )
         query = query.order_by(batches.c.created_at.desc(), batches.c.id.desc()).limit(limit + 1)
-        rows = self._database.read(lambda connection: connection.execute(query).mappings().all())
+
+        def read(connection: Connection) -> Sequence[RowMapping]:
+            page = query
+            if after is not None:
+                last = _find(connection, after, key_id, key_ids, kind)
+                page = query.where(
+                    or_(
+                        batches.c.created_at < last["created_at"],
+                        and_(batches.c.created_at == last["created_at"], batches.c.id < last["id"]),
+                    )
+                )
+            return connection.execute(page).mappings().all()
+
+        rows = self._database.read(read)
         return [batch_of(row) for row in rows[:limit]], len(rows) > limit
 
     def cancel(self, batch: Batch, actor: Actor | None = None) -> Batch:
@@ -371,51 +379,20 @@ def cap_of(metadata: Mapping[str, str]) -> int | None:
     return None if cap is None else money.to_nano(cap)
 
 
-def expired(batch_days: int, job_days: int) -> list[Expired]:
-    """What is deleted: batches and jobs that ended so many days ago, their lines, their budgets."""
-    known = select(batches.c.id)
-    ended = batches.c.state.not_in(ACTIVE)
-    return [
-        (
-            batches,
-            lambda now: (
-                ended,
-                or_(
-                    batches.c.created_at < now - batch_days * DAY,
-                    and_(batches.c.kind == Kind.JOB, batches.c.created_at < now - job_days * DAY),
-                ),
-            ),
-        ),
-        (batch_lines, lambda _: (batch_lines.c.batch_id.not_in(known),)),
-        # A worker was lost before it deleted them: their results are in the output file.
-        (
-            batch_lines,
-            lambda _: (
-                batch_lines.c.state == LineState.SUCCEEDED,
-                batch_lines.c.batch_id.in_(
-                    select(batches.c.id).where(ended, batches.c.kind == Kind.BATCH)
-                ),
-            ),
-        ),
-        # What failed is kept to be tried again, which needs the input file.
-        (
-            batch_lines,
-            lambda _: (
-                batch_lines.c.state == LineState.FAILED,
-                batch_lines.c.batch_id.in_(
-                    select(batches.c.id).where(
-                        ended,
-                        batches.c.kind == Kind.BATCH,
-                        batches.c.input_file_id.not_in(
-                            select(files.c.id).where(files.c.state == READY)
-                        ),
-                    )
-                ),
-            ),
-        ),
-        (native_batches, lambda _: (native_batches.c.batch_id.not_in(known),)),
-        (budgets, lambda _: (budgets.c.start == NO_START, budgets.c.period.not_in(known))),
-    ]
+def _find(
+    connection: Connection,
+    batch_id: str,
+    key_id: int | None,
+    key_ids: Collection[int] | None,
+    kind: Kind,
+) -> RowMapping:
+    """The row of a batch, of this key or of these keys if any are given. Raises NotFound."""
+    query = select(batches).where(batches.c.id == batch_id, batches.c.kind == kind)
+    query = query.where(*_of_keys(key_id, key_ids))
+    row = connection.execute(query).mappings().first() if ID.fullmatch(batch_id) else None
+    if row is None:
+        raise NotFound(f"No {kind} found with id '{batch_id[:64]}'.")
+    return row
 
 
 def _of_keys(key_id: int | None, key_ids: Collection[int] | None) -> list[ColumnElement[bool]]:

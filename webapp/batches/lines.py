@@ -22,20 +22,16 @@ from sqlalchemy import (
 )
 
 from webapp.batches.batch import Batch, ClaimedLine, JobLine, LineUpdate, NewLine
-from webapp.batches.tables import BatchState, LineState, batch_lines, batch_totals, batches
-from webapp.llm.calls import CallState
-from webapp.metering.calls import NO_WORKER, ledger
-from webapp.metering.heartbeats import workers
-from webapp.metering.ledger import CALL_IDS_PER_WORKER
-from webapp.storage.database import Database, increment
+from webapp.batches.line_counts import count_ended
+from webapp.batches.lost_lines import free_lost
+from webapp.batches.tables import BatchState, LineState, batch_lines, batches
+from webapp.storage.database import Database
 from webapp.storage.statements import execute_rows
 
 # Rows of one transaction, which others wait for.
 ROWS = 1_000
 MAX_CLAIMED_BYTES = 8 * 1024 * 1024
-MAX_CALLS_OF_LOST = 5_000  # more than any worker has running
 MAX_ERROR_LENGTH = 64
-MAX_LOST = 3  # workers that were lost with a line, after which it is not begun again
 
 REFUSED_ERROR = {
     "code": "internal_error",
@@ -121,7 +117,7 @@ class LineStore:
 
     def free_lost(self) -> int:
         """Give back, or end, the lines of workers that are gone. Returns their number."""
-        return self._database.write(_free_lost)
+        return self._database.write(free_lost)
 
     def results(
         self, batch_id: str, state: LineState
@@ -231,7 +227,7 @@ def write_updates(connection: Connection, updates: Sequence[LineUpdate]) -> None
             succeeded[one.line.batch.id] += 1
         elif one.state is LineState.FAILED:
             failed[one.line.batch.id] += 1
-    _count(connection, succeeded, failed, cost_nano=sum(one.cost_nano for one in written))
+    count_ended(connection, succeeded, failed, cost_nano=sum(one.cost_nano for one in written))
 
 
 def without_body(one: LineUpdate) -> LineUpdate | None:
@@ -239,43 +235,6 @@ def without_body(one: LineUpdate) -> LineUpdate | None:
     if one.error == REFUSED_ERROR["code"] or one.state is LineState.WAITING:
         return None
     return replace(one, state=LineState.FAILED, result=None, error=REFUSED_ERROR["code"])
-
-
-def _count(
-    connection: Connection,
-    succeeded: Counter[str],
-    failed: Counter[str],
-    *,
-    cost_nano: int = 0,
-    failed_as: str = "failed",
-) -> None:
-    """Add to the counts of batches, and to those of all batches ever.
-
-    A batch counts as failed what was never begun, too; the total of these is another one.
-    """
-    rows = [
-        {
-            "of_batch": batch_id,
-            "more_succeeded": succeeded[batch_id],
-            "more_failed": failed[batch_id],
-        }
-        for batch_id in sorted({*succeeded, *failed})
-    ]
-    if not rows:
-        return
-    connection.execute(_COUNT, rows)
-    totals = {
-        failed_as: failed.total(),
-        "succeeded": succeeded.total(),
-        "cost_nano": cost_nano,
-    }
-    _add_totals(connection, totals)
-
-
-def _add_totals(connection: Connection, totals: dict[str, int]) -> None:
-    rows = [{"name": name, "value": value} for name, value in sorted(totals.items()) if value]
-    if rows:
-        execute_rows(connection, increment(connection, batch_totals, ("value",)), rows)
 
 
 def _row(batch_id: str, number: int, custom_id: str) -> dict[str, Any]:
@@ -353,66 +312,8 @@ def _stop(connection: Connection, batch_id: str, error: str) -> int:
         ended = {"state": LineState.FAILED, "error": error, "request": None}
         connection.execute(update(batch_lines).where(*which).values(ended))
         name = "expired" if error == "batch_expired" else "stopped"
-        _count(connection, Counter(), Counter({batch_id: len(found)}), failed_as=name)
+        count_ended(connection, Counter(), Counter({batch_id: len(found)}), failed_as=name)
     return len(found)
-
-
-def _free_lost(connection: Connection) -> int:
-    gone = (
-        select(
-            batch_lines.c.batch_id,
-            batch_lines.c.number,
-            batch_lines.c.worker_id,
-            batch_lines.c.lost,
-            batches.c.on_lost,
-        )
-        .join(batches, batches.c.id == batch_lines.c.batch_id)
-        .where(
-            batch_lines.c.worker_id.is_not(None),
-            batch_lines.c.worker_id != NO_WORKER,
-            batch_lines.c.worker_id.not_in(select(workers.c.id)),
-        )
-        .order_by(batch_lines.c.batch_id, batch_lines.c.number)
-        .limit(ROWS)
-        .with_for_update(skip_locked=True, of=batch_lines)
-    )
-    rows = connection.execute(gone).all()
-    called = _called(connection, {row.worker_id for row in rows})
-    begun = [row for row in rows if (row.batch_id, row.number) in called]
-    ended = [row for row in begun if row.on_lost == "fail" or row.lost + 1 >= MAX_LOST]
-    _update_all(connection, rows, state=LineState.WAITING, worker_id=None)
-    _update_all(connection, begun, lost=batch_lines.c.lost + 1)
-    failed = {"state": LineState.FAILED, "error": "worker_lost", "request": None}
-    _update_all(connection, ended, **failed)
-    _count(connection, Counter(), Counter(row.batch_id for row in ended))
-    _add_totals(connection, {"lost": len(begun)})
-    return len(rows)
-
-
-def _called(connection: Connection, gone: set[int]) -> set[tuple[str, int]]:
-    """The lines for which these workers may have called a provider of late."""
-    called: set[tuple[str, int]] = set()
-    for worker_id in gone:
-        first = worker_id * CALL_IDS_PER_WORKER
-        latest = (
-            select(ledger.c.batch_id, ledger.c.batch_line, ledger.c.state)
-            .where(ledger.c.id.between(first, first + CALL_IDS_PER_WORKER - 1))
-            .order_by(ledger.c.id.desc())
-            .limit(MAX_CALLS_OF_LOST)
-        )
-        called |= {
-            (row.batch_id, row.batch_line)
-            for row in connection.execute(latest)
-            if row.state != CallState.FAILED
-        }
-    return called
-
-
-def _update_all(connection: Connection, rows: Sequence[Any], **values: Any) -> None:
-    if rows:
-        names = [(row.batch_id, row.number) for row in rows]
-        which = tuple_(batch_lines.c.batch_id, batch_lines.c.number).in_(names)
-        connection.execute(update(batch_lines).where(which).values(values))
 
 
 def _spans(sizes: Sequence[Any]) -> Iterator[tuple[int, int]]:
@@ -451,12 +352,4 @@ _OWN = (
 )
 _UPDATE = update(batch_lines).where(
     batch_lines.c.batch_id == bindparam("of_batch"), batch_lines.c.number == bindparam("of_number")
-)
-_COUNT = (
-    update(batches)
-    .where(batches.c.id == bindparam("of_batch"))
-    .values(
-        succeeded=batches.c.succeeded + bindparam("more_succeeded"),
-        failed=batches.c.failed + bindparam("more_failed"),
-    )
 )

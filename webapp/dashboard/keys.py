@@ -12,7 +12,13 @@ from webapp.accounts.keys import LARGEST_ID
 from webapp.allowance import OVERRIDES
 from webapp.dashboard.pages import Blueprint, number_of, page
 from webapp.dashboard.session import actor, is_admin, members
-from webapp.dashboard.visibility import usage_bars, usage_bars_by_key, visible_key, visible_keys
+from webapp.dashboard.visibility import (
+    cached_inputs_of,
+    usage_bars,
+    usage_bars_by_key,
+    visible_key,
+    visible_keys,
+)
 from webapp.errors import Conflict, NotAllowed, ValidationError, WeirError
 from webapp.metering.overview import RANGES
 from webapp.metering.request_log import Wanted
@@ -33,8 +39,10 @@ LIMITS = {
     "requests_per_day": ("Requests per day", "1000"),
     "tokens_per_minute": ("Tokens per minute", "100000"),
     "parallel_requests": ("Parallel requests", "5"),
+    "requests_per_session": ("Requests per session", "500"),
     "usd_per_day": ("USD per day", "5"),
     "usd_per_month": ("USD per month", "50"),
+    "usd_per_session": ("USD per session", "5"),
     "models": ("Allowed models", "gpt-4o-mini|anthropic/*"),
     "max_text": ("Max input characters", "50000"),
     "networks": ("Allowed networks", "10.0.0.0/8|192.0.2.7"),
@@ -113,6 +121,8 @@ def one(key_id: int) -> Any:
         default_grace=DEFAULT_GRACE,
         figures=services().overview.figures(RANGES["30d"], [key_id]),
         by_model=report(month, ["model"]),
+        cached_inputs=cached_inputs_of(USED_DAYS, [key_id]),
+        sessions=services().sessions.latest(key_id, RECENT),
         by_endpoint=report(month, ["endpoint"]),
         requests=services().request_log.page(Wanted(key_ids=[key_id]), count=RECENT).rows,
     )

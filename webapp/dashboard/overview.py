@@ -9,7 +9,7 @@ from flask import request
 from webapp.dashboard.pages import Blueprint, page
 from webapp.dashboard.providers import states
 from webapp.dashboard.session import is_admin, members
-from webapp.dashboard.visibility import own_keys, visible_ids
+from webapp.dashboard.visibility import cached_inputs_of, own_keys, visible_ids
 from webapp.metering.overview import RANGES
 from webapp.observability.health import overall
 from webapp.services import services
@@ -32,6 +32,7 @@ def overview() -> Any:
             services().request_log.latencies(key_ids, first, first + selected_range.length)
             for first in (selected_range.first, selected_range.first - selected_range.length)
         )
+    days = selected_range.steps if selected_range.by_day else 1
     # A provider that does not respond must not delay the page.
     checks = services().health.checks(ask_providers=False)
     return page(
@@ -46,4 +47,6 @@ def overview() -> Any:
         providers=states(ask=False) if is_admin() else [],
         fresh=services().traffic.is_empty(key_ids),
         keys=own_keys(),
+        cached_days=days,
+        cached_inputs=cached_inputs_of(days, key_ids),
     )

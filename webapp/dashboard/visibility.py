@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from webapp import money
@@ -13,6 +14,8 @@ from webapp.admission.limits import details_of
 from webapp.dashboard.session import is_admin, user
 from webapp.errors import NotFound
 from webapp.metering.budgets import Budget
+from webapp.metering.price import Price
+from webapp.metering.prompt_caches import CachedInput, cached_inputs
 from webapp.services import services
 
 JsonObject = dict[str, Any]
@@ -53,6 +56,19 @@ def names_of_keys() -> dict[int, str]:
     names = {key["id"]: key["name"] for key in visible_keys()}
     accounts = services().accounts.all() if is_admin() else [user()]
     return names | {account.key.id: f"account {account.username}" for account in accounts}
+
+
+def cached_inputs_of(days: int, key_ids: Collection[int] | None) -> list[CachedInput]:
+    """What the providers' caches knew of the input of these keys, or of all, in so many UTC days
+    with today."""
+    today = datetime.now(UTC).date()
+    rows = services().usage.inputs(today - timedelta(days=days - 1), today, key_ids)
+    kinds = {provider.name: provider.kind for provider in services().gateway.router.providers}
+
+    def price_of(provider: str, model: str) -> Price | None:
+        return services().prices.of(provider, kinds.get(provider, ""), model)
+
+    return cached_inputs(rows, price_of)
 
 
 def usage_bars(principal: Principal) -> list[JsonObject]:

@@ -131,7 +131,8 @@ class CostTracker:
     def reserve(self, target: Target, attempt: int) -> CallAccounting:
         """Reserve the ceiling of a call, and return the call's accounting.
 
-        Raises BudgetExceeded, BudgetReserved, ModelNotPriced and StoreUnavailable.
+        Raises BudgetExceeded, BudgetReserved, SessionLimitExceeded, ModelNotPriced and
+        StoreUnavailable.
         """
         self.target = target.provider.name, target.model
         self._routed(*self.target)

@@ -97,7 +97,7 @@ class Attempts:
         calls = 0
         failure: ProviderError | None = None
         leader_only = False
-        targets = route.in_order()
+        targets = route.targets
         for target in targets:
             tries = _Tries(self._breakers, costs.circuit(target), costs.billing.bucket)
             retries, resent = self._retries, False

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from webapp.llm.messages import CacheState, Usage
+from webapp.llm.sessions import Session
 
 
 class ClientConnection(Protocol):
@@ -47,6 +48,15 @@ class BilledLine:
 
 
 @dataclass(frozen=True, slots=True)
+class BilledSession:
+    """A session whose calls are limited to so many nano-USD."""
+
+    id: str
+    label: str
+    limit_nano: int
+
+
+@dataclass(frozen=True, slots=True)
 class BillingContext:
     """The key that pays for a request's calls, and its budgets: nano-USD per UTC day and month."""
 
@@ -57,6 +67,7 @@ class BillingContext:
     usd_per_month: int | None = None
     tokens_per_minute: int | None = None
     batch: BilledLine | None = None
+    session: BilledSession | None = None
 
     @property
     def bucket(self) -> str:
@@ -66,8 +77,9 @@ class BillingContext:
 
     @property
     def has_budget(self) -> bool:
-        capped = self.batch is not None and self.batch.cap_nano is not None
-        return capped or self.usd_per_day is not None or self.usd_per_month is not None
+        cap = self.batch and self.batch.cap_nano
+        limits = (cap, self.session, self.usd_per_day, self.usd_per_month)
+        return any(limit is not None for limit in limits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +146,7 @@ class CallOptions:
     deadline: float
     cache: CacheUse = field(default_factory=CacheUse)
     only_cached: bool = False
+    session: Session = Session()
     allows_model: Callable[..., bool] = lambda *_: True
     """Whether a model is allowed, given all its names."""
     routed: Callable[[str, str], object] = lambda *_: None

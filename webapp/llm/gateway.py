@@ -16,6 +16,7 @@ from webapp.errors import (
     ValidationError,
 )
 from webapp.llm.accounting import AnsweredTiers, CostTracker
+from webapp.llm.affinity import conversation_of
 from webapp.llm.attempts import Attempts, Success
 from webapp.llm.cache_key import cache_key
 from webapp.llm.cached import CachedAnswer, CachedStream, to_entry
@@ -141,7 +142,7 @@ class Gateway:
         if options.only_cached:
             raise StoreUnavailable
         failure: ProviderError | None = None
-        for target in route.in_order():
+        for target in _for_conversation(route, request, options).targets:
             options.routed(target.provider.name, target.model)
             try:
                 body = target.provider.count_tokens(request, target.model)
@@ -244,6 +245,7 @@ class Gateway:
         flight: Flight,
     ) -> Answer:
         """Call the providers on behalf of all listeners of the flight, and store the answer."""
+        route = _for_conversation(route, request, options)
         with self._tokens_reserved(costs):
             if request.stream:
                 answer = self._fly_streamed(route, options, costs, flight)
@@ -319,6 +321,14 @@ def _for(request: ModelRequest, options: CallOptions) -> CallOptions:
     if request.cacheable:
         return options
     return replace(options, cache=CacheUse(options.cache.scope, read=False, write=False))
+
+
+def _for_conversation(route: Route, request: ModelRequest, options: CallOptions) -> Route:
+    """The route with its targets in the order of the request's conversation."""
+    if not route.is_weighted:
+        return route
+    key_id = options.billing.key_id
+    return route.in_order(conversation_of(request, key_id, options.session))
 
 
 def _check_allowed(route: Route, allows_model: Callable[..., bool]) -> None:

@@ -143,14 +143,15 @@ class Ledger(Protocol):
     """Records every provider call, starting before it is made."""
 
     def check(self, billing: BillingContext, nano: int | None, unpriced: str | None) -> None:
-        """Raise BudgetExceeded or ModelNotPriced if such a call could not be reserved even
-        without any other reservation. Raises StoreUnavailable, too."""
+        """Raise BudgetExceeded, SessionLimitExceeded or ModelNotPriced if such a call could not be
+        reserved even without any other reservation. Raises StoreUnavailable, too."""
         ...
 
     def reserve(self, call: ProviderCall) -> int:
         """Record the call at its ceiling, and return its id.
 
-        Raises BudgetExceeded, BudgetReserved, ModelNotPriced and StoreUnavailable.
+        Raises BudgetExceeded, BudgetReserved, SessionLimitExceeded, ModelNotPriced and
+        StoreUnavailable.
         """
         ...
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -56,13 +58,29 @@ class Route:
         known = [t.provider.max_input_tokens for t in self.targets if t.provider.max_input_tokens]
         return min(known, default=None)
 
-    def in_order(self) -> list[Target]:
-        """The targets as configured; if some have weights, one of these is drawn as the first."""
-        weights = [target.weight for target in self.targets]
-        if not any(weights):
-            return list(self.targets)
-        first = random.choices(self.targets, weights)[0]  # noqa: S311 no secret
-        return [first, *(target for target in self.targets if target is not first)]
+    @property
+    def is_weighted(self) -> bool:
+        return any(target.weight for target in self.targets)
+
+    def in_order(self, conversation: bytes | None) -> Route:
+        """The route with its targets that have weights first, in an order that is the same for all
+        requests of a conversation, and drawn where there is none.
+
+        Weighted rendezvous hashing: without a target, only its own conversations go elsewhere.
+        """
+        weighted = [target for target in self.targets if target.weight]
+        seed = conversation or random.randbytes(16)  # noqa: S311 no secret
+        weighted.sort(key=lambda target: _distance(seed, target))
+        others = (target for target in self.targets if not target.weight)
+        return replace(self, targets=(*weighted, *others))
+
+
+def _distance(seed: bytes, target: Target) -> float:
+    """Exponentially distributed, with the weight as its rate: the share of the seeds for which a
+    target has the smallest is its share of the weights."""
+    digest = hashlib.sha256(seed + target.name.encode()).digest()
+    uniform = (int.from_bytes(digest[:8]) + 1) / 2**64
+    return -math.log(uniform) / target.weight
 
 
 def circuit_name(target: str, operation: str) -> str:

@@ -1,5 +1,5 @@
-"""Budgets: what each key has spent and reserved per UTC day and month, and each batch in all, and
-when calls exceed it."""
+"""Budgets: what each key has spent and reserved per UTC day and month, each batch and each limited
+session in all, and when calls exceed it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from sqlalchemy import BigInteger, Column, Date, Integer, String, Table
 
 from webapp import money
 from webapp.errors import BudgetExceeded, BudgetReserved, WeirError
+from webapp.llm import sessions
 from webapp.llm.calls import BillingContext
 from webapp.storage.database import metadata
 
@@ -20,7 +21,7 @@ budgets = Table(
     "budgets",
     metadata,
     Column("key_id", Integer, primary_key=True),
-    # `day`, `month`, or the id of a batch, which has no start.
+    # `day`, `month`, or the id of a batch or a session, which have no start.
     Column("period", String(40), primary_key=True),
     Column("start", Date, primary_key=True),
     Column("spent_nano", BigInteger, nullable=False),
@@ -29,6 +30,8 @@ budgets = Table(
 
 DAY, MONTH = "day", "month"
 NO_START = date(1970, 1, 1)
+# The start of a session's budget: budgets with the one above are deleted with their batches.
+OF_SESSION = date(1970, 1, 2)
 # The primary key of a row: key id, period, start of the period.
 BudgetKey = tuple[int, str, date]
 AMOUNTS = ("spent_nano", "reserved_nano")
@@ -52,13 +55,14 @@ class HeldBudget:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """One limit and what is used of it, in nano-USD."""
+    """One limit and what is used of it, in nano-USD. `session` is the label of its session."""
 
     period: str
     start: date
     limit: int
     spent: int
     reserved: int
+    session: str | None = None
 
     @property
     def of_batch(self) -> bool:
@@ -66,7 +70,14 @@ class Budget:
         return self.start == NO_START
 
     @property
+    def of_key(self) -> bool:
+        """Whether all calls of the key count, and not only those of a batch or a session."""
+        return self.start not in {NO_START, OF_SESSION}
+
+    @property
     def name(self) -> str:
+        if self.session is not None:
+            return "usd_per_session"
         return "weir_cost_cap_usd" if self.of_batch else f"usd_per_{self.period}"
 
     @property
@@ -74,12 +85,14 @@ class Budget:
         size = f"{money.text(self.limit)} USD"
         if self.of_batch:
             return f"The cost cap of {size} of this batch"
+        if self.session is not None:
+            return f"The limit of {size} of session {self.session}"
         return f"The budget of {size} per {self.period}"
 
     @property
     def reset(self) -> int | None:
-        """The end of the period, in Unix seconds; None for a batch."""
-        if self.of_batch:
+        """The end of the period, in Unix seconds; None for a batch or a session."""
+        if not self.of_key:
             return None
         return int(
             datetime.combine(end_of(self.period, self.start), datetime.min.time(), UTC).timestamp()
@@ -90,6 +103,10 @@ class Budget:
 
         `alone` ignores what other calls have reserved.
         """
+        if self.spent + nano > self.limit and self.session is not None:
+            left = f"{money.text(max(0, self.limit - self.spent))} of {money.text(self.limit)} USD"
+            told = f"has {left} left, and this request may cost {money.text(nano)} USD"
+            return sessions.exceeded(self.session, self.name, told, self._details(nano))
         if self.spent + nano > self.limit:
             seconds = None if self.reset is None else max(1, math.ceil(self.reset - now))
             return BudgetExceeded(
@@ -134,10 +151,15 @@ def starts(day: date) -> dict[str, date]:
 
 
 @lru_cache
-def keys_of(key_id: int, day: date, batch_id: str | None = None) -> Sequence[BudgetKey]:
-    """The budgets of a key that a call of this day belongs to, and that of its batch."""
+def keys_of(
+    key_id: int, day: date, batch_id: str | None = None, session_id: str | None = None
+) -> Sequence[BudgetKey]:
+    """The budgets of a key that a call of this day belongs to, that of its batch and that of its
+    session."""
     of_key = [(key_id, period, start) for period, start in starts(day).items()]
-    return of_key if batch_id is None else [*of_key, (key_id, batch_id, NO_START)]
+    of_batch = [] if batch_id is None else [(key_id, batch_id, NO_START)]
+    of_session = [] if session_id is None else [(key_id, session_id, OF_SESSION)]
+    return [*of_key, *of_batch, *of_session]
 
 
 def end_of(period: str, start: date) -> date:

@@ -68,6 +68,8 @@ ledger = Table(
     # Of a call for a line of a batch.
     Column("batch_id", String(40)),
     Column("batch_line", Integer),
+    # The budget of a session, where it has a limit.
+    Column("session_id", String(40)),
 )
 
 TOKEN_COLUMNS = ("input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens")

@@ -36,6 +36,7 @@ from webapp.errors import (
     BudgetExceeded,
     BudgetReserved,
     ModelNotPriced,
+    SessionLimitExceeded,
     StoreUnavailable,
     WeirError,
 )
@@ -46,6 +47,7 @@ from webapp.metering.budgets import (
     AMOUNTS,
     MONTH,
     NO_START,
+    OF_SESSION,
     Budget,
     BudgetKey,
     HeldBudget,
@@ -503,13 +505,13 @@ class Ledger:
             refusal: WeirError | None = None
             for budget in _budgets(billing, today, found):
                 refused = budget.refusal(nano, time.time())
-                if isinstance(refused, BudgetReserved):
+                if isinstance(refused, BudgetReserved) and budget.session is None:
                     held = self._held_by_batches(connection, billing.key_id)
                     longer = held and budget.refusal_while_held(nano, time.time(), held)
                     refused = longer or refused
-                if refusal is None or isinstance(refused, BudgetExceeded):
+                if refusal is None or isinstance(refused, BudgetExceeded | SessionLimitExceeded):
                     refusal = refused or refusal
-                if isinstance(refused, BudgetExceeded) and not budget.of_batch:
+                if isinstance(refused, BudgetExceeded) and budget.of_key:
                     key = (billing.key_id, budget.period, budget.start)
                     amounts = (budget.spent, budget.spent, budget.limit)
                     self._alerts.note(connection, *key, *amounts, refused=True)
@@ -581,7 +583,8 @@ def _today() -> date:
 
 
 def _keys_of(billing: BillingContext, today: date) -> Sequence[BudgetKey]:
-    return keys_of(billing.key_id, today, billing.batch.batch_id if billing.batch else None)
+    batch_id = billing.batch.batch_id if billing.batch else None
+    return keys_of(billing.key_id, today, batch_id, billing.session and billing.session.id)
 
 
 def _budgets(
@@ -594,6 +597,11 @@ def _budgets(
     for period, start, limit in limits:
         spending = found.get((billing.key_id, period, start), Spending())
         result.append(Budget(period, start, limit, spending.spent, spending.reserved))
+    if session := billing.session:
+        spending = found.get((billing.key_id, session.id, OF_SESSION), Spending())
+        spent, reserved = spending.spent, spending.reserved
+        budget = Budget(session.id, OF_SESSION, session.limit_nano, spent, reserved, session.label)
+        result.append(budget)
     return result
 
 
@@ -611,6 +619,7 @@ def _row(reservation: _Reservation, today: date) -> dict[str, Any]:
         "attempt": call.attempt,
         "batch_id": call.billing.batch and call.billing.batch.batch_id,
         "batch_line": call.billing.batch and call.billing.batch.number,
+        "session_id": call.billing.session and call.billing.session.id,
         "state": CallState.RESERVED,
         "day": today,
         "reserved_at": time.time(),

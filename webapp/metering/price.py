@@ -110,6 +110,12 @@ class Price:
         ]
         return _most(costs)
 
+    def saved_by_cache(self, cached_tokens: int) -> int:
+        """Nano-USD that so many tokens from the provider's cache would have cost more without it,
+        at the standard tier and in short requests."""
+        rates = self.bands[STANDARD][0][1]
+        return max(0, cached_tokens * (rates.input - rates.cached_input) // MILLION)
+
     def has_rates(self, tiers: Collection[str]) -> bool:
         """Whether tokens have a price at each of these tiers."""
         return all(map(self._tiers_of, tiers))

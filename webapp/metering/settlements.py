@@ -66,7 +66,7 @@ def _change(
 ) -> None:
     """Add to budgets and usage the difference between a row before and after its settlement."""
     was_lost = row.state == CallState.LOST
-    for budget in keys_of(row.key_id, row.day, row.batch_id):
+    for budget in keys_of(row.key_id, row.day, row.batch_id, row.session_id):
         spending = changes[budget]
         # Only a version that knows no batches takes a call for lost that no worker waits for. It
         # has left the batch's own budget as it was.
@@ -114,7 +114,7 @@ COUNTERS = ("calls", "failed", "estimated", "unpriced", *TOKEN_COLUMNS, "cost_na
 _NOTHING = (0,) * len(COUNTERS)
 _READ = (
     "id", "worker_id", "state", "day", "key_id", "provider", "model", "endpoint", "ceiling_nano",
-    "batch_id",
+    "batch_id", "session_id",
 )  # fmt: skip
 _BOOKED = (*TOKEN_COLUMNS, "cost_nano", "estimated")
 _LOCKED = (

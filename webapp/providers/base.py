@@ -9,7 +9,7 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -122,10 +122,9 @@ class BaseProvider(ABC):
     def answer(self, request: ModelRequest, model: str) -> Answer:
         with self._recording():
             self._prepare(model)
-            try:
+            with suppress(NotServed):
                 return self._answered(request, model)
-            except NotServed:
-                return self._answered(request, model)
+            return self._answered(request, model)
 
     def _answered(self, request: ModelRequest, model: str) -> Answer:
         translation = translation_for(request, self.operations_of(model))
@@ -144,9 +143,10 @@ class BaseProvider(ABC):
     ) -> Generator[Chunk | Answer]:
         with self._recording():
             self._prepare(model)
-            try:
+            answer = None
+            with suppress(NotServed):
                 answer = yield from self._streamed(request, model, stream_usage)
-            except NotServed:
+            if answer is None:
                 answer = yield from self._streamed(request, model, stream_usage)
         yield answer
 

@@ -32,6 +32,7 @@ from webapp.providers.parameters import (
     added_to,
 )
 from webapp.providers.reported_errors import translate_reported, translate_status
+from webapp.providers.response_answers import response_error
 from webapp.providers.translation.responses_over_chat.reasoning import without_own
 
 OFFICIAL_URL = "https://api.openai.com/v1"
@@ -132,6 +133,10 @@ class OpenAIProvider(BaseProvider):
                 self._check_served(request, model, refusal)
                 if not self._may_adapt(refusal, model, added, sent, calls):
                     raise
+            except ReportedInStream as reported:
+                if request.operation != "responses":
+                    raise
+                raise response_error(reported.body) from None
 
     def stored_response(self, method: str, path: str) -> str:
         query = self._query.replace("?", "&") if "?" in path else self._query
@@ -179,8 +184,8 @@ class OpenAIProvider(BaseProvider):
         # Native endpoints name the limit as Weir does, not as the server.
         for name in {"max_tokens", "temperature"} if request.native else request.defaults:
             body.pop(name, None)
-        if request.operation == "responses":
-            body["input"] = without_own(body.get("input"))
+        if request.operation == "responses" and "input" in body:
+            body["input"] = without_own(body["input"])
         return body
 
     def _limit_of(self, request: ModelRequest) -> str:

@@ -40,9 +40,8 @@ MISSING_MODEL = re.compile(
 )
 USED_UP_CODES = {"insufficient_quota", "billing_hard_limit_reached", "insufficient_credits"}
 USED_UP = re.compile(r"exceeded your current quota|credit balance is too low", re.IGNORECASE)
-# Codes of errors within an answer, which has status 200, or within its stream.
-BUSY_CODES = {"rate_limit_exceeded"}
-REFUSAL_CODES = {"context_length_exceeded", "invalid_prompt", "previous_response_not_found"}
+# Another target may have encrypted the reasoning that the request brings.
+OTHERS_REASONING_CODES = {"invalid_encrypted_content"}
 CREDENTIAL_CODES = {"authentication_error", "invalid_api_key", "invalid_authentication"}
 MODERATION_CODES = {"moderation", "content_filter", "content_policy_violation"}
 MODERATION = re.compile(r"\bmoderation\b|\bflagged\b|\bcontent polic", re.IGNORECASE)
@@ -106,10 +105,12 @@ def _translate(status: int, reported: ReportedError, retry_after: float | None) 
         return ModelNotFound(words or None)
     if status in REFUSALS:
         details = {"param": reported.param, "code": reported.code}
-        return ProviderRefusedRequest(
+        refused = ProviderRefusedRequest(
             f"The provider rejected the request: {words or f'status {status}'}",
             details={name: value for name, value in details.items() if value} or None,
         )
+        refused.try_next = bool(reported.codes & OTHERS_REASONING_CODES)
+        return refused
     used_up = reported.codes & USED_UP_CODES or USED_UP.search(words)
     if status in {401, 402} or (status == 429 and used_up):
         return ProviderRefusedWeir().not_counted(status != 429)
@@ -152,10 +153,6 @@ def _status_of_codes(reported: ReportedError) -> int | None:
     """The status of errors whose words are for the operator alone."""
     if reported.codes & USED_UP_CODES or USED_UP.search(reported.message):
         return 429
-    if reported.codes & BUSY_CODES:
-        return 429
-    if reported.codes & REFUSAL_CODES:
-        return 400
     return 401 if reported.codes & CREDENTIAL_CODES else None
 
 

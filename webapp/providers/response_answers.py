@@ -21,6 +21,13 @@ from webapp.providers.usage import generated_text, read_usage
 ENDS = {"response.completed", "response.incomplete"}
 # Items whose beginning says nothing yet.
 OPENED_EMPTY = {"message", "reasoning"}
+# What the codes of errors within an answer stand for, which itself has status 200.
+STATUS_OF_CODE = {
+    "rate_limit_exceeded": 429,
+    "context_length_exceeded": 400,
+    "invalid_prompt": 400,
+    "previous_response_not_found": 400,
+}
 ID = re.compile(r"[!-~]{1,256}")
 
 
@@ -32,6 +39,7 @@ def read_response(text: str, request: ModelRequest, model: str, provider: str) -
             raise ValueError("no object")
         if error := _error_in(body, request, model):
             raise error
+        _check_whole(body)
         content = "".join(_texts(_items(body)))
         usage = _usage(body, request, model, _generated(body))
     answered = _name(body.get("model")) or model
@@ -66,6 +74,7 @@ class ResponseReader:
             if error := _error_in(event, self._request, self._model):
                 raise error
             if event.get("object") == "response":
+                _check_whole(event)
                 return [one for whole in events_of(json.loads(data)) for one in self.read(whole)]
             read = self._read(event, data)
             return [read] if read else []
@@ -174,15 +183,25 @@ def _events_of_content(item: dict[str, Any], place: dict[str, int]) -> Iterator[
 def _error_in(body: dict[str, Any], request: ModelRequest, model: str) -> WeirError | None:
     """The error that an answer or an event is."""
     if body.get("type") == "error":
-        return reported_error(body if body.get("message") else {"error": body.get("error")})
+        return response_error(body)
     found = body.get("response") if body.get("type") == "response.failed" else body
     if not isinstance(found, dict):
-        return reported_error(body)
-    error = found.get("error")
+        return response_error(body)
+    error = found.get("error") or body.get("error")
     if not error and found.get("status") != "failed" and body is found:
         return None
     usage = _usage(found, request, model, "") if found.get("usage") else None
-    return reported_error({"error": error or "The response failed."}, usage)
+    return response_error({"error": error or "The response failed."}, usage)
+
+
+def response_error(body: Any, usage: Usage | None = None) -> WeirError:
+    """The error of an answer or an event: by the status that its code stands for, else a 502."""
+    inner = body.get("error") if isinstance(body, dict) else None
+    error = inner if isinstance(inner, dict) else body
+    code = error.get("code") if isinstance(error, dict) else None
+    if isinstance(code, str) and code in STATUS_OF_CODE:
+        return reported_error({"error": {**error, "status": STATUS_OF_CODE[code]}}, usage)
+    return reported_error(body, usage)
 
 
 def _usage(body: dict[str, Any], request: ModelRequest, model: str, generated: str) -> Usage:
@@ -208,10 +227,13 @@ def _is_search(item: dict[str, Any]) -> bool:
 
 
 def _items(body: dict[str, Any]) -> list[dict[str, Any]]:
-    output = body["output"]
-    if not isinstance(output, list):
+    output = body.get("output")
+    return [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
+
+
+def _check_whole(body: dict[str, Any]) -> None:
+    if not isinstance(body.get("output"), list):
         raise TypeError("no list")
-    return [item for item in output if isinstance(item, dict)]
 
 
 def _generated(body: dict[str, Any]) -> str:
