@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0008_sessions"
-down_revision = "0007_batches"
+revision = "0009_sessions"
+down_revision = "0008_responses"
 
 
 def upgrade() -> None:
