@@ -66,6 +66,20 @@ def _migrate(url: str) -> None:
     database.engine.dispose()
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(
+    request: pytest.FixtureRequest, tmp_path: Path, migrated_file: Path
+) -> Iterator[Database]:
+    """A migrated database without rows, of each kind in turn."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{shutil.copy(migrated_file, tmp_path)}"
+    else:
+        url = request.getfixturevalue("fresh_database").replace("://", "+psycopg://")
+    made = Database(url)
+    yield made
+    made.engine.dispose()
+
+
 @pytest.fixture(autouse=True)
 def shared_servers_as_new(request: pytest.FixtureRequest) -> Iterator[None]:
     """Restart the servers that an earlier test stopped or paused, and reset the stand-in.

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
 from sqlalchemy import select
 
 from webapp.accounts.ended_sessions import (
@@ -18,17 +15,6 @@ from webapp.accounts.ended_sessions import (
 )
 from webapp.storage.database import Database
 from webapp.storage.retention import Retention
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    url = f"sqlite:///{tmp_path}/weir.db"
-    if request.param == "postgresql":
-        url = request.getfixturevalue("empty_database").replace("://", "+psycopg://")
-    made = Database(url)
-    made.write(lambda connection: ended_sessions.create(connection))
-    yield made
-    made.engine.dispose()
 
 
 def ended(database: Database, session_id: str) -> bool:

@@ -289,7 +289,7 @@ def test_of_a_session_s_requests_no_more_pass_than_the_limit(weirs: list[Weir]) 
     assert statuses(answers) == {200: 24, 429: 16}
     refused = next(answer for answer in answers if answer.status_code == 429)
     error = refused.json()["error"]
-    assert (error["code"], error["type"]) == ("session_limit_exceeded", "rate_limit_error")
+    assert (error["code"], error["type"]) == ("session_limit_exceeded", "insufficient_quota")
     assert "Session agent-" in error["message"]
     assert "has had its 6 requests (requests_per_session)" in error["message"]
     assert refused.headers["x-should-retry"] == "false"

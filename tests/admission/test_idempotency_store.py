@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,17 +23,6 @@ from webapp.storage.retention import Retention
 
 HEADERS = {"Content-Type": "application/json", "X-Cache": "MISS"}
 BODY = b'{"content": "\xc3\xbc"}\x00\xff'
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    url = f"sqlite:///{tmp_path}/weir.db"
-    if request.param == "postgresql":
-        url = request.getfixturevalue("empty_database").replace("://", "+psycopg://")
-    made = Database(url)
-    made.write(lambda connection: keys.create(connection))
-    yield made
-    made.engine.dispose()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,18 +17,6 @@ from webapp.storage.database import Database
 
 ONE, OTHER = Session("one"), Session("other")
 KEY, OTHER_KEY = 1, 2
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    url = f"sqlite:///{tmp_path}/weir.db"
-    if request.param == "postgresql":
-        url = request.getfixturevalue("empty_database").replace("://", "+psycopg://")
-    made = Database(url)
-    made.write(lambda connection: agent_sessions.create(connection))
-    made.write(lambda connection: budgets.create(connection))
-    yield made
-    made.engine.dispose()
 
 
 @pytest.fixture

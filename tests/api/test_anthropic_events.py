@@ -291,6 +291,19 @@ def test_a_stream_whose_end_counts_nothing_is_estimated(weir: Weir, claude: RawP
     assert row["output_tokens"] > 1
 
 
+def test_events_of_any_name_pass_and_the_last_one_is_never_missing(
+    weir: Weir, claude: RawProvider
+) -> None:
+    new = {"type": "block.new-kind", "words": "all of them"}
+    sent = [begun(), new, *said("Hi"), *ended()]
+    for events in (sent, sent[:-1]):
+        marker = claude.register(Reply.events(*events))
+        body = {"model": CLAUDE, "max_tokens": 9, "messages": [{"role": "user", "content": marker}]}
+        answer = weir.post("/v1/messages", key=KEY, json=body | {"stream": True})
+        found = [block for block in answer.text.split("\n\n") if block and block[0] != ":"]
+        assert found == [f"event: {one['type']}\ndata: {json.dumps(one)}" for one in sent]
+
+
 def test_a_tool_message_may_repeat_the_function_s_name(
     weir: Weir, claude: RawProvider
 ) -> None:  # c37

@@ -200,6 +200,12 @@ def test_a_provider_s_verdict_is_shared(weirs: list[Weir], provider: Provider) -
     answers = at_once(weirs, OPENAI, [openai(f"refused {len(weirs)}")] * 12)
     assert {answer.status_code for answer in answers} == {400}
     assert len(provider.completions()) == 1
+    # At Anthropic's endpoint it is told in the provider's own words, to all of them.
+    message = openai(f"refused again {len(weirs)}", max_tokens=9)
+    answers = at_once(weirs, "/v1/messages", [message] * 12)
+    assert len(provider.completions()) == 2
+    [words] = {answer.json()["error"]["message"] for answer in answers}
+    assert words == "The stand-in was told to answer 400."
 
 
 @pytest.mark.parametrize("control", ["no-cache", "no-store"])

@@ -11,9 +11,12 @@ import pytest
 import requests
 
 from tests.conftest import MakeWeir
+from tests.support.books import Books
 from tests.support.servers import Provider, Weir, wait_until
 
-KEY, POOR, BOUND = (f"{name}_key_0123456789" for name in ("test", "poor", "bound"))
+KEY, POOR, BOUND, CAPPED = (
+    f"{name}_key_0123456789" for name in ("test", "poor", "bound", "capped")
+)
 MESSAGES, COUNT = "/v1/messages", "/v1/messages/count_tokens"
 ASKED = "/anthropic/v1/messages"
 VERSION = {"anthropic-version": "2023-06-01"}
@@ -23,8 +26,10 @@ BODY = {"model": "stand-in-claude", "max_tokens": 64}
 @pytest.fixture(scope="module")
 def weir(start_shared_weir: MakeWeir, provider: Provider) -> Weir:
     return start_shared_weir(
-        API_KEYS=f"test:enterprise:{KEY},poor:free:{POOR},bound:bound:{BOUND}",
-        TIERS="enterprise=99999/minute;free=99999/minute;bound=99999/minute",
+        API_KEYS=f"test:enterprise:{KEY},poor:free:{POOR},bound:bound:{BOUND},"
+        f"capped:capped:{CAPPED}",
+        TIERS="enterprise=99999/minute;free=99999/minute;bound=99999/minute;capped=99999/minute",
+        TIER_CAPPED="usd_per_day=100",
         TIER_BOUND="models=stand-in-claude",
         TIER_ENTERPRISE="tokens_per_minute=99999999",
         TIER_FREE="usd_per_day=0.000001",
@@ -288,6 +293,26 @@ def test_a_stream_that_fails_ends_with_an_error_and_without_done(weir: Weir) -> 
     assert "message_stop" not in answer.text
 
 
+def test_a_stream_that_is_cut_is_booked_with_the_input_that_its_beginning_told(weir: Weir) -> None:
+    marked = [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}]
+    for fault in ("cut", "error_event"):
+        words = f"one two [[fault:{fault},pieces=5]]"
+        answer = ask(weir, words, stream=True, system=marked)
+        assert "event: error" in answer.text
+        books = Books(weir)
+        books.settled(1)
+        [row] = [r for r in books.rows() if r["request_id"] == answer.headers["X-Request-ID"]]
+        assert (row["state"], row["estimated"]) == ("cut", 1)
+        assert (row["input_tokens"], row["cached_input_tokens"]) == (5, 2)
+        assert row["cost_nano"] == 3 * 1_000 + 2 * 1_000 + row["output_tokens"] * 5_000
+    # That cannot be all of it, as some servers begin with a number that stands for nothing.
+    marked[0]["text"] = "word " * 2_000
+    answer = ask(weir, "one two [[fault:cut,pieces=5]]", stream=True, system=marked)
+    books.settled(1)
+    [row] = [r for r in books.rows() if r["request_id"] == answer.headers["X-Request-ID"]]
+    assert row["input_tokens"] > 10_000
+
+
 def test_silence_is_filled_with_pings(routed: Weir) -> None:
     answer = ask(routed, "late [[fault:slow=1]]", model="both", stream=True)
     assert answer.text.startswith('event: ping\ndata: {"type": "ping"}\n\nevent: message_start\n')
@@ -342,6 +367,23 @@ def test_explain_knows_the_endpoint(weir: Weir, provider: Provider) -> None:
     assert weir.post(path, key=KEY, json=sent, headers=VERSION).json()["cache"] == "HIT"
 
 
+@pytest.mark.parametrize("key", [KEY, CAPPED], ids=["", "a budget"])
+def test_a_request_that_only_fills_the_prompt_cache_always_reaches_the_provider(
+    weir: Weir, provider: Provider, key: str
+) -> None:
+    words = f"warm up for {key}"
+    for _ in range(2):
+        answer = weir.post(MESSAGES, key=key, json=said(words, max_tokens=0), headers=VERSION)
+        assert (answer.status_code, answer.headers["X-Cache"]) == (200, "BYPASS")
+        assert answer.json()["stop_reason"] == "max_tokens"
+    assert len([call for call in provider.calls(ASKED) if words in str(call)]) == 2
+    sent = said(words, max_tokens=0)
+    told = weir.post(f"/v1/explain?endpoint={MESSAGES}", key=key, json=sent).json()
+    assert told["cost_ceiling_usd"] < 0.001  # there is no output
+    answer = ask(weir, "warm up", model="openai/stand-in-1", max_tokens=0)
+    assert "max_tokens" in check_error(answer, 400, "invalid_request_error")
+
+
 @pytest.mark.parametrize("field", [{"container": "one"}, {"thread": {"type": "create"}}])
 def test_what_has_state_on_the_server_is_not_kept(weir: Weir, field: dict[str, Any]) -> None:
     explained = weir.post(
@@ -376,8 +418,14 @@ def test_fallbacks_to_models_that_a_key_may_not_use_are_refused(weir: Weir) -> N
     assert weir.post(MESSAGES, key=BOUND, json=said("no fall"), headers=VERSION).status_code == 200
 
 
+def test_a_tool_that_is_a_model_is_refused_to_keys_that_may_not_use_it(weir: Weir) -> None:
+    tool = {"type": "advisor_20260301", "name": "advisor", "model": "dearer"}
+    answer = weir.post(MESSAGES, key=BOUND, json=said("advise", tools=[tool]), headers=VERSION)
+    assert "tools" in check_error(answer, 403, "permission_error")
+
+
 @pytest.mark.parametrize(
-    "field", [{"speed": "fast"}, {"inference_geo": "us"}, {"fallbacks": "default"}]
+    "field", [{"speed": "fast"}, {"inference_geo": "mars"}, {"fallbacks": "default"}]
 )
 def test_what_costs_more_has_no_price(weir: Weir, field: dict[str, Any]) -> None:
     sent = said("dearer", **field)
@@ -483,6 +531,15 @@ def test_tokens_are_estimated_where_the_provider_does_not_count(weir: Weir) -> N
         weir, "one two three", COUNT, model="openai/stand-in-1", system="word " * 50, tools=[tool]
     )
     assert more.json()["input_tokens"] > few.json()["input_tokens"] + 100
+
+
+def test_thinking_that_nobody_signed_is_not_counted(weir: Weir, provider: Provider) -> None:
+    unsigned = {"type": "thinking", "thinking": "Hm.", "signature": ""}
+    sent = said("one", max_tokens=None)["messages"]
+    thought = {"role": "assistant", "content": [unsigned, {"type": "text", "text": "two"}]}
+    body = {"model": "stand-in-claude", "messages": [*sent, thought, *sent]}
+    answer = weir.post(COUNT, key=KEY, json=body, headers=VERSION)
+    assert (answer.status_code, answer.json()) == (200, {"input_tokens": 3})
 
 
 def test_errors_of_counting(weir: Weir) -> None:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import pytest
 from sqlalchemy import insert
 
 from tests.support.batches import add_calls
@@ -20,20 +16,6 @@ from webapp.batches.tables import BatchState, LineState, Mode, batches
 from webapp.metering.heartbeats import Heartbeats, workers
 from webapp.observability.gauges import BatchFigures
 from webapp.storage.database import Database, DatabaseTime
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def database(
-    request: pytest.FixtureRequest, tmp_path: Path, migrated_file: Path
-) -> Iterator[Database]:
-    if request.param == "sqlite":
-        url = f"sqlite:///{shutil.copy(migrated_file, tmp_path)}"
-    else:
-        url = request.getfixturevalue("fresh_database")
-        url = url.replace("postgresql://", "postgresql+psycopg://")
-    made = Database(url)
-    yield made
-    made.engine.dispose()
 
 
 def figures(database: Database) -> BatchFigures:

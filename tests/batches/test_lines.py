@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy import Connection, insert, select, update
 
 from tests.support.batches import add_calls
-from tests.support.servers import Postgres
 from webapp.batches.batch import Batch, LineUpdate, NewLine
 from webapp.batches.batch_store import BatchStore
 from webapp.batches.lines import LineStore, write_updates
@@ -19,27 +17,8 @@ from webapp.batches.tables import BatchState, LineState, Mode, batch_lines, batc
 from webapp.errors import RateLimitExceeded, StorageQuotaExceeded
 from webapp.files.tables import files
 from webapp.metering.heartbeats import Heartbeats, workers
-from webapp.storage import migrations
 from webapp.storage.database import Database
 from webapp.storage.retention import Retention
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def database(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Database]:
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path_factory.mktemp('lines') / 'weir.db'}"
-    else:
-        postgres: Postgres = request.getfixturevalue("postgres")
-        assert postgres
-        url = request.getfixturevalue("fresh_database").replace(
-            "postgresql://", "postgresql+psycopg://"
-        )
-    database = Database(url)
-    migrations.upgrade(database)
-    yield database
-    database.engine.dispose()
 
 
 @pytest.fixture

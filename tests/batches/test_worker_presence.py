@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -13,20 +10,6 @@ from webapp.batches import worker_presence
 from webapp.batches.worker_presence import WorkerPresence
 from webapp.metering.heartbeats import Heartbeats, batch_worker_seen, workers
 from webapp.storage.database import Database, DatabaseTime
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def database(
-    request: pytest.FixtureRequest, tmp_path: Path, migrated_file: Path
-) -> Iterator[Database]:
-    if request.param == "sqlite":
-        url = f"sqlite:///{shutil.copy(migrated_file, tmp_path)}"
-    else:
-        url = request.getfixturevalue("fresh_database")
-        url = url.replace("postgresql://", "postgresql+psycopg://")
-    made = Database(url)
-    yield made
-    made.engine.dispose()
 
 
 def seen(database: Database) -> bool:

@@ -21,6 +21,7 @@ from webapp.providers.anthropic import AnthropicProvider
 
 MODEL = "claude-opus-5"
 SIGNED = {"type": "thinking", "thinking": "Hm.", "signature": "sig"}
+DATES = {"a": "yesterday", "b": None, "c": "2025-02-19T00:00:00Z"}
 UNSIGNED = {"type": "thinking", "thinking": "Hm.", "signature": ""}
 WORDS = {"type": "text", "text": "Hi"}
 # As no SDK would write it: what nobody knows, large numbers, spaces.
@@ -140,6 +141,18 @@ def test_thinking_that_nobody_signed_is_left_out(process: GeventProcess, raw: Ra
         process.run(asking.answer, at(raw.url), asked(marker, said), MODEL)
         sent = [one["content"] for one in raw.calls(marker)[-1]["messages"][:-1]]
         assert sent == ([] if kept is None else [kept])
+        # Other models behind the same API do not sign, and may want it back.
+        process.run(asking.answer, at(raw.url), asked(marker, said), "deepseek-chat")
+        assert raw.calls(marker)[-1]["messages"][0]["content"] == content
+
+
+def test_a_date_of_a_model_that_is_none_hides_no_model(
+    process: GeventProcess, raw: RawProvider
+) -> None:
+    listed = [{"type": "model", "id": name, "created_at": at} for name, at in DATES.items()]
+    raw.listings["/v1/models?limit=1000"] = Reply.json({"data": listed, "has_more": False})
+    found = process.run(asking.models, at(raw.url))
+    assert {one["id"]: one["created"] for one in found} == {"a": 0, "b": 0, "c": 1739923200}
 
 
 def test_a_client_of_its_other_endpoints_asks_as_it_does() -> None:  # such as batches

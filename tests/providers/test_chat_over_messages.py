@@ -23,6 +23,7 @@ PDF = "data:application/pdf;base64,JVBERi0="
 PNG = "data:image/png;base64,aGVsbG8="
 NOTE = "data:text/plain;base64,aGVsbG8="
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
+CLOSED = {**SCHEMA, "additionalProperties": False}
 FUNCTION = {"name": "weather", "description": "Tells it", "parameters": SCHEMA}
 TOOL = {"type": "function", "function": FUNCTION}
 CALL = {
@@ -83,7 +84,7 @@ def text(words: str, **fields: Any) -> dict[str, Any]:
             },
             {
                 "output_config": {
-                    "format": {"type": "json_schema", "schema": {**SCHEMA, "description": "D"}}
+                    "format": {"type": "json_schema", "schema": {**CLOSED, "description": "D"}}
                 }
             },
         ),
@@ -186,6 +187,22 @@ def test_an_assistant_that_said_nothing_is_left_out() -> None:
     assert message == {"role": "user", "content": [text("Hello"), text("Hello")]}
 
 
+def test_blank_texts_are_left_out_beside_others() -> None:  # as models write before a call
+    calls = {"role": "assistant", "content": "\n\n", "tool_calls": [CALL]}
+    parts = {"role": "user", "content": [text(" "), text("a"), text("")]}
+    messages = said(HELLO, calls, parts)["messages"]
+    assert [message["content"] for message in messages[1:]] == [[USE], "a"]
+    assert said({"role": "user", "content": [text(" ")]})["messages"][0]["content"] == " "
+
+
+def test_ids_of_other_models_calls_are_told_as_anthropic_takes_them() -> None:
+    calls = {"role": "assistant", "tool_calls": [{**CALL, "id": "functions.weather:0"}]}
+    result = {"role": "tool", "tool_call_id": "functions.weather:0", "content": "9 C"}
+    _, use, told = said(HELLO, calls, {**result, "name": "weather"})["messages"]
+    assert use["content"][0]["id"] == "functions_2e_weather_3a_0"
+    assert told["content"][0]["tool_use_id"] == use["content"][0]["id"]
+
+
 def test_the_results_of_parallel_tools_are_one_message() -> None:
     result = {"role": "tool", "tool_call_id": "call_1", "content": "9 C"}
     other = {"role": "tool", "tool_call_id": "call_2", "content": "noon"}
@@ -225,6 +242,43 @@ def test_a_budget_for_thinking_is_less_than_the_limit_on_the_output() -> None:
     assert thinking["budget_tokens"] == 1_999
     with pytest.raises(UnsupportedParameter, match="max_tokens must be more"):
         asked(BUDGETED, reasoning_effort="low", max_tokens=1_024)
+
+
+def test_thinking_does_not_begin_amid_the_use_of_tools() -> None:
+    calls = {"role": "assistant", "content": "Wait.", "tool_calls": [CALL]}
+    result = {"role": "tool", "tool_call_id": "call_1", "content": "9 C"}
+
+    def thinking(model: str, *messages: Any) -> Any:
+        given = asked(model, reasoning_effort="low", messages=[HELLO, *messages])
+        return given.get("thinking", {}).get("type")
+
+    assert thinking(BUDGETED, calls, result) is None
+    assert thinking(BUDGETED, {**calls, "thinking_blocks": [THOUGHT]}, result) == "enabled"
+    assert thinking(BUDGETED, calls, result, {"role": "assistant", "content": "9."}, HELLO) == (
+        "enabled"
+    )
+    assert thinking(BUDGETED, {"role": "assistant", "content": "Hi"}, HELLO) == "enabled"
+    assert thinking(MODEL, calls, result) == "adaptive"
+
+
+def test_objects_of_a_schema_are_closed_where_it_does_not_say() -> None:
+    inner = {"type": "object", "properties": {"type": {"type": "string"}}}
+    schema = {
+        "type": "object",
+        "properties": {"properties": {"type": "array", "items": inner}},
+        "$defs": {"One": {"anyOf": [inner, {"type": "object", "additionalProperties": True}]}},
+        "enum": [{"type": "object", "properties": {}}],
+    }
+    wanted = {"type": "json_schema", "json_schema": {"name": "w", "schema": schema}}
+    found = asked(response_format=wanted)["output_config"]["format"]["schema"]
+    shut = {**inner, "additionalProperties": False}
+    assert found == {
+        **schema,
+        "additionalProperties": False,
+        "properties": {"properties": {"type": "array", "items": shut}},
+        "$defs": {"One": {"anyOf": [shut, {"type": "object", "additionalProperties": True}]}},
+    }
+    assert "additionalProperties" not in schema  # it is the client's
 
 
 def test_there_always_is_a_limit_on_the_output() -> None:
@@ -372,6 +426,13 @@ def test_thinking_is_told_as_text_and_with_its_signature() -> None:
     # It can be sent back as it came.
     [sent] = said(choice["message"])["messages"]
     assert sent["content"] == [THOUGHT, HIDDEN, text("A")]
+
+
+def test_thinking_without_a_signature_may_be_sent_back() -> None:
+    for thought in ({**THOUGHT, "signature": ""}, {"type": "thinking", "thinking": "Hm."}):
+        answer = {"role": "assistant", "content": "A", "thinking_blocks": [thought]}
+        [message] = said(answer)["messages"]
+        assert message["content"] == [{**THOUGHT, "signature": ""}, text("A")]
 
 
 def test_the_words_of_a_refusal_are_told() -> None:

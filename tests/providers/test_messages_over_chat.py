@@ -12,13 +12,19 @@ from anthropic.types import Message
 from webapp.errors import UnsupportedParameter
 from webapp.llm.messages import Answer, Usage
 from webapp.providers.translation.messages_over_chat.answer import EventWriter, to_message
-from webapp.providers.translation.messages_over_chat.request import max_tokens_of, to_chat
+from webapp.providers.translation.messages_over_chat.request import (
+    full_names,
+    max_tokens_of,
+    to_chat,
+)
 
 MODEL = "gpt-5"
 HELLO = {"role": "user", "content": "Hello"}
 MARK = {"type": "ephemeral"}
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
 TOOL = {"name": "weather", "description": "Tells it", "input_schema": SCHEMA}
+LONG = f"mcp__a_server_with_a_long_name__{'weather_' * 8}"
+NAMES = full_names({"tools": [{"name": LONG}, {"name": "weather"}]})
 FUNCTION = {
     "type": "function",
     "function": {"name": "weather", "description": "Tells it", "parameters": SCHEMA},
@@ -55,7 +61,7 @@ def schema(name: str = "output_config") -> dict[str, Any]:
 FORMAT = {
     "response_format": {
         "type": "json_schema",
-        "json_schema": {"name": "answer", "strict": True, "schema": SCHEMA},
+        "json_schema": {"name": "answer", "schema": SCHEMA},
     }
 }
 
@@ -116,6 +122,29 @@ FORMAT = {
 )  # fmt: skip
 def test_a_parameter_is_carried_over(fields: Any, carried: dict[str, Any]) -> None:
     assert asked(**fields) == {"messages": [HELLO]} | carried
+
+
+@pytest.mark.parametrize(
+    ("fields", "strict"),
+    [
+        ({}, False),  # an object that is open
+        ({"additionalProperties": False}, False),  # a field that may be missing
+        ({"additionalProperties": False, "required": ["city"]}, True),
+        ({"additionalProperties": False, "required": ["city"], "allOf": [{}]}, False),
+        (
+            {
+                "additionalProperties": False,
+                "required": ["city"],
+                "$defs": {"A": {"type": ["object", "null"]}},
+            },
+            False,
+        ),
+    ],
+)
+def test_a_schema_is_strict_where_openai_takes_it_so(fields: Any, strict: bool) -> None:
+    wanted = {"type": "json_schema", "schema": {**SCHEMA, **fields}}
+    told = asked(output_config={"format": wanted})["response_format"]["json_schema"]
+    assert told.get("strict", False) == strict
 
 
 def tool_result(**fields: Any) -> dict[str, Any]:
@@ -186,6 +215,12 @@ def test_the_system_prompt_comes_first() -> None:
     assert asked(system=[])["messages"] == [HELLO]
 
 
+def test_what_differs_in_each_request_of_claude_code_does_not_begin_the_prompt() -> None:
+    attribution = text("x-anthropic-billing-header: cc_version=2.1.280.f2b; cch=e8bf2;")
+    [system, _] = asked(system=[attribution, text("Be brief.")])["messages"]
+    assert system == {"role": "system", "content": "Be brief."}
+
+
 @pytest.mark.parametrize(
     ("fields", "parameter"),
     [
@@ -247,7 +282,7 @@ def whole(answered: dict[str, Any], reason: str | None, **fields: Any) -> dict[s
         "usage": COUNTS, "service_tier": "default", **fields,
     }  # fmt: skip
     answer = Answer("", MODEL, "openai", COUNTED, body=json.dumps(body))
-    written: dict[str, Any] = json.loads(to_message(answer, MODEL))
+    written: dict[str, Any] = json.loads(to_message(answer, MODEL, NAMES))
     Message.model_validate(written)
     return written
 
@@ -277,7 +312,7 @@ def deltas(answered: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def streamed(chunks: list[str]) -> list[dict[str, Any]]:
-    writer = EventWriter(MODEL)
+    writer = EventWriter(MODEL, lambda: 9, NAMES)
     written = [event for one in chunks for event in writer.take(one)]
     return [json.loads(event) for event in [*written, *writer.end(COUNTED)]]
 
@@ -335,6 +370,14 @@ def test_an_answer_is_the_same_whole_and_streamed(
     assert [event["type"] for event in events[-2:]] == ["message_delta", "message_stop"]
 
 
+def test_a_stream_begins_with_an_estimate_of_its_input_and_ends_with_the_truth() -> None:
+    counted = json.dumps({"choices": [], "usage": COUNTS})
+    begun, *_, last, _ = streamed([chunk({"content": "Hi"}), chunk({}, "stop"), counted])
+    assert begun["message"]["usage"]["input_tokens"] == 9
+    told = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+    assert sum(last["usage"][name] for name in told) == COUNTS["prompt_tokens"]
+
+
 def test_blocks_are_opened_and_closed_one_after_the_other() -> None:
     answered = {"content": "So.", "reasoning_content": "Hm.", "tool_calls": [CALL]}
     events = streamed([*map(chunk, deltas(answered)), chunk({}, "tool_calls")])
@@ -361,6 +404,51 @@ def test_the_fragments_of_parallel_calls_may_come_in_turns() -> None:
     found = joined(streamed(turns))
     assert [block.get("input") for block in found["content"]] == [
         {"city": "Bern"}, {"city": "Oslo"}, None,
+    ]  # fmt: skip
+
+
+def test_names_of_tools_are_shortened_for_openai_and_told_in_full() -> None:
+    sent = asked(
+        tools=[{**TOOL, "name": LONG}, TOOL],
+        tool_choice={"type": "tool", "name": LONG},
+        messages=[HELLO, {"role": "assistant", "content": [{**USE, "name": LONG}]}, HELLO],
+    )
+    [short, kept] = [tool["function"]["name"] for tool in sent["tools"]]
+    assert len(short) == 64
+    assert kept == "weather"
+    assert sent["tool_choice"]["function"]["name"] == short
+    assert sent["messages"][1]["tool_calls"][0]["function"]["name"] == short
+    call = {**CALL, "function": {**CALL["function"], "name": short}}
+    [block] = whole({"tool_calls": [call]}, "tool_calls")["content"]
+    assert block["name"] == LONG
+    parts = [*map(chunk, deltas({"tool_calls": [call]})), chunk({}, "tool_calls")]
+    assert joined(streamed(parts))["content"][0]["name"] == LONG
+
+
+def test_calls_with_one_index_are_told_apart_by_their_ids() -> None:
+    def fragment(arguments: str, **fields: Any) -> dict[str, Any]:
+        name = {"name": "weather"} if fields else {}
+        return {"index": 0, **fields, "function": {"arguments": arguments, **name}}
+
+    parts = [
+        fragment('{"city": ', id="a"),
+        fragment('"Bern"}', id="a"),  # a name may come with each fragment
+        fragment('{"city": ', id="b"),
+        fragment('"Oslo"}'),
+    ]
+    found = joined(streamed([chunk({"tool_calls": [one]}) for one in parts] + [chunk({}, "stop")]))
+    assert [(block["id"], block["input"]) for block in found["content"]] == [
+        ("a", {"city": "Bern"}), ("b", {"city": "Oslo"}),
+    ]  # fmt: skip
+
+
+def test_blanks_amid_a_call_do_not_end_it() -> None:
+    begun = {**CALL, "index": 0, "function": {"name": "weather", "arguments": '{"city": '}}
+    rest = {"index": 0, "function": {"arguments": '"Bern"}'}}
+    parts = [{"tool_calls": [begun]}, {"content": "\n"}, {"tool_calls": [rest]}, {"content": "So"}]
+    found = joined(streamed([*map(chunk, parts), chunk({}, "tool_calls")]))
+    assert [block.get("input", block.get("text")) for block in found["content"]] == [
+        {"city": "Bern"}, "So",
     ]  # fmt: skip
 
 

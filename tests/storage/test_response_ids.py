@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -13,17 +11,6 @@ from webapp.errors import NotFound, StoreUnavailable
 from webapp.storage.database import Database
 from webapp.storage.response_ids import KEPT_FOR, ResponseIds, expired, responses
 from webapp.storage.retention import Retention
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    url = f"sqlite:///{tmp_path}/weir.db"
-    if request.param == "postgresql":
-        url = request.getfixturevalue("empty_database").replace("://", "+psycopg://")
-    made = Database(url)
-    made.write(lambda connection: responses.create(connection))
-    yield made
-    made.engine.dispose()
 
 
 def known(ids: ResponseIds, response_id: str, key_id: int) -> bool:

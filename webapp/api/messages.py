@@ -43,20 +43,30 @@ def to_model_request(body: dict[str, Any]) -> ModelRequest:
         native=False,
         stream=stream,
         headers=_headers(),
-        cacheable=not any(body.get(name) for name in STATEFUL),
+        cacheable=not _acts_on_server(body),
     )
 
 
+def _acts_on_server(body: dict[str, Any]) -> bool:
+    """Whether the request is about the provider's state, and not only about its answer."""
+    # No output: it is there to fill the provider's prompt cache.
+    return body.get("max_tokens") == 0 or any(body.get(name) for name in STATEFUL)
+
+
 def check(body: dict[str, Any]) -> None:
-    """Raise ModelNotAllowed for `fallbacks` to models that this key may not use."""
-    fallbacks = body.get("fallbacks")
+    """Raise ModelNotAllowed where other models take part that this key may not use: those of
+    `fallbacks`, and of tools that are models."""
     principal: Principal = g.principal
-    if not fallbacks or principal.allowance.models is None:
+    if principal.allowance.models is None:
         return
-    models = fallbacks if isinstance(fallbacks, list) else [fallbacks]
-    names = [one.get("model") if isinstance(one, dict) else None for one in models]
-    if not all(isinstance(name, str) and principal.allowance.allows_model(name) for name in names):
-        raise ModelNotAllowed("This API key is not allowed to use all models of fallbacks.")
+    fallbacks, tools = body.get("fallbacks"), body.get("tools")
+    listed = fallbacks if isinstance(fallbacks, list) else [fallbacks] if fallbacks else []
+    named = {"fallbacks": [one.get("model") if isinstance(one, dict) else None for one in listed]}
+    advisors = [one for one in tools if isinstance(one, dict)] if isinstance(tools, list) else []
+    named["tools"] = [one["model"] for one in advisors if one.get("model") is not None]
+    for field, names in named.items():
+        if not all(isinstance(n, str) and principal.allowance.allows_model(n) for n in names):
+            raise ModelNotAllowed(f"This API key is not allowed to use all models of {field}.")
 
 
 def _headers() -> dict[str, str]:

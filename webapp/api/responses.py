@@ -119,7 +119,7 @@ def _passed_on(
     """The answer of the provider that keeps the response."""
     query = urlencode([pair for pair in request.args.items(multi=True) if pair[0] in names])
     below = f"{quote(response_id, safe='')}{path}{'?' if query else ''}{query}"
-    options = answers.call_options(None, streamed=False)
+    options = answers.call_options(None, streamed=False, counted=False)
     gateway = services().gateway
     provider, body = gateway.stored_response(method, response_id, below, options)
     request_context.current().cost_usd = 0.0

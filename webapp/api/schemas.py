@@ -113,7 +113,11 @@ class CountTokensBody(Schema):
 
 
 class MessagesBody(CountTokensBody):
-    max_tokens = StrictInteger(required=True)
+    max_tokens = StrictInteger(
+        required=True,
+        validate=validate.Range(min=0),
+        metadata={"minimum": 1, "description": "With a Claude also 0, to fill its prompt cache."},
+    )
     stream = StrictBoolean(allow_none=True, metadata=STREAM)
 
 

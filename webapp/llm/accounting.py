@@ -22,13 +22,14 @@ from webapp.llm.messages import Answer, ModelRequest, Usage
 from webapp.llm.ports import CallObserver, Ledger, Observer, Price, Prices
 from webapp.llm.routing import Route, Target, circuit_name
 from webapp.llm.stream_usage import StreamUsage, unseen_tokens
-from webapp.llm.tokens import estimate_input_tokens
+from webapp.llm.tokens import byte_length, estimate_input_tokens
 from webapp.threads import run_in_thread
 
 # Lengths of the ledger's columns.
 MAX_MODEL_LENGTH = 256
 MAX_MESSAGE_LENGTH = 1000
 MAX_TARGETS = 10_000
+MOST_BYTES_PER_TOKEN = 32  # of ordinary texts
 MAX_NANO = 10**15  # of one call: the ledger's columns must hold the sums of many
 
 
@@ -73,7 +74,7 @@ class CostTracker:
         tier: str | None = None,
     ) -> None:
         limited = billing.has_budget or billing.tokens_per_minute is not None
-        check_numbers(request.body, strictly=limited)
+        check_numbers(request, strictly=limited)
         self.billing = billing
         self.total_tokens = 0
         self.settled_usage: Usage | None = None
@@ -272,7 +273,17 @@ class CallAccounting:
 
     def _estimate(self, output_tokens: int) -> Usage:
         most = self._at_most_the_ceiling(output_tokens)
+        told = self.stream_usage.input()
+        if told and self._is_all_input(told):
+            return replace(told, output_tokens=most, output_reported=False)
         return Usage(self._costs.input_tokens, most, estimated=True)
+
+    def _is_all_input(self, told: Usage) -> bool:
+        """Whether what the first event told is the whole input: tools of the provider's add to it,
+        and some servers begin with a number that stands for nothing."""
+        found = self._costs.input
+        least = sum(map(byte_length, found.texts)) // MOST_BYTES_PER_TOKEN
+        return told.input_tokens >= least and not found.runs_tools
 
     def _at_most_the_ceiling(self, output_tokens: int) -> int:
         return min(output_tokens, self._costs.output_tokens)
@@ -287,7 +298,9 @@ class CallAccounting:
         if self._settled:
             return
         self._settled = True
-        nano = 0 if state is CallState.FAILED else self._cost(usage)
+        # Of a call that was cut, the input may be known.
+        exact = not usage.estimated or (usage.input_reported and state is not CallState.SETTLED)
+        nano = 0 if state is CallState.FAILED else self._cost(usage, exact=exact)
         self._tracker.add(usage, nano)
         known = error if isinstance(error, WeirError) else None
         words = known.provider_message if known else None
@@ -305,8 +318,8 @@ class CallAccounting:
         self._ledger.settle(self._call_id, settlement)
         self.observer.finished(settlement, model)
 
-    def _cost(self, usage: Usage) -> int | None:
-        if usage.estimated:
+    def _cost(self, usage: Usage, *, exact: bool) -> int | None:
+        if not exact:
             return self._costs.of_estimate(usage)
         nano = self._costs.of_reported(usage)
         if nano is None and self._tracker.billing.has_budget:

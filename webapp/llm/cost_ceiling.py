@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 from webapp.errors import ValidationError
 from webapp.llm.messages import ModelRequest, Usage
@@ -32,6 +31,7 @@ STANDARD = "standard"
 STANDARD_NAMES = frozenset({"default", "on_demand", "standard", "standard_only"})
 NAMED_TIERS = frozenset({"flex", "priority", "batch"})
 PRICED_MODALITIES = ({"text"}, {"audio"}, {"text", "audio"})
+US_TIER = "us"  # inference in the US alone, at Anthropic
 UNKNOWN_TIER = "unknown"  # costs as the dearest tier
 ONE_OF_EACH = Usage(1, 1)
 
@@ -70,9 +70,12 @@ class Demand:
         numbers = {name: body[name] for name in body.keys() & NUMBERS if whole_number(body[name])}
         self.choices = _largest(numbers, CHOICES) or 1
         self.named_max_output = _largest(numbers, limits)
+        if request.operation == "messages" and body.get("max_tokens") == 0:
+            self.named_max_output = 0  # the request only fills the prompt cache
         self.max_output = _largest(numbers, (*OUTPUT_LIMITS, *OTHER_OUTPUT_LIMITS))
         self.limits_output = any(body.get(name) is not None for name in limits)
         self.service_tier = body.get("service_tier")
+        self.in_us = body.get("inference_geo") == US_TIER
         modalities = body.get("modalities")
         self.modalities = set(map(str, modalities)) if isinstance(modalities, list) else {"text"}
         self._body = body
@@ -87,13 +90,14 @@ class Demand:
         `answered` are those of earlier answers to requests that named none.
         """
         named = self.service_tier
+        standard = US_TIER if self.in_us else STANDARD
         if named is None:
-            return frozenset({STANDARD, *answered})
+            return frozenset({standard, *answered})
         if not isinstance(named, str):
             return None
         name = named.lower()
         if name in STANDARD_NAMES:
-            return frozenset({STANDARD})
+            return frozenset({standard})
         # A provider may serve it at the standard tier after all.
         return frozenset({STANDARD, name, *answered}) if name in NAMED_TIERS else None
 
@@ -189,7 +193,9 @@ class TargetCosts:
         if found.hidden and self.price.context is None:
             return f"The input of {found.hidden} has no known limit with model {model}"
         if self.tiers and not self.price.has_rates(self.tiers):
-            return f"Service tier {self._demand.service_tier!r} of model {model} has no price"
+            named = self._demand.service_tier
+            asked = "inference_geo" if self._demand.in_us else f"Service tier {named!r}"
+            return f"{asked} of model {model} has no price"
         return None
 
     def of_reported(self, usage: Usage) -> int | None:
@@ -271,18 +277,18 @@ class TargetCosts:
         return max(cost for cost in costs if cost is not None)
 
 
-def check_numbers(body: Mapping[str, Any], *, strictly: bool) -> None:
+def check_numbers(request: ModelRequest, *, strictly: bool) -> None:
     """Refuse numbers that decide about the cost and that providers may read in another way.
 
-    `strictly` refuses 0 and negative ones, too, which mean "no limit" to some servers. Raises
-    ValidationError.
+    `strictly` refuses 0 and negative ones, too, which mean "no limit" to some servers. In Messages,
+    `max_tokens: 0` means no output. Raises ValidationError.
     """
-    wrong = {}
+    wrong, least = {}, {"max_tokens": 0} if request.operation == "messages" else {}
     for name in NUMBERS:
-        value = body.get(name)
+        value = request.body.get(name)
         if value is not None and type(value) is not int:
             wrong[name] = ["Must be a whole number."]
-        elif value is not None and strictly and value < 1:
+        elif value is not None and strictly and value < 1 and value != least.get(name):
             wrong[name] = ["Must be at least 1."]
     if wrong:
         raise ValidationError(f"The request is not valid: {', '.join(wrong)}.", details=wrong)

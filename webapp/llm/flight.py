@@ -351,8 +351,9 @@ class Flights:
             return True
         elif kind == "error":
             # An earlier version writes fewer values.
-            name, message, retry_after, details, target = [*values, None, None][:5]
+            name, message, retry_after, details, target, said = [*values, None, None, None][:6]
             error = SHARED_ERRORS[name](message, retry_after=retry_after, details=details)
+            error.provider_status, error.provider_message = said or (None, None)
             flight.target = target
             flight.finish(error)
             return True
@@ -408,7 +409,8 @@ def _error_entry(error: WeirError, target: tuple[str, str] | None) -> list[Any] 
     """The entry of an error; None if it is not shared with followers."""
     if not is_shared(error):
         return None
-    return ["error", error.name, error.message, error.retry_after, error.details, target]
+    said = [error.provider_status, error.provider_message]
+    return ["error", error.name, error.message, error.retry_after, error.details, target, said]
 
 
 def _last_entries(flight: Flight, end: list[Any] | None) -> list[Any]:

@@ -43,8 +43,8 @@ SERVICES = {
     "container", "enable_search", "fallbacks", "mcp_servers", "models", "plugins",
     "search_parameters",
 }  # fmt: skip
-# Parameters with a price of their own, and the values that have none.
-SURCHARGED = {"inference_geo": {None, "global"}, "speed": {None, "standard"}}
+# Parameters with a price of their own, and the values that have none, or one of a service tier.
+SURCHARGED = {"inference_geo": {None, "global", "us"}, "speed": {None, "standard"}}
 # The beginnings of the types of tools that the client runs itself.
 CLIENT_TOOLS = (
     "apply_patch", "bash", "browser_toolset", "computer", "custom", "function", "local_shell",
@@ -108,6 +108,8 @@ class RequestInput:
     """How many parts of the input are such."""
     unpriced: str | None = None
     """The path of something whose price is not known."""
+    runs_tools: bool = False
+    """Whether the provider runs tools for it, whose results are input too."""
     cache_ttl: str | None = None
     """The longest time for which the provider is asked to cache the input: `5m` or `1h`."""
 
@@ -232,6 +234,7 @@ class _Reading:
         bounds = [whole_number(tool.get("max_uses")), self._max_tool_calls]
         known = [bound for bound in bounds if bound]
         self._hide(path)
+        self.input.runs_tools = True
         if kind.startswith("web_search") and known:
             self.input.searches += min(known)
         elif not kind.startswith(TOOLS_WITHOUT_FEE):

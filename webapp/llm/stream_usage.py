@@ -24,12 +24,14 @@ def unseen_tokens(seconds: float) -> int:
 class StreamUsage:
     """`tokens` is an upper bound: no tokenizer makes more tokens of a text than it has bytes.
 
-    `on_chunk` is called for each chunk that has a text.
+    `on_chunk` is called for each chunk that has a text. `input` returns the usage as the provider
+    told it before the output, if it did: only its input counts.
     """
 
     on_chunk: Callable[[], None]
     tokens: int = 0
     usage: Usage | None = None
+    input: Callable[[], Usage | None] = lambda: None
     _began_at: float = field(default_factory=time.monotonic, init=False)
     _first_at: float | None = field(default=None, init=False)
     _hidden_since: float | None = field(default=None, init=False)

@@ -14,9 +14,11 @@ STANDARD = "standard"
 STANDARD_NAMES = frozenset({"", "default", "standard", "on_demand"})
 # Tiers that cost at most as much as the standard one; and those that are dearer.
 CHEAPER_TIERS = frozenset({"flex", "batch"})
-DEARER_TIERS = frozenset({"priority", "ultrafast", "performance"})
+DEARER_TIERS = frozenset({"priority", "ultrafast", "performance", "us"})
 # What Anthropic charges for writing to its cache, for 5 minutes and 1 hour: multiples of the input.
 CLAUDE_WRITE_FACTORS = (1_250_000_000, 2 * NANO)
+# What it charges for inference in the US alone (`inference_geo`), as a tier of that name.
+CLAUDE_TIERS = {"us.factor": 1_100_000_000}
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +150,11 @@ def make_price(
 ) -> Price:
     """The price that an entry describes.
 
-    `claude`: writing to the cache costs as at Anthropic, if the entry does not say what it costs.
+    `claude`: writing to the cache, and inference in the US alone, cost as at Anthropic, if the
+    entry does not say what they cost.
     `regional`: the call goes to the maker's host of a region, which may cost more.
     """
+    entry = CLAUDE_TIERS | dict(entry) if claude else entry
     limits = {int(found[2] or -1) for name in entry if (found := TIER_RATE.fullmatch(name))}
     tiers = {STANDARD}.union(
         found[1]

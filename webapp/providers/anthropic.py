@@ -5,6 +5,7 @@ Requests of that format and their answers are passed on unchanged, with all thei
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Generator
 from datetime import datetime
 from functools import cached_property, partial
@@ -33,6 +34,7 @@ VERSION = "2023-06-01"
 COUNT_TIMEOUT = 10.0  # seconds
 # What servers answer that do not count tokens.
 NOT_SERVED = {404, 405, 501}
+CLAUDE = "claude"
 PASSED_ON = ("anthropic-version", "anthropic-beta")
 
 
@@ -116,7 +118,7 @@ class AnthropicProvider(BaseProvider):
 
     def count_tokens(self, request: ModelRequest, model: str) -> str | None:
         note, headers = partial(self.limits.note, model), _passed_on(request)
-        body = {"model": model, **request.body}
+        body = _body(request, model)
         seconds = min(self._timeout, COUNT_TIMEOUT)
         with self._recording():
             try:
@@ -171,7 +173,8 @@ def _body(request: ModelRequest, model: str) -> dict[str, Any]:
     body = {"model": model, **request.body}
     if request.native:
         body.pop("temperature", None)
-    if isinstance(messages := body.get("messages"), list):
+    # Other models do not sign what they think, and may want it back.
+    if CLAUDE in model.lower() and isinstance(messages := body.get("messages"), list):
         body["messages"] = _without_unsigned_thinking(messages)
     return body
 
@@ -179,7 +182,7 @@ def _body(request: ModelRequest, model: str) -> dict[str, Any]:
 def _without_unsigned_thinking(messages: list[Any]) -> list[Any]:
     """The messages without thinking of other makers' models (translation/messages_over_chat).
 
-    Nobody signed it, and Anthropic refuses such a request.
+    Nobody signed it, and a Claude refuses such a request.
     """
     if not any(_is_unsigned(block) for message in messages for block in _blocks(message)):
         return messages
@@ -214,8 +217,9 @@ def _added(request: ModelRequest) -> Added:
 def _listed(model: dict[str, Any]) -> dict[str, Any]:
     """A model of Anthropic's list in OpenAI's format."""
     created = 0
-    if isinstance(created_at := model.get("created_at"), str):
-        created = int(datetime.fromisoformat(created_at).timestamp())
+    # Another server's date must not hide its models.
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        created = int(datetime.fromisoformat(model.get("created_at")).timestamp())  # type: ignore[arg-type]
     known = {
         "display_name": model.get("display_name"),
         "max_input_tokens": model.get("max_input_tokens"),

@@ -6,6 +6,8 @@ Answers and events are passed on to clients as they came.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from webapp import json_codec
@@ -19,7 +21,7 @@ from webapp.llm.messages import Answer, Chunk, ModelRequest, Usage
 from webapp.llm.stream_usage import StreamUsage
 from webapp.providers.answers import CUT, malformed_as_provider_failed
 from webapp.providers.reported_errors import read_error, translate_reported, translate_status
-from webapp.providers.translation.usage import merged
+from webapp.providers.translation.usage import merged, to_chat_usage
 from webapp.providers.usage import generated_text, read_usage
 
 # Blocks whose beginning says nothing yet.
@@ -108,6 +110,9 @@ class MessageReader:
                 usage = message.get("usage")
                 started = {**usage, "output_tokens": None} if isinstance(usage, dict) else {}
                 self._counts = merged(self._counts, started)
+                self._stream_usage.input = partial(
+                    _input_of, self._counts, self._request, self._model
+                )
             case "content_block_start":
                 block = event["content_block"]
                 text, generated = _text(block), generated_text(block)
@@ -143,6 +148,14 @@ class MessageReader:
     def _usage(self) -> Usage:
         generated = "".join(self._generated)
         return read_usage(self._counts, self._request, self._model, generated, None)
+
+
+def _input_of(counts: dict[str, Any], request: ModelRequest, model: str) -> Usage | None:
+    """The usage before the output, if the first event of a stream told it."""
+    if not to_chat_usage(counts):
+        return None
+    usage = read_usage(counts | {"output_tokens": 0}, request, model, "", None)
+    return replace(usage, estimated=True, input_reported=True)
 
 
 def events_of(message: dict[str, Any]) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import gevent
 
-from webapp.llm.cost_ceiling import STANDARD, STANDARD_NAMES, UNKNOWN_TIER
+from webapp.llm.cost_ceiling import STANDARD, STANDARD_NAMES, UNKNOWN_TIER, US_TIER
 from webapp.llm.messages import ModelRequest, Usage
 from webapp.llm.request_input import RequestInput, always_searches, read_input, whole_number
 from webapp.llm.tokens import most_tokens
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 LOAD_RETRY_DELAY = 3600.0
 LONG = 2_000  # characters; counting more than that in the event loop would stall streams
 MAX_TOKEN_COUNT = 1_000_000_000  # in one call; a larger number is not a valid count
+NO_REGION = {None, "global", "not_available"}
 TIER = re.compile(r"[a-z0-9_.-]{1,20}")
 # Fields of a message that the model did not generate, or not as tokens of text.
 NOT_GENERATED = {
@@ -82,7 +83,7 @@ def read_usage(
         audio_input_tokens=min(reported.audio_input, input_tokens - written),
         audio_output_tokens=min(reported.audio_output, output_tokens),
         web_searches=0 if embeds else _searches(reported, body, model),
-        service_tier=_tier(service_tier) or _tier(reported.raw("service_tier")),
+        service_tier=_tier(service_tier) or reported.tier,
         input_reported=estimated and input_reported,
         output_reported=estimated and output_reported,
     )
@@ -141,6 +142,14 @@ class _Reported:
 
     def raw(self, name: str) -> Any:
         return self._usage.get(name)
+
+    @property
+    def tier(self) -> str | None:
+        """The service tier, or where Anthropic charges more for a region."""
+        tier, region = _tier(self.raw("service_tier")), _tier(self.raw("inference_geo"))
+        if region in NO_REGION or tier not in {None, STANDARD}:
+            return tier
+        return US_TIER if region == US_TIER else UNKNOWN_TIER
 
     def tokens(self) -> tuple[int | None, int | None]:
         """All input and output tokens; None where the provider does not tell them."""

@@ -44,9 +44,10 @@ TYPES = {
 }
 
 LAST_EVENT = "message_stop"
+LAST = b'event: message_stop\ndata: {"type": "message_stop"}\n\n'
 # Of nearly all events, the type is the first field.
 TYPE = re.compile(r'\s*\{\s*"type"\s*:\s*"(\w+)"')
-NAME = re.compile(r"\w+")
+NAME = re.compile(r"[\w.:-]+")
 
 
 class AnthropicDialect:
@@ -80,17 +81,20 @@ class AnthropicEvents:
         # While the request is there: streams are written after it.
         self._request_id = request_context.current().request_id
         self._held = b""
+        self._stopped = False
 
     def chunk(self, chunk: Chunk) -> bytes:
         name = event_name(chunk.data)
         event = self._held + f"event: {name}\ndata: {chunk.data}\n\n".encode()
         self._held = b""
         if name == LAST_EVENT:
-            event, self._held = b"", event
+            event, self._held, self._stopped = b"", event, True
         return event
 
     def end(self, final: FinalAnswer, context: RequestContext) -> bytes:
-        return cost_comment(final) + self._held
+        # A server may leave the last event out: without it, SDKs have no whole message.
+        last = self._held if self._stopped else LAST
+        return cost_comment(final) + last
 
     def error(self, error: WeirError) -> bytes:
         envelope = _envelope(ANTHROPIC, error, self._request_id)

@@ -27,8 +27,11 @@ TYPES = {
     403: "permission_error",
     429: "rate_limit_error",
 }
-# By error name; these come first.
-TYPES_OF_ERRORS = {"BudgetExceeded": "insufficient_quota"}
+# By error name; these come first. After a 429 of another type Codex asks again.
+TYPES_OF_ERRORS = {
+    "BudgetExceeded": "insufficient_quota",
+    "SessionLimitExceeded": "insufficient_quota",
+}
 MAX_REASONS = 5  # of invalid fields, in a message
 
 

@@ -14,14 +14,20 @@ from typing import Protocol
 
 from webapp.errors import ProviderRefusedRequest
 from webapp.llm.messages import Answer, ModelRequest, Operation, Usage
+from webapp.llm.tokens import estimate_messages_tokens
 from webapp.providers.translation.chat_over_messages.answer import ChunkWriter, to_chat_answer
 from webapp.providers.translation.chat_over_messages.request import to_messages
 from webapp.providers.translation.composed import composed
 from webapp.providers.translation.messages_over_chat.answer import EventWriter, to_message
-from webapp.providers.translation.messages_over_chat.request import max_tokens_of, to_chat
+from webapp.providers.translation.messages_over_chat.request import (
+    full_names,
+    max_tokens_of,
+    to_chat,
+)
 from webapp.providers.translation.responses_over_chat.answer import ResponseWriter, to_response
 from webapp.providers.translation.responses_over_chat.request import max_tokens_of as max_output_of
 from webapp.providers.translation.responses_over_chat.request import to_chat as responses_to_chat
+from webapp.threads import run_in_thread
 
 # What a server of chat completions may not know, and can be left out.
 ADAPTABLE = frozenset({"reasoning_effort", "stream_options", "verbosity"})
@@ -97,6 +103,11 @@ def _messages_as_chat(request: ModelRequest, model: str) -> ModelRequest:
     )
 
 
+def _input_of(request: ModelRequest) -> Callable[[], int]:
+    """Estimates the tokens of the input of Messages."""
+    return lambda: run_in_thread(lambda: estimate_messages_tokens(request.body))
+
+
 def _responses_as_chat(request: ModelRequest, model: str, *, claude: bool = False) -> ModelRequest:
     limit = max_output_of(request.body)
     body = responses_to_chat(request.body, model, claude=claude)
@@ -126,8 +137,8 @@ TRANSLATIONS: dict[tuple[Operation, Operation], Translation] = {
     ("chat/completions", "messages"): CHAT_OVER_MESSAGES,
     ("messages", "chat/completions"): Translation(
         _messages_as_chat,
-        lambda answer, _, model: to_message(answer, model),
-        lambda _, model: EventWriter(model),
+        lambda answer, request, model: to_message(answer, model, full_names(request.body)),
+        lambda request, model: EventWriter(model, _input_of(request), full_names(request.body)),
     ),
     ("responses", "chat/completions"): _responses_over_chat(claude=False),
     ("responses", "messages"): composed(

@@ -70,6 +70,7 @@ class ChunkWriter:
         self._counts: dict[str, Any] = {}
         self._reason: Any = None
         self._thoughts: dict[int, dict[str, Any]] = {}  # by the index of their blocks
+        self._thinking: dict[int, list[str]] = {}  # their texts so far
         self._thoughts_sent = 0
         self._calls: dict[int, int] = {}  # the numbers of the calls, by the index of their blocks
         self._without_arguments: dict[int, str] = {}  # the arguments that a block began with
@@ -110,8 +111,8 @@ class ChunkWriter:
             self._without_arguments[index] = json.dumps(given or {}, ensure_ascii=False)
             return [self._call({"index": number, **_call(block["id"], block["name"], "")})]
         if kind in THINKING:
-            self._thoughts[index] = dict(block)
             thinking = block.get("thinking")
+            self._begin_thought(index, dict(block))
             return [self._chunk({"reasoning_content": thinking})] if thinking else []
         text = block.get("text") if kind == "text" else None
         return [self._chunk({"content": text})] if text else []
@@ -121,23 +122,31 @@ class ChunkWriter:
             case "text_delta":
                 return [self._chunk({"content": delta["text"]})] if delta["text"] else []
             case "thinking_delta":
-                thought = self._thoughts.setdefault(index, {"type": "thinking", "thinking": ""})
                 thinking = delta["thinking"]
-                thought["thinking"] = thought.get("thinking", "") + thinking
+                self._begin_thought(index, {"type": "thinking", "thinking": ""})
+                self._thinking[index].append(thinking)
                 return [self._chunk({"reasoning_content": thinking})] if thinking else []
             case "signature_delta":
-                thought = self._thoughts.setdefault(index, {"type": "thinking", "thinking": ""})
-                thought["signature"] = delta["signature"]
+                self._begin_thought(index, {"type": "thinking", "thinking": ""})
+                self._thoughts[index]["signature"] = delta["signature"]
             case "input_json_delta" if index in self._calls and delta["partial_json"]:
                 self._without_arguments.pop(index, None)
                 arguments = {"arguments": delta["partial_json"]}
                 return [self._call({"index": self._calls[index], "function": arguments})]
         return []
 
+    def _begin_thought(self, index: Any, block: dict[str, Any]) -> None:
+        if index not in self._thoughts:
+            self._thoughts[index] = block
+            self._thinking[index] = [block.get("thinking") or ""]
+
     def _stop(self, index: Any) -> list[str]:
         if index in self._thoughts:
             number, self._thoughts_sent = self._thoughts_sent, self._thoughts_sent + 1
             thought = {"index": number, **self._thoughts.pop(index)}
+            thinking = "".join(self._thinking.pop(index))
+            if "thinking" in thought or thinking:
+                thought["thinking"] = thinking
             return [self._chunk({"thinking_blocks": [thought]})]
         if index in self._without_arguments:
             # An empty text would be no JSON.

@@ -30,6 +30,7 @@ from webapp.providers.translation.fields import (
     only,
     wrong,
 )
+from webapp.providers.translation.schemas import closed
 
 SUPPORTED = {
     "cache_control", "max_completion_tokens", "max_tokens", "messages", "parallel_tool_calls",
@@ -52,6 +53,8 @@ BUDGETED_MODEL = re.compile(
 )
 BUDGETS = {"low": 1_024, "medium": 4_096, "high": 8_192, "xhigh": 16_384, "max": 32_768}
 TIERS = {"auto": "auto", "default": "standard_only", "standard_only": "standard_only"}
+THINKING = {"thinking", "redacted_thinking"}
+NOT_IN_IDS = re.compile(r"[^a-zA-Z0-9_-]")
 DATA_URL = re.compile(r"data:([\w.+/-]+)((?:;[\w=.+-]+)*?)(;base64)?,", re.IGNORECASE)
 
 
@@ -77,7 +80,7 @@ def to_messages(body: Mapping[str, Any], model: str, output_cap: int | None) -> 
         "service_tier": _service_tier(body.get("service_tier")),
         "cache_control": _cache_control(body, ""),
         **_tools(body),
-        **_reasoning(body, model, max_tokens),
+        **_reasoning(body, model, max_tokens, messages),
     }
     if output_format := _format(body.get("response_format")):
         translated["output_config"] = {
@@ -108,7 +111,9 @@ def _service_tier(value: Any) -> str | None:
     return None if value is None else TIERS[value]
 
 
-def _reasoning(body: Mapping[str, Any], model: str, max_tokens: int) -> dict[str, Any]:
+def _reasoning(
+    body: Mapping[str, Any], model: str, max_tokens: int, messages: list[dict[str, Any]]
+) -> dict[str, Any]:
     """`thinking` in Anthropic's own words, or what `reasoning_effort` means to this model."""
     if given(body, "thinking"):
         if given(body, "reasoning_effort"):
@@ -126,6 +131,8 @@ def _reasoning(body: Mapping[str, Any], model: str, max_tokens: int) -> dict[str
     effort = EFFORTS[effort]
     if not BUDGETED_MODEL.search(model):
         return {"thinking": {"type": "adaptive"}, "output_config": {"effort": effort}}
+    if _has_called_without_thinking(messages):
+        return {}
     if max_tokens <= BUDGETS["low"]:
         raise UnsupportedParameter(
             "reasoning_effort",
@@ -133,6 +140,19 @@ def _reasoning(body: Mapping[str, Any], model: str, max_tokens: int) -> dict[str
         )
     budget = min(BUDGETS[effort], max_tokens - 1)
     return {"thinking": {"type": "enabled", "budget_tokens": budget}}
+
+
+def _has_called_without_thinking(messages: list[dict[str, Any]]) -> bool:
+    """Whether tools that answer now were called without thinking, which many clients do not send
+    back. Models that think within a budget refuse to begin to think then."""
+    for message in reversed(messages):
+        blocks = message["content"] if isinstance(message["content"], list) else []
+        kinds = [block["type"] for block in blocks]
+        if message["role"] == "assistant":
+            return "tool_use" in kinds and kinds[0] not in THINKING
+        if "tool_result" not in kinds:
+            return False
+    return False
 
 
 def _format(value: Any) -> dict[str, Any] | None:
@@ -146,7 +166,7 @@ def _format(value: Any) -> dict[str, Any] | None:
     path = "response_format.json_schema"
     described = an_object(wanted.get("json_schema"), path)
     only(described, {"name", "description", "schema", "strict"}, path)
-    schema = dict(an_object(described.get("schema"), f"{path}.schema"))
+    schema = closed(an_object(described.get("schema"), f"{path}.schema"))
     if given(described, "description"):
         schema.setdefault("description", a_text(described["description"], f"{path}.description"))
     return {"type": "json_schema", "schema": schema}
@@ -250,8 +270,7 @@ def _assistant(message: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
     calls = a_list(message.get("tool_calls") or [], f"{path}.tool_calls")
     content = message.get("content")
     if content is not None or not (calls or given(message, "refusal")):
-        # Anthropic refuses empty texts.
-        blocks += [block for block in _texts(content, path) if block["text"]]
+        blocks += [block for block in _texts(content, path) if block["text"].strip()]
     if given(message, "refusal"):
         blocks.append(_text(a_text(message["refusal"], f"{path}.refusal")))
     for position, value in enumerate(calls):
@@ -259,7 +278,12 @@ def _assistant(message: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
         function = call["function"]
         given_input = json.loads(function["arguments"])
         blocks.append(
-            {"type": "tool_use", "id": call["id"], "name": function["name"], "input": given_input}
+            {
+                "type": "tool_use",
+                "id": _tool_id(call["id"]),
+                "name": function["name"],
+                "input": given_input,
+            }
         )
     return blocks
 
@@ -275,7 +299,8 @@ def _thought(value: Any, path: str) -> dict[str, Any]:
     elif block.get("type") == "thinking":
         only(unnumbered, {"type", "thinking", "signature"}, path)
         a_text(block.get("thinking"), f"{path}.thinking")
-        a_text(block.get("signature"), f"{path}.signature", empty=False)
+        # Not all servers sign what they think.
+        unnumbered["signature"] = a_text(block.get("signature") or "", f"{path}.signature")
     else:
         raise wrong(f"{path}.type", "thinking or redacted_thinking")
     return unnumbered
@@ -285,7 +310,7 @@ def _tool_result(
     message: Mapping[str, Any], path: str, called: Mapping[str, str]
 ) -> dict[str, Any]:
     only(message, {"role", "name", "content", "tool_call_id", "cache_control"}, path)
-    id_ = a_text(message.get("tool_call_id"), f"{path}.tool_call_id", empty=False)
+    id_ = _tool_id(a_text(message.get("tool_call_id"), f"{path}.tool_call_id", empty=False))
     # Many clients repeat the function's name, which the call's id already tells.
     if given(message, "name") and message["name"] != called.get(id_):
         raise wrong(f"{path}.name", "the name of the function that the call with this id names")
@@ -293,6 +318,11 @@ def _tool_result(
     result = {"type": "tool_result", "tool_use_id": id_, "content": content}
     cache_control = _cache_control(message, path)
     return result | ({"cache_control": cache_control} if cache_control else {})
+
+
+def _tool_id(id_: str) -> str:
+    """The id of a call as Anthropic takes it: other models also use other characters."""
+    return NOT_IN_IDS.sub(lambda found: f"_{ord(found[0]):x}_", id_)
 
 
 def _texts(content: Any, path: str) -> list[dict[str, Any]]:
@@ -309,7 +339,9 @@ def _blocks(content: Any, path: str) -> list[dict[str, Any]]:
     if isinstance(content, str):
         return [_text(content)]
     parts = a_list(content, path, empty=False)
-    return [_part(part, f"{path}.{position}") for position, part in enumerate(parts)]
+    blocks = [_part(part, f"{path}.{position}") for position, part in enumerate(parts)]
+    # Anthropic refuses blank texts, which other models make and clients send back.
+    return [block for block in blocks if block.get("text", "-").strip()] or blocks[:1]
 
 
 def _part(value: Any, path: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from webapp import json_codec
@@ -23,12 +23,14 @@ STOP_REASONS = {
     "function_call": "tool_use",
     "content_filter": "refusal",
 }
-NONE_YET = Usage(0, 0)
 INVALID_ARGUMENTS = "invalid_arguments"  # the input of a call whose arguments are no object
 
 
-def to_message(answer: Answer, model: str) -> str:
-    """The JSON of a message. Of a chat.completion, only its first choice counts."""
+def to_message(answer: Answer, model: str, names: Mapping[str, str]) -> str:
+    """The JSON of a message. Of a chat.completion, only its first choice counts.
+
+    `names` are those of tools that the chat completion has under others.
+    """
     body = json.loads(answer.body)
     choice = body["choices"][0]
     said = choice.get("message") or {}
@@ -42,7 +44,7 @@ def to_message(answer: Answer, model: str) -> str:
             {
                 "type": "tool_use",
                 "id": call.get("id") or _id("toolu"),
-                "name": function["name"],
+                "name": names.get(function["name"], function["name"]),
                 "input": _input(function.get("arguments")),
             }
         )
@@ -61,16 +63,20 @@ class EventWriter:
     """Writes the chunks of one stream as events of Messages.
 
     Content comes in blocks, one at a time, so each other kind of content closes the last block.
+    `estimate` returns the tokens of the input: clients show those of the first event meanwhile.
+    `names` are those of tools that the chunks have under others.
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, estimate: Callable[[], int], names: Mapping[str, str]) -> None:
         self._model = model
+        self._estimate = estimate
+        self._names = names
         self._begun = False
         self._blocks = -1  # the index of the latest block
         self._open: str | int | None = None  # its kind, or the number of its call
-        self._calls = 0
-        self._known: set[Any] = set()  # the numbers of all calls
-        self._latest: Any = None
+        self._ids: dict[int, Any] = {}  # the ids of all calls, by their numbers
+        self._numbers: dict[Any, int] = {}  # of the latest call with each index
+        self._latest: int | None = None
         self._waiting: dict[Any, tuple[dict[str, Any], list[str]]] = {}
         self._refused = False
         self._reason: Any = None
@@ -94,7 +100,7 @@ class EventWriter:
         """The events after the last chunk."""
         said = {"refusal": self._refused}
         delta = {
-            "stop_reason": _stop_reason(self._reason, said, calls=bool(self._calls)),
+            "stop_reason": _stop_reason(self._reason, said, calls=bool(self._ids)),
             "stop_sequence": None,
         }
         told = to_message_usage(self._usage, self._tier, usage)
@@ -108,7 +114,7 @@ class EventWriter:
 
     def _start(self, chunk: Mapping[str, Any]) -> dict[str, Any]:
         self._begun = True
-        usage = to_message_usage(None, self._tier, NONE_YET)
+        usage = to_message_usage(None, self._tier, Usage(self._estimate(), 0))
         message = _head(chunk, self._model) | {
             "content": [],
             "stop_reason": None,
@@ -127,7 +133,8 @@ class EventWriter:
             thinking = {"type": "thinking", "thinking": "", "signature": ""}
             events += self._in_block("thinking", thinking)
             events.append(self._piece({"type": "thinking_delta", "thinking": reasoning}))
-        if text := text_of(dict(delta)):
+        # Between the fragments of a call, some models write blanks.
+        if (text := text_of(dict(delta))) and (text.strip() or self._open not in self._ids):
             self._refused = self._refused or not delta.get("content")
             events += self._in_block("text", {"type": "text", "text": ""})
             events.append(self._piece({"type": "text_delta", "text": text}))
@@ -158,17 +165,15 @@ class EventWriter:
         name, arguments = function.get("name"), function.get("arguments") or ""
         if not isinstance(arguments, str):
             arguments = json.dumps(arguments, ensure_ascii=False)
-        number = call.get("index")
-        if number is None:
-            number = -1 - self._calls if name else self._latest
+        number = self._number(call.get("index"), call.get("id"), name)
         self._latest = number
         events: list[dict[str, Any]] = []
-        if name and number not in self._known:
-            self._known.add(number)
-            self._calls += 1
+        if name and number is not None and number not in self._ids:
+            self._ids[number] = call.get("id")
             id_ = call.get("id") or _id("toolu")
+            name = self._names.get(name, name)
             block = {"type": "tool_use", "id": id_, "name": name, "input": {}}
-            if self._open in self._known:
+            if self._open in self._ids:
                 self._waiting[number] = (block, [])
             else:
                 events = self._in_block(number, block)
@@ -177,9 +182,20 @@ class EventWriter:
         if number in self._waiting:
             self._waiting[number][1].append(arguments)
             return events
-        if number != self._open:
+        if number is None or number != self._open:
             raise ValueError("a fragment of a call that is over, or never began")
         return [*events, self._piece({"type": "input_json_delta", "partial_json": arguments})]
+
+    def _number(self, index: Any, id_: Any, name: Any) -> int | None:
+        """The number of a fragment's call. Some servers give all calls one index, or none."""
+        known = self._latest if index is None else self._numbers.get(index)
+        goes_on = known is not None and (id_ == self._ids[known] if id_ else index is not None)
+        if goes_on or not name:
+            return known
+        number = len(self._ids)
+        if index is not None:
+            self._numbers[index] = number
+        return number
 
     def _in_block(self, kind: str | int, block: dict[str, Any]) -> list[dict[str, Any]]:
         """Open a block of this kind, if none is."""

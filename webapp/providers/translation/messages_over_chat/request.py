@@ -20,6 +20,7 @@ from webapp.providers.translation.fields import (
     only,
     wrong,
 )
+from webapp.providers.translation.schemas import is_strict
 
 SUPPORTED = {
     "max_tokens", "messages", "metadata", "output_config", "output_format", "service_tier",
@@ -43,7 +44,11 @@ EFFORTS = {"low", "medium", "high", "xhigh", "max"}
 BUDGETS = ((8_192, "high"), (2_048, "medium"), (0, "low"))
 TIERS = {"auto": None, "standard_only": "default"}
 MAX_USER_LENGTH = 64  # of OpenAI's
+MAX_NAME_LENGTH = 64  # of OpenAI's tools; Anthropic's have up to 128 characters
 NO_CONTENT = "(no content)"
+# How Claude Code begins, with a digest that differs each time. Anthropic leaves it out, too: no
+# prompt cache would know the rest.
+ATTRIBUTION = "x-anthropic-billing-header:"
 FAILED = "Error: "
 SEE_BELOW = "(in the next message)"
 
@@ -77,6 +82,21 @@ def max_tokens_of(body: Mapping[str, Any]) -> int:
     if limit is None or limit < 1:
         raise wrong("max_tokens", "a whole number from 1 on")
     return limit
+
+
+def full_names(body: Mapping[str, Any]) -> dict[str, str]:
+    """The names of those tools that have another one in the chat completion, by that one."""
+    tools = body.get("tools")
+    named = [one.get("name") for one in tools or [] if isinstance(one, Mapping)]
+    return {_short_name(name): name for name in named if name and len(name) > MAX_NAME_LENGTH}
+
+
+def _short_name(name: str) -> str:
+    """The name of a tool as OpenAI takes it: agents put the names of their servers before it."""
+    if len(name) <= MAX_NAME_LENGTH:
+        return name
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{name[: MAX_NAME_LENGTH - 9]}_{digest}"
 
 
 def _temperature(value: Any) -> float | None:
@@ -134,7 +154,9 @@ def _format(body: Mapping[str, Any]) -> dict[str, Any] | None:
     if wanted.get("type") != "json_schema":
         raise UnsupportedParameter(f"{name}.type")
     schema = an_object(wanted.get("schema"), f"{name}.schema")
-    described = {"name": "answer", "strict": True, "schema": schema}
+    described: dict[str, Any] = {"name": "answer", "schema": schema}
+    if is_strict(schema):
+        described["strict"] = True
     return {"type": "json_schema", "json_schema": described}
 
 
@@ -163,7 +185,7 @@ def _tools(body: Mapping[str, Any]) -> dict[str, Any]:
         translated["parallel_tool_calls"] = False
     kind = choice.get("type")
     if kind == "tool":
-        name = a_text(choice.get("name"), "tool_choice.name", empty=False)
+        name = _short_name(a_text(choice.get("name"), "tool_choice.name", empty=False))
         translated["tool_choice"] = {"type": "function", "function": {"name": name}}
     elif kind is not None:
         if not isinstance(kind, str) or kind not in CHOICES:
@@ -178,7 +200,8 @@ def _tool(tool: Mapping[str, Any], path: str) -> dict[str, Any]:
         raise UnsupportedParameter(f"{path}.type")
     known = {"type", "name", "description", "input_schema", "strict"} | IGNORED_OF_TOOLS
     only(tool, known, path, NEUTRAL_OF_TOOLS)
-    function: dict[str, Any] = {"name": a_text(tool.get("name"), f"{path}.name", empty=False)}
+    name = a_text(tool.get("name"), f"{path}.name", empty=False)
+    function: dict[str, Any] = {"name": _short_name(name)}
     if given(tool, "description"):
         function["description"] = a_text(tool["description"], f"{path}.description")
     function["parameters"] = an_object(tool.get("input_schema"), f"{path}.input_schema")
@@ -191,7 +214,7 @@ def _tool(tool: Mapping[str, Any], path: str) -> dict[str, Any]:
 
 
 def _system(value: Any) -> list[dict[str, Any]]:
-    text = value if isinstance(value, str) else _joined(value or [], "system")
+    text = value if isinstance(value, str) else _joined(value or [], "system", ATTRIBUTION)
     return [{"role": "system", "content": text}] if text.strip() else []
 
 
@@ -289,7 +312,7 @@ def _call(block: Mapping[str, Any], path: str) -> dict[str, Any]:
         {"caller": {"type": "direct"}},
     )  # fmt: skip
     arguments = json.dumps(an_object(block.get("input"), f"{path}.input"), ensure_ascii=False)
-    name = a_text(block.get("name"), f"{path}.name", empty=False)
+    name = _short_name(a_text(block.get("name"), f"{path}.name", empty=False))
     return {
         "id": a_text(block.get("id"), f"{path}.id", empty=False),
         "type": "function",
@@ -355,14 +378,16 @@ def _url(source: Mapping[str, Any], path: str) -> str:
     return f"data:{media_type};base64,{data}"
 
 
-def _joined(content: Any, path: str) -> str:
-    """The joined texts of blocks that must all be texts."""
+def _joined(content: Any, path: str, left_out: str | None = None) -> str:
+    """The joined texts of blocks that must all be texts, without those that begin so."""
     texts = []
     for position, value in enumerate(a_list(content, path)):
         block, place = an_object(value, f"{path}.{position}"), f"{path}.{position}"
         if block.get("type") != "text":
             raise UnsupportedParameter(f"{place}.type")
-        texts.append(a_text(block.get("text"), f"{place}.text"))
+        text = a_text(block.get("text"), f"{place}.text")
+        if left_out is None or not text.startswith(left_out):
+            texts.append(text)
     return "\n\n".join(filter(None, texts))
 
 
