@@ -210,6 +210,8 @@ def test_a_response_is_found_by_its_key_at_its_provider(
     assert (found.status_code, found.content) == (200, direct.content)
     assert found.headers["X-Weir-Provider"] == "second"
     assert found.headers["X-Weir-Cost-USD"] == "0"
+    left = int(found.headers["X-RateLimit-Remaining"])
+    assert int(weir.get(path, key=KEY).headers["X-RateLimit-Remaining"]) >= left
     items = weir.get(f"{path}/input_items", key=KEY, params={"limit": 1, "include[]": "x"})
     assert items.json()["data"][0]["content"][0]["text"] == f"keep me {stream}"
     [call] = provider.calls(f"{RESPONSES}/{response['id']}/input_items")

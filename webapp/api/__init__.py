@@ -60,6 +60,7 @@ OPENAI_ENDPOINTS = (
     completions.blueprint,
     embeddings.blueprint,
     responses.blueprint,
+    responses.kept,
     batches.creation,
     batches.blueprint,
     models.blueprint,

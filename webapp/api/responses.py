@@ -7,13 +7,14 @@ from urllib.parse import quote, urlencode
 
 from flask import Response, request
 
+from webapp.admission import guard_without_counting
 from webapp.api import answers
-from webapp.api.blueprint import MEBIBYTE, AnsweringBlueprint, ModelEndpoint
+from webapp.api.blueprint import MEBIBYTE, AnsweringBlueprint, Blueprint, ModelEndpoint
 from webapp.api.dialects import speaking
 from webapp.api.dialects.dialect import COST_HEADER
 from webapp.api.dialects.openai import OPENAI
 from webapp.api.dialects.responses import ResponseEvents
-from webapp.api.openapi import openai_answers_and_errors, query_of_names
+from webapp.api.openapi import ONE_OF_THEM, openai_answers_and_errors, query_of_names
 from webapp.api.schemas import ResponsesBody
 from webapp.errors import ValidationError
 from webapp.llm.messages import STATEFUL_FIELDS, ModelRequest
@@ -70,6 +71,15 @@ blueprint = speaking(
 )
 
 
+# What is free and changes nothing but what is kept: it counts against no limit.
+kept = speaking(
+    OPENAI,
+    guard_without_counting(
+        Blueprint("kept_responses", __name__, description="OpenAI's API: responses")
+    ),
+)
+
+
 @blueprint.post("/responses")
 @openai_answers_and_errors(streamed=True)
 @blueprint.arguments(ResponsesBody(), example=EXAMPLE)
@@ -80,8 +90,8 @@ def create(body: dict[str, Any]) -> Response:
     return answers.verbatim(model_request, ResponseEvents(body, model_request.model))
 
 
-@blueprint.get("/responses/<response_id>")
-@blueprint.doc(parameters=query_of_names("include[]"))
+@kept.get("/responses/<response_id>")
+@kept.doc(security=ONE_OF_THEM, parameters=query_of_names("include[]"))
 @openai_answers_and_errors(streamed=False)
 def retrieve(response_id: str) -> Response:
     """Get a response of this key that its provider keeps"""
@@ -91,7 +101,8 @@ def retrieve(response_id: str) -> Response:
     return _passed_on("GET", response_id, names=INCLUDE)
 
 
-@blueprint.delete("/responses/<response_id>")
+@kept.delete("/responses/<response_id>")
+@kept.doc(security=ONE_OF_THEM)
 @openai_answers_and_errors(streamed=False)
 def delete(response_id: str) -> Response:
     """Delete a response of this key at its provider"""
@@ -105,8 +116,8 @@ def cancel(response_id: str) -> Response:
     return _passed_on("POST", response_id, "/cancel")
 
 
-@blueprint.get("/responses/<response_id>/input_items")
-@blueprint.doc(parameters=query_of_names("after", "include[]", "limit", "order"))
+@kept.get("/responses/<response_id>/input_items")
+@kept.doc(security=ONE_OF_THEM, parameters=query_of_names("after", "include[]", "limit", "order"))
 @openai_answers_and_errors(streamed=False)
 def input_items(response_id: str) -> Response:
     """List the input of a response of this key"""
