@@ -470,6 +470,7 @@ def _make_lifecycle(
             lambda: batches.executor.stop(min(lifecycle.grace_left, settings.shutdown_grace)),
             models.flights.close,
             stores.responses.tick,
+            stores.files.close,
             metering.ledger.close,
         ],
         grace=settings.shutdown_grace,

@@ -187,9 +187,9 @@ def test_a_serving_process_leaves_what_it_has_begun_to_a_worker_that_comes(
     weir: Weir, provider: Provider, books: Books, start_worker: StartWorker
 ) -> None:
     client = BatchClient(weir, KEY)
-    provider.fault(slow=0.5)
+    provider.fault(slow=2)
     batch_id = client.begin(lines(120))
-    client.progressed(batch_id, 5)
+    client.progressed(batch_id, 1)
     start_worker()
     books.wait_for(f"SELECT 1 WHERE ({BY_SERVING}) = 0 AND ({BY_WORKERS}) > 0", 20, "it")
     assert client.get(batch_id).status == "in_progress"

@@ -731,7 +731,8 @@ def test_a_request_for_a_claude_is_translated_twice() -> None:
         "messages": [HELLO],
         "thinking": {"type": "adaptive"},
         "output_config": {
-            "effort": "low", "format": {"type": "json_schema", "schema": SCHEMA},
+            "effort": "low",
+            "format": {"type": "json_schema", "schema": SCHEMA | {"additionalProperties": False}},
         },
         "tools": [{"name": "weather", "description": "Tells it", "input_schema": SCHEMA}],
     }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import secrets
 import string
@@ -12,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import gevent
-from gevent.lock import BoundedSemaphore
 from sqlalchemy import ColumnElement, Connection, Row, and_, func, or_, select, tuple_
 
 from webapp.errors import (
@@ -50,6 +50,7 @@ MAX_FILENAME = 255  # characters
 # Bytes of an upload that may be stored before they are counted.
 COUNTED_EVERY = 1024 * 1024
 SWEEP_INTERVAL = 60.0  # seconds
+CLOSE_TIMEOUT = 2.0  # seconds
 SWEPT_AT_ONCE = 50
 # The first of the two numbers of an advisory lock; the other one is the key's.
 QUOTA_LOCK = 1_463_898_694
@@ -94,8 +95,8 @@ class FileStore:
         self._worker_id = worker_id
         # Uploads of which something is left: the storage was away when they failed.
         self._failed: dict[str, _Upload] = {}
-        self._sweeping = BoundedSemaphore()
         self._sweep_at = 0.0
+        self._sweeper: gevent.Greenlet | None = None
 
     def save(
         self,
@@ -230,9 +231,16 @@ class FileStore:
 
     def tick(self) -> None:
         """Sweep, if due, in a greenlet of its own: a slow store must not stop heartbeats."""
-        if time.monotonic() >= self._sweep_at and not self._sweeping.locked():
+        if time.monotonic() >= self._sweep_at and not self._sweeper:
             self._sweep_at = time.monotonic() + SWEEP_INTERVAL
-            gevent.spawn(self._sweep_and_log)
+            self._sweeper = gevent.spawn(self._sweep_and_log)
+
+    def close(self) -> None:
+        """Sweep no more. A sweep that began after this worker has left would register it again."""
+        self._sweep_at = math.inf
+        if self._sweeper:
+            self._sweeper.join(CLOSE_TIMEOUT)
+            self._sweeper.kill()
 
     def sweep(self) -> int:
         """Remove files that have expired, were deleted, or were left by a worker that is gone.
@@ -250,9 +258,8 @@ class FileStore:
 
     def _sweep_and_log(self) -> None:
         try:
-            with self._sweeping:
-                while self.sweep() == SWEPT_AT_ONCE:
-                    pass
+            while self.sweep() == SWEPT_AT_ONCE:
+                pass
         except StoreUnavailable as error:
             if not error.logged:
                 log.warning("Expired files are not removed: the storage is unavailable")
