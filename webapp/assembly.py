@@ -308,7 +308,7 @@ def _make_batches(
         native.batches,
         pacing,
         most,
-        CpuShare().pause if batch_worker else lambda: 0.0,
+        CpuShare() if batch_worker else None,
     )
     doorbell = Doorbell(settings.broker, verify_certificate=settings.platform != "heroku")
     presence = WorkerPresence(database)

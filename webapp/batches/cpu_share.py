@@ -56,7 +56,7 @@ class CpuShare:
         self._begun = 0
 
     def pause(self) -> float:
-        """The seconds until the next line may begin. 0 means that one begins now."""
+        """The seconds until the next line may begin."""
         now = self._now()
         if now - self._looked_at >= INTERVAL:
             self._look(now)
@@ -64,8 +64,11 @@ class CpuShare:
             return 0.0
         if now >= self._next_at:
             self._next_at, self._begun = now + GAP, 0
+        return 0.0 if self._begun < GROUP else self._next_at - now
+
+    def began(self) -> None:
+        """A line has begun."""
         self._begun += 1
-        return 0.0 if self._begun <= GROUP else self._next_at - now
 
     def _look(self, now: float) -> None:
         then, current = self._then, self._read()

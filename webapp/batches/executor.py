@@ -18,6 +18,7 @@ from gevent.event import Event
 from webapp import money
 from webapp.batches.batch import Batch, ClaimedLine, LineUpdate
 from webapp.batches.batch_store import EXPIRED_ERROR, BatchStore
+from webapp.batches.cpu_share import CpuShare
 from webapp.batches.finalization import Finalization, result_line
 from webapp.batches.line_reading import MISSING_ERROR, read_lines
 from webapp.batches.lines import LineStore
@@ -73,8 +74,8 @@ class NativeSteps(Protocol):
 class Executor:
     """Runs lines as greenlets, as many at a time as the targets' pace allows.
 
-    `runners` are by kind. `most` bounds the lines that run at once in this process; `pause` gives
-    the seconds until the next one may begin.
+    `runners` are by kind. `most` bounds the lines that run at once in this process; `share` holds
+    them back, too.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class Executor:
         native: NativeSteps,
         pacing: Pacing,
         most: int,
-        pause: Callable[[], float],
+        share: CpuShare | None,
     ) -> None:
         self._batches = batches
         self._lines = lines
@@ -102,7 +103,7 @@ class Executor:
         self._native_due = 0.0
         self._pacing = pacing
         self._most = most
-        self._pause = pause
+        self._share = share
         self._pause_left = 0.0
         self._ready = ReadyLines()
         self._running: dict[gevent.Greenlet, ClaimedLine] = {}
@@ -148,11 +149,13 @@ class Executor:
             self._working = False
 
     def leave_to_others(self) -> None:
-        """Let run_for() return soon: what has begun ends here, the rest is given back."""
-        if self._working:
-            self._works_until = 0.0
-            self._give_back_ready()
-            self._wake.set()
+        """Let run_for() return soon: what has begun ends here, the rest is given back.
+
+        Call it again and again: lines that are claimed meanwhile are given back by the next call.
+        """
+        self._works_until = 0.0
+        self._give_back_ready()
+        self._wake.set()
 
     def begin_nothing_more(self) -> None:
         """Let what runs end, and begin nothing: this process is about to stop."""
@@ -319,12 +322,14 @@ class Executor:
     def _start_ready(self) -> None:
         self._pause_left = 0.0
         while not self._stopping and len(self._running) < self._most:
-            self._pause_left = self._pause()
+            self._pause_left = self._share.pause() if self._share else 0.0
             if self._pause_left:
                 return
             ready = self._ready.take(lambda one: self._target(one) is not None)
             if ready is None:
                 return
+            if self._share:
+                self._share.began()
             self._start(ready, self._target(ready) or "")
 
     def _target(self, ready: ReadyLine) -> str | None:
