@@ -137,9 +137,9 @@ def test_nothing_is_kept(client: openai.OpenAI, model: str) -> None:
     assert created.to_dict()["store"] is False
     with pytest.raises(openai.NotFoundError):
         client.responses.retrieve(created.id)
-    with pytest.raises(openai.NotFoundError) as missing:
+    with pytest.raises(openai.BadRequestError) as refusal:
         client.responses.create(model=model, input="and?", previous_response_id=created.id)
-    assert missing.value.param == "previous_response_id"
+    assert refusal.value.param == "previous_response_id"
 
 
 @both

@@ -206,6 +206,9 @@ class Gateway:
         previous = request.body.get("previous_response_id")
         if request.operation != "responses" or not previous:
             return route
+        spoken = [target.provider.operations_of(target.model) for target in route.targets]
+        if not any("responses" in formats for formats in spoken):
+            return route  # all of them refuse it, by its name
         try:
             name, model = self._responses.target_of(previous, options.billing.key_id)
         except NotFound:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from webapp.llm.calls import BillingContext, FlightProgress, ProviderCall, Settlement
-from webapp.llm.messages import Answer, Chunk, ModelRequest, Usage
+from webapp.llm.messages import Answer, Chunk, ModelRequest, Operation, Usage
 from webapp.llm.stream_usage import StreamUsage
 
 
@@ -27,6 +27,10 @@ class Provider(Hashable, Protocol):
     """Whether it speaks OpenAI's protocol itself, so that nothing needs translation."""
     max_input_tokens: int | None
     """The longest text, in tokens, that it accepts in one request; None for any length."""
+
+    def operations_of(self, model: str) -> frozenset[Operation]:
+        """The formats that it speaks with this model, as far as is known."""
+        ...
 
     def answer(self, request: ModelRequest, model: str) -> Answer: ...
 
