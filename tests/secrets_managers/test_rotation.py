@@ -283,7 +283,7 @@ def test_a_rotated_password_of_redis_is_taken_up(rotation: Rotation, valkey: Val
         "SQLite",
         "no rights",
         "no Redis",
-        "two lines",
+        "a line break",
     ],
 )
 def test_a_new_value_that_cannot_be_used_leaves_the_last_one_in_use(

@@ -21,7 +21,10 @@ from xdist.scheduler import LoadScopeScheduling
 
 TESTS = Path(__file__).resolve().parents[1]
 # The values of module-scoped fixtures: each has its own servers.
-VALUES = re.compile(r"\[(sqlite|postgres|postgresql|memory|redis|alone|one process|two [^-\]]*)\b")
+VALUES = re.compile(
+    r"\[(sqlite|postgres|postgresql|memory|redis|alone|one process"
+    r"|two (?:workers|replicas)[^-\]]*)\b"
+)
 # The modules that take longest run first.
 LONGEST_FIRST = (
     "batches/test_batch_survival.py", "metering/test_survival.py", "storage/test_upgrade.py",
