@@ -202,7 +202,11 @@ class Executor:
 
     def _give_back_unknown(self) -> None:
         """Give back lines that are this worker's and that it does not know of: the answer to a
-        claim was lost. What was so at the last check, too, is no result on its way."""
+        claim was lost. What was so at the last check, too, is no result on its way: these may wait
+        for a database that is slow, and their lines have been paid for."""
+        if self._ledger.unwritten_results:
+            self._lost_track = set()
+            return
         worker_id = self._ledger.worker_id
         own = self._lines.running_of(worker_id)
         known = {(one.line.batch.id, one.line.number) for one in self._ready}
