@@ -382,6 +382,7 @@ def _make_services(
             offline=not settings.has_provider,
             secrets=secret_refresh.problem if settings.secret_references else None,
         ),
+        model_labels=models.labels,
         breakers=models.breakers,
         busy_targets=models.busy_targets,
         remaining_limits=partial(remaining_limits, models.providers),

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from webapp.observability.gauges import Gauges
     from webapp.observability.health import Health
     from webapp.observability.lifecycle import Lifecycle
+    from webapp.observability.metrics import ModelLabels
     from webapp.providers.remaining_limits import RemainingLimits
     from webapp.settings import Settings
     from webapp.storage.breakers import CircuitBreakers
@@ -78,6 +79,7 @@ class Services:
     lifecycle: Lifecycle
     health: Health
     gauges: Gauges
+    model_labels: ModelLabels
     breakers: CircuitBreakers
     busy_targets: BusyTargets
     remaining_limits: Callable[[str], RemainingLimits | None]
