@@ -20,8 +20,9 @@ from webapp.dashboard.visibility import (
     visible_keys,
 )
 from webapp.errors import Conflict, NotAllowed, ValidationError, WeirError
-from webapp.metering.overview import RANGES
+from webapp.metering.ranges import RANGES
 from webapp.metering.request_log import Wanted
+from webapp.metering.selected import Selected
 from webapp.metering.usage import Selection
 from webapp.model_names import quoted
 from webapp.services import services
@@ -119,7 +120,7 @@ def one(key_id: int) -> Any:
         raised_days=RAISED_DAYS,
         graces=GRACES,
         default_grace=DEFAULT_GRACE,
-        figures=services().overview.figures(RANGES["30d"], [key_id]),
+        figures=services().overview.figures(RANGES["30d"], Selected([key_id])),
         by_model=report(month, ["model"]),
         cached_inputs=cached_inputs_of(USED_DAYS, [key_id]),
         sessions=services().sessions.latest(key_id, RECENT),
