@@ -6,8 +6,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from urllib.parse import urlencode
 
-from flask import request
+from flask import request, url_for
 
 from webapp.accounts.keys import LARGEST_ID
 from webapp.dashboard.pages import number_of
@@ -91,6 +92,10 @@ class Filters:
                 is_time = name in {"since", "until"}
                 query[name] = _iso_minute(float(value)) if is_time else str(value)
         return query
+
+    def url(self, page: str, /, **changes: str | float | None) -> str:
+        """The URL of a page with query(**changes): url_for() would take `endpoint` for its own."""
+        return f"{url_for(page)}?{urlencode(self.query(**changes))}".removesuffix("?")
 
 
 @dataclass(frozen=True, slots=True)
