@@ -55,6 +55,7 @@ def _begin() -> None:
         rule,
         tracing.request(cast(Any, request.headers), request.method, rule),
     )
+    g.request_context.client = request.headers.get("User-Agent")
 
 
 def _credentials(request: Request) -> set[str]:
@@ -109,6 +110,7 @@ def _closed(
     _end_span(context, status)
     if context.key_id is None or context.method != "POST":
         return
+    began = context.began_to_answer
     services.request_log.add(
         LoggedRequest(
             at=time.time(),
@@ -125,6 +127,9 @@ def _closed(
             cost_nano=None if context.cost_usd is None else round(context.cost_usd * money.NANO),
             milliseconds=context.milliseconds,
             error=context.error,
+            first_token_milliseconds=began and began * 1000,
+            client=context.client,
+            refused_by=context.limit,
             prompt=context.prompt,
             answer=context.answer,
         )
