@@ -311,12 +311,18 @@ class KeyChanges:
         return self._database.write(locked)
 
     def _check(self, name: str | None = None, tier: str | None = None) -> None:
-        if name is not None and not name.strip():
-            raise _invalid("name", "Must not be blank.")
-        if name is not None and not (len(name) <= 100 and name.isprintable()):
-            raise _invalid("name", "Must be 1 to 100 printable characters.")
+        if name is not None:
+            check_name(name)
         if tier is not None and tier not in self._tiers:
             raise _invalid("tier", f"Must be one of {', '.join(self._tiers)}, not {tier!r}.")
+
+
+def check_name(name: str) -> None:
+    """Raises ValidationError if no key may have this name."""
+    if not name.strip():
+        raise _invalid("name", "Must not be blank.")
+    if not (len(name) <= 100 and name.isprintable()):
+        raise _invalid("name", "Must be 1 to 100 printable characters.")
 
 
 def lock_key_changes(connection: Connection) -> None:

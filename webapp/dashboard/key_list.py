@@ -18,13 +18,18 @@ from webapp.services import services
 
 LISTED = 50
 RANGE = RANGES["30d"]
-# The orders that the list can have. All but the first begin with the highest.
-SORTS = {
-    "name": "Name",
-    "limit": "Tightest limit",
-    "requests": "Requests",
-    "cost": "Cost",
-    "last_used": "Last used",
+# The orders that the list can have, as in the URL: "-" begins with the highest.
+ORDERS = {
+    "name": "Name, A to Z",
+    "-name": "Name, Z to A",
+    "-limit": "Tightest limit, most used first",
+    "limit": "Tightest limit, least used first",
+    "-requests": "Requests, most first",
+    "requests": "Requests, fewest first",
+    "-cost": "Cost, highest first",
+    "cost": "Cost, lowest first",
+    "-last_used": "Last used, newest first",
+    "last_used": "Last used, oldest first",
 }
 # The owner of keys that have none, in the URL. No username has parentheses.
 UNOWNED = "(none)"
@@ -74,16 +79,15 @@ class KeyQuery:
 def read_query(owners: Sequence[str]) -> KeyQuery:
     """The query of this request; `owners` are those that it may name."""
     args = request.args
-    sort, state = args.get("sort", ""), args.get("state")
-    tier, owner = args.get("tier"), args.get("owner")
-    column = sort.removeprefix("-")
+    order = next((order for order in ORDERS if order == args.get("sort")), "name")
+    tier, owner, state = args.get("tier"), args.get("owner"), args.get("state")
     return KeyQuery(
         text=args.get("q", "").strip()[:MAX_TEXT],
         tier=tier if tier in services().settings.tiers else None,
         owner=owner if owner in {*owners, UNOWNED} else None,
         state=state if state in STATES else None,
-        sort=column if column in SORTS else "name",
-        descending=sort.startswith("-") and column in SORTS,
+        sort=order.removeprefix("-"),
+        descending=order.startswith("-"),
         page=number_of(args.get("page"), LARGEST_ID) or 1,
     )
 

@@ -18,6 +18,5 @@ def sparkline(values: Sequence[int], title: str) -> Markup:
             height = max(1, round(value / highest * HEIGHT))
             bars.append(f"M{place * STEP} {HEIGHT}v-{height}h{BAR}v{height}z")
     return Markup(
-        '<svg class="sparkline" viewBox="0 0 {} {}" role="img" aria-label="{}">'
-        '<path d="{}"/></svg>'
+        '<svg class="sparkline" viewBox="0 0 {} {}" role="img" aria-label="{}"><path d="{}"/></svg>'
     ).format(len(values) * STEP, HEIGHT, title, "".join(bars))
