@@ -13,7 +13,7 @@ from webapp.accounts.keys import LARGEST_ID
 from webapp.dashboard.pages import number_of
 from webapp.dashboard.session import is_admin, user
 from webapp.dashboard.visibility import usage_bars_by_key
-from webapp.metering.overview import RANGES
+from webapp.metering.ranges import RANGES
 from webapp.services import services
 
 LISTED = 50

@@ -28,8 +28,9 @@ from webapp.dashboard.session import actor, is_admin, members
 from webapp.dashboard.sparklines import sparkline
 from webapp.dashboard.visibility import cached_inputs_of, usage_bars, visible_key
 from webapp.errors import Conflict, NotAllowed, ValidationError
-from webapp.metering.overview import RANGES
+from webapp.metering.ranges import RANGES
 from webapp.metering.request_log import Wanted
+from webapp.metering.selected import Selected
 from webapp.metering.usage import DIMENSIONS, Selection
 from webapp.services import services
 
@@ -107,7 +108,7 @@ def one(key_id: int) -> Any:
         raised_days=RAISED_DAYS,
         graces=GRACES,
         default_grace=DEFAULT_GRACE,
-        figures=services().overview.figures(RANGES["30d"], [key_id]),
+        figures=services().overview.figures(RANGES["30d"], Selected([key_id])),
         by_model=_calls_by("model", month),
         cached_inputs=cached_inputs_of(USED_DAYS, [key_id]),
         sessions=services().sessions.latest(key_id, RECENT),
