@@ -8,7 +8,7 @@ const scroller = byId("scroller");
 // The turns that are sent along with the next message.
 const history = [];
 const HISTORY_MAX = 200;
-const NEAR = 40; // pixels
+const AT_END = 2; // pixels
 const NARROW = "(max-width: 50rem)";
 let running = null;
 
@@ -44,9 +44,10 @@ function follow() {
 }
 
 scroller.addEventListener("scroll", () => {
-  const isNear = scroller.scrollHeight - scroller.clientHeight - scroller.scrollTop < NEAR;
-  // The answer may have grown since it was scrolled: only the reader scrolls up.
-  following = isNear || (following && scroller.scrollTop >= lastTop);
+  const left = scroller.scrollHeight - scroller.clientHeight - scroller.scrollTop;
+  // The answer may have grown since it was scrolled to its end: only the reader scrolls up.
+  if (left < AT_END) following = true;
+  else if (scroller.scrollTop < lastTop) following = false;
   lastTop = scroller.scrollTop;
   byId("latest").hidden = following;
 });
