@@ -1,5 +1,17 @@
-// What all pages share: copy buttons and auto-refresh.
+// What all pages share: money as text, copy buttons, auto-refresh.
 "use strict";
+
+const weir = {
+  // The same rule as the filter usd of webapp/dashboard/formatting.py.
+  usd(value) {
+    if (value === null || value === undefined) return "–";
+    const sign = value < 0 ? "−" : "";
+    const amount = Math.abs(value);
+    if (amount > 0 && amount < 0.0001) return `${sign ? ">" : "<"}${sign}$0.0001`;
+    const digits = amount === 0 || amount >= 0.99995 ? 2 : 4;
+    return `${sign}$${amount.toLocaleString("en", { minimumFractionDigits: 2, maximumFractionDigits: digits })}`;
+  },
+};
 
 for (const button of document.querySelectorAll("[data-copy]")) {
   button.hidden = false;
