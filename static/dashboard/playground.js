@@ -310,7 +310,17 @@ function makeTabs() {
 
 async function bars() {
   const response = await fetch(`${root.dataset.url}/${byId("key").value}/bars`);
-  if (response.ok) byId("bars").innerHTML = await response.text();
+  if (!response.ok) return;
+  byId("bars").innerHTML = await response.text();
+  const note = byId("bars").querySelector("[data-refused]");
+  const refused = note ? JSON.parse(note.dataset.refused) : [];
+  for (const option of byId("model").options) option.disabled = refused.includes(option.value);
+  const chosen = byId("model").selectedOptions[0];
+  if (chosen && !chosen.disabled) return;
+  const allowed = [...byId("model").options].find((option) => !option.disabled);
+  if (allowed) allowed.selected = true;
+  showOther();
+  code();
 }
 
 byId("ask").addEventListener("submit", async (event) => {

@@ -282,8 +282,9 @@ def test_the_playground_streams(admin: Page, weir: Weir, provider: Provider) -> 
 
 
 def test_the_playground_shows_the_same_request_as_code(
-    open_page: OpenPage, state: Any, weir: Weir, filled: dict[str, str]
+    open_page: OpenPage, state: Any, weir: Weir, visitor: Visitor, filled: dict[str, str]
 ) -> None:
+    visitor.create_key("narrow", owner="admin", **{"limits.models": "another"})
     page = open_page(storage_state=state, permissions=["clipboard-read", "clipboard-write"])
     page.goto(f"{weir.url}/dashboard/playground")
     page.get_by_label("Message").fill("It's a question")
@@ -314,7 +315,11 @@ def test_the_playground_shows_the_same_request_as_code(
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     assert json.loads(shown)["usage"]["completion_tokens"] <= 7
-    assert "weir_" not in page.content().replace("weir_session", "")
+    assert "weir_" not in page.content()
+    # A model that the key may not use cannot be chosen.
+    page.get_by_label("API key").select_option("narrow (premium)")
+    expect(page.locator("#model optgroup option").first).to_be_disabled()
+    expect(page.get_by_label("Model name")).to_be_visible()
 
 
 def test_the_playground_stops_follows_and_tells_errors(

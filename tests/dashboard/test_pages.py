@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 from datetime import UTC, datetime, timedelta
 
@@ -456,6 +457,24 @@ def test_a_member_sees_nothing_of_others(weir: Weir, admin: Visitor, member: Vis
         '<span class="quiet">No limits</span>'
     )
     assert "Rotate" in member.get(f"/dashboard/keys/{own}").text
+
+
+def test_the_playground_offers_the_routes_that_a_key_may_use(
+    admin: Visitor, member: Visitor
+) -> None:
+    admin.create_key("narrow", owner="mia", **{"limits.models": "other"})
+    key = max(admin.ids_of_keys())
+    page = member.get("/dashboard/playground").text
+    [routes] = re.findall(r'<optgroup label="Routes">(.*?)</optgroup>', page)
+    assert re.findall(r'<option( selected)? value="(\w+)"', routes) == [
+        (" selected", "default"),
+        ("", "other"),
+        ("", "broken"),
+    ]
+    assert "Other…" not in page, "clients can name nothing but routes"
+    bars = member.get(f"/dashboard/playground/{key}/bars").text
+    [refused] = re.findall(r'data-refused="([^"]*)"', bars)
+    assert json.loads(html.unescape(refused)) == ["default", "broken"]
 
 
 def used(weir: Weir, key_id: int, model: str, tokens: int, cached: int, *, days_ago: int) -> None:

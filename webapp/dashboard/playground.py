@@ -72,9 +72,16 @@ def chat(key_id: int) -> Any:
 
 @blueprint.get("/playground/<int:key_id>/bars")
 def bars(key_id: int) -> Any:
-    """The usage bars of this key"""
+    """The usage bars of this key, and which of the models it may not use"""
     principal = services().identities.of_key_id(key_id) if key_id in own_ids() else None
-    return page("bars.html", bars=usage_bars(principal) if principal else [])
+    if principal is None:
+        return page("bars.html", bars=[])
+    refused, allowance = [], principal.allowance
+    if allowance.models is not None:
+        router, (groups, _) = services().gateway.router, _models()
+        names = chain.from_iterable(names for _, names in groups)
+        refused = [n for n in names if not allowance.allows_model(*router.resolve(n).names)]
+    return page("bars.html", bars=usage_bars(principal), refused=refused)
 
 
 def _usable() -> list[JsonObject]:
