@@ -398,6 +398,7 @@ def _make_services(
             data_dir=settings.data_dir,
         ),
         gateway=models.gateway,
+        providers=models.providers,
         files=stores.files,
         predictions=models.predictions,
         batches=batches.batches,
