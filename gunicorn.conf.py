@@ -8,6 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from webapp import local_model
 from webapp.listening import bind_address
 from webapp.observability import logs, metrics_folders
 from webapp.observability.uncaught import log_the_uncaught
@@ -68,6 +69,11 @@ def on_starting(server):
     server.log.info("Workers: %s (%s)", workers, _why)
     if settings.web_concurrency and settings.web_concurrency != workers:
         server.log.warning(_why)
+    if settings.wants_local_model:
+        if local_model.is_installed():
+            local_model.start()
+        else:
+            server.log.warning(local_model.NOT_INSTALLED)
 
 
 def when_ready(server):
@@ -79,6 +85,11 @@ def pre_fork(server, worker):
     """Leave what the master has imported out of garbage collection, which would write to it: so
     master and workers share that memory."""
     gc.freeze()
+
+
+def post_fork(server, worker):
+    """Leave the local model's life to the master."""
+    local_model.leave_to_master()
 
 
 def post_worker_init(worker):
@@ -119,5 +130,6 @@ def child_exit(server, worker):
 
 
 def on_exit(server):
-    """Remove the metrics of this master."""
+    """End the local model; remove the metrics of this master."""
+    local_model.stop()
     shutil.rmtree(metrics_folder, ignore_errors=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from flask import Flask
 
+from webapp import local_model
 from webapp.accounts import configured_keys, ended_sessions
 from webapp.accounts.accounts import AccountStore
 from webapp.accounts.audit import AuditLog
@@ -379,7 +380,7 @@ def _make_services(
             redis,
             models.providers,
             lifecycle,
-            offline=not settings.has_provider,
+            offline=not settings.has_provider and not local_model.address(),
             secrets=secret_refresh.problem if settings.secret_references else None,
         ),
         breakers=models.breakers,
