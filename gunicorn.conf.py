@@ -103,7 +103,13 @@ def post_worker_init(worker):
     tracing.start(settings.otlp_endpoint)
     metrics.begin(metrics_folder, settings.tiers)
     logs.add_request_ids(request_context.current_id)
-    worker.wsgi.extensions["weir"].lifecycle.start()
+    services = worker.wsgi.extensions["weir"]
+    services.lifecycle.start()
+    if not settings.production:
+        from webapp import banner
+
+        # A worker that replaces another has a higher number.
+        banner.announce(services, first_worker=worker.age == 1)
     # Exclude imported objects from garbage collection: scanning them stalled all streams for
     # 100 ms every few seconds. Collect less often: requests create hardly any cycles.
     gc.collect()
