@@ -27,6 +27,7 @@ from webapp.setting_parsers import (
     RoutedModel,
 )
 
+ROOT = Path(__file__).resolve().parent.parent
 PASSWORD_FIELDS = frozenset({"password", "sslpassword", "ssl_password"})  # in the query of a URL
 DEFAULT_DENYLIST = "<script\\b\njavascript:\ndata:[\\w/+.-]+[;,]"
 
@@ -97,8 +98,8 @@ class Settings:
         shown="generated and printed once in development; required in production",
     )  # fmt: skip
     data_dir: Path = _setting(
-        "DATA_DIR", "./data", "where SQLite and the development secret live", Path,
-        shown="`./data`, on Lambda `/tmp/weir`",
+        "DATA_DIR", str(ROOT / "data"), "where SQLite and the development secret live", Path,
+        shown="`data` in Weir's folder, on Lambda `/tmp/weir`",
     )  # fmt: skip
     database_url: str = _setting(
         "DATABASE_URL", "", "PostgreSQL or SQLite; `postgres://` is accepted", database_url.parse,
