@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from webapp.accounts.accounts import AccountStore
     from webapp.accounts.audit import AuditLog
     from webapp.accounts.ended_sessions import EndedSessions
+    from webapp.accounts.first_administrator import FirstAdministrator
     from webapp.accounts.key_changes import KeyChanges
     from webapp.accounts.keys import KeyStore
     from webapp.accounts.tokens import Tokens
@@ -60,6 +61,7 @@ class Services:
     keys: KeyStore
     key_changes: KeyChanges
     accounts: AccountStore
+    first_administrator: FirstAdministrator
     ended_sessions: EndedSessions
     tokens: Tokens
     audit: AuditLog

@@ -11,6 +11,7 @@ from flask_wtf.csrf import generate_csrf
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException
 
+from webapp import local_model
 from webapp.api.errors import handler, not_http, of_http, unexpected
 from webapp.errors import WeirError
 from webapp.observability import request_context
@@ -55,6 +56,7 @@ def page(template: str, **context: Any) -> Response:
         here=request.script_root + request.full_path.rstrip("?") if request.method == "GET" else "",
         version=VERSION,
         offline=not services().settings.has_provider,
+        local_model=local_model.label(),
         **context,
     )
     response = make_response(body)
