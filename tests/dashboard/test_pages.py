@@ -202,7 +202,7 @@ def test_a_key_shows_its_sessions_and_what_they_took(weir: Weir, admin: Visitor)
     secret = admin.create_key("runaway", **limits)
     key = f"/dashboard/keys/{max(admin.ids_of_keys())}"
     assert "Requests per session 2" in text_of(admin.get(key).text)
-    assert "USD per session 1.5" in text_of(admin.get(key).text)
+    assert "USD per session $1.50" in text_of(admin.get(key).text)
     assert "last 24 hours" not in text_of(admin.get(key).text)
     for name, statuses in (("0199a1b2-6c1d-7d0e-9a55", (200, 200, 429)), (None, (200,))):
         headers = {} if name is None else {"X-Weir-Session": name}
@@ -265,8 +265,13 @@ def test_requests_are_found_by_what_became_of_them(
         return set(re.findall(r'href="/dashboard/requests/([\w-]+)"', page)) & everything
 
     assert found("") == everything
-    assert found("outcome=failed") == {bad, failed}
-    assert found("outcome=ok") == {good, hit, theirs}
+    assert found("outcome=success") == {good, hit, theirs}
+    assert found("outcome=error") == {failed}
+    assert found("outcome=invalid") == {bad}
+    assert found("outcome=refused") == set()
+    assert found("range=1h") == everything
+    assert found("range=1h&outcome=error&status=502") == {failed}
+    assert found("range=1h&since=2999-01-01T00:00") == set(), "times go before a range"
     assert found("status=422") == {bad}
     assert found("cache=HIT") == {hit}
     assert found("model=first") >= {good}
@@ -277,7 +282,7 @@ def test_requests_are_found_by_what_became_of_them(
     assert found(f"key={max(admin.ids_of_keys())}") == {theirs}
     assert found("since=2999-01-01T00:00") == set()
     assert found("until=2000-01-01T00:00") == set()
-    assert found("status=abc&before=-1&key=x&since=never") == everything
+    assert found("status=abc&before=-1&key=x&since=never&range=x&outcome=x&cache=x") == everything
     assert found("before=999999999999999999") == everything
     assert found("key=99999999999") == set()
     for odd in ("status=99999999999", "endpoint=%00", "model=%00", "key=" + "9" * 2000):
@@ -328,8 +333,8 @@ def test_pages_of_requests_follow_each_other(weir: Weir, admin: Visitor) -> None
 
     def two_pages(query: str) -> list[str]:
         pages = [admin.get(f"/dashboard/requests{query}").text]
-        [older] = map(html.unescape, re.findall(r'href="(\?[^"]*before=\d+)"', pages[0]))
-        pages.append(admin.get(f"/dashboard/requests{older}").text)
+        [older] = map(html.unescape, re.findall(r'href="([^"]*before=\d+[^"]*)"', pages[0]))
+        pages.append(admin.get(older).text)
         return re.findall(r'href="/dashboard/requests/([\w-]+)"', "".join(pages))
 
     # A row may still be on its way into the database.
