@@ -8,7 +8,9 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT, AxeResults
@@ -205,9 +207,15 @@ def test_a_key_is_revoked_after_a_question(admin: Page, weir: Weir, visitor: Vis
     expect(admin.get_by_role("heading").locator(".tag")).to_have_text("Revoked")
 
 
-def test_a_batch_is_followed_and_cancelled(admin: Page, weir: Weir, stored: StoredBatches) -> None:
+def test_a_batch_is_followed_in_local_time_and_cancelled(
+    open_page: OpenPage, state: Any, weir: Weir, stored: StoredBatches
+) -> None:
+    admin = open_page(storage_state=state, timezone_id="America/New_York")
     batch = stored.batch(1, "in_progress", total=100, succeeded=10)
     admin.goto(f"{weir.url}/dashboard/batches")
+    expect(admin.get_by_text("Times in UTC")).to_be_visible()
+    admin.get_by_role("button", name="Show local time").click()
+    expect(admin.get_by_text("Times in local time (America/New_York)")).to_be_visible()
     row = admin.get_by_role("row", name=batch)
     expect(row.get_by_role("progressbar")).to_have_attribute("value", "10")
     update = f"UPDATE batches SET succeeded = 70 WHERE id = '{batch}'"
@@ -215,11 +223,51 @@ def test_a_batch_is_followed_and_cancelled(admin: Page, weir: Weir, stored: Stor
     expect(row.get_by_role("progressbar")).to_have_attribute("value", "70", timeout=15_000)
     row.get_by_role("link").click()
     expect(admin.get_by_role("progressbar")).to_have_accessible_name("70 of 100 lines done")
+    check_local_time(admin)
     Books(weir).write(update.replace("70", "80"))
     expect(admin.get_by_role("progressbar")).to_have_attribute("value", "80", timeout=15_000)
+    check_local_time(admin)
     admin.get_by_role("link", name="Cancel").click()
     admin.get_by_role("button", name="Cancel batch").click()
     expect(admin.get_by_role("heading", level=1).locator(".tag")).to_have_text("Cancelling")
+
+
+def check_local_time(page: Page) -> None:
+    """The first time of the page is New York's, with UTC as its title."""
+    shown = page.locator("time").first
+    sent = datetime.fromisoformat(str(shown.get_attribute("datetime")))
+    local = sent.astimezone(ZoneInfo("America/New_York"))
+    expect(shown).to_have_text(f"{local:%Y-%m-%d %H:%M:%S}")
+    expect(shown).to_have_attribute("title", f"{sent:%Y-%m-%d %H:%M:%S} UTC")
+
+
+def test_a_phone_reaches_every_page_and_shows_rows_as_cards(
+    open_page: OpenPage, state: Any, weir: Weir, filled: dict[str, str]
+) -> None:
+    page = open_page(storage_state=state, viewport={"width": PHONE, "height": 740})
+    page.goto(f"{weir.url}/dashboard/accounts/1")
+    page.get_by_label("New password").fill("half typed")
+    page.get_by_role("button", name="Menu").press("Enter")
+    links = page.get_by_role("navigation", name="Pages").get_by_role("link")
+    expect(links).to_have_count(8)
+    for entry in (*links.all(), page.get_by_role("link", name="admin", exact=True)):
+        expect(entry).to_be_in_viewport(ratio=1)
+    expect(page.get_by_role("button", name="Sign out")).to_be_in_viewport(ratio=1)
+    page.evaluate(AXE_SCRIPT)
+    assert accessibility(page, "the menu") == []
+    page.get_by_role("button", name="Theme: system").click()
+    expect(page.locator("html")).to_have_attribute("data-theme", "light")
+    expect(page.get_by_label("New password")).to_have_value("half typed")
+    page.get_by_role("link", name="Batches").first.click()
+    expect(page.get_by_role("heading", name="Batches")).to_be_visible()
+    row = page.locator("tbody tr").first
+    for cell in row.locator("td").all():
+        expect(cell).to_have_attribute("data-label", re.compile(r"\w"))
+        box = cell.bounding_box()
+        assert box
+        assert 0 <= box["x"] <= box["x"] + box["width"] <= PHONE
+    page.evaluate(AXE_SCRIPT)
+    assert accessibility(page, "cards") == []
 
 
 def test_a_batch_is_started_with_a_file(admin: Page, weir: Weir, filled: dict[str, str]) -> None:
