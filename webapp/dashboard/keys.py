@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from flask import redirect, request, url_for
@@ -10,6 +11,8 @@ from flask import redirect, request, url_for
 from webapp.accounts.key_changes import DEFAULT_GRACE, STATES, NewKey
 from webapp.accounts.keys import LARGEST_ID
 from webapp.allowance import OVERRIDES
+from webapp.dashboard.charts import money_chart, requests_chart, step_links
+from webapp.dashboard.filters import Filters
 from webapp.dashboard.pages import Blueprint, number_of, page
 from webapp.dashboard.session import actor, is_admin, members
 from webapp.dashboard.visibility import (
@@ -20,8 +23,9 @@ from webapp.dashboard.visibility import (
     visible_keys,
 )
 from webapp.errors import Conflict, NotAllowed, ValidationError, WeirError
-from webapp.metering.overview import RANGES
+from webapp.metering.ranges import RANGES
 from webapp.metering.request_log import Wanted
+from webapp.metering.selected import Selected
 from webapp.metering.usage import Selection
 from webapp.model_names import quoted
 from webapp.services import services
@@ -111,6 +115,13 @@ def one(key_id: int) -> Any:
     month = Selection(today - timedelta(days=USED_DAYS - 1), today, key_id=key_id)
     report = services().usage.report
     principal = services().identities.of_key_id(key_id)
+    month_range = RANGES["30d"]
+    figures = services().overview.figures(month_range, Selected([key_id]))
+    links = partial(Filters(range=month_range.name, key_id=key_id).url, "requests.latest")
+    charts = [
+        requests_chart(figures.steps, True, links, "Requests, last 30 days"),
+        money_chart(figures.steps, True, "Cost and cache savings, last 30 days"),
+    ]
     return page(
         "key.html",
         key=key,
@@ -119,7 +130,9 @@ def one(key_id: int) -> Any:
         raised_days=RAISED_DAYS,
         graces=GRACES,
         default_grace=DEFAULT_GRACE,
-        figures=services().overview.figures(RANGES["30d"], [key_id]),
+        figures=figures,
+        charts=charts,
+        step_links=step_links(charts[0], month_range.step, links),
         by_model=report(month, ["model"]),
         cached_inputs=cached_inputs_of(USED_DAYS, [key_id]),
         sessions=services().sessions.latest(key_id, RECENT),

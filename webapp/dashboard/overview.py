@@ -1,52 +1,158 @@
-"""The overview: health, cost, top keys, errors."""
+"""The overview: traffic, money and latency of a period, by model, provider and key; health."""
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+from functools import partial
 from typing import Any
+from urllib.parse import urlencode
 
 from flask import request
 
+from webapp.dashboard.breakdown import METRICS, breakdown_chart, rows_by_model, rows_by_provider
+from webapp.dashboard.charts import (
+    latency_chart,
+    money_chart,
+    requests_chart,
+    step_links,
+    tokens_chart,
+)
+from webapp.dashboard.filters import Filters, choices, read_filters
 from webapp.dashboard.pages import Blueprint, page
 from webapp.dashboard.providers import states
 from webapp.dashboard.session import is_admin, members
-from webapp.dashboard.visibility import cached_inputs_of, own_keys, visible_ids
-from webapp.metering.overview import RANGES
+from webapp.dashboard.tiles import latency_tiles, money_tiles, traffic_tiles
+from webapp.dashboard.visibility import cached_inputs_of, own_keys
+from webapp.metering.overview import Figures
+from webapp.metering.ranges import RANGES, Range, custom
+from webapp.metering.selected import Selected
+from webapp.metering.totals import REFUSALS, UsageTotals
 from webapp.observability.health import overall
 from webapp.services import services
 
 blueprint = members(Blueprint("overview", __name__))
 
 DEFAULT = "24h"
+CUSTOM_LENGTH = 86_400  # seconds, of a custom range without a start
+BREAKDOWNS = ("model", "provider")
 
 
 @blueprint.get("/")
 def overview() -> Any:
     """Figures of a period, compared with the previous one"""
-    selected_range = RANGES.get(request.args.get("range", DEFAULT)) or RANGES[DEFAULT]
-    key_ids = visible_ids()
+    filters = read_filters(DEFAULT)
+    range_ = _range(filters)
+    view = {
+        "by": _chosen("by", BREAKDOWNS),
+        "metric": _chosen("metric", METRICS) if filters.outcome is None else "requests",
+        "zoomed": request.args.get("zoomed"),
+    }
+    selected = Selected(filters.key_ids, filters.endpoint, filters.provider, filters.model)
     services().traffic.flush()
-    figures = services().overview.figures(selected_range, key_ids)
-    latency, latency_before = figures.latency, figures.latency_before
-    if key_ids is not None:
-        latency, latency_before = (
-            services().request_log.latencies(key_ids, first, first + selected_range.length)
-            for first in (selected_range.first, selected_range.first - selected_range.length)
-        )
-    days = selected_range.steps if selected_range.by_day else 1
+    figures = _of_outcome(services().overview.figures(range_, selected), filters.outcome)
+    latencies = services().overview.latencies(range_, selected)
+
+    links = partial(filters.url, "requests.latest")
+
+    def here(**changes: Any) -> str:
+        """The address of this page with other filters, or another view."""
+        views = {name: changes.pop(name, value) for name, value in view.items()}
+        shown = urlencode(_not_default(views))
+        return filters.url("overview.overview", **changes) + (f"&{shown}" if shown else "")
+
+    rows = (
+        rows_by_model(figures, latencies) if view["by"] == "model"
+        else rows_by_provider(figures, lambda provider: services().overview.latencies(
+            range_, replace(selected, provider=provider)
+        ))
+    )  # fmt: skip
+    times = [at for at, _ in figures.steps]
+    charts = [
+        requests_chart(figures.steps, range_.is_running, links),
+        breakdown_chart(rows, view["by"], view["metric"], times, range_.is_running, links),
+    ]
+    if filters.outcome is None:
+        charts += [
+            latency_chart("latency", "Latency", [(at, total) for at, total, _ in latencies.steps], range_.is_running),
+            latency_chart("first-token", "Time to first token", [(at, first) for at, _, first in latencies.steps], range_.is_running),
+            money_chart(figures.steps, range_.is_running),
+            tokens_chart(figures.steps, range_.is_running),
+        ]  # fmt: skip
     # A provider that does not respond must not delay the page.
     checks = services().health.checks(ask_providers=False)
+    days = range_.steps if range_.by_day else 1
     return page(
         "overview.html",
+        filters=filters,
+        choices=choices(filters),
         ranges=RANGES.values(),
-        selected_range=selected_range,
+        selected_range=range_,
+        view=view,
+        here=here,
+        links=links,
+        groups={
+            "Traffic": traffic_tiles(figures, links),
+            "Money": money_tiles(figures, filters.outcome),
+            "Latency": latency_tiles(latencies, filters.outcome),
+        },
+        sampled=latencies.sampled,
+        charts=charts,
+        step_links=step_links(charts[0], range_.step, links),
+        rows=rows,
+        metrics=METRICS,
         figures=figures,
-        latency=latency,
-        latency_before=latency_before,
         checks=checks,
         status=overall(checks)[0],
         providers=states(ask=False) if is_admin() else [],
-        fresh=services().traffic.is_empty(key_ids),
+        fresh=services().traffic.is_empty(filters.visible_ids),
         keys=own_keys(),
         cached_days=days,
-        cached_inputs=cached_inputs_of(days, key_ids),
+        cached_inputs=cached_inputs_of(days, filters.key_ids),
     )
+
+
+def _of_outcome(figures: Figures, outcome: str | None) -> Figures:
+    """The counts of one outcome alone."""
+    if outcome is None:
+        return figures
+
+    def only(totals: UsageTotals) -> UsageTotals:
+        refused = {name: getattr(totals, name) for name in REFUSALS}
+        counts = {
+            "success": {"requests": totals.requests - totals.errors, "hits": totals.hits, "misses": totals.misses},
+            "error": {"requests": totals.errors, "errors": totals.errors},
+            "refused": refused,
+        }  # fmt: skip
+        return UsageTotals(**counts.get(outcome, {}))
+
+    return replace(
+        figures,
+        now=only(figures.now),
+        before=only(figures.before),
+        steps=[(at, only(totals)) for at, totals in figures.steps],
+        top_keys=[(*key, only(totals)) for *key, totals in figures.top_keys],
+        targets=[
+            replace(target, total=only(target.total), steps=[only(step) for step in target.steps])
+            for target in figures.targets
+        ],
+    )
+
+
+def _range(filters: Filters) -> Range:
+    """Of a custom range, one end may be missing. May raise ValidationError."""
+    if filters.range is not None:
+        return RANGES[filters.range]
+    until = time.time() if filters.until is None else filters.until
+    return custom(until - CUSTOM_LENGTH if filters.since is None else filters.since, until)
+
+
+def _chosen(name: str, options: Any) -> str:
+    """One of these names from the query; the first is the default."""
+    sent = request.args.get(name)
+    return sent if sent in options else next(iter(options))
+
+
+def _not_default(view: dict[str, str | None]) -> dict[str, str]:
+    defaults = {"by": BREAKDOWNS[0], "metric": next(iter(METRICS)), "zoomed": None}
+    return {name: value for name, value in view.items() if value and value != defaults[name]}
