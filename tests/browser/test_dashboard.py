@@ -21,7 +21,7 @@ from tests.support.visitor import Visitor
 
 PAGES = [
     "", "?range=7d", "keys", "keys/new", "keys/{key}", "keys/{key}/edit", "keys/{key}/revoke",
-    "requests", "requests?outcome=failed", "requests/{request}", "batches", "batches?kind=job",
+    "requests", "requests?outcome=error", "requests/{request}", "batches", "batches?kind=job",
     "batches/{batch}", "batches/{invalid_batch}", "batches/{batch}/cancel", "batches/new",
     "providers", "playground",
     "accounts", "accounts/1", "audit", "me", "nothing-here",

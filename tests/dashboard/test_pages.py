@@ -357,8 +357,13 @@ def test_requests_are_found_by_what_became_of_them(
         return set(re.findall(r'href="/dashboard/requests/([\w-]+)"', page)) & everything
 
     assert found("") == everything
-    assert found("outcome=failed") == {bad, failed}
-    assert found("outcome=ok") == {good, hit, theirs}
+    assert found("outcome=success") == {good, hit, theirs}
+    assert found("outcome=error") == {failed}
+    assert found("outcome=invalid") == {bad}
+    assert found("outcome=refused") == set()
+    assert found("range=1h") == everything
+    assert found("range=1h&outcome=error&status=502") == {failed}
+    assert found("range=1h&since=2999-01-01T00:00") == set(), "times go before a range"
     assert found("status=422") == {bad}
     assert found("cache=HIT") == {hit}
     assert found("model=first") >= {good}
@@ -369,7 +374,7 @@ def test_requests_are_found_by_what_became_of_them(
     assert found(f"key={max(admin.ids_of_keys())}") == {theirs}
     assert found("since=2999-01-01T00:00") == set()
     assert found("until=2000-01-01T00:00") == set()
-    assert found("status=abc&before=-1&key=x&since=never") == everything
+    assert found("status=abc&before=-1&key=x&since=never&range=x&outcome=x&cache=x") == everything
     assert found("before=999999999999999999") == everything
     assert found("key=99999999999") == set()
     for odd in ("status=99999999999", "endpoint=%00", "model=%00", "key=" + "9" * 2000):
@@ -420,8 +425,8 @@ def test_pages_of_requests_follow_each_other(weir: Weir, admin: Visitor) -> None
 
     def two_pages(query: str) -> list[str]:
         pages = [admin.get(f"/dashboard/requests{query}").text]
-        [older] = map(html.unescape, re.findall(r'href="(\?[^"]*before=\d+)"', pages[0]))
-        pages.append(admin.get(f"/dashboard/requests{older}").text)
+        [older] = map(html.unescape, re.findall(r'href="([^"]*before=\d+[^"]*)"', pages[0]))
+        pages.append(admin.get(older).text)
         return re.findall(r'href="/dashboard/requests/([\w-]+)"', "".join(pages))
 
     # A row may still be on its way into the database.

@@ -55,6 +55,7 @@ def _begin() -> None:
         rule,
         tracing.request(cast(Any, request.headers), request.method, rule),
     )
+    g.request_context.client = request.headers.get("User-Agent")
 
 
 def _credentials(request: Request) -> set[str]:
@@ -105,6 +106,7 @@ def _closed(services: Services, context: RequestContext, status: int, counted: b
     _end_span(context, status)
     if context.key_id is None or context.method != "POST":
         return
+    began = context.began_to_answer
     services.request_log.add(
         LoggedRequest(
             at=time.time(),
@@ -121,14 +123,23 @@ def _closed(services: Services, context: RequestContext, status: int, counted: b
             cost_nano=None if context.cost_usd is None else round(context.cost_usd * money.NANO),
             milliseconds=context.milliseconds,
             error=context.error,
+            first_token_milliseconds=began and began * 1000,
+            client=context.client,
+            refused_by=context.limit,
             prompt=context.prompt,
             answer=context.answer,
         )
     )
+    count = partial(
+        services.traffic.count,
+        context.key_id,
+        endpoint=context.endpoint,
+        provider=context.provider or "",
+        model=context.model or "",
+    )
     if context.limit:
         if context.limited:
-            refused = UsageTotals(**{COUNTER_OF_LIMIT[context.limit]: 1})
-            services.traffic.count(context.key_id, refused)
+            count(UsageTotals(**{COUNTER_OF_LIMIT[context.limit]: 1}))
     elif context.admitted:
         counts = UsageTotals(
             requests=1,
@@ -139,7 +150,8 @@ def _closed(services: Services, context: RequestContext, status: int, counted: b
             saved_tokens=context.saved_tokens,
             saved_nano=round(context.saved_usd * money.NANO),
         )
-        services.traffic.count(context.key_id, counts, context.milliseconds)
+        first = context.began_to_answer
+        count(counts, context.milliseconds, first_token=None if first is None else first * 1000)
 
 
 def _end_span(context: RequestContext, status: int) -> None:

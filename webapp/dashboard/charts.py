@@ -174,9 +174,7 @@ class Chart:
                     yield Path(number_, series.style, "".join(found), running)
 
 
-def requests_chart(
-    steps: Steps, is_running: bool, links: Links, title: str = "Requests"
-) -> Chart:
+def requests_chart(steps: Steps, is_running: bool, links: Links, title: str = "Requests") -> Chart:
     """Requests by outcome."""
     totals = [total for _, total in steps]
     answered = [max(0, one.requests - one.hits - one.errors) for one in totals]

@@ -2,63 +2,56 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
-from urllib.parse import urlencode
 
 from flask import request
 
-from webapp.accounts.keys import LARGEST_ID
+from webapp.dashboard.filters import Filters, choices, read_filters
 from webapp.dashboard.pages import LARGEST_BIG_ID, Blueprint, number_of, page
 from webapp.dashboard.session import is_admin, members
 from webapp.dashboard.visibility import names_of_keys, visible_ids
 from webapp.errors import NotFound, ProviderRefusedWeir
-from webapp.metering.request_log import Wanted
+from webapp.metering.overview import RANGES
+from webapp.metering.request_log import Outcome, Wanted
 from webapp.observability.request_context import REQUEST_ID
 from webapp.services import services
 
 blueprint = members(Blueprint("requests", __name__))
 
-CACHES = ("HIT", "MISS", "COALESCED", "STALE", "BYPASS")
-OUTCOMES = {"ok": False, "failed": True}
-
 
 @blueprint.get("/requests")
 def latest() -> Any:
-    """Recent requests, filtered by key, status, endpoint, model, …"""
-    visible = visible_ids()
-    filters = {name: value for name, value in request.args.items() if value and "\0" not in value}
-    wanted = Wanted(
-        key_ids=_key_ids(filters.get("key", ""), visible),
-        endpoint=filters.get("endpoint"),
-        provider=filters.get("provider"),
-        model=filters.get("model"),
-        cache=filters.get("cache") if filters.get("cache") in CACHES else None,
-        status=number_of(filters.get("status"), LARGEST_ID),
-        failed=OUTCOMES.get(filters.get("outcome", "")),
-        since=_moment(filters.get("since")),
-        until=_moment(filters.get("until")),
-    )
+    """Recent requests, filtered by key, outcome, model, time, …"""
+    filters = read_filters()
     services().request_log.flush()
-    found = services().request_log.page(
-        wanted, before=number_of(filters.get("before"), LARGEST_BIG_ID)
-    )
-    endpoints, providers, models = services().request_log.names(visible)
-    older = None
-    if found.older is not None:
-        older = "?" + urlencode(filters | {"before": str(found.older)})
+    before = number_of(request.args.get("before"), LARGEST_BIG_ID)
+    found = services().request_log.page(_wanted(filters), before=before)
     return page(
         "requests.html",
         filters=filters,
+        choices=choices(filters),
+        ranges=RANGES.values(),
         found=found,
-        older=older,
+        before=before,
         names=names_of_keys(),
-        endpoints=endpoints,
-        providers=providers,
-        models=models,
-        caches=CACHES,
         log_prompts=services().settings.log_prompts,
         kept_days=services().settings.request_log_retention,
+    )
+
+
+def _wanted(filters: Filters) -> Wanted:
+    period = RANGES[filters.range] if filters.range else None
+    return Wanted(
+        key_ids=filters.key_ids,
+        endpoint=filters.endpoint,
+        provider=filters.provider,
+        model=filters.model,
+        cache=filters.cache,
+        status=filters.status,
+        outcome=Outcome(filters.outcome) if filters.outcome else None,
+        since=period.first if period else filters.since,
+        until=period.first + period.length if period else filters.until,
     )
 
 
@@ -99,18 +92,3 @@ def _took(call: dict[str, Any]) -> float | None:
         return None
     started, ended = (datetime.fromisoformat(call[name]) for name in ("reserved_at", "settled_at"))
     return (ended - started).total_seconds() * 1000
-
-
-def _key_ids(sent: str, visible: set[int] | None) -> set[int] | None:
-    if not sent.isdecimal():
-        return visible
-    chosen = number_of(sent, LARGEST_ID) or 0
-    return {chosen} if visible is None else {chosen} & visible
-
-
-def _moment(sent: str | None) -> float | None:
-    """Unix seconds of a date and time (UTC) from a form."""
-    try:
-        return datetime.fromisoformat(sent).replace(tzinfo=UTC).timestamp() if sent else None
-    except (ValueError, OverflowError):
-        return None

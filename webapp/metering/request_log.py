@@ -9,6 +9,7 @@ import logging
 from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
     Connection,
     Float,
     Integer,
@@ -30,7 +32,7 @@ from sqlalchemy import (
 )
 
 from webapp.accounts.keys import api_keys
-from webapp.errors import StoreUnavailable
+from webapp.errors import StoreUnavailable, all_errors
 from webapp.observability.redaction import MAX_STORED_LENGTH
 from webapp.storage.database import Database, metadata
 from webapp.storage.retention import Expired
@@ -40,6 +42,7 @@ log = logging.getLogger(__name__)
 
 MAX_MODEL_LENGTH = 256
 MAX_ROUTE_LENGTH = 300
+MAX_CLIENT_LENGTH = 200
 
 requests = Table(
     "requests",
@@ -60,6 +63,9 @@ requests = Table(
     # The names of the model that the client asked for, and of the one that answered.
     Column("asked_model", String(MAX_ROUTE_LENGTH)),
     Column("answered_model", String(MAX_MODEL_LENGTH)),
+    Column("first_token_milliseconds", Float),  # of a stream
+    Column("client", String(MAX_CLIENT_LENGTH)),  # User-Agent
+    Column("refused_by", String(30)),  # a limit, one of observability.refusals
     # Both only if LOG_PROMPTS is on.
     Column("prompt", Text),
     Column("answer", Text),
@@ -98,14 +104,26 @@ class LoggedRequest:
     error: str | None
     asked_model: str | None = None
     answered_model: str | None = None
+    first_token_milliseconds: float | None = None
+    client: str | None = None
+    refused_by: str | None = None
     prompt: str | None = None
     answer: str | None = None
 
 
+class Outcome(StrEnum):
+    """How a request ended, whatever status its headers said."""
+
+    SUCCESS = "success"
+    ERROR = "error"  # as /stats counts errors: Weir or a provider failed
+    REFUSED = "refused"  # by one of Weir's limits
+    INVALID = "invalid"  # any other error of the client, or it disconnected
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Filters for requests; None matches all. `failed` selects requests with an error; `model` is
-    that of the target, or what the client or the provider called it."""
+    """Filters for requests; None matches all. `model` is that of the target, or what the client or
+    the provider called it. Of a time, `since` is included and `until` is not."""
 
     key_ids: Collection[int] | None = None
     endpoint: str | None = None
@@ -113,14 +131,14 @@ class Wanted:
     model: str | None = None
     cache: str | None = None
     status: int | None = None
-    failed: bool | None = None
+    outcome: Outcome | None = None
     since: float | None = None
     until: float | None = None
 
     @property
     def needs_search(self) -> bool:
         filters = (
-            self.endpoint, self.provider, self.model, self.cache, self.status, self.failed,
+            self.endpoint, self.provider, self.model, self.cache, self.status, self.outcome,
         )  # fmt: skip
         several_keys = self.key_ids is not None and len(self.key_ids) > 1
         return several_keys or any(value is not None for value in filters)
@@ -136,6 +154,16 @@ class Page:
     rows: list[Any]
     older: int | None
     looked_back_to: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What the latest requests name, each sorted."""
+
+    key_ids: list[int]
+    endpoints: list[str]
+    providers: list[str]
+    models: list[str]
 
 
 class RequestLog:
@@ -224,19 +252,19 @@ class RequestLog:
         rows = self._database.read(lambda connection: connection.execute(query).all())
         return {key_id: at for key_id, at in rows if at is not None}
 
-    def names(self, key_ids: Collection[int] | None) -> tuple[list[str], list[str], list[str]]:
-        """The endpoints, providers and models of the latest requests, for the filters to offer."""
+    def names(self, key_ids: Collection[int] | None) -> Names:
+        """What the latest requests name, for the filters to offer."""
 
-        def work(connection: Connection) -> tuple[list[str], list[str], list[str]]:
-            latest = select(requests.c.endpoint, requests.c.provider, *MODELS)
+        def work(connection: Connection) -> Names:
+            columns = (requests.c.key_id, requests.c.endpoint, requests.c.provider, *MODELS)
+            latest = select(*columns)
             if key_ids is not None:
                 latest = latest.where(requests.c.key_id.in_(key_ids), *_newest(connection))
             latest = latest.order_by(requests.c.id.desc()).limit(NAMES_BATCH)
             rows = connection.execute(select(latest.subquery()).distinct()).all()
-            endpoints, providers, *models = zip(*rows, strict=True) if rows else ((), ())
+            keys, endpoints, providers, *models = zip(*rows, strict=True) if rows else ((),) * 4
             found = (endpoints, providers, chain.from_iterable(models))
-            first, second, third = (sorted(set(names) - {None}) for names in found)
-            return first, second, third
+            return Names(sorted(set(keys)), *(sorted(set(names) - {None}) for names in found))
 
         return self._database.read(work)
 
@@ -281,6 +309,9 @@ def cut(text: str | None) -> str | None:
 def _row(request: LoggedRequest) -> dict[str, Any]:
     """A row for the table. Texts are cleaned, as a provider may send what databases refuse."""
     row = {name: getattr(request, name) for name in LoggedRequest.__slots__}
+    if request.client is not None:
+        printable = "".join(filter(str.isprintable, request.client))
+        row["client"] = _clean(printable, MAX_CLIENT_LENGTH)
     for column, length in zip(MODELS, MODEL_LENGTHS, strict=True):
         if row[column.name] is not None:
             row[column.name] = _clean(row[column.name], length)
@@ -306,6 +337,27 @@ def _first_id(connection: Connection, moment: float) -> int | None:
     return connection.execute(later).scalar()
 
 
+def outcome_of(status: int, error: str | None) -> Outcome:
+    """How a request with this status and error ended."""
+    if status >= 500 or error in _SERVER_ERRORS:
+        return Outcome.ERROR
+    if error in _REFUSALS:
+        return Outcome.REFUSED
+    return Outcome.SUCCESS if status < 400 and error is None else Outcome.INVALID
+
+
+# The same in SQL. A stream that fails has sent status 200 by then.
+_SERVER_ERRORS = {error.__name__ for error in all_errors() if error.status >= 500}
+_REFUSALS = {error.__name__ for error in all_errors() if error.status == 429}
+_ERROR = func.coalesce(requests.c.error, "")
+_OUTCOMES: dict[Outcome, ColumnElement[bool]] = {
+    Outcome.ERROR: (requests.c.status >= 500) | _ERROR.in_(_SERVER_ERRORS),
+    Outcome.REFUSED: (requests.c.status < 500) & _ERROR.in_(_REFUSALS),
+    Outcome.SUCCESS: (requests.c.status < 400) & (_ERROR == ""),
+}
+_OUTCOMES[Outcome.INVALID] = not_(or_(*_OUTCOMES.values()))
+
+
 def _conditions(wanted: Wanted) -> list[Any]:
     equal = {
         name: value
@@ -317,11 +369,10 @@ def _conditions(wanted: Wanted) -> list[Any]:
         conditions.append(or_(*(column == wanted.model for column in MODELS)))
     if wanted.key_ids is not None:
         conditions.append(requests.c.key_id.in_(wanted.key_ids))
-    if wanted.failed is not None:
-        failed = (requests.c.status >= 400) | requests.c.error.is_not(None)
-        conditions.append(failed if wanted.failed else not_(failed))
+    if wanted.outcome is not None:
+        conditions.append(_OUTCOMES[wanted.outcome])
     if wanted.since is not None:
         conditions.append(requests.c.at >= wanted.since)
     if wanted.until is not None:
-        conditions.append(requests.c.at <= wanted.until)
+        conditions.append(requests.c.at < wanted.until)
     return conditions
