@@ -71,9 +71,39 @@ def ask(weir: Weir, secret: str, message: str, **more: object) -> str:
 
 def tile(page: str, title: str) -> str:
     """The figure of a tile; of a rounded one, the exact one that it has as its title."""
-    found = re.search(rf'<dt>{title}</dt><dd>(?:<span title="([^"]+)">.*?|([^<]*))</dd>', page)
+    found = re.search(rf"<dt>(?:<a[^>]*>)?{title}(?:</a>)?</dt><dd>(.*?)</dd>", page)
     assert found, text_of(page)
-    return found.group(1) or found.group(2)
+    return shown(found.group(1))
+
+
+def shown(figure: str) -> str:
+    """The text of a figure; of a rounded one, the exact one."""
+    exact = re.match(r'<span title="([^"]+)">', figure)
+    return exact.group(1) if exact else text_of(figure).strip()
+
+
+def note(page: str, title: str) -> str:
+    """The change and the note of a tile."""
+    found = re.search(rf'{title}(?:</a>)?</dt>.*?<dd class="quiet">(.*?)</dd>', page, re.DOTALL)
+    assert found, text_of(page)
+    return text_of(found.group(1)).strip()
+
+
+def link_of_tile(page: str, title: str) -> str:
+    return re.findall(rf'<dt><a href="([^"]+)">{title}</a>', page)[0]
+
+
+def table(page: str, name: str) -> list[list[str]]:
+    """The rows of a table by its accessible name."""
+    found = re.search(rf'aria-label="{name}">\s*<table.*?<tbody>(.*?)</tbody>', page, re.DOTALL)
+    assert found, text_of(page)
+    rows = re.findall(r"<tr>(.*?)</tr>", found.group(1), re.DOTALL)
+    cells = [re.findall(r"<t[hd]\b[^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in rows]
+    return [[shown(cell) for cell in row] for row in cells]
+
+
+def dollars(amount: str) -> float:
+    return float(amount.strip("$"))
 
 
 @pytest.mark.parametrize("store", ["sqlite", "postgresql"])
@@ -110,7 +140,7 @@ def test_from_the_first_visit_to_figures_that_equal_those_of_the_api_in_every_ra
     provider.fault(status=500)
     ask(weir, secret, "fails")
     provider.fault()
-    refused = refuse_each_kind(weir, admin)
+    refused = refuse_each_kind(weir, admin, provider)
     stats = weir.get("/stats", key=secret).json()
     usage = Administrator(weir).get("/admin/usage?by=provider,model").json()
     total = usage["total"]
@@ -154,14 +184,14 @@ def test_from_the_first_visit_to_figures_that_equal_those_of_the_api_in_every_ra
             assert dollars(cost) == pytest.approx(row["cost_usd"], rel=0.05)
             assert share == f"{row['cost_usd'] / total['cost_usd'] * 100:.1f} %"
     by_provider = table(admin.get("/dashboard/?range=7d&by=provider").text, "By provider")
-    assert dollars(dict((row[0], row[6]) for row in by_provider)["openai"]) == pytest.approx(
+    assert dollars({row[0]: row[6] for row in by_provider}["openai"]) == pytest.approx(
         total["cost_usd"], rel=0.05
     )
     yesterday = admin.get("/dashboard/?range=yesterday").text
     assert (tile(yesterday, "Requests"), tile(yesterday, "Refused")) == ("0", "0")
 
 
-def refuse_each_kind(weir: Weir, admin: Visitor) -> dict[str, int]:
+def refuse_each_kind(weir: Weir, admin: Visitor, provider: Provider) -> dict[str, int]:
     """Have requests refused: how many, by the kind of limit."""
     limits = {"rate": "requests_per_day", "tokens": "tokens_per_minute", "budget": "usd_per_day"}
     refused = {}
@@ -175,10 +205,12 @@ def refuse_each_kind(weir: Weir, admin: Visitor) -> dict[str, int]:
         refused[kind] = sum(status in {402, 429} for status in statuses)
     secret = admin.create_key("one at a time", **{"limits.parallel_requests": "1"})
     body = {"messages": [{"role": "user", "content": "long"}], "stream": True}
+    provider.fault(gap=0.3, pieces=3)
     stream = weir.stream("/v1/chat/completions", body, key=secret)
     next(stream)
     busy = weir.post("/chat", key=secret, json={"message": "too many"})
     list(stream)
+    provider.fault()
     assert busy.status_code == 429
     assert all(refused.values()), refused
     return refused | {"parallel": 1}

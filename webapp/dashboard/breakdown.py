@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from webapp.dashboard.charts import COUNT, MONEY, Chart, Links, Series, Unit
-from webapp.metering.latencies import Latencies, LatencyFigures
+from webapp.metering.latencies import LatencyFigures
 from webapp.metering.overview import Figures
+from webapp.metering.target_latency import Latencies
 from webapp.metering.totals import UsageTotals
 
 # Each metric of the chart: its title, the field of UsageTotals, how it is shown.

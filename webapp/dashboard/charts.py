@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from webapp import money
 from webapp.dashboard.formatting import compact, duration, nano, number
-from webapp.metering.latencies import Latencies
+from webapp.metering.latencies import LatencyFigures
 from webapp.metering.totals import UsageTotals
 
 HEIGHT = 200
@@ -83,7 +83,6 @@ class Chart:
     times: Sequence[int]
     is_running: bool
     lines: bool = False
-    note: str = ""
     height: int = field(default=HEIGHT, init=False)
 
     @property
@@ -207,15 +206,18 @@ def tokens_chart(steps: Steps, is_running: bool) -> Chart:
     return Chart("tokens", "Billed tokens", COUNT, series, [at for at, _ in steps], is_running)
 
 
-def latency_chart(
-    id_: str, title: str, steps: Sequence[tuple[int, Latencies]], is_running: bool, note: str = ""
-) -> Chart:
-    series = [
-        Series(name, f"series-{place}", [getattr(one, name) for _, one in steps])
-        for place, name in enumerate(("p50", "p95", "p99"), 1)
-    ]
-    times = [at for at, _ in steps]
-    return Chart(id_, title, DURATION, series, times, is_running, lines=True, note=note)
+def latency_charts(latencies: LatencyFigures, is_running: bool) -> list[Chart]:
+    """Until the end of requests, and until the first token of streams."""
+    steps = latencies.steps
+    charts = []
+    for place, id_, title in ((1, "latency", "Latency"), (2, "first-token", "Time to first token")):
+        series = [
+            Series(name, f"series-{style}", [getattr(step[place], name) for step in steps])
+            for style, name in enumerate(("p50", "p95", "p99"), 1)
+        ]
+        times = [step[0] for step in steps]
+        charts.append(Chart(id_, title, DURATION, series, times, is_running, lines=True))
+    return charts
 
 
 def step_links(chart: Chart, step: int, links: Links) -> list[str]:

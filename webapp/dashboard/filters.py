@@ -14,7 +14,7 @@ from webapp.accounts.keys import LARGEST_ID
 from webapp.dashboard.pages import number_of
 from webapp.dashboard.visibility import names_of_keys, visible_ids
 from webapp.llm.messages import CacheState
-from webapp.metering.overview import RANGES
+from webapp.metering.ranges import RANGES
 from webapp.metering.request_log import Outcome
 from webapp.services import services
 

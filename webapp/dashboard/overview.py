@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ from flask import request
 
 from webapp.dashboard.breakdown import METRICS, breakdown_chart, rows_by_model, rows_by_provider
 from webapp.dashboard.charts import (
-    latency_chart,
+    latency_charts,
     money_chart,
     requests_chart,
     step_links,
@@ -26,6 +27,7 @@ from webapp.dashboard.tiles import latency_tiles, money_tiles, traffic_tiles
 from webapp.dashboard.visibility import cached_inputs_of, own_keys
 from webapp.metering.overview import Figures
 from webapp.metering.ranges import RANGES, Range, custom
+from webapp.metering.request_log import Outcome
 from webapp.metering.selected import Selected
 from webapp.metering.totals import REFUSALS, UsageTotals
 from webapp.observability.health import overall
@@ -43,11 +45,11 @@ def overview() -> Any:
     """Figures of a period, compared with the previous one"""
     filters = read_filters(DEFAULT)
     range_ = _range(filters)
-    view = {
-        "by": _chosen("by", BREAKDOWNS),
-        "metric": _chosen("metric", METRICS) if filters.outcome is None else "requests",
-        "zoomed": request.args.get("zoomed"),
-    }
+    by, metric = _chosen("by", BREAKDOWNS), _chosen("metric", METRICS)
+    if filters.outcome is not None:
+        metric = "requests"
+    zoomed = request.args.get("zoomed")
+    view = {"by": by, "metric": metric, "zoomed": zoomed if zoomed in RANGES else None}
     selected = Selected(filters.key_ids, filters.endpoint, filters.provider, filters.model)
     services().traffic.flush()
     figures = _of_outcome(services().overview.figures(range_, selected), filters.outcome)
@@ -55,14 +57,14 @@ def overview() -> Any:
 
     links = partial(filters.url, "requests.latest")
 
-    def here(**changes: Any) -> str:
+    def page_url(**changes: Any) -> str:
         """The address of this page with other filters, or another view."""
         views = {name: changes.pop(name, value) for name, value in view.items()}
         shown = urlencode(_not_default(views))
         return filters.url("overview.overview", **changes) + (f"&{shown}" if shown else "")
 
     rows = (
-        rows_by_model(figures, latencies) if view["by"] == "model"
+        rows_by_model(figures, latencies) if by == "model"
         else rows_by_provider(figures, lambda provider: services().overview.latencies(
             range_, replace(selected, provider=provider)
         ))
@@ -70,15 +72,14 @@ def overview() -> Any:
     times = [at for at, _ in figures.steps]
     charts = [
         requests_chart(figures.steps, range_.is_running, links),
-        breakdown_chart(rows, view["by"], view["metric"], times, range_.is_running, links),
+        breakdown_chart(rows, by, metric, times, range_.is_running, links),
     ]
     if filters.outcome is None:
         charts += [
-            latency_chart("latency", "Latency", [(at, total) for at, total, _ in latencies.steps], range_.is_running),
-            latency_chart("first-token", "Time to first token", [(at, first) for at, _, first in latencies.steps], range_.is_running),
+            *latency_charts(latencies, range_.is_running),
             money_chart(figures.steps, range_.is_running),
             tokens_chart(figures.steps, range_.is_running),
-        ]  # fmt: skip
+        ]
     # A provider that does not respond must not delay the page.
     checks = services().health.checks(ask_providers=False)
     days = range_.steps if range_.by_day else 1
@@ -89,7 +90,7 @@ def overview() -> Any:
         ranges=RANGES.values(),
         selected_range=range_,
         view=view,
-        here=here,
+        page_url=page_url,
         links=links,
         groups={
             "Traffic": traffic_tiles(figures, links),
@@ -118,20 +119,23 @@ def _of_outcome(figures: Figures, outcome: str | None) -> Figures:
         return figures
 
     def only(totals: UsageTotals) -> UsageTotals:
-        refused = {name: getattr(totals, name) for name in REFUSALS}
-        counts = {
-            "success": {"requests": totals.requests - totals.errors, "hits": totals.hits, "misses": totals.misses},
-            "error": {"requests": totals.errors, "errors": totals.errors},
-            "refused": refused,
-        }  # fmt: skip
-        return UsageTotals(**counts.get(outcome, {}))
+        if outcome == Outcome.SUCCESS:
+            counted = totals.only(("hits", "misses"))
+            counted.requests = totals.requests - totals.errors
+            return counted
+        if outcome == Outcome.ERROR:
+            return UsageTotals(requests=totals.errors, errors=totals.errors)
+        return totals.only(REFUSALS if outcome == Outcome.REFUSED else ())
 
     return replace(
         figures,
         now=only(figures.now),
         before=only(figures.before),
         steps=[(at, only(totals)) for at, totals in figures.steps],
-        top_keys=[(*key, only(totals)) for *key, totals in figures.top_keys],
+        top_keys=[
+            (key_id, name, is_account, only(totals))
+            for key_id, name, is_account, totals in figures.top_keys
+        ],
         targets=[
             replace(target, total=only(target.total), steps=[only(step) for step in target.steps])
             for target in figures.targets
@@ -147,10 +151,11 @@ def _range(filters: Filters) -> Range:
     return custom(until - CUSTOM_LENGTH if filters.since is None else filters.since, until)
 
 
-def _chosen(name: str, options: Any) -> str:
+def _chosen(name: str, options: Iterable[str]) -> str:
     """One of these names from the query; the first is the default."""
+    default, *others = options
     sent = request.args.get(name)
-    return sent if sent in options else next(iter(options))
+    return sent if sent in others else default
 
 
 def _not_default(view: dict[str, str | None]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from webapp.dashboard.pages import LARGEST_BIG_ID, Blueprint, number_of, page
 from webapp.dashboard.session import is_admin, members
 from webapp.dashboard.visibility import names_of_keys, visible_ids
 from webapp.errors import NotFound, ProviderRefusedWeir
-from webapp.metering.overview import RANGES
+from webapp.metering.ranges import RANGES
 from webapp.metering.request_log import Outcome, Wanted
 from webapp.observability.request_context import REQUEST_ID
 from webapp.services import services

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from webapp.dashboard.charts import Links
 from webapp.dashboard.formatting import compact, duration, nano, percent
-from webapp.metering.latencies import Latencies, LatencyFigures
+from webapp.metering.latencies import LatencyFigures
 from webapp.metering.overview import Figures
+from webapp.metering.target_latency import Latencies
 from webapp.metering.totals import REFUSALS, UsageTotals
 
 NOT_SPLIT = "not split by outcome"
@@ -61,7 +62,8 @@ def money_tiles(figures: Figures, outcome: str | None) -> list[Tile]:
     in_out = f"{compact(now.input_tokens)} in, {compact(now.output_tokens)} out"
     amounts = [
         (nano(now.cost_nano), _amount(now.cost_nano, before.cost_nano, known), ""),
-        (nano(now.saved_nano), _amount(now.saved_nano, before.saved_nano, known), "incl. coalesced"),
+        (nano(now.saved_nano), _amount(now.saved_nano, before.saved_nano, known),
+         "incl. coalesced"),
         (compact(now.tokens), _amount(now.tokens, before.tokens, known), in_out),
         (percent(now.cached_share), _rate(now.cached_share, before.cached_share, BETTER),
          f"{compact(now.cached_input_tokens)} tokens"),
