@@ -130,6 +130,14 @@ class Traffic:
         except StoreUnavailable:
             return 0
 
+    def all_counted_today(self, key_ids: Collection[int]) -> dict[int, int]:
+        """The requests of each of these keys on this UTC day that are written. May raise
+        StoreUnavailable."""
+        today = (traffic.c.day == datetime.now(UTC).date(), traffic.c.key_id.in_(key_ids))
+        query = select(traffic.c.key_id, func.sum(traffic.c.requests)).where(*today)
+        rows = self._database.read(lambda c: c.execute(query.group_by(traffic.c.key_id)).all())
+        return dict.fromkeys(key_ids, 0) | {key_id: int(count) for key_id, count in rows}
+
     def is_empty(self, key_ids: Collection[int] | None) -> bool:
         """Whether there are no counts, or none of these keys."""
         query = select(traffic.c.key_id).limit(1)
