@@ -68,9 +68,8 @@ def rows_by_provider(figures: Figures, timings: Callable[[str], LatencyFigures])
 
 
 def breakdown_chart(
-    rows: Sequence[Row], by: str, metric: str, times: Sequence[int], is_running: bool,
-    links: Links,
-) -> Chart:  # fmt: skip
+    rows: Sequence[Row], by: str, metric: str, figures: Figures, is_running: bool, links: Links
+) -> Chart:
     """The largest, each with its colour, and the sum of the others."""
     title, attribute, unit = METRICS[metric]
 
@@ -89,6 +88,7 @@ def breakdown_chart(
     if others := sorted_rows[SERIES_MAX:]:
         steps = [_sum(step) for step in zip(*(row.steps for row in others), strict=True)]
         series.append(Series("Other", "series-other", values(steps)))
+    times = [at for at, _ in figures.steps]
     return Chart("breakdown", f"{title} by {by}", unit, series, times, is_running)
 
 

@@ -96,7 +96,9 @@ class Chart:
 
     @property
     def y_ticks(self) -> list[tuple[float, str]]:
-        """(Per cent of the height from above, label)."""
+        """(Per cent of the height from above, label). Without data there is no scale."""
+        if self.is_empty:
+            return [(100, "0")]
         count = round(self.top / self._tick_size)
         return [
             (100 - 100 * tick / count, self.unit.axis(tick * self._tick_size))

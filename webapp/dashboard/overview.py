@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 from urllib.parse import urlencode
@@ -23,9 +25,11 @@ from webapp.dashboard.filters import Filters, choices, read_filters
 from webapp.dashboard.pages import Blueprint, page
 from webapp.dashboard.providers import states
 from webapp.dashboard.session import is_admin, members
-from webapp.dashboard.tiles import latency_tiles, money_tiles, traffic_tiles
+from webapp.dashboard.tiles import latency_tiles, money_tiles, not_split, traffic_tiles
 from webapp.dashboard.visibility import cached_inputs_of, own_keys
+from webapp.metering.activity import DAY
 from webapp.metering.overview import Figures
+from webapp.metering.prompt_caches import CachedInput
 from webapp.metering.ranges import RANGES, Range, custom
 from webapp.metering.request_log import Outcome
 from webapp.metering.selected import Selected
@@ -36,7 +40,7 @@ from webapp.services import services
 blueprint = members(Blueprint("overview", __name__))
 
 DEFAULT = "24h"
-CUSTOM_LENGTH = 86_400  # seconds, of a custom range without a start
+CUSTOM_LENGTH = DAY  # seconds, of a custom range without a start
 BREAKDOWNS = ("model", "provider")
 
 
@@ -44,45 +48,35 @@ BREAKDOWNS = ("model", "provider")
 def overview() -> Any:
     """Figures of a period, compared with the previous one"""
     filters = read_filters(DEFAULT)
+    if filters.outcome == Outcome.INVALID:  # is not counted
+        filters = replace(filters, outcome=None)
     range_ = _range(filters)
-    by, metric = _chosen("by", BREAKDOWNS), _chosen("metric", METRICS)
-    if filters.outcome is not None:
-        metric = "requests"
-    zoomed = request.args.get("zoomed")
-    view = {"by": by, "metric": metric, "zoomed": zoomed if zoomed in RANGES else None}
+    view = _view(filters)
     selected = Selected(filters.key_ids, filters.endpoint, filters.provider, filters.model)
     services().traffic.flush()
     figures = _of_outcome(services().overview.figures(range_, selected), filters.outcome)
     latencies = services().overview.latencies(range_, selected)
-
     links = partial(filters.url, "requests.latest")
-
-    def page_url(**changes: Any) -> str:
-        """The address of this page with other filters, or another view."""
-        views = {name: changes.pop(name, value) for name, value in view.items()}
-        shown = urlencode(_not_default(views))
-        return filters.url("overview.overview", **changes) + (f"&{shown}" if shown else "")
-
-    rows = (
-        rows_by_model(figures, latencies) if by == "model"
-        else rows_by_provider(figures, lambda provider: services().overview.latencies(
-            range_, replace(selected, provider=provider)
-        ))
-    )  # fmt: skip
-    times = [at for at, _ in figures.steps]
+    rows = rows_by_model(figures, latencies)
+    if view["by"] == "provider":
+        rows = rows_by_provider(
+            figures,
+            lambda name: services().overview.latencies(range_, replace(selected, provider=name)),
+        )
+    money, latency = money_tiles(figures, links), latency_tiles(latencies, links)
     charts = [
         requests_chart(figures.steps, range_.is_running, links),
-        breakdown_chart(rows, by, metric, times, range_.is_running, links),
+        breakdown_chart(rows, view["by"], view["metric"], figures, range_.is_running, links),
     ]
     if filters.outcome is None:
-        charts += [
-            *latency_charts(latencies, range_.is_running),
-            money_chart(figures.steps, range_.is_running),
-            tokens_chart(figures.steps, range_.is_running),
-        ]
+        charts += latency_charts(latencies, range_.is_running)
+        charts.append(money_chart(figures.steps, range_.is_running))
+        charts.append(tokens_chart(figures.steps, range_.is_running))
+    else:
+        money, latency = not_split(money), not_split(latency)
     # A provider that does not respond must not delay the page.
     checks = services().health.checks(ask_providers=False)
-    days = range_.steps if range_.by_day else 1
+    prompt_caches_title, cached_inputs = _prompt_caches(range_, filters)
     return page(
         "overview.html",
         filters=filters,
@@ -90,27 +84,56 @@ def overview() -> Any:
         ranges=RANGES.values(),
         selected_range=range_,
         view=view,
-        page_url=page_url,
+        page_url=partial(_page_url, filters, view),
         links=links,
-        groups={
-            "Traffic": traffic_tiles(figures, links),
-            "Money": money_tiles(figures, filters.outcome),
-            "Latency": latency_tiles(latencies, filters.outcome),
-        },
+        groups={"Traffic": traffic_tiles(figures, links), "Money": money, "Latency": latency},
         sampled=latencies.sampled,
         charts=charts,
         step_links=step_links(charts[0], range_.step, links),
         rows=rows,
-        metrics=METRICS,
         figures=figures,
         checks=checks,
         status=overall(checks)[0],
         providers=states(ask=False) if is_admin() else [],
         fresh=services().traffic.is_empty(filters.visible_ids),
         keys=own_keys(),
-        cached_days=days,
-        cached_inputs=cached_inputs_of(days, filters.key_ids),
+        prompt_caches_title=prompt_caches_title,
+        cached_inputs=cached_inputs,
     )
+
+
+def _view(filters: Filters) -> dict[str, str]:
+    """How the page shows the figures: the breakdown, its chart's metric, and the range from which
+    the user zoomed into this one."""
+    metric = "requests" if filters.outcome else _one_of(METRICS, "metric")
+    return {
+        "by": _one_of(BREAKDOWNS, "by") or BREAKDOWNS[0],
+        "metric": metric or next(iter(METRICS)),
+        "zoomed": _one_of(RANGES, "zoomed"),
+    }
+
+
+def _one_of(names: Collection[str], parameter: str) -> str:
+    sent = request.args.get(parameter, "")
+    return sent if sent in names else ""
+
+
+def _page_url(filters: Filters, view: dict[str, str], **changes: Any) -> str:
+    """The address of this page with changed filters, or another view."""
+    shown = {name: changes.pop(name, value) for name, value in view.items()}
+    query = urlencode({name: value for name, value in shown.items() if value})
+    return f"{filters.url('overview.overview', **changes)}&{query}"
+
+
+def _prompt_caches(range_: Range, filters: Filters) -> tuple[str, list[CachedInput]]:
+    """What providers' prompt caches knew on the UTC days of a range, and how these are called."""
+    today = datetime.now(UTC).date()
+    last = min(today, datetime.fromtimestamp(range_.until - 1, UTC).date())
+    days = math.ceil(range_.length / DAY)
+    rows = cached_inputs_of(days, filters.key_ids, last)
+    if last == today:
+        return "today (UTC)" if days == 1 else f"last {days} days", rows
+    return f"{last} (UTC)" if days == 1 else f"{days} days until {last}", rows
 
 
 def _of_outcome(figures: Figures, outcome: str | None) -> Figures:
@@ -149,15 +172,3 @@ def _range(filters: Filters) -> Range:
         return RANGES[filters.range]
     until = time.time() if filters.until is None else filters.until
     return custom(until - CUSTOM_LENGTH if filters.since is None else filters.since, until)
-
-
-def _chosen(name: str, options: Iterable[str]) -> str:
-    """One of these names from the query; the first is the default."""
-    default, *others = options
-    sent = request.args.get(name)
-    return sent if sent in others else default
-
-
-def _not_default(view: dict[str, str | None]) -> dict[str, str]:
-    defaults = {"by": BREAKDOWNS[0], "metric": next(iter(METRICS)), "zoomed": None}
-    return {name: value for name, value in view.items() if value and value != defaults[name]}

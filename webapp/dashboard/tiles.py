@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from webapp.dashboard.charts import Links
-from webapp.dashboard.formatting import compact, duration, nano, percent
+from webapp.dashboard.formatting import NOTHING, compact, duration, nano, percent
 from webapp.metering.latencies import LatencyFigures
 from webapp.metering.overview import Figures
-from webapp.metering.target_latency import Latencies
 from webapp.metering.totals import REFUSALS, UsageTotals
 
 NOT_SPLIT = "not split by outcome"
-# A change is worse or better where more of a figure is; what follows traffic is neither.
+NO_EARLIER_DATA, UNCHANGED = "no earlier data", "unchanged"
+# What a change means where more of a figure is worse or better; traffic and cost are neither.
 WORSE, BETTER = "worse", "better"
-OPPOSITE = {WORSE: BETTER, BETTER: WORSE, "": ""}
-PERCENTAGE_POINTS, PER_CENT = " pp", " %"
+OPPOSITE = {WORSE: BETTER, BETTER: WORSE}
+NOTEWORTHY = 5  # per cent; a smaller change of a latency is chance
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ def traffic_tiles(figures: Figures, links: Links) -> list[Tile]:
     known = bool(before.requests or before.refused)
     return [
         Tile(
-            "Requests", compact(now.requests), *_amount(now.requests, before.requests, known),
+            "Requests", compact(now.requests), _amount(now.requests, before.requests, known),
             href=links(),
         ),
         Tile(
@@ -47,43 +47,50 @@ def traffic_tiles(figures: Figures, links: Links) -> list[Tile]:
             note=f"{compact(now.errors)} errors", href=links(outcome="error"),
         ),
         Tile(
-            "Refused", compact(now.refused), *_amount(now.refused, before.refused, known),
+            "Refused", compact(now.refused), _amount(now.refused, before.refused, known),
             note=refused_kinds(now), href=links(outcome="refused"),
         ),
     ]  # fmt: skip
 
 
-def money_tiles(figures: Figures, outcome: str | None) -> list[Tile]:
+def money_tiles(figures: Figures, links: Links) -> list[Tile]:
     now, before = figures.now, figures.before
-    titles = "Cost", "Cache savings", "Billed tokens", "Cached input"
-    if outcome is not None:
-        return [Tile(title, "–", note=NOT_SPLIT) for title in titles]
     known = bool(before.requests)
-    in_out = f"{compact(now.input_tokens)} in, {compact(now.output_tokens)} out"
-    amounts = [
-        (nano(now.cost_nano), _amount(now.cost_nano, before.cost_nano, known), ""),
-        (nano(now.saved_nano), _amount(now.saved_nano, before.saved_nano, known),
-         "incl. coalesced"),
-        (compact(now.tokens), _amount(now.tokens, before.tokens, known), in_out),
-        (percent(now.cached_share), _rate(now.cached_share, before.cached_share, BETTER),
-         f"{compact(now.cached_input_tokens)} tokens"),
-    ]  # fmt: skip
     return [
-        Tile(title, value, *change, note=note)
-        for title, (value, change, note) in zip(titles, amounts, strict=True)
+        Tile(
+            "Cost", nano(now.cost_nano), _amount(now.cost_nano, before.cost_nano, known),
+            href=links(),
+        ),
+        Tile(
+            "Cache savings", nano(now.saved_nano),
+            _amount(now.saved_nano, before.saved_nano, known), note="incl. coalesced",
+        ),
+        Tile(
+            "Billed tokens", compact(now.tokens), _amount(now.tokens, before.tokens, known),
+            note=f"{compact(now.input_tokens)} in, {compact(now.output_tokens)} out",
+        ),
+        Tile(
+            "Cached input", percent(now.cached_share),
+            *_rate(now.cached_share, before.cached_share, BETTER),
+            note=f"{compact(now.cached_input_tokens)} tokens",
+        ),
+    ]  # fmt: skip
+
+
+def latency_tiles(latencies: LatencyFigures, links: Links) -> list[Tile]:
+    first_token, first_token_before = latencies.first_token, latencies.first_token_before
+    return [
+        _latency("Latency p50", latencies.now.p50, latencies.before.p50, links()),
+        _latency("Latency p95", latencies.now.p95, latencies.before.p95, links()),
+        _latency("Latency p99", latencies.now.p99, latencies.before.p99, links()),
+        _latency("First token p50", first_token.p50, first_token_before.p50, links()),
+        _latency("First token p95", first_token.p95, first_token_before.p95, links()),
     ]
 
 
-def latency_tiles(latencies: LatencyFigures, outcome: str | None) -> list[Tile]:
-    shown = [
-        ("Latency", name, latencies.now, latencies.before) for name in ("p50", "p95", "p99")
-    ] + [
-        ("First token", name, latencies.first_token, latencies.first_token_before)
-        for name in ("p50", "p95")
-    ]
-    if outcome is not None:
-        return [Tile(f"{title} {name}", "–", note=NOT_SPLIT) for title, name, _, _ in shown]
-    return [_latency(f"{title} {name}", name, now, before) for title, name, now, before in shown]
+def not_split(tiles: list[Tile]) -> list[Tile]:
+    """Tiles of figures that are not counted by outcome."""
+    return [Tile(tile.title, NOTHING, note=NOT_SPLIT) for tile in tiles]
 
 
 def refused_kinds(totals: UsageTotals) -> str:
@@ -92,32 +99,34 @@ def refused_kinds(totals: UsageTotals) -> str:
     return ", ".join(f"{compact(count)} by {kind}" for count, kind in counts if count)
 
 
-def _latency(title: str, name: str, now: Latencies, before: Latencies) -> Tile:
-    value, earlier = getattr(now, name), getattr(before, name)
-    change = _change(value, earlier, PER_CENT, WORSE) if value is not None else ("", "")
-    return Tile(title, duration(value), *change)
-
-
-def _amount(now: int, before: int, known: bool) -> tuple[str, str]:
-    """The change of an amount; without colour."""
+def _amount(now: int, before: int, known: bool) -> str:
     if not known:
-        return "no earlier data", ""
+        return NO_EARLIER_DATA
     if not before:
-        return "0 before" if now else "unchanged", ""
-    return _change(now, before, PER_CENT, "")
+        return "0 before" if now else UNCHANGED
+    return _signed((now - before) / before * 100, 0, " %")
 
 
 def _rate(now: float | None, before: float | None, more: str) -> tuple[str, str]:
-    return ("", "") if now is None else _change(now, before, PERCENTAGE_POINTS, more)
+    """The change of a share in percentage points, and its tone, where `more` is that of more."""
+    if now is None:
+        return "", ""
+    if before is None:
+        return NO_EARLIER_DATA, ""
+    change = _signed((now - before) * 100, 1, " pp")
+    return change, "" if change == UNCHANGED else more if now > before else OPPOSITE[more]
 
 
-def _change(now: float, before: float | None, unit: str, more: str) -> tuple[str, str]:
-    """The change in words, and its tone, where `more` is that of a greater figure."""
-    if before is None or (unit == PER_CENT and not before):
-        return "no earlier data", ""
-    points = unit == PERCENTAGE_POINTS
-    change = (now - before) * 100 if points else (now - before) / before * 100
-    if abs(change) < (0.05 if points else 0.5):
-        return "unchanged", ""
-    text = f"{change:+,.1f}" if points else f"{change:+,.0f}"
-    return text.replace("-", "−") + unit, more if change > 0 else OPPOSITE[more]
+def _latency(title: str, now: float | None, before: float | None, href: str) -> Tile:
+    if now is None:
+        return Tile(title, NOTHING)
+    if not before:
+        return Tile(title, duration(now), NO_EARLIER_DATA, href=href)
+    change = (now - before) / before * 100
+    tone = "" if abs(change) < NOTEWORTHY else WORSE if change > 0 else BETTER
+    return Tile(title, duration(now), _signed(change, 0, " %"), tone, href=href)
+
+
+def _signed(change: float, digits: int, unit: str) -> str:
+    text = f"{change:+,.{digits}f}"
+    return UNCHANGED if float(text.replace(",", "")) == 0 else text.replace("-", "−") + unit
