@@ -109,6 +109,17 @@ class Chart {
     return text;
   }
 
+  // Labels come in UTC. Those of whole UTC days have no time.
+  showLocalTime() {
+    const { timeZone } = weir;
+    if (timeZone === "UTC") return;
+    for (const label of this.plot.querySelectorAll("text[data-at]")) {
+      const at = new Date(label.dataset.at * 1000);
+      const time = at.toLocaleString("en", { timeZone, hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+      label.textContent = time === "00:00" ? at.toLocaleString("en", { timeZone, month: "short", day: "numeric" }) : time;
+    }
+  }
+
   // -- where it leads
 
   // The requests of the chosen step: of a series, or all.
@@ -185,10 +196,12 @@ const charts = [...document.querySelectorAll("[data-chart]")].map((figure) => ne
 
 function update() {
   for (const chart of charts) {
+    chart.showLocalTime();
     if (chart.at === null) chart.describe(chart.rows.length - 1);
     else chart.choose(chart.at, true);
   }
 }
 
-update();
+// page.js, which knows the time zone, runs after this.
+document.addEventListener("DOMContentLoaded", update);
 document.addEventListener("weir:refreshed", update);

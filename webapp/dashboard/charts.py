@@ -108,12 +108,33 @@ class Chart:
     @property
     def x_ticks(self) -> list[tuple[float, int, str]]:
         """(Per cent of the width, Unix seconds, label in UTC)."""
-        step = self.times[1] - self.times[0] if len(self.times) > 1 else DAY
         return [
-            (round((place + 0.5) / len(self.times) * 100, 2), at, _tick_label(at, step))
+            (round((place + 0.5) / len(self.times) * 100, 2), at, self._tick_label(at))
             for place, at in enumerate(self.times)
-            if _has_tick(place, at, step, len(self.times))
+            if self._has_tick(place, at)
         ]
+
+    @property
+    def by_day(self) -> bool:
+        return self._step >= DAY
+
+    @property
+    def _step(self) -> int:
+        """In seconds."""
+        return self.times[1] - self.times[0] if len(self.times) > 1 else DAY
+
+    def _has_tick(self, place: int, at: int) -> bool:
+        length = self._step * len(self.times)
+        fitting = [size for size in TICK_INTERVALS if size * X_TICKS_MAX >= length]
+        if self.by_day or not fitting:
+            return place % math.ceil(len(self.times) / X_TICKS_MAX) == 0
+        return at % fitting[0] < self._step
+
+    def _tick_label(self, at: int) -> str:
+        moment = datetime.fromtimestamp(at, UTC)
+        if self.by_day or at % DAY == 0:
+            return f"{moment:%b} {moment.day}"
+        return f"{moment:%H:%M}"
 
     @property
     def paths(self) -> list[Path]:
@@ -225,17 +246,3 @@ def latency_charts(latencies: LatencyFigures, is_running: bool) -> list[Chart]:
 def step_links(chart: Chart, step: int, links: Links) -> list[str]:
     """The addresses of the requests of each step, which takes so many seconds."""
     return [links(since=at, until=at + step) for at in chart.times]
-
-
-def _has_tick(place: int, at: int, step: int, steps: int) -> bool:
-    fitting = [size for size in TICK_INTERVALS if size * X_TICKS_MAX >= steps * step]
-    if step >= DAY or not fitting:
-        return place % math.ceil(steps / X_TICKS_MAX) == 0
-    return at % fitting[0] < step
-
-
-def _tick_label(at: int, step: int) -> str:
-    moment = datetime.fromtimestamp(at, UTC)
-    if step >= DAY or at % DAY == 0:
-        return f"{moment:%b} {moment.day}"
-    return f"{moment:%H:%M}"
