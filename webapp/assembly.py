@@ -54,7 +54,7 @@ from webapp.llm.flight import Flights
 from webapp.llm.gateway import Gateway
 from webapp.llm.ports import Provider
 from webapp.llm.routing import Router
-from webapp.metering import activity, calls, request_log
+from webapp.metering import activity, calls, request_log, target_activity, target_latency
 from webapp.metering.alerts import Alerts
 from webapp.metering.calls import Calls
 from webapp.metering.heartbeats import Heartbeats
@@ -434,6 +434,8 @@ def _make_lifecycle(
         ended_sessions.expired(),
         response_ids.expired(),
         *activity.expired(),
+        target_activity.expired(),
+        target_latency.expired(),
         *batches_retention.expired(settings.files_retention[1], settings.jobs_retention),
     ]
     if settings.ledger_retention:

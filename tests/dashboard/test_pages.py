@@ -202,7 +202,7 @@ def test_a_key_shows_its_sessions_and_what_they_took(weir: Weir, admin: Visitor)
     secret = admin.create_key("runaway", **limits)
     key = f"/dashboard/keys/{max(admin.ids_of_keys())}"
     assert "Requests per session 2" in text_of(admin.get(key).text)
-    assert "USD per session 1.5" in text_of(admin.get(key).text)
+    assert "USD per session $1.50" in text_of(admin.get(key).text)
     assert "last 24 hours" not in text_of(admin.get(key).text)
     for name, statuses in (("0199a1b2-6c1d-7d0e-9a55", (200, 200, 429)), (None, (200,))):
         headers = {} if name is None else {"X-Weir-Session": name}

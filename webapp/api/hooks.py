@@ -130,10 +130,16 @@ def _closed(services: Services, context: RequestContext, status: int, counted: b
             answer=context.answer,
         )
     )
+    count = partial(
+        services.traffic.count,
+        context.key_id,
+        endpoint=context.endpoint,
+        provider=context.provider or "",
+        model=context.model or "",
+    )
     if context.limit:
         if context.limited:
-            refused = UsageTotals(**{COUNTER_OF_LIMIT[context.limit]: 1})
-            services.traffic.count(context.key_id, refused)
+            count(UsageTotals(**{COUNTER_OF_LIMIT[context.limit]: 1}))
     elif context.admitted:
         counts = UsageTotals(
             requests=1,
@@ -144,7 +150,8 @@ def _closed(services: Services, context: RequestContext, status: int, counted: b
             saved_tokens=context.saved_tokens,
             saved_nano=round(context.saved_usd * money.NANO),
         )
-        services.traffic.count(context.key_id, counts, context.milliseconds)
+        first = context.began_to_answer
+        count(counts, context.milliseconds, first_token=None if first is None else first * 1000)
 
 
 def _end_span(context: RequestContext, status: int) -> None:

@@ -10,7 +10,8 @@ from webapp.dashboard.pages import Blueprint, page
 from webapp.dashboard.providers import states
 from webapp.dashboard.session import is_admin, members
 from webapp.dashboard.visibility import cached_inputs_of, own_keys, visible_ids
-from webapp.metering.overview import RANGES
+from webapp.metering.ranges import RANGES
+from webapp.metering.selected import Selected
 from webapp.observability.health import overall
 from webapp.services import services
 
@@ -25,13 +26,8 @@ def overview() -> Any:
     selected_range = RANGES.get(request.args.get("range", DEFAULT)) or RANGES[DEFAULT]
     key_ids = visible_ids()
     services().traffic.flush()
-    figures = services().overview.figures(selected_range, key_ids)
-    latency, latency_before = figures.latency, figures.latency_before
-    if key_ids is not None:
-        latency, latency_before = (
-            services().request_log.latencies(key_ids, first, first + selected_range.length)
-            for first in (selected_range.first, selected_range.first - selected_range.length)
-        )
+    selected = Selected(key_ids)
+    latencies = services().overview.latencies(selected_range, selected)
     days = selected_range.steps if selected_range.by_day else 1
     # A provider that does not respond must not delay the page.
     checks = services().health.checks(ask_providers=False)
@@ -39,9 +35,9 @@ def overview() -> Any:
         "overview.html",
         ranges=RANGES.values(),
         selected_range=selected_range,
-        figures=figures,
-        latency=latency,
-        latency_before=latency_before,
+        figures=services().overview.figures(selected_range, selected),
+        latency=latencies.now,
+        latency_before=latencies.before,
         checks=checks,
         status=overall(checks)[0],
         providers=states(ask=False) if is_admin() else [],

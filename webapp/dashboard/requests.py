@@ -14,7 +14,7 @@ from webapp.dashboard.reasons import reason_of
 from webapp.dashboard.session import is_admin, members
 from webapp.dashboard.visibility import names_of_keys, url_of_key, visible_ids
 from webapp.errors import NotFound, ProviderRefusedWeir
-from webapp.metering.overview import RANGES
+from webapp.metering.ranges import RANGES
 from webapp.metering.request_export import MAX_EXPORTED, csv_of
 from webapp.metering.request_log import Count, Outcome, Page, Wanted
 from webapp.metering.timeline import timelines
@@ -106,7 +106,7 @@ def _wanted(filters: Filters) -> Wanted:
         status=filters.status,
         outcome=Outcome(filters.outcome) if filters.outcome else None,
         since=period.first if period else filters.since,
-        until=period.first + period.length if period else filters.until,
+        until=period.until if period else filters.until,
     )
 
 

@@ -11,7 +11,7 @@ from flask import url_for
 
 from webapp import money
 from webapp.admission.identity import Principal
-from webapp.admission.limit_states import limits_of
+from webapp.admission.limit_states import Decision, limits_of
 from webapp.admission.limits import details_of
 from webapp.dashboard.session import is_admin, user
 from webapp.errors import NotFound
@@ -93,16 +93,33 @@ def usage_bars_by_key(principals: Sequence[Principal]) -> dict[int, list[JsonObj
     """Like usage_bars(), by key id."""
     billings = [principal.billing_context() for principal in principals]
     budgets = services().ledger.budgets_of_all(billings)
+    decisions = _decisions(principals)
     return {
-        principal.key_id: [*_limits(principal), *map(_budget, budgets.get(principal.key_id, []))]
+        principal.key_id: [
+            *_limits(decisions[principal.bucket]),
+            *map(_budget, budgets.get(principal.key_id, [])),
+        ]
         for principal in principals
     }
 
 
-def _limits(principal: Principal) -> list[JsonObject]:
-    decision = services().rate_limits.peek(principal.bucket, limits_of(principal.allowance))
-    states = map(details_of, decision.states)
-    return [_bar(_title(s["limit"]), s["used"], s["size"], s["reset"]) for s in states]
+def _decisions(principals: Sequence[Principal]) -> dict[str, Decision]:
+    by_day = [one for one in principals if one.allowance.requests_per_day is not None]
+    ids = [one.key_id for one in by_day]
+    counted = services().traffic.all_counted_today(ids) if ids else {}
+    return services().rate_limits.peek_all(
+        {one.bucket: limits_of(one.allowance) for one in principals},
+        {one.bucket: counted[one.key_id] for one in by_day},
+    )
+
+
+def _limits(decision: Decision) -> list[JsonObject]:
+    bars = []
+    for state in map(details_of, decision.states):
+        # That of parallel requests frees a place whenever one ends.
+        reset = None if state["limit"] == "parallel_requests" else state["reset"]
+        bars.append(_bar(_title(state["limit"]), state["used"], state["size"], reset))
+    return bars
 
 
 def _title(limit: str) -> str:
