@@ -13,13 +13,8 @@ from webapp.accounts.keys import LARGEST_ID
 from webapp.dashboard.pages import number_of
 from webapp.dashboard.visibility import names_of_keys, visible_ids
 from webapp.llm.messages import CacheState
-<<<<<<< HEAD
-from webapp.metering.overview import RANGES
-from webapp.metering.request_log import REPLAYED, Outcome
-=======
 from webapp.metering.ranges import RANGES
-from webapp.metering.request_log import Outcome
->>>>>>> main
+from webapp.metering.request_log import REPLAYED, Outcome
 from webapp.services import services
 
 # A select offers so many keys: all of them, or those with the latest requests.
