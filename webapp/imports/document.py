@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import yaml
+if TYPE_CHECKING:
+    from yaml import YAMLError
 
 Path = tuple[str | int, ...]
 
@@ -18,6 +19,8 @@ class Document:
     """The content of a YAML file, and the lines that it was read from."""
 
     def __init__(self, text: str) -> None:
+        import yaml  # only where it is needed: a worker needs none of it
+
         try:
             node = yaml.compose(text, Loader=yaml.SafeLoader)
             self.data: Any = yaml.safe_load(text)
@@ -50,18 +53,18 @@ def _lines(node: Any, path: Path, seen: set[int]) -> Iterator[tuple[Path, int]]:
     if id(node) in seen:
         return
     seen.add(id(node))
-    if isinstance(node, yaml.MappingNode):
+    if node.id == "mapping":
         for key, value in node.value:
             below = (*path, str(key.value))
             yield below, key.start_mark.line + 1
             yield from _lines(value, below, seen)
-    elif isinstance(node, yaml.SequenceNode):
+    elif node.id == "sequence":
         for index, value in enumerate(node.value):
             yield (*path, index), value.start_mark.line + 1
             yield from _lines(value, (*path, index), seen)
 
 
-def _where(error: yaml.YAMLError) -> str:
+def _where(error: YAMLError) -> str:
     """Where the YAML is wrong. The text there is not quoted: it may hold a secret."""
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or "it cannot be read"
