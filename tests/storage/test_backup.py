@@ -3,7 +3,6 @@ empty Weir."""
 
 from __future__ import annotations
 
-import json
 import shutil
 import sqlite3
 import threading
@@ -19,7 +18,7 @@ from tests.conftest import MakeWeir, database_numbers
 from tests.support.administrator import PASSWORD, Administrator
 from tests.support.batches import BatchClient, line
 from tests.support.books import PRICES, Books
-from tests.support.servers import Postgres, Provider, Weir, wait_until
+from tests.support.servers import Postgres, Provider, Weir
 
 OPENAI = "/v1/chat/completions"
 SETTINGS = {
@@ -70,51 +69,71 @@ class Traffic:
         self._pool.shutdown()
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def restored(
-    request: pytest.FixtureRequest,
+@pytest.fixture(scope="module")
+def both(
     start_shared_weir: MakeWeir,
     provider: Provider,
+    postgres: Postgres,
+    fresh_shared_database: str,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Restored:
+) -> dict[str, Restored]:
+    """One on each database, at the same time: until calls count as lost, ten seconds pass."""
     settings = SETTINGS | {"OPENAI_BASE_URL": provider.start().base_url}
-    postgres: Postgres | None = None
-    if request.param == "postgresql":
-        postgres = request.getfixturevalue("postgres")
-        settings |= {"DATABASE_URL": request.getfixturevalue("fresh_shared_database")}
-    weir = start_shared_weir(**settings)
-    made = [
-        weir.run_flask("keys", "create", name, "--tier", "enterprise", "--set", "usd_per_day=100")
-        for name in ("shop", "gone")
-    ]
-    key, revoked = (one.stdout.strip() for one in made)
-    assert weir.run_flask("keys", "revoke", "2").returncode == 0
-    token = Administrator(weir).token
-    traffic, books = Traffic(weir, key), Books(weir)
-    books.wait_for("SELECT 1 FROM ledger WHERE state = 'settled'", 20, "a settled call")
-    lines = [line(f"line-{number}", f"{number} [[fault:slow=1]]") for number in range(3)]
-    batch = BatchClient(weir, key).begin(lines)
-    books.wait_for(IN_FLIGHT, 20, "calls and lines in flight")
     folder = tmp_path_factory.mktemp("restored")
-    if postgres:
-        dump = postgres.run("pg_dump", "--format=custom", weir.env["DATABASE_URL"])
-        url = postgres.create_database(f"weir_{next(database_numbers)}")
-        postgres.run("pg_restore", "--no-owner", "--exit-on-error", f"--dbname={url}", stdin=dump)
-        settings |= {"DATABASE_URL": url}
-    else:
+
+    def copy_file(weir: Weir) -> dict[str, Any]:
         done = weir.run_flask("db", "backup", str(folder / "weir.db"))
         assert done.returncode == 0, done.stderr
         # After the database: a file that it does not know is no harm, one that is missing is.
         shutil.copytree(weir.data_dir / "files", folder / "files")
-    traffic.end()
-    later = {row["id"]: row for row in books.settled(1)}
-    assert weir.terminate() == 0
-    # Nothing asks the restored one but the tests.
-    made_anew = start_shared_weir(data_dir=folder, **settings)
-    reserved = {
-        row["id"] for row in Books(made_anew).rows("SELECT id FROM ledger WHERE state <> 'settled'")
-    }
-    return Restored(made_anew, key, revoked, token, batch, reserved, later)
+        return {"data_dir": folder}
+
+    def dump(weir: Weir) -> dict[str, Any]:
+        dumped = postgres.run("pg_dump", "--format=custom", weir.env["DATABASE_URL"])
+        url = postgres.create_database(f"weir_{next(database_numbers)}")
+        restore = ["--no-owner", "--exit-on-error", f"--dbname={url}"]
+        postgres.run("pg_restore", *restore, stdin=dumped)
+        return {"DATABASE_URL": url}
+
+    url = {"DATABASE_URL": fresh_shared_database}
+    weirs = [start_shared_weir(**settings), start_shared_weir(**settings, **url)]
+    before = [prepared(weir) for weir in weirs]
+    places = [copy_file(weirs[0]), dump(weirs[1])]
+    made = {}
+    for name, weir, known, place in zip(
+        ("sqlite", "postgresql"), weirs, before, places, strict=True
+    ):
+        known["traffic"].end()
+        later = {row["id"]: row for row in Books(weir).settled(1)}
+        weir.stop()
+        anew = start_shared_weir(**settings | place)
+        running = Books(anew).rows("SELECT id FROM ledger WHERE state <> 'settled'")
+        reserved = {row["id"] for row in running}
+        del known["traffic"]
+        made[name] = Restored(weir=anew, reserved=reserved, later=later, **known)
+    return made
+
+
+def prepared(weir: Weir) -> dict[str, Any]:
+    """Keys, a token, a batch and calls, some of them running."""
+    create = ("--tier", "enterprise", "--set", "usd_per_day=100")
+    shop, gone = (weir.run_flask("keys", "create", name, *create) for name in ("shop", "gone"))
+    number = gone.stderr.split()[2]  # Created key 4 (…)
+    assert weir.run_flask("keys", "revoke", number).returncode == 0
+    key, books = shop.stdout.strip(), Books(weir)
+    traffic = Traffic(weir, key)
+    books.wait_for("SELECT 1 FROM ledger WHERE state = 'settled'", 20, "a settled call")
+    lines = [line(f"line-{number}", f"{number} [[fault:slow=3]]") for number in range(3)]
+    batch = BatchClient(weir, key).begin(lines)
+    books.wait_for(IN_FLIGHT, 20, "calls and lines in flight")
+    token = Administrator(weir).token
+    revoked = gone.stdout.strip()
+    return {"key": key, "revoked": revoked, "token": token, "batch": batch, "traffic": traffic}
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def restored(request: pytest.FixtureRequest, both: dict[str, Restored]) -> Restored:
+    return both[request.param]
 
 
 def test_keys_accounts_and_sessions_work_and_what_was_revoked_does_not(restored: Restored) -> None:
@@ -146,13 +165,10 @@ def test_calls_of_the_time_of_the_backup_are_booked_at_their_ceilings(restored: 
 def test_a_running_batch_is_completed_with_each_line_once(restored: Restored) -> None:
     client = BatchClient(restored.weir, restored.key)
 
-    def ended() -> Any:
-        batch = client.sdk.batches.retrieve(restored.batch)
-        return batch if batch.status == "completed" else None
-
-    batch = wait_until(ended, 60, "the end of the batch")
-    written = client.sdk.files.content(batch.output_file_id).text.splitlines()
-    assert sorted(json.loads(one)["custom_id"] for one in written) == ["line-0", "line-1", "line-2"]
+    batch = client.ended(restored.batch)
+    assert batch.status == "completed"
+    written = [one["custom_id"] for one in client.output(batch)]
+    assert sorted(written) == ["line-0", "line-1", "line-2"]
 
 
 def test_the_ledger_and_the_budgets_agree_to_the_nano_usd(restored: Restored) -> None:
@@ -160,16 +176,17 @@ def test_the_ledger_and_the_budgets_agree_to_the_nano_usd(restored: Restored) ->
 
     rows = books.settled(1)
     books.check_sums(rows)
-    doctor = weir.run_flask("doctor")
-    assert "drift" not in doctor.stdout + doctor.stderr or "0" in doctor.stdout
+    detailed = weir.get("/health/detailed", key=restored.key).json()
+    assert detailed["weir_ledger_drift"] == 0
     spent = sum(row["cost_nano"] for row in rows)
     told = weir.get("/v1/key", key=restored.key).json()["spend_usd"]["month"]
     assert round(told * 1e9) == spent
 
 
-def test_another_secret_key_ends_sessions_and_leaves_the_keys(restored: Restored) -> None:
+def test_another_secret_key_ends_sessions_and_leaves_the_keys(both: dict[str, Restored]) -> None:
+    restored = both["sqlite"]
     weir = restored.weir
-    assert weir.terminate() == 0
+    weir.stop()
     weir.env["SECRET_KEY"] = "another secret key than before"
     weir.start()
 
