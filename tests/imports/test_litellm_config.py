@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
 from pathlib import Path
@@ -164,6 +165,46 @@ def test_a_wildcard_beside_other_names_is_told_to_be_done_by_hand() -> None:
 
     assert conversion.env.templates["MODEL_ROUTES"] == "fast=openai/gpt-4o-mini"
     assert "openai/*: beside routes, Weir has no wildcards" in conversion.report.text()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "weights"),
+    [("simple-shuffle", ["1", "3"]), ("usage-based-routing-v2", ["1", "1"])],
+)
+def test_requests_a_minute_are_weights_where_litellm_draws_by_them(
+    strategy: str, weights: list[str]
+) -> None:
+    models = "".join(
+        f"  - {{model_name: a, litellm_params: {{model: openai/m-{rpm}, rpm: {rpm}}}}}\n"
+        for rpm in (20, 60)
+    )
+    conversion = convert(
+        lines(model_list=models, router_settings=f"  routing_strategy: {strategy}")
+    )
+
+    routes = conversion.env.templates["MODEL_ROUTES"]
+    assert [target.rpartition("*")[2] for target in routes.split(">")] == weights
+
+
+def test_models_of_the_database_are_read_from_what_litellm_answers_of_them(tmp_path: Path) -> None:
+    # GET /model/info | jq '{model_list: .data}': JSON, which YAML reads, without secrets.
+    entry = {
+        "model_name": "fast",
+        "litellm_params": {"model": "openai/gpt-4o-mini", "use_in_pass_through": None},
+        "model_info": {
+            "id": "0f6c", "db_model": True, "key": "gpt-4o-mini", "max_tokens": 16384,
+            "input_cost_per_token": 1.5e-07, "output_cost_per_token": 6e-07, "mode": "chat",
+            "litellm_provider": "openai", "supports_vision": True, "created_at": "2026-01-01",
+            "input_cost_per_audio_token": None, "supported_openai_params": ["stream"],
+        },
+    }  # fmt: skip
+    conversion = convert(json.dumps({"model_list": [entry]}, indent=1))
+
+    loaded = conversion.check({}, str(tmp_path))
+    assert loaded.model_routes["fast"] == (RoutedModel("openai", "gpt-4o-mini", 0),)
+    assert loaded.model_prices["openai/gpt-4o-mini"]["output"] == 600_000_000
+    assert conversion.env.templates["OPENAI_API_KEY"] == "${OPENAI_API_KEY}"
+    assert not conversion.report.about(MISSING)
 
 
 def test_nothing_is_cached_where_litellm_cached_nothing() -> None:

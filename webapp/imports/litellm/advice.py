@@ -153,6 +153,6 @@ ADVICE = {
 
 def note_rest(report: Report, path: Path, section: dict[str, object], known: set[str]) -> None:
     """Report every key of a section that the import does not read."""
-    for key in section:
-        if key not in known:
+    for key, value in section.items():
+        if key not in known and value is not None:
             report.missing((*path, str(key)), ADVICE.get(str(key), UNKNOWN))

@@ -24,6 +24,12 @@ KNOWN_INFO = {
     "id", "mode", "base_model", "access_groups", "max_tokens", "max_input_tokens",
     "max_output_tokens", "version", "description", "db_model",
 }  # fmt: skip
+# What LiteLLM itself says of a model, in the answer of its GET /model/info.
+FACTS = (
+    "supports_", "supported_", "litellm_provider", "key", "max_", "output_vector_size", "db_",
+    "search_context_cost", "rpm", "tpm", "created_by", "updated_by", "team_", "direct_access",
+    "deprecation_date", "source", "metadata", "tool_use_system_prompt_tokens", "access_via_team",
+)  # fmt: skip
 SERVED_MODES = {"", "chat", "completion", "responses", "embedding", "batch"}
 EMBEDDING = re.compile(r"embed|bge-|e5-|minilm", re.IGNORECASE)
 UNSERVED = re.compile(
@@ -156,7 +162,11 @@ def _read_one(
         {k: v for k, v in params.items() if k not in credentials.get(named, {})},
         known,
     )
-    about = {key: value for key, value in info.items() if not key.startswith("supports_")}
+    about = {
+        key: value
+        for key, value in info.items()
+        if not key.startswith(FACTS) and not key.endswith("_at")
+    }
     note_rest(report, (*path, "model_info"), about, KNOWN_INFO | (prices - seconds))
     return Deployment(path, group, maker, model, params, info)
 

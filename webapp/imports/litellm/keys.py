@@ -80,7 +80,9 @@ def read(texts: list[str], tier: str, access_groups: Mapping[str, list[str]]) ->
             owner = entry.get("user_id")
             left_out = [what for key, what in LEFT_OUT.items() if entry.get(key)]
             if owner and owner != "default_user_id":
-                left_out.append(f"its user {owner}: PATCH /admin/keys sets the owner, an account")
+                left_out.append(
+                    f"its user {owner}: its owner can be an account (PATCH /admin/keys/{id})"
+                )
             if left_out:
                 notes.append(f"without {'; '.join(left_out)}")
             imported.notes += [(name, note) for note in notes]

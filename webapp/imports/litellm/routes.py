@@ -15,7 +15,8 @@ from webapp.imports.report import Report
 from webapp.model_names import quoted
 from webapp.setting_parsers import RoutedModel
 
-# LiteLLM draws by the first of these that the first deployment of a group has.
+SHUFFLE = "simple-shuffle"  # LiteLLM's default strategy
+# It draws by the first of these that the first deployment of a group has.
 WEIGHTS = ("weight", "rpm", "tpm")
 MAX_WEIGHT = 1000
 Routes = dict[str, list[RoutedModel]]
@@ -34,7 +35,10 @@ def read(
     groups = deployments.groups()
     wildcards = {name: group for name, group in groups.items() if "*" in name}
     named = {name: group for name, group in groups.items() if name not in wildcards}
-    direct = {name: _group(group, targets, report) for name, group in named.items()}
+    strategy = document.section("router_settings").get("routing_strategy") or SHUFFLE
+    # With another strategy, requests and tokens a minute are limits alone.
+    weights = WEIGHTS if strategy == SHUFFLE else WEIGHTS[:1]
+    direct = {name: _group(group, targets, weights, report) for name, group in named.items()}
     fallbacks = _Fallbacks(document, report, deployments, direct, targets)
     routes: Routes = {name: fallbacks.extend(name, models) for name, models in direct.items()}
     _add_aliases(document, report, routes)
@@ -59,7 +63,10 @@ def _target(model: RoutedModel) -> str:
 
 
 def _group(
-    group: list[Deployment], targets: Mapping[Path, tuple[str, str]], report: Report
+    group: list[Deployment],
+    targets: Mapping[Path, tuple[str, str]],
+    weights: tuple[str, ...],
+    report: Report,
 ) -> list[RoutedModel]:
     """The targets of a group: those with the lowest `order` share the first attempts."""
     orders = [number(one.params.get("order")) or Fraction(0) for one in group]
@@ -68,7 +75,7 @@ def _group(
         (pair for pair in zip(orders, group, strict=True) if pair[1] not in first),
         key=lambda pair: pair[0],
     )
-    by = next((name for name in WEIGHTS if _weight_of(group[0], name) is not None), "")
+    by = next((name for name in weights if _weight_of(group[0], name) is not None), "")
     shares: dict[tuple[str, str], Fraction] = {}
     for one in first:
         share = (_weight_of(one, by) or Fraction(0)) if by else Fraction(1)

@@ -10,6 +10,7 @@ from webapp.imports.document import Document, Path
 from webapp.imports.env_file import REFERENCE, EnvFile, literal
 from webapp.imports.litellm.advice import ADVICE, ONE_TIMEOUT, UNKNOWN, note_rest
 from webapp.imports.litellm.deployments import Deployments
+from webapp.imports.litellm.routes import SHUFFLE
 from webapp.imports.litellm.values import listed, mapping, number, template, variable
 from webapp.imports.report import Report
 
@@ -279,7 +280,10 @@ def _master_key(report: Report, env: EnvFile, general: Mapping[str, Any]) -> Non
 
 def _note_rest(document: Document, report: Report) -> None:
     for name, handled in HANDLED.items():
-        note_rest(report, (name,), document.section(name), handled)
+        section = document.section(name)
+        if section.get("routing_strategy") == SHUFFLE:
+            handled = handled | {"routing_strategy"}
+        note_rest(report, (name,), section, handled)
     for name in document.data:
         if name not in SECTIONS:
             report.missing((str(name),), ADVICE.get(str(name), UNKNOWN))
