@@ -146,8 +146,15 @@ def test_from_the_first_visit_to_figures_that_equal_those_of_the_api_in_every_ra
     ask(weir, secret, "fails")
     provider.fault()
     refused = refuse_each_kind(weir, admin, provider)
+    administrator = Administrator(weir)
+    # The last call is settled a moment after its answer.
+    wait_until(
+        lambda: all(
+            call["settled_at"] for call in administrator.get("/admin/ledger").json()["calls"]
+        )
+    )
     stats = weir.get("/stats", key=secret).json()
-    usage = Administrator(weir).get("/admin/usage?by=provider,model").json()
+    usage = administrator.get("/admin/usage?by=provider,model").json()
     total = usage["total"]
     for span in ("1h", "24h", "7d", "30d"):
         page = admin.get(f"/dashboard/?range={span}").text
@@ -228,10 +235,10 @@ def test_tiles_models_keys_and_steps_lead_to_the_requests_behind_them(
     key = max(admin.ids_of_keys())
     good, hit, other = (
         ask(weir, secret, message, model=model)
-        for message, model in (("good", "default"), ("good", "default"), ("good", "broken"))
+        for message, model in (("one", "default"), ("one", "default"), ("one", "broken"))
     )
     provider.fault(status=500)
-    failed = ask(weir, secret, "fails")
+    failed = ask(weir, secret, "one that fails")
     provider.fault()
     refused = ask(weir, secret, "one too many")
     wait_until(lambda: refused in admin.get(f"/dashboard/requests?key={key}").text)
