@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import html
+import io
 import json
 import math
 import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import requests
 from sqlalchemy import text
 
 from tests.conftest import MakeWeir
@@ -143,8 +146,15 @@ def test_from_the_first_visit_to_figures_that_equal_those_of_the_api_in_every_ra
     ask(weir, secret, "fails")
     provider.fault()
     refused = refuse_each_kind(weir, admin, provider)
+    administrator = Administrator(weir)
+    # The last call is settled a moment after its answer.
+    wait_until(
+        lambda: all(
+            call["settled_at"] for call in administrator.get("/admin/ledger").json()["calls"]
+        )
+    )
     stats = weir.get("/stats", key=secret).json()
-    usage = Administrator(weir).get("/admin/usage?by=provider,model").json()
+    usage = administrator.get("/admin/usage?by=provider,model").json()
     total = usage["total"]
     for span in ("1h", "24h", "7d", "30d"):
         page = admin.get(f"/dashboard/?range={span}").text
@@ -225,10 +235,10 @@ def test_tiles_models_keys_and_steps_lead_to_the_requests_behind_them(
     key = max(admin.ids_of_keys())
     good, hit, other = (
         ask(weir, secret, message, model=model)
-        for message, model in (("good", "default"), ("good", "default"), ("good", "broken"))
+        for message, model in (("one", "default"), ("one", "default"), ("one", "broken"))
     )
     provider.fault(status=500)
-    failed = ask(weir, secret, "fails")
+    failed = ask(weir, secret, "one that fails")
     provider.fault()
     refused = ask(weir, secret, "one too many")
     wait_until(lambda: refused in admin.get(f"/dashboard/requests?key={key}").text)
@@ -418,7 +428,8 @@ def test_requests_are_found_by_what_became_of_them(
         assert admin.get(f"/dashboard/requests/{odd}").status_code == 404, odd
     page = text_of(admin.get(f"/dashboard/requests/{failed}").text)
     assert "502 ProviderFailed" in page
-    assert page.index("1 openai first") < page.index("2 openai second")
+    assert page.index("1. openai/first failed") < page.index("2. openai/second failed")
+    assert "The provider answered 500: The stand-in was told to answer 500." in page
     assert "MISS" in text_of(admin.get(f"/dashboard/requests/{good}").text)
     assert admin.get("/dashboard/requests/unknown").status_code == 404
 
@@ -457,16 +468,131 @@ def test_pages_of_requests_follow_each_other(weir: Weir, admin: Visitor) -> None
     key = max(admin.ids_of_keys())
     ids = [ask(weir, secret, "the same") for _ in range(60)]
 
+    def page(path: str) -> tuple[list[str], dict[str, str]]:
+        """The ids on a page, and its links to others."""
+        text = admin.get(path).text
+        links = re.findall(r'<a class="button"[^>]* href="([^"]*)">(Newest|Newer|Older)<', text)
+        return rows_of(text), {name: html.unescape(link) for link, name in links}
+
     def two_pages(query: str) -> list[str]:
-        pages = [admin.get(f"/dashboard/requests{query}").text]
-        [older] = map(html.unescape, re.findall(r'href="([^"]*before=\d+[^"]*)"', pages[0]))
-        pages.append(admin.get(older).text)
-        return re.findall(r'href="/dashboard/requests/([\w-]+)"', "".join(pages))
+        newest, links = page(f"/dashboard/requests{query}")
+        return newest + (page(links["Older"])[0] if "Older" in links else [])
 
     # A row may still be on its way into the database.
     wait_until(lambda: set(ids) <= set(two_pages("")))
     assert two_pages("")[:60] == ids[::-1], "those of other tests come after these"
     assert two_pages(f"?key={key}") == ids[::-1]
+    newest, links = page(f"/dashboard/requests?key={key}")
+    assert (newest, links.keys()) == (ids[:9:-1], {"Older"})
+    assert "60 requests" in text_of(admin.get(f"/dashboard/requests?key={key}").text)
+    _, back = page(links["Older"])
+    assert back.keys() == {"Newest", "Newer"}
+    assert [page(link)[0] for link in back.values()] == [newest, newest]
+
+
+def rows_of(page: str) -> list[str]:
+    """The ids of the requests that a page lists."""
+    return re.findall(r'href="/dashboard/requests/([\w-]+)"', page)
+
+
+def test_a_request_is_found_by_its_id_or_the_beginning_of_it(
+    weir: Weir, admin: Visitor, member: Visitor
+) -> None:
+    secret = admin.create_key("searched")
+    ids = ["found-by-its-beginning-1", "found-by-its-beginning-2"]
+    for request_id in ids:
+        headers = {"X-Request-ID": request_id}
+        weir.post("/chat", key=secret, json={"message": "x"}, headers=headers)
+
+    def search(text: str, visitor: Visitor = admin) -> requests.Response:
+        return visitor.get("/dashboard/requests", params={"id": text})
+
+    wait_until(lambda: search(ids[1]).url.endswith(f"/{ids[1]}"))
+    wait_until(lambda: search(f" {ids[0]} ").url.endswith(f"/{ids[0]}"))
+    listed = search("found-by").text
+    assert sorted(rows_of(listed)) == ids
+    assert "2 requests whose ID begins with found-by" in text_of(listed)
+    assert rows_of(search(ids[0][:-1]).text) == ids
+    for odd in ("found-b", "FOUND-BY", "found-by%", "' OR 1=1", "x" * 300):
+        assert rows_of(search(odd).text) == [], odd
+    assert "at least its first 8 characters" in text_of(search("found-b").text)
+    for theirs in ("found-by", ids[0]):
+        assert rows_of(search(theirs, member).text) == []
+
+
+def test_what_is_filtered_is_exported(
+    weir: Weir, admin: Visitor, member: Visitor, provider: Provider
+) -> None:
+    secret = admin.create_key("=HYPERLINK(1)")
+    key = max(admin.ids_of_keys())
+    good = ask(weir, secret, "exported")
+    ask(weir, secret, "exported", model="=1+1")
+    provider.fault(status=500)
+    failed = ask(weir, secret, "exported, fails")
+
+    def export(query: str, visitor: Visitor = admin) -> list[dict[str, str]]:
+        answer = visitor.get(f"/dashboard/requests.csv?{query}")
+        assert answer.headers["Content-Type"].startswith("text/csv")
+        return list(csv.DictReader(io.StringIO(answer.text)))
+
+    wait_until(lambda: len(export(f"key={key}")) == 3)
+    rows = {row["request_id"]: row for row in export(f"key={key}")}
+    [answer] = Books(weir).rows(f"SELECT * FROM requests WHERE request_id = '{good}'")
+    assert rows[good]["tokens"] == str(answer["tokens"])
+    assert float(rows[good]["cost_usd"]) == answer["cost_nano"] / 1e9
+    assert rows[good]["client"].startswith("python-requests/")
+    assert {row["key"] for row in rows.values()} == {"'=HYPERLINK(1)"}
+    assert "'=1+1" in {row["asked_model"] for row in rows.values()}
+    assert [row["request_id"] for row in export(f"key={key}&outcome=error")] == [failed]
+    assert export(f"key={key}&status=418") == []
+    assert export(f"key={key}", member) == []
+
+
+def test_a_request_says_what_became_of_it(weir: Weir, admin: Visitor, provider: Provider) -> None:
+    secret = admin.create_key("told", "free")
+    key = max(admin.ids_of_keys())
+    headers = {"Idempotency-Key": "told"}
+    body = {"message": "told"}
+    first, replayed = (
+        weir.post("/chat", key=secret, json=body, headers=headers).headers["X-Request-ID"]
+        for _ in range(2)
+    )
+    hit = ask(weir, secret, "told")
+    unknown = ask(weir, secret, "told", model="nothing")
+    provider.fault(gap=0.05, pieces=5)
+    events = weir.stream(
+        "/chat", {"message": "streamed", "stream": True}, key=secret,
+        headers={"User-Agent": "caf\u00e9/1 \t<b>" + "x" * 300},
+    )  # fmt: skip
+    streamed = events.headers["X-Request-ID"]
+    list(events)
+    refused = ask(weir, secret, "told")
+
+    def page(request_id: str) -> str:
+        answer = wait_until(
+            lambda: [a for a in [admin.get(f"/dashboard/requests/{request_id}")] if a.ok]
+        )[0]
+        return text_of(answer.text)
+
+    assert "1. openai/first" in page(first)
+    assert "Replayed by its idempotency key" in page(replayed)
+    assert "Answered from the cache." in page(hit)
+    assert "The model was not found." in page(unknown)
+    assert "Refused by the request rate limit." in page(refused)
+    assert re.search(r"Time to first token [\d.]+ ms", page(streamed))
+    assert "Time to first token –" in page(first)
+    assert re.search(r"Client \S+/1 <b>x+", page(streamed))
+    [row] = Books(weir).rows(f"SELECT * FROM requests WHERE request_id = '{streamed}'")
+    [call] = Books(weir).rows(f"SELECT * FROM ledger WHERE request_id = '{streamed}'")
+    assert 0 < row["first_token_milliseconds"] < row["milliseconds"] - 150
+    seconds = (row["milliseconds"] - row["first_token_milliseconds"]) / 1000
+    assert f" {call['output_tokens'] / seconds:.1f} $" in page(streamed)
+    assert len(row["client"]) == 200
+    [row] = Books(weir).rows(f"SELECT * FROM requests WHERE request_id = '{refused}'")
+    assert row["refused_by"] == "requests"
+    html_page = admin.get(f"/dashboard/requests/{first}").text
+    assert f'<a href="/dashboard/keys/{key}">told</a>' in html_page
+    assert "style=" not in html_page
 
 
 def test_providers_show_breakers_and_models_without_a_price(
@@ -576,7 +702,10 @@ def test_a_member_sees_nothing_of_others(weir: Weir, admin: Visitor, member: Vis
         assert member.get(f"/dashboard/{page}").status_code == 404, page
     for page in ("keys/new", f"keys/{own}/edit"):
         assert member.get(f"/dashboard/{page}").status_code == 403, page
-    assert request not in member.get(f"/dashboard/requests?key={theirs}").text
+    for path in ("requests", "requests.csv"):
+        assert request not in member.get(f"/dashboard/{path}?key={theirs}").text
+        assert request not in member.get(f"/dashboard/{path}").text
+        assert seen in member.get(f"/dashboard/{path}").text
     on = "/dashboard/me"
     for form in (f"keys/{theirs}/rotate", f"keys/{theirs}/revoke", "accounts", "accounts/1"):
         assert member.post(f"/dashboard/{form}", on=on).status_code == 404, form

@@ -7,6 +7,8 @@ from collections.abc import Collection, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+from flask import url_for
+
 from webapp import money
 from webapp.admission.identity import Principal
 from webapp.admission.limit_states import Decision, limits_of
@@ -56,6 +58,17 @@ def names_of_keys() -> dict[int, str]:
     names = {key["id"]: key["name"] for key in visible_keys()}
     accounts = services().accounts.all() if is_admin() else [user()]
     return names | {account.key.id: f"account {account.username}" for account in accounts}
+
+
+def url_of_key(key_id: int) -> str:
+    """The page of a key; of an account's own key, that of the account."""
+    if key_id == user().key.id:
+        return url_for("me.me")
+    accounts = services().accounts.all() if is_admin() else []
+    for account in accounts:
+        if account.key.id == key_id:
+            return url_for("accounts.one", account_id=account.id)
+    return url_for("keys.one", key_id=key_id)
 
 
 def cached_inputs_of(
