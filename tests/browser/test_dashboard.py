@@ -466,6 +466,24 @@ def test_the_playground_stops_follows_and_tells_errors(
     expect(admin.get_by_role("heading", name="Request", exact=True)).to_be_visible()
 
 
+def test_the_playground_works_without_javascript(
+    open_page: OpenPage, state: Any, weir: Weir, provider: Provider
+) -> None:
+    page = open_page(storage_state=state, java_script_enabled=False)
+    page.goto(f"{weir.url}/dashboard/playground")
+    expect(page.get_by_role("heading", name="OpenAI SDK (Node)")).to_be_visible()
+    for message in ("Without a script", "And again"):
+        page.get_by_label("Message").fill(message)
+        page.get_by_role("button", name="Send").click()
+    assert len(provider.completions()[-1]["body"]["messages"]) == 3
+    expect(page.locator("#talk .assistant")).to_have_count(2)
+    provider.fault(status=429, retry_after="90")
+    page.get_by_label("Message").fill("Refused")
+    page.get_by_role("button", name="Send").click()
+    expect(page.locator("#talk .error")).to_contain_text("Try again in 90 s.")
+    expect(page.get_by_label("Message")).to_have_value("Refused")
+
+
 def test_pages_are_accessible_in_light_and_dark_are_small_and_fit_every_screen(
     open_page: OpenPage, state: Any, weir: Weir, filled: dict[str, str]
 ) -> None:
