@@ -94,7 +94,7 @@ EVERYTHING = EventFilter()
 
 @dataclass(frozen=True, slots=True)
 class EventNames:
-    """The names of the keys and accounts in `targets`, and the ids of the `actors` with accounts."""
+    """The names of the keys and accounts in `targets`; the ids of `actors` that are accounts."""
 
     targets: dict[str, str]
     actors: dict[str, int]
