@@ -13,6 +13,7 @@ from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import RequestRedirect
 
+from webapp import local_model
 from webapp.api.errors import handler, not_http, of_http, unexpected
 from webapp.errors import WeirError
 from webapp.observability import request_context
@@ -58,6 +59,7 @@ def page(template: str, **context: Any) -> Response:
         "here": _address(),
         "version": VERSION,
         "offline": not services().settings.has_provider,
+        "local_model": local_model.label(),
     }
     response = make_response(render_template(f"dashboard/{template}", **common | context))
     response.headers["Content-Security-Policy"] = POLICY
