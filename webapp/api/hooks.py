@@ -16,7 +16,7 @@ from webapp.api import dialects
 from webapp.api.response import Response
 from webapp.current_request import current_request
 from webapp.library_internals import unread_body
-from webapp.metering.request_log import LoggedRequest
+from webapp.metering.request_log import REPLAYED, LoggedRequest
 from webapp.metering.totals import UsageTotals
 from webapp.observability import request_context, telemetry, tracing
 from webapp.observability.logs import log_request
@@ -118,7 +118,7 @@ def _closed(
             key_id=context.key_id,
             endpoint=endpoint,
             status=status,
-            cache=context.cache,
+            cache=REPLAYED if context.replayed else context.cache,
             provider=context.provider,
             model=context.routed_model,
             asked_model=context.asked_model,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from urllib.parse import urlencode
 
 from flask import request, url_for
@@ -15,11 +14,18 @@ from webapp.dashboard.pages import number_of
 from webapp.dashboard.visibility import names_of_keys, visible_ids
 from webapp.llm.messages import CacheState
 from webapp.metering.ranges import RANGES
-from webapp.metering.request_log import Outcome
+from webapp.metering.request_log import REPLAYED, Outcome
 from webapp.services import services
 
 # A select offers so many keys: all of them, or those with the latest requests.
 MAX_KEYS = 300
+CACHES = (*map(str, CacheState), REPLAYED)
+OUTCOMES = {
+    str(Outcome.SUCCESS): "Success",
+    str(Outcome.ERROR): "Error",
+    str(Outcome.REFUSED): "Refused",
+    str(Outcome.INVALID): "Client error",
+}
 PERIOD = {"range", "since", "until"}
 
 
@@ -100,12 +106,15 @@ class Filters:
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What a filter bar offers: keys as (id, name), and names of the latest requests."""
+    """What a filter bar offers: keys as (id, name), names of the latest requests, outcomes with
+    their titles."""
 
     keys: list[tuple[int, str]]
     endpoints: list[str]
     providers: list[str]
     models: list[str]
+    outcomes: Mapping[str, str]
+    caches: Collection[str]
 
 
 def read_filters(default_range: str | None = None) -> Filters:
@@ -122,9 +131,9 @@ def read_filters(default_range: str | None = None) -> Filters:
         endpoint=sent.get("endpoint"),
         provider=sent.get("provider"),
         model=sent.get("model"),
-        outcome=_one_of(Outcome, sent.get("outcome")),
+        outcome=_one_of(OUTCOMES, sent.get("outcome")),
         status=number_of(sent.get("status"), LARGEST_ID),
-        cache=_one_of(CacheState, sent.get("cache")),
+        cache=_one_of(CACHES, sent.get("cache")),
         visible_ids=visible_ids(),
     )
 
@@ -141,6 +150,8 @@ def choices(filters: Filters) -> Choices:
         _with(used.endpoints, filters.endpoint),
         _with(used.providers, filters.provider),
         _with(used.models, filters.model),
+        OUTCOMES,
+        CACHES,
     )
 
 
@@ -148,8 +159,8 @@ def _with(offered: list[str], selected: str | None) -> list[str]:
     return offered if selected is None or selected in offered else sorted([*offered, selected])
 
 
-def _one_of(names: type[StrEnum], sent: str | None) -> str | None:
-    return sent if sent in set(names) else None
+def _one_of(names: Collection[str], sent: str | None) -> str | None:
+    return sent if sent in names else None
 
 
 def _moment(sent: str | None) -> float | None:

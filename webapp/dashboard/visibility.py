@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
+
+from flask import url_for
 
 from webapp import money
 from webapp.admission.identity import Principal
@@ -58,11 +60,24 @@ def names_of_keys() -> dict[int, str]:
     return names | {account.key.id: f"account {account.username}" for account in accounts}
 
 
-def cached_inputs_of(days: int, key_ids: Collection[int] | None) -> list[CachedInput]:
+def url_of_key(key_id: int) -> str:
+    """The page of a key; of an account's own key, that of the account."""
+    if key_id == user().key.id:
+        return url_for("me.me")
+    accounts = services().accounts.all() if is_admin() else []
+    for account in accounts:
+        if account.key.id == key_id:
+            return url_for("accounts.one", account_id=account.id)
+    return url_for("keys.one", key_id=key_id)
+
+
+def cached_inputs_of(
+    days: int, key_ids: Collection[int] | None, last: date | None = None
+) -> list[CachedInput]:
     """What the providers' caches knew of the input of these keys, or of all, in so many UTC days
-    with today."""
-    today = datetime.now(UTC).date()
-    rows = services().usage.inputs(today - timedelta(days=days - 1), today, key_ids)
+    until the last one, which is today by default."""
+    last = last or datetime.now(UTC).date()
+    rows = services().usage.inputs(last - timedelta(days=days - 1), last, key_ids)
     kinds = {provider.name: provider.kind for provider in services().gateway.router.providers}
 
     def price_of(provider: str, model: str) -> Price | None:

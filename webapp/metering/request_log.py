@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 from itertools import chain
@@ -21,6 +21,7 @@ from sqlalchemy import (
     Connection,
     Float,
     Integer,
+    Select,
     String,
     Table,
     Text,
@@ -43,13 +44,14 @@ log = logging.getLogger(__name__)
 
 MAX_ROUTE_LENGTH = 300
 MAX_CLIENT_LENGTH = 200
+MAX_REQUEST_ID_LENGTH = 128
 
 requests = Table(
     "requests",
     metadata,
     Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
     Column("at", Float, nullable=False),  # Unix seconds when the request ended
-    Column("request_id", String(128), nullable=False),
+    Column("request_id", String(MAX_REQUEST_ID_LENGTH), nullable=False),
     Column("key_id", Integer, nullable=False),
     Column("endpoint", String(64), nullable=False),
     Column("status", Integer, nullable=False),
@@ -74,11 +76,15 @@ MODELS = (requests.c.model, requests.c.asked_model, requests.c.answered_model)
 MODEL_LENGTHS = (MAX_MODEL_LENGTH, MAX_ROUTE_LENGTH, MAX_MODEL_LENGTH)
 LISTED = [column for column in requests.columns if column.name not in {"prompt", "answer"}]
 
+# In the column `cache`, of an answer that was stored for its Idempotency-Key.
+REPLAYED = "REPLAYED"
+
 # While the database is unavailable, this many are queued; then the oldest are dropped.
 MAX_QUEUED = 20_000
 # Rows are written up to a second after the request ended, or later after an outage.
 MAX_WRITE_DELAY = 60.0  # seconds
 WRITE_BATCH = 500
+READ_BATCH = 1_000
 # A page reads at most this many rows, even if few of them match.
 MAX_ROWS_SCANNED = 100_000
 DAY = 86_400  # seconds
@@ -146,14 +152,24 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Rows, the newest first; `older` is where the next page begins, None at the end.
+    """Rows, the newest first. `older` and `newer` are the ids before and after which the next pages
+    begin; None at the end.
 
     `looked_back_to` is the time of the oldest row that was read, if the search ended early.
     """
 
     rows: list[Any]
     older: int | None
+    newer: int | None = None
     looked_back_to: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """The number of requests that match; at least so many if it is not `exact`."""
+
+    number: int
+    exact: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,41 +211,72 @@ class RequestLog:
                 # Not queued again: another attempt would fail in the same way.
                 log.exception("%d requests could not be written to the request log", len(rows))
 
-    def page(self, wanted: Wanted, *, before: int | None = None, count: int = 50) -> Page:
-        """The newest requests, or those before the row with the id `before`."""
+    def page(
+        self,
+        wanted: Wanted,
+        *,
+        before: int | None = None,
+        after: int | None = None,
+        count: int = 50,
+    ) -> Page:
+        """The newest requests; or those before the row with the id `before`, or next after `after`,
+        unless that is the newest page."""
 
         def work(connection: Connection) -> Page:
-            top = before
-            if top is None:
-                top = (connection.execute(select(func.max(requests.c.id))).scalar() or 0) + 1
-            if wanted.until is not None:
-                top = min(top, _first_id(connection, wanted.until + MAX_WRITE_DELAY) or top)
-            # There is an index for the rows of one key. Other filters read row by row.
-            bottom = max(0, top - MAX_ROWS_SCANNED) if wanted.needs_search else 0
-            if wanted.since is not None:
-                first = _first_id(connection, wanted.since - MAX_WRITE_DELAY)
-                bottom = top if first is None else max(bottom, first)
-            query = (
-                select(*LISTED)
-                .where(requests.c.id < top, requests.c.id >= bottom, *_conditions(wanted))
-                .order_by(requests.c.id.desc())
-                .limit(count + 1)
-            )
-            rows = list(connection.execute(query).all())
-            if len(rows) > count:
-                return Page(rows[:count], rows[count - 1].id)
-            oldest = connection.execute(
-                select(requests.c.id, requests.c.at).where(requests.c.id >= bottom)
-                .order_by(requests.c.id).limit(1)
-            ).first()  # fmt: skip
-            first = connection.execute(select(func.min(requests.c.id))).scalar()
-            if oldest is None or first is None or first >= bottom:
-                return Page(rows, None)
-            if wanted.since is not None and oldest.at < wanted.since + MAX_WRITE_DELAY:
-                return Page(rows, None)
-            return Page(rows, bottom, looked_back_to=oldest.at)
+            bottom, top = _ids_of_period(connection, wanted)
+            if after is not None:
+                page = _page_after(connection, wanted, max(bottom, after + 1), top, count)
+                if page is not None:
+                    return page
+            page = _page_before(connection, wanted, bottom, min(top, before or top), count)
+            if before is None:
+                return page
+            return replace(page, newer=page.rows[0].id if page.rows else before - 1)
 
         return self._database.read(work)
+
+    def count(self, wanted: Wanted) -> Count:
+        """How many requests match, of the latest MAX_ROWS_SCANNED."""
+
+        def work(connection: Connection) -> Count:
+            bottom, top = _ids_of_period(connection, wanted)
+            scanned = max(bottom, top - MAX_ROWS_SCANNED) if wanted.needs_search else bottom
+            matching = select(requests.c.id).where(
+                requests.c.id >= scanned, requests.c.id < top, *_conditions(wanted)
+            )
+            limited = matching.limit(MAX_ROWS_SCANNED + 1).subquery()
+            query = select(func.count()).select_from(limited)
+            number = connection.execute(query).scalar_one()
+            is_exact = number <= MAX_ROWS_SCANNED and not _has_older(connection, scanned, bottom)
+            return Count(min(number, MAX_ROWS_SCANNED), is_exact)
+
+        return self._database.read(work)
+
+    def all(self, wanted: Wanted, limit: int) -> Iterator[Any]:
+        """The newest requests, at most `limit`, read in short transactions."""
+        before: int | None = None
+        while limit > 0:
+            page = self.page(wanted, before=before, count=min(limit, READ_BATCH))
+            yield from page.rows
+            limit -= len(page.rows)
+            before = page.older
+            if before is None:
+                return
+
+    def find_by_prefix(
+        self, prefix: str, key_ids: Collection[int] | None, count: int = 50
+    ) -> list[Any]:
+        """The requests whose id begins so, sorted by id."""
+        request_id = requests.c.request_id
+        # `z` is the last of the characters of an id in every collation, so the index is used.
+        query = select(*LISTED).where(
+            request_id.between(prefix, prefix.ljust(MAX_REQUEST_ID_LENGTH, "z")),
+            func.substr(request_id, 1, len(prefix)) == prefix,
+        )
+        if key_ids is not None:
+            query = query.where(requests.c.key_id.in_(key_ids))
+        query = query.order_by(request_id, requests.c.id.desc()).limit(count)
+        return list(self._database.read(lambda connection: connection.execute(query).all()))
 
     def find(self, request_id: str, key_ids: Collection[int] | None) -> list[Any]:
         """The requests with this id, newest first: a client may use an id twice."""
@@ -305,6 +352,62 @@ def _newest(connection: Connection) -> list[Any]:
     """The condition that rows are among the newest: there is no index for several keys by id."""
     newest = connection.execute(select(func.max(requests.c.id))).scalar() or 0
     return [requests.c.id > newest - MAX_ROWS_SCANNED]
+
+
+def _ids_of_period(connection: Connection, wanted: Wanted) -> tuple[int, int]:
+    """The ids of the rows of a period are in `range(*ids)`: rows are written some time later."""
+    # SQLite reads the whole table for both in one SELECT, and the ends of its index for each.
+    ends = (select(end(requests.c.id)).scalar_subquery() for end in (func.min, func.max))
+    bottom, last = connection.execute(select(*ends)).one()
+    bottom, top = bottom or 0, (last or 0) + 1
+    if wanted.until is not None:
+        top = _first_id(connection, wanted.until + MAX_WRITE_DELAY) or top
+    if wanted.since is not None:
+        first = _first_id(connection, wanted.since - MAX_WRITE_DELAY)
+        bottom = top if first is None else max(bottom, first)
+    return bottom, top
+
+
+def _page_before(connection: Connection, wanted: Wanted, bottom: int, top: int, count: int) -> Page:
+    """The newest rows below `top`."""
+    # There is an index for the rows of one key. Other filters read row by row.
+    scanned = max(bottom, top - MAX_ROWS_SCANNED) if wanted.needs_search else bottom
+    query = _within(wanted, scanned, top).order_by(requests.c.id.desc()).limit(count + 1)
+    rows = list(connection.execute(query).all())
+    if len(rows) > count:
+        return Page(rows[:count], rows[count - 1].id)
+    if not _has_older(connection, scanned, bottom):
+        return Page(rows, None)
+    oldest = select(requests.c.at).where(requests.c.id >= scanned).order_by(requests.c.id)
+    looked_back_to = connection.execute(oldest.limit(1)).scalar()
+    return Page(rows, scanned, looked_back_to=looked_back_to)
+
+
+def _page_after(
+    connection: Connection, wanted: Wanted, bottom: int, top: int, count: int
+) -> Page | None:
+    """The oldest rows from `bottom` on; None if newer ones than these are too few for a page."""
+    scanned = min(top, bottom + MAX_ROWS_SCANNED) if wanted.needs_search else top
+    query = _within(wanted, bottom, scanned).order_by(requests.c.id).limit(count + 1)
+    rows = list(connection.execute(query).all())
+    if len(rows) > count:
+        rows, newer = rows[:count], rows[count - 1].id
+    elif scanned < top:
+        newer = scanned - 1
+    else:
+        return None
+    return Page(rows[::-1], rows[0].id if rows else bottom, newer)
+
+
+def _within(wanted: Wanted, bottom: int, top: int) -> Select[Any]:
+    conditions = _conditions(wanted)
+    return select(*LISTED).where(requests.c.id >= bottom, requests.c.id < top, *conditions)
+
+
+def _has_older(connection: Connection, scanned: int, bottom: int) -> bool:
+    """Whether there are rows from `bottom` to `scanned`."""
+    older = select(requests.c.id).where(requests.c.id >= bottom, requests.c.id < scanned).limit(1)
+    return scanned > bottom and connection.execute(older).first() is not None
 
 
 def _first_id(connection: Connection, moment: float) -> int | None:

@@ -27,7 +27,8 @@ MAX_ATTEMPTS = 10
 class RequestContext:
     """What is known about a request. `cost_usd` is None if unknown; `cache` is an X-Cache value.
 
-    `client` is its User-Agent. `failed` means that it ended with a server-side error, whatever
+    `client` is its User-Agent. `replayed` means that it got the stored answer of an earlier request
+    with its Idempotency-Key. `failed` means that it ended with a server-side error, whatever
     status was sent before, and `complete` that what is sent next is the end of a stream that
     succeeded. `limit` is the limit that refused it, `limited` whether it counts against its key's
     limits. `model` is that of the target, `asked_model` what the client named and `answered_model`
@@ -48,6 +49,7 @@ class RequestContext:
     limited: bool = False
     admitted: bool = False
     cache: str | None = None
+    replayed: bool = False
     model: str | None = None
     provider: str | None = None
     asked_model: str | None = None
