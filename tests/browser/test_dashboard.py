@@ -251,6 +251,50 @@ def test_a_chart_is_zoomed_by_keyboard_and_mouse_and_reset(
     expect(zoomed).to_be_hidden()
 
 
+def test_a_form_of_a_key_leads_to_its_errors(admin: Page, weir: Weir) -> None:
+    admin.goto(f"{weir.url}/dashboard/keys/new")
+    per_minute = admin.get_by_label("Requests per minute")
+    expect(per_minute).to_have_attribute("placeholder", "5")
+    admin.get_by_label("Tier").select_option("premium")
+    expect(per_minute).to_have_attribute("placeholder", "20")
+    admin.get_by_label("Name").fill("   ")
+    networks = admin.get_by_label("Allowed networks")
+    networks.fill("10.0.0.1/8")
+    admin.get_by_role("button", name="Create key").click()
+    expect(admin.get_by_label("Name")).to_be_focused()
+    expect(admin.get_by_label("Name")).to_have_accessible_description("Must not be blank.")
+    expect(per_minute).to_have_attribute("placeholder", "20")
+    for scheme in ("light", "dark"):
+        admin.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        admin.evaluate(AXE_SCRIPT)
+        assert accessibility(admin, f"errors ({scheme})") == []
+    admin.get_by_role("link", name="Allowed networks").click()
+    expect(networks).to_be_focused()
+    expect(networks).to_have_accessible_description(re.compile("has host bits set"))
+
+
+def test_keys_are_sorted_by_keyboard(admin: Page, weir: Weir, filled: dict[str, str]) -> None:
+    admin.goto(f"{weir.url}/dashboard/keys?state=works")
+    rows = admin.locator("#keys tbody th")
+    shown = sorted(rows.all_inner_texts(), key=str.casefold)
+    expect(admin.get_by_role("columnheader", name="Name")).to_have_attribute(
+        "aria-sort", "ascending"
+    )
+    heading = admin.get_by_role("columnheader", name="Requests")
+    heading.get_by_role("link").focus()
+    admin.keyboard.press("Enter")
+    expect(heading).to_have_attribute("aria-sort", "descending")
+    assert "state=works" in admin.url
+    assert sorted(rows.all_inner_texts(), key=str.casefold) == shown
+    first = admin.locator("#keys tbody tr").first
+    expect(first.get_by_role("img")).to_have_accessible_name(re.compile("Requests per day"))
+    admin.set_viewport_size({"width": PHONE, "height": 800})
+    admin.get_by_label("Sort by").select_option("name")
+    admin.get_by_role("button", name="Apply").click()
+    admin.wait_for_url("**sort=name")
+    assert rows.all_inner_texts() == shown
+
+
 def test_a_key_is_revoked_after_a_question(admin: Page, weir: Weir, visitor: Visitor) -> None:
     visitor.create_key("to revoke")
     admin.goto(f"{weir.url}/dashboard/keys/{max(visitor.ids_of_keys())}")
