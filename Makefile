@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 LOCK = $(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 \
 	--generate-hashes --custom-compile-command "make lock"
 
+# On a terminal, pip shows its progress.
+PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $$(test -t 2 || echo --quiet)
+
 .DEFAULT_GOAL := help
 .PHONY: help run test test-agents lint format lock wheels image bench pictures observability manifests publish clean
 
@@ -13,7 +16,8 @@ help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 run: $(VENV)/runtime ## set everything up and serve on port 8000
-	$(BIN)/gunicorn --config gunicorn.conf.py
+	@$(BIN)/python -m scripts.install_local_model
+	@$(BIN)/gunicorn --config gunicorn.conf.py
 
 test: $(VENV)/development ## set everything up and run every test
 	# Where Python may not write bytecode, each of the processes compiles all tests again.
@@ -52,6 +56,7 @@ lock: $(VENV)/development ## compile the pinned requirements from *.in
 	$(LOCK) requirements-aws.in -o requirements-aws.txt
 	$(LOCK) requirements-gcp.in -o requirements-gcp.txt
 	$(LOCK) requirements-azure.in -o requirements-azure.txt
+	$(LOCK) --no-deps requirements-local.in -o requirements-local.txt
 	$(LOCK) requirements-dev.in -o requirements-dev.txt
 
 wheels: $(VENV)/development ## check that no requirement needs a compiler
@@ -66,14 +71,17 @@ clean: ## remove the virtual environment, the agents and the local data
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 		"Weir needs Python 3.11 or newer. If you have one, name it: make run PYTHON=python3.13")'
-	$(PYTHON) -m venv $(VENV)
+	@echo "Making a virtual environment in $(VENV)…"
+	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/runtime: requirements.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@echo "Installing Weir's packages (90 MB to download, about a minute)…"
+	@$(PIP_INSTALL) -r requirements.txt
 	@touch $@
 
 $(VENV)/development: $(VENV)/runtime requirements-dev.txt requirements-checkers.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	@echo "Installing the packages of tests and tools…"
+	@$(PIP_INSTALL) -r requirements.txt -r requirements-dev.txt
+	@$(PIP_INSTALL) --no-deps \
 		-r requirements-checkers.txt || echo "Some checkers of manifests cannot be had here."
 	@touch $@

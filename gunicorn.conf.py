@@ -8,6 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from webapp import local_model
 from webapp.listening import bind_address
 from webapp.observability import logs, metrics_folders
 from webapp.observability.uncaught import log_the_uncaught
@@ -68,6 +69,11 @@ def on_starting(server):
     server.log.info("Workers: %s (%s)", workers, _why)
     if settings.web_concurrency and settings.web_concurrency != workers:
         server.log.warning(_why)
+    if settings.wants_local_model:
+        if local_model.is_installed():
+            local_model.start()
+        else:
+            server.log.warning(local_model.NOT_INSTALLED)
 
 
 def when_ready(server):
@@ -81,6 +87,11 @@ def pre_fork(server, worker):
     gc.freeze()
 
 
+def post_fork(server, worker):
+    """Leave the local model's life to the master."""
+    local_model.leave_to_master()
+
+
 def post_worker_init(worker):
     """Start logging, traces, then the database, before the first request is accepted."""
     import gevent
@@ -92,7 +103,13 @@ def post_worker_init(worker):
     tracing.start(settings.otlp_endpoint)
     metrics.begin(metrics_folder, settings.tiers)
     logs.add_request_ids(request_context.current_id)
-    worker.wsgi.extensions["weir"].lifecycle.start()
+    services = worker.wsgi.extensions["weir"]
+    services.lifecycle.start()
+    if not settings.production:
+        from webapp import banner
+
+        # A worker that replaces another has a higher number.
+        banner.announce(services, first_worker=worker.age == 1)
     # Exclude imported objects from garbage collection: scanning them stalled all streams for
     # 100 ms every few seconds. Collect less often: requests create hardly any cycles.
     gc.collect()
@@ -119,5 +136,6 @@ def child_exit(server, worker):
 
 
 def on_exit(server):
-    """Remove the metrics of this master."""
+    """End the local model; remove the metrics of this master."""
+    local_model.stop()
     shutil.rmtree(metrics_folder, ignore_errors=True)

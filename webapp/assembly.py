@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import secrets
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -11,10 +9,12 @@ from pathlib import Path
 
 from flask import Flask
 
+from webapp import local_model
 from webapp.accounts import configured_keys, ended_sessions
 from webapp.accounts.accounts import AccountStore
 from webapp.accounts.audit import AuditLog
 from webapp.accounts.ended_sessions import EndedSessions
+from webapp.accounts.first_administrator import FirstAdministrator
 from webapp.accounts.key_changes import KeyChanges
 from webapp.accounts.keys import KeyStore
 from webapp.accounts.tokens import Tokens
@@ -88,8 +88,6 @@ from webapp.storage.redis_client import RedisClient
 from webapp.storage.response_ids import ResponseIds
 from webapp.storage.retention import Retention
 from webapp.worker_count import worker_count
-
-log = logging.getLogger(__name__)
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 SHARE_OF_SERVING = 4  # of BATCH_CONCURRENCY, serving processes have a quarter
@@ -346,8 +344,18 @@ def _make_services(
 ) -> Services:
     database, redis = stores.database, stores.redis
     secret_refresh = SecretRefresh(settings, database, redis, models.providers)
+    first_administrator = FirstAdministrator(
+        stores.accounts, settings.admin_username, settings.admin_password
+    )
     lifecycle = _make_lifecycle(
-        settings, stores, metering, models, batches, secret_refresh, batch_worker=batch_worker
+        settings,
+        stores,
+        metering,
+        models,
+        batches,
+        secret_refresh,
+        first_administrator,
+        batch_worker=batch_worker,
     )
     return Services(
         settings=settings,
@@ -356,6 +364,7 @@ def _make_services(
         keys=stores.keys,
         key_changes=KeyChanges(database, settings.tiers),
         accounts=stores.accounts,
+        first_administrator=first_administrator,
         ended_sessions=stores.ended_sessions,
         tokens=Tokens(settings.secret_key),
         audit=AuditLog(database),
@@ -379,9 +388,10 @@ def _make_services(
             redis,
             models.providers,
             lifecycle,
-            offline=not settings.has_provider,
+            offline=not settings.has_provider and not local_model.address(),
             secrets=secret_refresh.problem if settings.secret_references else None,
         ),
+        model_labels=models.labels,
         breakers=models.breakers,
         busy_targets=models.busy_targets,
         remaining_limits=partial(remaining_limits, models.providers),
@@ -397,6 +407,7 @@ def _make_services(
             data_dir=settings.data_dir,
         ),
         gateway=models.gateway,
+        providers=models.providers,
         files=stores.files,
         predictions=models.predictions,
         batches=batches.batches,
@@ -414,6 +425,7 @@ def _make_lifecycle(
     models: _Models,
     batches: _Batches,
     secret_refresh: SecretRefresh,
+    first_administrator: FirstAdministrator,
     *,
     batch_worker: bool,
 ) -> Lifecycle:
@@ -425,7 +437,7 @@ def _make_lifecycle(
         if not batch_worker:
             # A worker may be without API_KEYS, and would revoke those of the serving processes.
             configured_keys.sync_configured_keys(database, settings.api_keys)
-            _ensure_admin(stores.accounts, settings)
+            first_administrator.ensure()
         metering.prices.refresh()
 
     expired = [
@@ -478,18 +490,6 @@ def _make_lifecycle(
         grace=settings.shutdown_grace,
     )
     return lifecycle
-
-
-def _ensure_admin(accounts: AccountStore, settings: Settings) -> None:
-    """Make the first administrator; in development with a password that is told only now."""
-    password = settings.admin_password or secrets.token_urlsafe(12)
-    made = accounts.ensure_admin(settings.admin_username, password)
-    if made and not settings.admin_password:
-        log.warning(
-            "Created the first administrator %s with password %s (shown only once)",
-            settings.admin_username,
-            password,
-        )
 
 
 def _priced(prices: PriceTable, providers: Iterable[Provider]) -> set[tuple[str, str]]:

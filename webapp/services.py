@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, cast
 from flask import current_app
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping
 
     from webapp.accounts.accounts import AccountStore
     from webapp.accounts.audit import AuditLog
     from webapp.accounts.ended_sessions import EndedSessions
+    from webapp.accounts.first_administrator import FirstAdministrator
     from webapp.accounts.key_changes import KeyChanges
     from webapp.accounts.keys import KeyStore
     from webapp.accounts.tokens import Tokens
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from webapp.observability.gauges import Gauges
     from webapp.observability.health import Health
     from webapp.observability.lifecycle import Lifecycle
+    from webapp.observability.metrics import ModelLabels
+    from webapp.providers.base import BaseProvider
     from webapp.providers.remaining_limits import RemainingLimits
     from webapp.settings import Settings
     from webapp.storage.breakers import CircuitBreakers
@@ -58,6 +61,7 @@ class Services:
     keys: KeyStore
     key_changes: KeyChanges
     accounts: AccountStore
+    first_administrator: FirstAdministrator
     ended_sessions: EndedSessions
     tokens: Tokens
     audit: AuditLog
@@ -78,10 +82,12 @@ class Services:
     lifecycle: Lifecycle
     health: Health
     gauges: Gauges
+    model_labels: ModelLabels
     breakers: CircuitBreakers
     busy_targets: BusyTargets
     remaining_limits: Callable[[str], RemainingLimits | None]
     gateway: Gateway
+    providers: Mapping[str, BaseProvider]
     files: FileStore
     predictions: Predictions
     batches: BatchStore

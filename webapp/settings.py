@@ -27,6 +27,7 @@ from webapp.setting_parsers import (
     RoutedModel,
 )
 
+ROOT = Path(__file__).resolve().parent.parent
 PASSWORD_FIELDS = frozenset({"password", "sslpassword", "ssl_password"})  # in the query of a URL
 DEFAULT_DENYLIST = "<script\\b\njavascript:\ndata:[\\w/+.-]+[;,]"
 
@@ -97,8 +98,8 @@ class Settings:
         shown="generated and printed once in development; required in production",
     )  # fmt: skip
     data_dir: Path = _setting(
-        "DATA_DIR", "./data", "where SQLite and the development secret live", Path,
-        shown="`./data`, on Lambda `/tmp/weir`",
+        "DATA_DIR", str(ROOT / "data"), "where SQLite and the development secret live", Path,
+        shown="`data` in Weir's folder, on Lambda `/tmp/weir`",
     )  # fmt: skip
     database_url: str = _setting(
         "DATABASE_URL", "", "PostgreSQL or SQLite; `postgres://` is accepted", database_url.parse,
@@ -167,6 +168,10 @@ class Settings:
         "PROVIDER_<NAME>_TYPE", "", "with `PROVIDER_<NAME>_BASE_URL`, `PROVIDER_<NAME>_API_KEY` "
         "and `PROVIDER_<NAME>_PRICES`: an additional provider `<name>`; type `openai`, `azure`, "
         "`anthropic` or `langchain:<init_chat_model provider>`", lambda _: (), shown="`openai`",
+    )  # fmt: skip
+    local_model: bool = _setting(
+        "LOCAL_MODEL", "on", "`off`: where no provider is set, `make run` neither installs nor "
+        "serves the small local model, and answers offline; never in production", parse.flag,
     )  # fmt: skip
     model_routes: dict[str, tuple[RoutedModel, ...]] = _setting(
         "MODEL_ROUTES", "", "`name=provider/model[*weight]>provider/model;…`: the names that "
@@ -387,6 +392,7 @@ class Settings:
     )  # fmt: skip
 
     platform: str | None = None
+    on_kubernetes: bool = False
     secret_references: Mapping[str, Reference] = field(default_factory=dict)
     """By variable, where its value was read."""
     secret_values: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -413,6 +419,12 @@ class Settings:
     @property
     def has_provider(self) -> bool:
         return bool(self.providers)
+
+    @property
+    def wants_local_model(self) -> bool:
+        """Whether the small local model is to answer: in development, where nothing else does."""
+        elsewhere = self.production or self.platform or self.on_kubernetes
+        return self.local_model and not (elsewhere or self.providers or self.model_routes)
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -530,6 +542,7 @@ def _parsed(
 ) -> Settings:
     values: dict[str, Any] = {
         "platform": platforms.platform_of(environment),
+        "on_kubernetes": bool(environment.get("KUBERNETES_SERVICE_HOST")),
         "secret_references": references,
         "secret_values": read_values,
     }
@@ -565,7 +578,7 @@ def _parsed(
 
 def _complete(values: dict[str, Any], environment: Mapping[str, str]) -> None:
     """Fill in the defaults that depend on where Weir runs."""
-    hosted = values["platform"] or environment.get("KUBERNETES_SERVICE_HOST")
+    hosted = values["platform"] or values["on_kubernetes"]
     values["app_env"] = values["app_env"] or ("production" if hosted else "development")
     development = values["app_env"] == "development"
     values["host"] = values["host"] or ("127.0.0.1" if development else "0.0.0.0")  # noqa: S104

@@ -1,7 +1,12 @@
-// What all pages share: money as text, copy buttons, auto-refresh.
+// What all pages share: money and times as text, copy buttons, the theme, auto-refresh.
 "use strict";
 
+const LOCAL_ZONE = Intl.DateTimeFormat().resolvedOptions().timeZone;
+const isLocal = document.documentElement.dataset.time === "local";
+
 const weir = {
+  // The time zone that times are shown in.
+  timeZone: isLocal ? LOCAL_ZONE : "UTC",
   // The same rule as the filter usd of webapp/dashboard/formatting.py.
   usd(value) {
     if (value === null || value === undefined) return "–";
@@ -12,6 +17,37 @@ const weir = {
     return `${sign}$${amount.toLocaleString("en", { minimumFractionDigits: 2, maximumFractionDigits: digits })}`;
   },
 };
+
+// The Swedish locale writes dates like ISO 8601.
+function clock(at, timeZone) {
+  return at.toLocaleString("sv-SE", { timeZone });
+}
+
+// Times come in UTC, with UTC as their title.
+function showTimes(root) {
+  for (const time of root.querySelectorAll("time[datetime]")) {
+    const at = new Date(time.dateTime);
+    const utc = clock(at, "UTC");
+    const local = clock(at, LOCAL_ZONE);
+    const isRelative = time.textContent !== utc;
+    if (isLocal && !isRelative) time.textContent = local;
+    time.title = isLocal === isRelative ? `${local} ${LOCAL_ZONE}` : `${utc} UTC`;
+  }
+}
+
+// The theme changes in place, so that nothing typed into a form and no secret is lost. Charts have
+// their colours drawn in: there the page is loaded again.
+const theme = document.getElementById("theme");
+theme.addEventListener("submit", async (event) => {
+  if (document.querySelector("[data-chart]")) return;
+  event.preventDefault();
+  const sent = new URLSearchParams(new FormData(theme, event.submitter));
+  const response = await fetch(theme.action, { method: "POST", body: sent, headers: { Accept: "text/html" } });
+  const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
+  document.documentElement.dataset.theme = fresh.documentElement.dataset.theme;
+  theme.innerHTML = fresh.getElementById("theme").innerHTML;
+  theme.querySelector("button").focus();
+});
 
 for (const button of document.querySelectorAll("[data-copy]")) {
   button.hidden = false;
@@ -32,6 +68,8 @@ for (const button of document.querySelectorAll("[data-copy]")) {
 
 const polled = document.querySelector("[data-poll]");
 const live = document.getElementById("live");
+// What the server sent for each element that is refreshed.
+const served = new Map();
 let refreshing = false;
 
 async function refresh() {
@@ -43,14 +81,20 @@ async function refresh() {
   for (const element of document.querySelectorAll("[data-live]")) {
     const other = fresh.getElementById(element.id);
     // Replace only what has changed, and nothing that has the keyboard focus.
-    if (other && other.innerHTML !== element.innerHTML && !element.contains(document.activeElement)) {
+    if (other && other.innerHTML !== served.get(element.id) && !element.contains(document.activeElement)) {
       const scrolled = [...element.querySelectorAll(".scroll")].map((box) => box.scrollLeft);
       element.innerHTML = other.innerHTML;
+      served.set(element.id, other.innerHTML);
+      showTimes(element);
       element.querySelectorAll(".scroll").forEach((box, place) => { box.scrollLeft = scrolled[place] || 0; });
     }
   }
   document.dispatchEvent(new Event("weir:refreshed"));
 }
+
+for (const element of document.querySelectorAll("[data-live]")) served.set(element.id, element.innerHTML);
+showTimes(document);
+if (isLocal) document.getElementById("zone").textContent = `Times in local time (${LOCAL_ZONE}), filters and forms in UTC`;
 
 if (polled) {
   live.closest("label").hidden = false;

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT, AxeResults
@@ -202,9 +207,15 @@ def test_a_key_is_revoked_after_a_question(admin: Page, weir: Weir, visitor: Vis
     expect(admin.get_by_role("heading").locator(".tag")).to_have_text("Revoked")
 
 
-def test_a_batch_is_followed_and_cancelled(admin: Page, weir: Weir, stored: StoredBatches) -> None:
+def test_a_batch_is_followed_in_local_time_and_cancelled(
+    open_page: OpenPage, state: Any, weir: Weir, stored: StoredBatches
+) -> None:
+    admin = open_page(storage_state=state, timezone_id="America/New_York")
     batch = stored.batch(1, "in_progress", total=100, succeeded=10)
     admin.goto(f"{weir.url}/dashboard/batches")
+    expect(admin.get_by_text("Times in UTC")).to_be_visible()
+    admin.get_by_role("button", name="Show local time").click()
+    expect(admin.get_by_text("Times in local time (America/New_York)")).to_be_visible()
     row = admin.get_by_role("row", name=batch)
     expect(row.get_by_role("progressbar")).to_have_attribute("value", "10")
     update = f"UPDATE batches SET succeeded = 70 WHERE id = '{batch}'"
@@ -212,11 +223,51 @@ def test_a_batch_is_followed_and_cancelled(admin: Page, weir: Weir, stored: Stor
     expect(row.get_by_role("progressbar")).to_have_attribute("value", "70", timeout=15_000)
     row.get_by_role("link").click()
     expect(admin.get_by_role("progressbar")).to_have_accessible_name("70 of 100 lines done")
+    check_local_time(admin)
     Books(weir).write(update.replace("70", "80"))
     expect(admin.get_by_role("progressbar")).to_have_attribute("value", "80", timeout=15_000)
+    check_local_time(admin)
     admin.get_by_role("link", name="Cancel").click()
     admin.get_by_role("button", name="Cancel batch").click()
     expect(admin.get_by_role("heading", level=1).locator(".tag")).to_have_text("Cancelling")
+
+
+def check_local_time(page: Page) -> None:
+    """The first time of the page is New York's, with UTC as its title."""
+    shown = page.locator("time").first
+    sent = datetime.fromisoformat(str(shown.get_attribute("datetime")))
+    local = sent.astimezone(ZoneInfo("America/New_York"))
+    expect(shown).to_have_text(f"{local:%Y-%m-%d %H:%M:%S}")
+    expect(shown).to_have_attribute("title", f"{sent:%Y-%m-%d %H:%M:%S} UTC")
+
+
+def test_a_phone_reaches_every_page_and_shows_rows_as_cards(
+    open_page: OpenPage, state: Any, weir: Weir, filled: dict[str, str]
+) -> None:
+    page = open_page(storage_state=state, viewport={"width": PHONE, "height": 740})
+    page.goto(f"{weir.url}/dashboard/accounts/1")
+    page.get_by_label("New password").fill("half typed")
+    page.get_by_role("button", name="Menu").press("Enter")
+    links = page.get_by_role("navigation", name="Pages").get_by_role("link")
+    expect(links).to_have_count(8)
+    for entry in (*links.all(), page.get_by_role("link", name="admin", exact=True)):
+        expect(entry).to_be_in_viewport(ratio=1)
+    expect(page.get_by_role("button", name="Sign out")).to_be_in_viewport(ratio=1)
+    page.evaluate(AXE_SCRIPT)
+    assert accessibility(page, "the menu") == []
+    page.get_by_role("button", name="Theme: system").click()
+    expect(page.locator("html")).to_have_attribute("data-theme", "light")
+    expect(page.get_by_label("New password")).to_have_value("half typed")
+    page.get_by_role("link", name="Batches").first.click()
+    expect(page.get_by_role("heading", name="Batches")).to_be_visible()
+    row = page.locator("tbody tr").first
+    for cell in row.locator("td").all():
+        expect(cell).to_have_attribute("data-label", re.compile(r"\w"))
+        box = cell.bounding_box()
+        assert box
+        assert 0 <= box["x"] <= box["x"] + box["width"] <= PHONE
+    page.evaluate(AXE_SCRIPT)
+    assert accessibility(page, "cards") == []
 
 
 def test_a_batch_is_started_with_a_file(admin: Page, weir: Weir, filled: dict[str, str]) -> None:
@@ -244,40 +295,123 @@ def test_a_batch_is_started_with_a_file(admin: Page, weir: Weir, filled: dict[st
 def test_the_playground_streams(admin: Page, weir: Weir, provider: Provider) -> None:
     provider.fault(gap=0.3, pieces=6)
     admin.goto(f"{weir.url}/dashboard/playground")
-    expect(admin.locator("#curl")).to_contain_text("curl -N")
+    model = admin.get_by_role("combobox", name="Model")
+    expect(model.locator("optgroup")).to_have_attribute("label", "openai")
+    expect(model.locator("option:checked")).to_have_text(re.compile(r"\(default\)$"))
     admin.get_by_label("Message").fill("It's a question")
-    expect(admin.locator("#curl")).to_contain_text("It'\\''s a question")
     admin.get_by_label("Message").press("Enter")
-    answer = admin.locator("#talk .assistant p").first
+    answer = admin.locator("#talk .assistant .words").first
     expect(answer).not_to_be_empty()
     early = answer.inner_text()
     expect(admin.locator("#talk .assistant a")).to_be_visible()
     assert len(answer.inner_text()) > len(early)
     facts = admin.locator("#talk .assistant .quiet")
     expect(facts).to_contain_text("cache MISS · openai")
-    expect(facts).to_contain_text(re.compile(r"\d+ tokens \(\d+ in, \d+ out\) · \$0\.\d+"))
+    expect(facts).to_contain_text(re.compile(r"\d+ tokens \(\d+ in, \d+ out\) · <?\$0\.\d+"))
+    total, first, rate = re.findall(
+        r"([\d.]+) s · first token (\d+) ms · ([\d.]+) tok", facts.inner_text()
+    )[0]
+    assert 1.5 <= float(total) < 10
+    assert int(first) < 1500
+    # Five gaps of 0.3 s lie between six pieces.
+    assert 1 < float(rate) < 20
     expect(admin.locator("#bars")).to_contain_text("1 of 1,000")
-    # What was said before goes along.
+    # What was said before goes along, and to the model that was chosen.
+    provider.fault()
+    model.select_option("Other…")
+    admin.get_by_label("Model name").fill("gpt-4o")
     admin.get_by_label("Message").fill("And then?")
     admin.get_by_role("button", name="Send").click()
     expect(admin.locator("#talk .assistant a")).to_have_count(2)
-    assert len(provider.completions()[-1]["body"]["messages"]) == 3
+    sent = provider.completions()[-1]["body"]
+    assert (sent["model"], len(sent["messages"])) == ("gpt-4o", 3)
     admin.locator("#talk a").first.click()
     expect(admin.get_by_text("/dashboard/playground")).to_be_visible()
 
 
-def test_the_playground_stops_and_tells_errors(admin: Page, weir: Weir, provider: Provider) -> None:
+def test_the_playground_shows_the_same_request_as_code(
+    open_page: OpenPage, state: Any, weir: Weir, visitor: Visitor, filled: dict[str, str]
+) -> None:
+    visitor.create_key("narrow", owner="admin", **{"limits.models": "another"})
+    page = open_page(storage_state=state, permissions=["clipboard-read", "clipboard-write"])
+    page.goto(f"{weir.url}/dashboard/playground")
+    page.get_by_label("Message").fill("It's a question")
+    page.get_by_label("Max tokens").fill("7")
+    page.get_by_label("Bypass cache").check()
+    page.get_by_label("Stream").uncheck()
+    tabs = page.get_by_role("tablist", name="Code").get_by_role("tab")
+    expect(tabs.first).to_have_text("OpenAI SDK (Python)")
+    expect(page.get_by_role("tabpanel")).to_have_count(1)
+    page.get_by_role("tabpanel").get_by_role("button", name="Copy").click()
+    python = page.evaluate("navigator.clipboard.readText()")
+    environment = {"PATH": "", "WEIR_API_KEY": filled["secret"]}
+    ran = subprocess.run(
+        [sys.executable, "-c", python], env=environment, capture_output=True, text=True, check=False
+    )
+    assert ran.stdout.strip(), ran.stderr
+    assert "max_tokens=7" in python
+    tabs.first.focus()
+    page.keyboard.press("End")
+    expect(tabs.last).to_be_focused()
+    expect(page.get_by_role("tabpanel", name="native")).to_contain_text('"max_tokens": 7')
+    page.keyboard.press("ArrowLeft")
+    curl = page.get_by_role("tabpanel", name="curl")
+    expect(curl).to_contain_text("It'\\''s a question")
+    shown = subprocess.run(
+        ["sh", "-c", curl.locator("pre").inner_text()],
+        env=os.environ | environment | {"PATH": os.environ["PATH"]},
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert json.loads(shown)["usage"]["completion_tokens"] <= 7
+    assert "weir_" not in page.content()
+    # A model that the key may not use cannot be chosen.
+    page.get_by_label("API key").select_option("narrow (premium)")
+    expect(page.locator("#model optgroup option").first).to_be_disabled()
+    expect(page.get_by_label("Model name")).to_be_visible()
+
+
+def test_the_playground_stops_follows_and_tells_errors(
+    admin: Page, weir: Weir, provider: Provider
+) -> None:
     admin.goto(f"{weir.url}/dashboard/playground")
-    provider.fault(gap=1, pieces=60)
-    admin.get_by_label("Message").fill("A long story")
-    admin.get_by_role("button", name="Send").click()
-    expect(admin.locator("#talk .assistant p").first).not_to_be_empty()
+    message, send = admin.get_by_label("Message"), admin.get_by_role("button", name="Send")
+    follows = "document.querySelector('#scroller').scrollTop"
+    provider.fault(gap=0.05, pieces=600, big=30_000)
+    message.fill("A long story")
+    send.click()
+    wait_until(lambda: admin.evaluate(follows) > 200)
+    admin.get_by_role("region", name="Conversation").hover()
+    admin.mouse.wheel(0, -100_000)
+    latest = admin.get_by_role("button", name="Jump to latest")
+    expect(latest).to_be_visible()
+    assert admin.evaluate(follows) < 200
+    latest.click()
+    expect(latest).to_be_hidden()
     admin.get_by_role("button", name="Stop").click()
-    expect(admin.locator("#talk .error")).to_contain_text("Stopped.")
-    admin.get_by_label("Message").fill("<script>alert(1)</script>")
+    stopped = admin.locator("#talk .assistant").first
+    expect(stopped.locator(".tag")).to_have_text("stopped")
+    expect(stopped.get_by_role("link", name="request")).to_be_visible()
+    received = stopped.locator(".words").inner_text()
+    # The whole turn goes along with the next message.
+    provider.fault(status=429, retry_after="90")
+    message.fill("Go on")
+    send.click()
+    errors = admin.locator("#talk .error")
+    expect(errors).to_contain_text("Try again in 90 s.")
+    _, answer, again = provider.completions()[-1]["body"]["messages"]
+    assert (answer["content"].strip(), again["content"]) == (received.strip(), "Go on")
+    expect(message).to_have_value("Go on")
+    provider.fault(error_event=True, times=1)
+    send.click()
+    expect(errors).to_have_count(2)
+    expect(errors.last).to_contain_text("The stand-in failed in its stream.")
+    expect(admin.locator("#talk .assistant .tag").last).to_have_text("incomplete")
+    message.fill("<script>alert(1)</script>")
     with admin.expect_response("**/playground/*"):
-        admin.get_by_role("button", name="Send").click()
-    expect(admin.locator("#talk .error").last).to_contain_text("not valid")
+        send.click()
+    expect(errors.last).to_contain_text("not valid")
+    errors.last.get_by_role("link", name="request").click()
+    expect(admin.get_by_role("heading", name="Request", exact=True)).to_be_visible()
 
 
 def test_pages_are_accessible_in_light_and_dark_are_small_and_fit_every_screen(

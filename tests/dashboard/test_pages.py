@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import io
+import json
 import re
 from datetime import UTC, datetime, timedelta
 
@@ -471,15 +472,76 @@ def test_providers_show_breakers_and_models_without_a_price(
     provider.fault(status=500, model="broken")
     for number in range(5):
         ask(weir, secret, f"fails {number}", model="broken")
-    page = text_of(admin.get("/dashboard/providers").text)
-    assert "broken : openai/broken closed, open for 1 key → openai/spare" in page
+    target = r"broken 1 openai/broken – (.*) Priced broken 2 openai/spare"
+
+    def breaker() -> str:
+        page = text_of(admin.get("/dashboard/providers").text)
+        found = re.search(target, page)
+        assert found, page
+        assert found[1].replace("Open ", "Open broken ") in page, "the provider's card has it too"
+        return found[1]
+
+    assert re.fullmatch(r"Open chat for breaks alone, next probe in \d+ s", breaker())
     ask(weir, admin.create_key("breaks, too"), "fails for two", model="broken")
+    assert re.fullmatch(r"Open chat, next probe in \d+ s", breaker())
+    page = text_of(admin.get("/dashboard/providers?model=UNPR").text)
+    assert re.search(r"unpriced other – – – Unpriced \d+ 0.0 %", page)
+    assert "cached other $" not in page
     page = text_of(admin.get("/dashboard/providers").text)
-    assert "openai openai" in page
-    assert "open" in page
-    assert "other unpriced Unpriced 1" in page
-    assert "openai spare Priced" in page
-    assert "broken : openai/broken open → openai/spare" in page
+    assert re.search(r"spare openai \$1.00 \$1.00 \$2.00 MODEL_PRICES \d", page)
+
+
+def test_providers_show_their_calls_as_the_ledger_has_them(
+    weir: Weir, admin: Visitor, provider: Provider
+) -> None:
+    secret = admin.create_key("calls")
+    ask(weir, secret, "to the other", model="other")
+    provider.fault(status=429, model="unpriced", retry_after="1", code="slow_down")
+    failed = ask(weir, secret, "to the other again", model="other")
+    Books(weir).settled_of(failed)
+    page = admin.get("/dashboard/providers").text
+    [card] = re.findall(r'<section class="card provider".*?>other <.*?</section>', page, re.DOTALL)
+    card = "<" + card.rpartition("<section")[2]
+    [row] = Administrator(weir).get("/admin/usage?by=provider&provider=other").json()["rows"]
+    assert f"Calls, 24 h {row['calls']} " in text_of(card)
+    assert f"Error rate {row['failed'] / row['calls'] * 100:.1f} %" in text_of(card)
+    assert "other Failing" in text_of(card)
+    assert re.search(r"p95 latency [\d.]+ m?s", text_of(card))
+    assert "Last success just now" in text_of(card)
+    assert "Last error Status 429: The stand-in" in text_of(card)
+    assert f'href="/dashboard/requests/{failed}"' in card
+    assert f"Base URL {provider.base_url} API key No key" in text_of(card)
+    provider.fault()
+    ask(weir, secret, "once more", model="other")
+    wait_until(lambda: "other OK" in text_of(admin.get("/dashboard/providers").text))
+
+
+@pytest.mark.parametrize("weir", ["sqlite"], indirect=True)
+def test_a_connection_is_tested_by_a_free_call_and_not_too_often(
+    weir: Weir, admin: Visitor, member: Visitor, provider: Provider
+) -> None:
+    path = "/dashboard/providers/other/test"
+
+    def result() -> str:
+        page = text_of(admin.post(path, on="/dashboard/providers").text)
+        assert " Routes " in page
+        return page.partition("Providers other :")[2][:200].strip()
+
+    before = len(provider.completions())
+    assert re.match(r"Connection OK: \d+ models listed in [\d.]+ m?s\.", result())
+    assert "Connection OK" not in admin.get("/dashboard/providers").text
+    provider.fault(status=401)
+    assert result().startswith("Connection failed. Status 401: The stand-in")
+    provider.fault(hang=True)
+    assert result().startswith("Connection failed. No answer in time")
+    provider.fault()
+    refused = [result() for _ in range(4)][-1]
+    assert re.match(r"Connection failed\. Too many tests .* Try again in \d+ s\.", refused)
+    assert len(provider.completions()) == before
+    assert len(provider.calls("/v1/models")) >= 3
+    assert admin.session.post(weir.url + path).status_code == 403, "without a CSRF token"
+    assert member.post(path, on="/dashboard/me").status_code == 404
+    assert admin.post("/dashboard/providers/none/test", on="/dashboard/me").status_code == 404
 
 
 def test_a_member_sees_nothing_of_others(weir: Weir, admin: Visitor, member: Visitor) -> None:
@@ -517,6 +579,24 @@ def test_a_member_sees_nothing_of_others(weir: Weir, admin: Visitor, member: Vis
         '<span class="quiet">No limits</span>'
     )
     assert "Rotate" in member.get(f"/dashboard/keys/{own}").text
+
+
+def test_the_playground_offers_the_routes_that_a_key_may_use(
+    admin: Visitor, member: Visitor
+) -> None:
+    admin.create_key("narrow", owner="mia", **{"limits.models": "other"})
+    key = max(admin.ids_of_keys())
+    page = member.get("/dashboard/playground").text
+    [routes] = re.findall(r'<optgroup label="Routes">(.*?)</optgroup>', page)
+    assert re.findall(r'<option( selected)? value="(\w+)"', routes) == [
+        (" selected", "default"),
+        ("", "other"),
+        ("", "broken"),
+    ]
+    assert "Other…" not in page, "clients can name nothing but routes"
+    bars = member.get(f"/dashboard/playground/{key}/bars").text
+    [refused] = re.findall(r'data-refused="([^"]*)"', bars)
+    assert json.loads(html.unescape(refused)) == ["default", "broken"]
 
 
 def used(weir: Weir, key_id: int, model: str, tokens: int, cached: int, *, days_ago: int) -> None:

@@ -168,7 +168,7 @@ def test_a_database_that_is_not_weir_s_stops_the_start(url: str, new_weir: MakeW
     for command in (["db", "upgrade"], ["keys", "list"]):
         done = weir.run_flask(*command)
         assert done.returncode == 1
-        assert done.stderr.startswith("Error: ")
+        assert "\nError: " in done.stderr
         assert "'1a2b3c4d5e6f'" in done.stderr
         assert "Traceback" not in done.stderr
     done = weir.run_flask_process("doctor", "--json")

@@ -488,9 +488,9 @@ class Provider(Server):
 class Weir(Server):
     """The real server: Gunicorn with its configuration file, in a clean environment.
 
-    `env` is all it gets beside PATH, HOME, PORT and DATA_DIR. Where `data_dir` is not given, it
-    has one that lasts until it is closed. It is ready when GET of `until` gives 200. `root` is
-    where its code is: that of another version, for one. `app` is what Gunicorn serves.
+    `env` is all it gets beside PATH, HOME, PORT, DATA_DIR and LOCAL_MODEL=off. Where `data_dir` is
+    not given, it has one that lasts until it is closed. It is ready when GET of `until` gives 200.
+    `root` is where its code is: that of another version, for one. `app` is what Gunicorn serves.
     """
 
     # Tests of the shutdown call terminate().
@@ -515,6 +515,8 @@ class Weir(Server):
             "HOME": str(self.folder),
             "PORT": str(self.port),
             "DATA_DIR": str(self.data_dir),
+            # Only the tests of the local model want it (tests/local_model).
+            "LOCAL_MODEL": "off",
         } | {name: str(value) for name, value in env.items()}
 
     @property

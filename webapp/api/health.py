@@ -8,7 +8,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from webapp import money
+from webapp import local_model, money
 from webapp.admission import credential_sent, identify, is_admin, public
 from webapp.api.blueprint import Blueprint
 from webapp.api.schemas import HealthSchema
@@ -59,6 +59,8 @@ def detailed() -> Any:
     if credential_sent() or not services().settings.production:
         admin = credential_sent() and is_admin(identify())
         shown["providers"] = services().health.provider_names
+        if label := local_model.label():
+            shown["local_model"] = label
         shown["breakers"] = services().breakers.states() if admin else _named_breakers()
         shown["models"] = [model.name for model in services().gateway.router.names()]
         shown["inference"] = services().predictions.registry.listed()

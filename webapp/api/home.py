@@ -6,6 +6,7 @@ from typing import Any
 
 from flask import Response, render_template, request
 
+from webapp import local_model
 from webapp.admission import public
 from webapp.api.blueprint import Blueprint
 from webapp.services import services
@@ -41,6 +42,7 @@ def home() -> Any:
         version=VERSION,
         base_url=request.url_root.rstrip("/"),
         offline=not settings.has_provider,
+        local_model=local_model.label(),
         example_key="YOUR-KEY" if settings.production else "prod_key_456",
     )
     return Response(page, headers={"Content-Security-Policy": POLICY, "Vary": "Accept"})

@@ -95,11 +95,15 @@ def _finish(services: Services, response: Response) -> Response:
             connection.close_after_answer()
     # A stream ends when the server closes it, not when its headers are ready.
     counted = ENVIRONMENT_KEY not in request.environ  # a job's request was, when it came
-    response.call_on_close(partial(_closed, services, context, response.status_code, counted))
+    endpoint = dialects.counted_endpoint(context.endpoint)
+    ended = partial(_closed, services, context, response.status_code, endpoint, counted)
+    response.call_on_close(ended)
     return response
 
 
-def _closed(services: Services, context: RequestContext, status: int, counted: bool) -> None:
+def _closed(
+    services: Services, context: RequestContext, status: int, endpoint: str, counted: bool
+) -> None:
     log_request(context, status)
     if counted:
         telemetry.request_over(context, status)
@@ -112,7 +116,7 @@ def _closed(services: Services, context: RequestContext, status: int, counted: b
             at=time.time(),
             request_id=context.request_id,
             key_id=context.key_id,
-            endpoint=context.endpoint,
+            endpoint=endpoint,
             status=status,
             cache=REPLAYED if context.replayed else context.cache,
             provider=context.provider,
@@ -130,16 +134,11 @@ def _closed(services: Services, context: RequestContext, status: int, counted: b
             answer=context.answer,
         )
     )
-    count = partial(
-        services.traffic.count,
-        context.key_id,
-        endpoint=context.endpoint,
-        provider=context.provider or "",
-        model=context.model or "",
-    )
     if context.limit:
         if context.limited:
-            count(UsageTotals(**{COUNTER_OF_LIMIT[context.limit]: 1}))
+            refused = UsageTotals(**{COUNTER_OF_LIMIT[context.limit]: 1})
+            target = _target(services, context, status)
+            services.traffic.count(context.key_id, refused, endpoint=endpoint, target=target)
     elif context.admitted:
         counts = UsageTotals(
             requests=1,
@@ -150,8 +149,21 @@ def _closed(services: Services, context: RequestContext, status: int, counted: b
             saved_tokens=context.saved_tokens,
             saved_nano=round(context.saved_usd * money.NANO),
         )
-        first = context.began_to_answer
-        count(counts, context.milliseconds, first_token=None if first is None else first * 1000)
+        services.traffic.count(
+            context.key_id,
+            counts,
+            context.milliseconds,
+            endpoint=endpoint,
+            target=_target(services, context, status),
+            first_token=context.began_to_answer and context.began_to_answer * 1000,
+        )
+
+
+def _target(services: Services, context: RequestContext, status: int) -> tuple[str, str]:
+    """The provider and model that a request is counted under, "" where it has none."""
+    target = context.provider or "", context.model or ""
+    # Clients can send any model name, so one that has not answered may not exist.
+    return services.model_labels.of(*target) if status >= 400 and target[0] else target
 
 
 def _end_span(context: RequestContext, status: int) -> None:

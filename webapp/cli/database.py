@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from flask.cli import AppGroup
 
-from webapp.cli.ready import unavailable
+from webapp.cli.ready import name_database, unavailable
 from webapp.errors import StoreUnavailable
 from webapp.services import services
 from webapp.storage import migrations
@@ -16,6 +16,7 @@ group = AppGroup("db", help="Manage the database schema.")
 @group.command("upgrade")
 def upgrade() -> None:
     """Migrate the database to the newest schema. Safe to run several times in parallel."""
+    name_database()
     database = services().database
     try:
         changed = migrations.upgrade(database)

@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 import click
 
+from webapp.cli.ready import name_database
 from webapp.diagnosis.doctor import findings as all_findings
 from webapp.services import services
 from webapp.settings import environment
@@ -21,6 +22,7 @@ def command(url: str, as_json: bool) -> None:
 
     Costs nothing. Exits with 1 if there is a problem.
     """
+    name_database()
     findings = []
     for finding in all_findings(services(), environment(), url):
         findings.append(finding)

@@ -1,4 +1,4 @@
-"""What commands share: migration of the database, printing of errors and objects."""
+"""What commands share: naming and migration of the database, printing of errors and objects."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def ready(command: Command) -> Command:
 
     @wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
+        name_database()
         try:
             migrations.upgrade(services().database)
             return command(*args, **kwargs)
@@ -36,6 +37,11 @@ def ready(command: Command) -> Command:
             raise click.ClickException(_message(error)) from None
 
     return cast(Command, wrapper)
+
+
+def name_database() -> None:
+    """Say which database a command works on: the settings of a shell may differ from Weir's."""
+    click.echo(f"Database: {services().database.shown}", err=True)
 
 
 def unavailable(database: Database) -> str:

@@ -128,11 +128,10 @@ def _values(sort: str, ids: Sequence[int]) -> dict[int, float]:
     if sort == "last_used":
         return services().request_log.last_used(ids)
     if sort == "limit":
-        bars = tightest(ids)
-        return {key_id: bar["share"] for key_id, bar in bars.items()}
-    totals = services().overview.by_key(RANGE, ids)
-    column = "requests" if sort == "requests" else "cost_nano"
-    return {key_id: getattr(total, column) for key_id, total in totals.items()}
+        return {key_id: bar["share"] for key_id, bar in tightest(ids).items()}
+    field = "requests" if sort == "requests" else "cost_nano"
+    totals = services().overview.by_key(RANGE, ids, [field])
+    return {key_id: getattr(total, field) for key_id, total in totals.items()}
 
 
 def tightest(ids: Sequence[int]) -> dict[int, JsonObject]:

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from webapp.accounts.key_changes import DEFAULT_GRACE, STATES, NewKey
 from webapp.allowance import MONEY
 from webapp.dashboard import key_list
+from webapp.dashboard.filters import Filters
 from webapp.dashboard.formatting import key_state
 from webapp.dashboard.key_form import (
     GROUPS,
@@ -28,7 +29,6 @@ from webapp.dashboard.session import actor, is_admin, members
 from webapp.dashboard.sparklines import sparkline
 from webapp.dashboard.visibility import cached_inputs_of, usage_bars, visible_key
 from webapp.errors import Conflict, NotAllowed, ValidationError
-from webapp.metering.ranges import RANGES
 from webapp.metering.request_log import Wanted
 from webapp.metering.selected import Selected
 from webapp.metering.usage import DIMENSIONS, Selection
@@ -108,7 +108,8 @@ def one(key_id: int) -> Any:
         raised_days=RAISED_DAYS,
         graces=GRACES,
         default_grace=DEFAULT_GRACE,
-        figures=services().overview.figures(RANGES["30d"], Selected([key_id])),
+        traffic=Filters(range=key_list.RANGE.name, key_id=key_id),
+        figures=services().overview.figures(key_list.RANGE, Selected([key_id])),
         by_model=_calls_by("model", month),
         cached_inputs=cached_inputs_of(USED_DAYS, [key_id]),
         sessions=services().sessions.latest(key_id, RECENT),
@@ -207,17 +208,16 @@ def _form(key: dict[str, Any] | None, form: KeyForm, status: int = 200) -> Any:
 
 
 def _calls_by(dimension: str, selection: Selection) -> list[dict[str, Any]]:
-    """The totals of a key's calls, each with its name and the query of its requests."""
+    """The totals of a key's calls; `names` is what those of a row have in common."""
     rows = services().usage.report(selection, [dimension])
     for row in rows:
-        names = {column: row[column] for column in DIMENSIONS[dimension]}
-        row |= {"name": "/".join(names.values()), "query": {"key": selection.key_id, **names}}
+        row["names"] = {column: row[column] for column in DIMENSIONS[dimension]}
     return rows
 
 
 def _sparklines(key_ids: Sequence[int]) -> dict[int, Markup]:
     """The requests of each day, of each key that had some."""
-    steps = services().overview.steps_by_key(key_list.RANGE, key_ids)
+    steps = services().overview.steps_by_key(key_list.RANGE, key_ids, ["requests"])
     drawn = {}
     for key_id, totals in steps.items():
         values = [total.requests for total in totals]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import chain, islice
 from typing import Any
 
+import gevent
 from flask import g, request
 
 from webapp.admission.limits import consume
@@ -15,22 +18,37 @@ from webapp.dashboard.pages import Blueprint, page
 from webapp.dashboard.session import members, user
 from webapp.dashboard.visibility import JsonObject, own_ids, own_keys, usage_bars
 from webapp.errors import AddressNotAllowed, NotFound, WeirError
+from webapp.llm.ports import Provider
+from webapp.llm.routing import Route, Router
 from webapp.observability import request_context
 from webapp.services import services
 
 blueprint = members(Blueprint("playground", __name__))
 
-LISTED = 200
+LISTED = 100  # models of one provider
+LISTING_WAIT = 1.0  # seconds
+EXAMPLE = "What is a weir?"
+TEMPERATURE = 0.7
 ENDPOINT = "/dashboard/playground"
 
 
 @blueprint.get("/playground")
 def playground() -> Any:
     """Try a prompt"""
+    groups, default = _models()
+    named = {"model": default} if default else {}
+    shared = {"temperature": TEMPERATURE, "stream": True}
+    messages = [{"role": "user", "content": EXAMPLE}]
     return page(
         "playground.html",
         keys=_usable(),
-        models=_models(),
+        groups=groups,
+        default=default,
+        has_routes=bool(services().gateway.router.routes),
+        example=EXAMPLE,
+        temperature=TEMPERATURE,
+        completion={**named, "messages": messages, **shared},
+        chat={"message": EXAMPLE, **named, **shared},
         base_url=request.url_root.rstrip("/"),
     )
 
@@ -54,9 +72,16 @@ def chat(key_id: int) -> Any:
 
 @blueprint.get("/playground/<int:key_id>/bars")
 def bars(key_id: int) -> Any:
-    """The usage bars of this key"""
+    """The usage bars of this key, and which of the models it may not use"""
     principal = services().identities.of_key_id(key_id) if key_id in own_ids() else None
-    return page("bars.html", bars=usage_bars(principal) if principal else [])
+    if principal is None:
+        return page("bars.html", bars=[])
+    refused, allowance = [], principal.allowance
+    if allowance.models is not None:
+        router, (groups, _) = services().gateway.router, _models()
+        names = chain.from_iterable(names for _, names in groups)
+        refused = [n for n in names if not allowance.allows_model(*router.resolve(n).names)]
+    return page("bars.html", bars=usage_bars(principal), refused=refused)
 
 
 def _usable() -> list[JsonObject]:
@@ -66,9 +91,31 @@ def _usable() -> list[JsonObject]:
     return [own, *(key for key in own_keys() if key["state"] == "works")]
 
 
-def _models() -> list[str]:
+def _models() -> tuple[list[tuple[str, list[str]]], str | None]:
+    """The names of models in titled groups, and the default's, as far as they are known in time:
+    a provider that hangs must not delay the page."""
+    router = services().gateway.router
+    if router.routes:
+        return [("Routes", [route.name for route in router.routes])], router.resolve(None).name
+    listing = {one.name: gevent.spawn(_names, router, one) for one in router.providers}
+    resolving = gevent.spawn(router.resolve, None)
+    gevent.joinall([*listing.values(), resolving], timeout=LISTING_WAIT)
+    listed = {name: job.value for name, job in listing.items() if job.value}
+    default = _name_of(resolving.value, listed) if resolving.value else None
+    if default and default not in chain.from_iterable(listed.values()):
+        listed = {"Default": [default], **listed}
+    return list(listed.items()), default
+
+
+def _name_of(route: Route, listed: Mapping[str, list[str]]) -> str:
+    """The name of a model as it is listed: that of the first provider has no prefix."""
+    [target] = route.targets
+    bare = target.model in listed.get(target.provider.name, [])
+    return target.model if bare else route.name
+
+
+def _names(router: Router, provider: Provider) -> list[str]:
     try:
-        names = [model.name for model in services().gateway.router.names()]
+        return [model.name for model in islice(router.names_of(provider), LISTED)]
     except WeirError:
         return []
-    return names[:LISTED]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from webapp import local_model
 from webapp.diagnosis.finding import Finding
 from webapp.errors import WeirError
 from webapp.llm.routing import Target
@@ -14,8 +15,10 @@ CHECK_TIMEOUT = 5.0
 
 def check_providers(services: Services) -> Iterator[Finding]:
     if not services.settings.has_provider:
+        served = services.settings.wants_local_model and local_model.is_installed()
+        who = f"`make run` serves {local_model.LABEL}" if served else "Weir answers offline"
         yield Finding(
-            "providers", "warning", "none is configured: Weir answers offline",
+            "providers", "warning", f"none is configured: {who}",
             "Set OPENAI_API_KEY or OPENAI_BASE_URL, or configure another provider.",
         )  # fmt: skip
     listed: dict[str, set[str]] = {}

@@ -195,7 +195,8 @@ class Gateway:
         )  # fmt: skip
 
     def _resolve(self, request: ModelRequest, options: CallOptions) -> Route:
-        route = self.router.resolve(request.model, request.operation)
+        model = request.model or (self.router.summary_model if request.source else None)
+        route = self.router.resolve(model, request.operation)
         first = route.targets[0]
         options.routed(first.provider.name, first.model)
         _check_allowed(route, options.allows_model)
@@ -257,7 +258,7 @@ class Gateway:
                 answer = success.result
                 self._remember(answer.stored_id, success.target, options)
                 flight.begin(*_began(success, costs))
-        if options.cache.write and self._cache.ttl:
+        if options.cache.write and self._cache.ttl and not route.stands_in(costs.target):
             chunks = [] if request.native else [chunk.data for chunk in flight.chunks]
             self._cache.put(key, to_entry(answer, flight.model, chunks, native=request.native))
         return answer

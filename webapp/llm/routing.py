@@ -7,7 +7,7 @@ import math
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 from webapp.errors import ModelNotFound
@@ -17,17 +17,22 @@ from webapp.setting_parsers import RoutedModel
 FALLBACK_MODEL = "gpt-4o-mini"
 DEFAULT_ROUTE = "default"
 ANTHROPIC = "anthropic"  # the kind of Anthropic's family
+OFFLINE = "offline"  # the kind of what answers where no provider is configured, and its model
 ANTHROPICS_OPERATION = "messages"
 MAX_KEPT_ROUTES = 1_000  # without MODEL_ROUTES, clients may name any model
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A provider and its model; `weight` is its share of the first attempts."""
+    """A provider and its model; `weight` is its share of the first attempts.
+
+    `stands_in` says that it only answers while the others cannot: its answers are not cached.
+    """
 
     provider: Provider
     model: str
     weight: int = 0
+    stands_in: bool = False
     name: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -57,6 +62,10 @@ class Route:
         """The longest text, in tokens, that all its targets accept in one request."""
         known = [t.provider.max_input_tokens for t in self.targets if t.provider.max_input_tokens]
         return min(known, default=None)
+
+    def stands_in(self, target: tuple[str, str] | None) -> bool:
+        """Whether this one, by provider and model, only answers while the others cannot."""
+        return any(t.stands_in and (t.provider.name, t.model) == target for t in self.targets)
 
     @property
     def is_weighted(self) -> bool:
@@ -111,7 +120,9 @@ class Router:
     ) -> None:
         self._providers = providers
         self._default_model = default_model
-        self._single = lru_cache(MAX_KEPT_ROUTES)(_single)
+        offline = [one for one in providers.values() if one.kind == OFFLINE and len(providers) > 1]
+        self._stand_in = next((Target(one, OFFLINE, stands_in=True) for one in offline), None)
+        self._single = lru_cache(MAX_KEPT_ROUTES)(partial(_single, self._stand_in))
         family = [provider for provider in providers.values() if provider.openai_family]
         self._first = next(iter([*family, *providers.values()]))
         anthropic = [one for one in providers.values() if one.kind == ANTHROPIC]
@@ -144,17 +155,28 @@ class Router:
         if self._routes:
             yield from (NamedModel(name, "weir") for name in self._routes)
             return
-        first = self._first_for.get(operation, self._first)
         for provider in self._providers.values():
-            prefix = "" if provider is first else f"{provider.name}/"
-            for listed in provider.models():
-                created = listed.get("created")
-                yield NamedModel(
-                    f"{prefix}{listed['id']}",
-                    str(listed.get("owned_by") or provider.name),
-                    created if isinstance(created, int) else 0,
-                    listed,
-                )
+            if not (self._stand_in and provider is self._stand_in.provider):
+                yield from self.names_of(provider, operation)
+
+    def names_of(self, provider: Provider, operation: str = "") -> Iterator[NamedModel]:
+        """The models of a provider, as they may be named without MODEL_ROUTES."""
+        first = self._first_for.get(operation, self._first)
+        prefix = "" if provider is first else f"{provider.name}/"
+        for listed in provider.models():
+            created = listed.get("created")
+            yield NamedModel(
+                f"{prefix}{listed['id']}",
+                str(listed.get("owned_by") or provider.name),
+                created if isinstance(created, int) else 0,
+                listed,
+            )
+
+    @property
+    def summary_model(self) -> str | None:
+        """What summaries without a model are asked of, if that is not the default: the small local
+        model summarizes worse than the offline provider, which extracts sentences."""
+        return self._stand_in.name if self._stand_in else None
 
     @property
     def routes(self) -> list[Route]:
@@ -189,7 +211,8 @@ class Router:
         return Target(self._providers[provider], model, weight)
 
 
-def _single(provider: Provider, model: str) -> Route:
+def _single(stand_in: Target | None, provider: Provider, model: str) -> Route:
     """The route of a model that a client names."""
     target = Target(provider, model)
-    return Route(target.name, (target,))
+    others = (stand_in,) if stand_in and provider is not stand_in.provider else ()
+    return Route(target.name, (target, *others))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import partial
 from typing import Any
@@ -78,6 +79,21 @@ NO_WORKER = 0  # of calls that no worker waits for: those in a batch of the prov
 PAGE = 1_000
 DRIFT_TTL = 60.0  # seconds
 DAY = 86_400  # seconds
+MAX_ROWS_COUNTED = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderCalls:
+    """A provider's calls of a period that have ended, and its latest ones of all times.
+
+    `p95_milliseconds` and `last_success` (Unix seconds) are of those that succeeded.
+    """
+
+    calls: int
+    failed: int
+    p95_milliseconds: float | None
+    last_success: float | None
+    last_failure: RowMapping | None
 
 
 class Calls:
@@ -120,20 +136,10 @@ class Calls:
         rows = self._database.read(partial(_rows, query))
         return [_shown(row) for row in rows]
 
-    def mean_milliseconds(self) -> dict[tuple[str, str], float]:
-        """The mean duration of the latest successful calls, by (provider, model)."""
-        latest = (
-            select(ledger.c.provider, ledger.c.model, ledger.c.reserved_at, ledger.c.settled_at)
-            .where(ledger.c.state == CallState.SETTLED)
-            .order_by(ledger.c.reserved_at.desc())
-            .limit(PAGE)
-            .subquery()
-        )
-        mean = func.avg(latest.c.settled_at - latest.c.reserved_at) * 1000
-        query = select(latest.c.provider, latest.c.model, mean.label("mean"))
-        query = query.group_by(latest.c.provider, latest.c.model)
-        rows = self._database.read(lambda connection: connection.execute(query).all())
-        return {(row.provider, row.model): float(row.mean) for row in rows}
+    def by_provider(self, since: float) -> tuple[dict[str, ProviderCalls], float]:
+        """Each provider's calls since a Unix time, as far as they are among the newest, and since
+        when (Unix seconds) they are counted."""
+        return self._database.read(partial(_by_provider, since))
 
     def of_days(self, since: date, until: date) -> Iterator[dict[str, Any]]:
         """Every call of these days (UTC, both included), oldest first, read page by page."""
@@ -174,6 +180,54 @@ def expired(keep_days: int) -> Expired:
         ledger.c.reserved_at < now - keep_days * DAY,
         ledger.c.state != CallState.RESERVED,
     )
+
+
+def _by_provider(since: float, connection: Connection) -> tuple[dict[str, ProviderCalls], float]:
+    newest = (
+        select(ledger.c.provider, ledger.c.state, ledger.c.reserved_at, ledger.c.settled_at)
+        .order_by(ledger.c.reserved_at.desc())
+        .limit(MAX_ROWS_COUNTED)
+        .subquery()
+    )
+    columns = newest.c
+    duration = columns.settled_at - columns.reserved_at
+    succeeded, failed = (columns.state == state for state in (CallState.SETTLED, CallState.FAILED))
+    ended = (columns.state != CallState.RESERVED) & (columns.reserved_at >= since)
+    totals = select(
+        columns.provider,
+        func.count().filter(ended).label("calls"),
+        func.count().filter(ended & failed).label("failed"),
+        func.max(columns.settled_at).filter(succeeded).label("last_success"),
+        func.max(columns.reserved_at).filter(failed).label("last_failure"),
+        func.count().label("rows"),
+        func.min(columns.reserved_at).label("oldest"),
+    ).group_by(columns.provider)
+    share = func.cume_dist().over(partition_by=columns.provider, order_by=duration)
+    ranked = (
+        select(columns.provider, duration.label("seconds"), share.label("share"))
+        .where(succeeded & ended)
+        .subquery()
+    )
+    slowest = select(ranked.c.provider, func.min(ranked.c.seconds)).where(ranked.c.share >= 0.95)
+    p95 = dict(connection.execute(slowest.group_by(ranked.c.provider)).tuples().all())
+    rows = connection.execute(totals).all()
+    times = [(row.provider, row.last_failure) for row in rows if row.last_failure is not None]
+    last = tuple_(ledger.c.provider, ledger.c.reserved_at).in_(times)
+    failures = select(ledger).where(last, ledger.c.state == CallState.FAILED)
+    last_failures = {row["provider"]: row for row in _rows(failures, connection)} if times else {}
+    figures = {
+        row.provider: ProviderCalls(
+            row.calls,
+            row.failed,
+            p95[row.provider] * 1000 if row.provider in p95 else None,
+            row.last_success,
+            last_failures.get(row.provider),
+        )
+        for row in rows
+    }
+    is_cut = sum(row.rows for row in rows) == MAX_ROWS_COUNTED
+    oldest = min((row.oldest for row in rows), default=since)
+    return figures, max(since, oldest) if is_cut else since
 
 
 def _rows(query: Any, connection: Connection) -> Sequence[RowMapping]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -65,7 +65,11 @@ class _Histograms:
         return latencies_of(self._kinds[TOTAL]), latencies_of(self._kinds[FIRST_TOKEN])
 
 
-_Grouped = Mapping[tuple[Any, ...], _Histograms]
+class _Groups(defaultdict[tuple[Any, ...], _Histograms]):
+    """Histograms by what they are grouped by."""
+
+    def __init__(self) -> None:
+        super().__init__(_Histograms)
 
 
 def read_latencies(connection: Connection, range_: Range, selected: Selected) -> LatencyFigures:
@@ -75,12 +79,12 @@ def read_latencies(connection: Connection, range_: Range, selected: Selected) ->
     before = window.before.totals
     by_step = _read(connection, window, selected, "start")
     by_target = _read(connection, window, selected, "provider", "model")
-    earlier = _read(connection, before, selected) if before.is_stored else {}
+    earlier = _read(connection, before, selected) if before.is_stored else _Groups()
     return _figures(window, by_step, by_target, earlier)
 
 
 def _figures(
-    window: Window, by_start: _Grouped, by_target: _Grouped, before: _Grouped
+    window: Window, by_start: _Groups, by_target: _Groups, before: _Groups
 ) -> LatencyFigures:
     now, first_token = _merged(by_start.values()).latencies
     steps: defaultdict[int, list[_Histograms]] = defaultdict(list)
@@ -103,14 +107,14 @@ def _merged(parts: Iterable[_Histograms]) -> _Histograms:
     return merged
 
 
-def _read(connection: Connection, window: Window, selected: Selected, *by: str) -> _Grouped:
+def _read(connection: Connection, window: Window, selected: Selected, *by: str) -> _Groups:
     groups = [target_latency.c[name] for name in (*by, "kind", "bucket")]
     query = (
         select(*groups, func.sum(target_latency.c.requests))
         .where(*within(target_latency, window), *selected.conditions(target_latency))
         .group_by(*groups)
     )
-    found: defaultdict[tuple[Any, ...], _Histograms] = defaultdict(_Histograms)
+    found = _Groups()
     for *group, kind, bucket, count in connection.execute(query):
         found[tuple(group)].add(kind, bucket, int(count))
     return found
@@ -118,26 +122,32 @@ def _read(connection: Connection, window: Window, selected: Selected, *by: str) 
 
 def _sampled(connection: Connection, window: Window, selected: Selected) -> LatencyFigures:
     """Of the newest requests in the log: the histograms have neither keys nor endpoints."""
-    by_start: defaultdict[tuple[Any, ...], _Histograms] = defaultdict(_Histograms)
-    by_target: defaultdict[tuple[Any, ...], _Histograms] = defaultdict(_Histograms)
+    by_start, by_target, before = _Groups(), _Groups(), _Groups()
     rows = _logged(connection, window, selected)
     for row in rows:
-        for one in (by_start[(int(row.at),)], by_target[row.provider or "", row.model or ""]):
-            one.add(TOTAL, bucket_of(row.milliseconds), 1)
-    before: defaultdict[tuple[Any, ...], _Histograms] = defaultdict(_Histograms)
+        _add(by_start[(int(row.at),)], row)
+        _add(by_target[row.provider or "", row.model or ""], row)
     for row in _logged(connection, window.before, selected):
-        before[()].add(TOTAL, bucket_of(row.milliseconds), 1)
+        _add(before[()], row)
     return replace(_figures(window, by_start, by_target, before), sampled=len(rows))
 
 
+def _add(histograms: _Histograms, row: Any) -> None:
+    histograms.add(TOTAL, bucket_of(row.milliseconds), 1)
+    if row.first_token_milliseconds is not None:
+        histograms.add(FIRST_TOKEN, bucket_of(row.first_token_milliseconds), 1)
+
+
 def _logged(connection: Connection, window: Window, selected: Selected) -> Sequence[Any]:
-    """The newest requests of a window, at most MAX_SAMPLED."""
+    """The newest requests of a window that no limit refused, at most MAX_SAMPLED."""
     newest = connection.execute(select(func.max(requests.c.id))).scalar() or 0
+    names = ("at", "provider", "model", "milliseconds", "first_token_milliseconds")
     query = (
-        select(requests.c.at, requests.c.provider, requests.c.model, requests.c.milliseconds)
+        select(*(requests.c[name] for name in names))
         .where(
             requests.c.at >= window.first,
             requests.c.at < window.until,
+            requests.c.refused_by.is_(None),
             # There is no index for several keys by id.
             requests.c.id > newest - MAX_ROWS_SCANNED,
             *selected.conditions(requests),

@@ -66,24 +66,28 @@ class Overview:
     def latencies(self, range_: Range, selected: Selected = EVERYTHING) -> LatencyFigures:
         return self._database.read(lambda connection: read_latencies(connection, range_, selected))
 
-    def by_key(self, range_: Range, key_ids: Collection[int]) -> dict[int, UsageTotals]:
-        """The totals of each of these keys that has any, without those of calls (CALLS)."""
+    def by_key(
+        self, range_: Range, key_ids: Collection[int], fields: Collection[str] = WITHOUT_CALLS
+    ) -> dict[int, UsageTotals]:
+        """These totals of each of these keys that has any."""
         window = range_.window.totals
 
         def work(connection: Connection) -> dict[int, UsageTotals]:
-            found = sums(connection, window, Selected(key_ids), "key_id", fields=WITHOUT_CALLS)
+            found = sums(connection, window, Selected(key_ids), "key_id", fields=fields)
             return {key_id: totals for (key_id,), totals in found.items()}
 
         return self._database.read(work)
 
-    def steps_by_key(self, range_: Range, key_ids: Collection[int]) -> dict[int, list[UsageTotals]]:
+    def steps_by_key(
+        self, range_: Range, key_ids: Collection[int], fields: Collection[str] = WITHOUT_CALLS
+    ) -> dict[int, list[UsageTotals]]:
         """As by_key(), for each step."""
         window = range_.window
 
         def work(connection: Connection) -> dict[int, list[UsageTotals]]:
             found: defaultdict[int, list[UsageTotals]] = defaultdict(partial(_empty, window))
             by = ("time", "key_id")
-            read = sums(connection, window, Selected(key_ids), *by, fields=WITHOUT_CALLS)
+            read = sums(connection, window, Selected(key_ids), *by, fields=fields)
             for (at, key_id), totals in read.items():
                 found[key_id][window.index(at)].add(totals)
             return dict(found)

@@ -242,4 +242,6 @@ def _rates(rates: dict[str, int], uplift: int) -> Rates:
     return Rates(**{name: _times(rate, uplift) for name, rate in rates.items()})
 
 
-FREE = make_price(dict.fromkeys((*TOKEN_RATES, "image", "web_search"), 0), "offline")
+def free(source: str) -> Price:
+    """The price of what costs nothing."""
+    return make_price(dict.fromkeys((*TOKEN_RATES, "image", "web_search"), 0), source)

@@ -18,7 +18,7 @@ from sqlalchemy import Column, Connection, Date, Float, String, Table, Text, fun
 
 from webapp import json_codec
 from webapp.metering.makers import Maker
-from webapp.metering.price import FREE, Price, make_price
+from webapp.metering.price import Price, free, make_price
 from webapp.model_names import matches
 from webapp.setting_parsers import PriceEntry, price_entry
 from webapp.storage.database import Database, metadata, upsert
@@ -142,8 +142,8 @@ class PriceTable:
         self, editions: tuple[Edition, ...], provider: str, kind: str, model: str
     ) -> Price | None:
         """The price of a model. `provider` is the configured name, `kind` the type of provider."""
-        if provider == "offline":
-            return FREE
+        if provider == "offline" or kind == "local":
+            return free(provider)
         claude = kind.endswith("anthropic") or "claude" in model
         name = f"{provider}/{model}"
         for pattern, entry in self.overrides.items():

@@ -34,6 +34,7 @@ from sqlalchemy import (
 
 from webapp.accounts.keys import api_keys
 from webapp.errors import StoreUnavailable, all_errors
+from webapp.metering.stored_text import MAX_MODEL_LENGTH, cleaned
 from webapp.observability.redaction import MAX_STORED_LENGTH
 from webapp.storage.database import Database, metadata
 from webapp.storage.retention import Expired
@@ -41,7 +42,6 @@ from webapp.storage.statements import execute_rows
 
 log = logging.getLogger(__name__)
 
-MAX_MODEL_LENGTH = 256
 MAX_ROUTE_LENGTH = 300
 MAX_CLIENT_LENGTH = 200
 MAX_REQUEST_ID_LENGTH = 128
@@ -315,26 +315,6 @@ class RequestLog:
 
         return self._database.read(work)
 
-    def latencies(
-        self, key_ids: Collection[int], since: float, until: float
-    ) -> dict[str, float | None]:
-        """p50, p95 and p99 (ms) of these keys' latest requests in a time range."""
-
-        def work(connection: Connection) -> list[float]:
-            query = select(requests.c.milliseconds).where(
-                requests.c.key_id.in_(key_ids),
-                requests.c.at.between(since, until),
-                *_newest(connection),
-            )
-            newest = query.order_by(requests.c.id.desc()).limit(NAMES_BATCH)
-            return list(connection.execute(newest).scalars())
-
-        found = sorted(self._database.read(work))
-        return {
-            f"p{share}": found[min(len(found) - 1, len(found) * share // 100)] if found else None
-            for share in (50, 95, 99)
-        }
-
 
 def expired(keep_days: int) -> Expired:
     """Rows that are older than `keep_days`."""
@@ -358,18 +338,14 @@ def _row(request: LoggedRequest) -> dict[str, Any]:
     row = {name: getattr(request, name) for name in LoggedRequest.__slots__}
     if request.client is not None:
         printable = "".join(filter(str.isprintable, request.client))
-        row["client"] = _clean(printable, MAX_CLIENT_LENGTH)
+        row["client"] = cleaned(printable, MAX_CLIENT_LENGTH)
     for column, length in zip(MODELS, MODEL_LENGTHS, strict=True):
         if row[column.name] is not None:
-            row[column.name] = _clean(row[column.name], length)
+            row[column.name] = cleaned(row[column.name], length)
     if request.prompt is not None:
-        row["prompt"] = _clean(request.prompt, MAX_STORED_LENGTH)
-        row["answer"] = _clean(request.answer or "", MAX_STORED_LENGTH)
+        row["prompt"] = cleaned(request.prompt, MAX_STORED_LENGTH)
+        row["answer"] = cleaned(request.answer or "", MAX_STORED_LENGTH)
     return row
-
-
-def _clean(text: str, max_length: int) -> str:
-    return text.replace("\0", "").encode(errors="replace").decode()[:max_length]
 
 
 def _newest(connection: Connection) -> list[Any]:

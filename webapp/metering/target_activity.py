@@ -36,6 +36,7 @@ target_activity = Table(
 _NAMES = target_activity.primary_key.columns.keys()
 _NO_CALLS = (0,) * len(CALLED)
 
+NO_TARGET = ("", "")
 # Minute, key id, endpoint, provider and model.
 RequestKey = tuple[int, int, str, str, str]
 

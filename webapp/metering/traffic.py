@@ -15,7 +15,7 @@ from sqlalchemy import BigInteger, Column, Connection, Date, DateTime, Integer, 
 from webapp.accounts.keys import api_keys
 from webapp.errors import StoreUnavailable
 from webapp.metering import activity
-from webapp.metering.target_activity import RequestKey, add_requests
+from webapp.metering.target_activity import NO_TARGET, RequestKey, add_requests
 from webapp.metering.target_latency import FIRST_TOKEN, TOTAL, LatencyKey, bucket_of
 from webapp.metering.target_latency import add_latencies as add_target_latencies
 from webapp.metering.totals import UsageTotals
@@ -79,14 +79,14 @@ class Traffic:
         milliseconds: float | None = None,
         *,
         endpoint: str = "",
-        provider: str = "",
-        model: str = "",
+        target: tuple[str, str] = NO_TARGET,
         first_token: float | None = None,
     ) -> None:
         """Add one request to what the next flush writes. One that was refused has no latency, and
-        only a stream a time (ms) to its first token. `counts` belongs to this object then."""
+        only a stream a time (ms) to its first token. `target` is a provider and a model. `counts`
+        is not to be used afterwards."""
         minute = activity.this_minute()
-        key = (minute, key_id, endpoint, provider, model)
+        key = (minute, key_id, endpoint, *target)
         if found := self._counts.get(key):
             found.add(counts)
         else:
@@ -94,10 +94,10 @@ class Traffic:
         if milliseconds is not None:
             self._latency[minute, _bucket(milliseconds)] += 1
             bucket = bucket_of(milliseconds)
-            self._target_latency[minute, provider, model, TOTAL, bucket] += 1
+            self._target_latency[minute, *target, TOTAL, bucket] += 1
         if first_token is not None:
             bucket = bucket_of(first_token)
-            self._target_latency[minute, provider, model, FIRST_TOKEN, bucket] += 1
+            self._target_latency[minute, *target, FIRST_TOKEN, bucket] += 1
 
     def flush(self) -> None:
         """Write the counts. If StoreUnavailable is raised, they stay for the next flush."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from webapp import local_model
 from webapp.providers.anthropic import AnthropicProvider
 from webapp.providers.base import BaseProvider
+from webapp.providers.local import LocalProvider
 from webapp.providers.offline import OfflineProvider
 from webapp.providers.openai import AzureProvider, OpenAIProvider
 from webapp.providers.remaining_limits import RemainingLimits
@@ -14,9 +16,13 @@ from webapp.settings import Settings, SettingsError
 
 
 def make_providers(settings: Settings) -> dict[str, BaseProvider]:
-    """The configured providers by name; the offline provider if there are none."""
+    """The configured providers by name. If there are none, the offline provider; before it the
+    small local model, where that was started."""
     if not settings.has_provider:
-        return {"offline": OfflineProvider(settings.llm_timeout)}
+        made: list[BaseProvider] = [OfflineProvider(settings.llm_timeout)]
+        if address := local_model.address():
+            made.insert(0, LocalProvider(address, settings.llm_timeout))
+        return {provider.name: provider for provider in made}
     return {
         provider.name: _make(provider, settings.openai_api_version, settings.llm_timeout)
         for provider in settings.providers

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import lru_cache
 from importlib import import_module
+from pathlib import Path
 from typing import Any, TypeVar
 
 import gevent
@@ -182,6 +183,15 @@ class Database:
             raise
         except PoolTimeout as error:
             raise StoreUnavailable from error
+
+    @property
+    def shown(self) -> str:
+        """Its URL for people: without the password, and what else is in the query."""
+        if self.is_sqlite:
+            return f"sqlite:///{Path(self.url.database or '').resolve()}"
+        hosts = {name: value for name, value in self.url.query.items() if name == "host"}
+        plain = self.url.set(drivername=self.url.get_backend_name(), password=None, query=hosts)
+        return plain.render_as_string(hide_password=False)
 
     def use(self, url: str, *, check: Callable[[Connection], Result]) -> Result:
         """Make all further connections with another URL of PostgreSQL, if `check` finds it good.

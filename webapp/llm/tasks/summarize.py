@@ -102,7 +102,8 @@ def _reduce(
 
     Returns the answers of the chunks, and the text that fits.
     """
-    limit = gateway.router.resolve(model).max_input_tokens
+    router = gateway.router
+    limit = router.resolve(model or router.summary_model).max_input_tokens
     answers: list[FinalAnswer] = []
     while limit is not None and estimate_tokens(text) > limit:
         requests = [summary_request(chunk, "medium", model) for chunk in _split(text, limit)]

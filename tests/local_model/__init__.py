@@ -1,0 +1,1 @@
+"""The small local model, and what a person sees first."""

@@ -1,0 +1,1 @@
+"""Stands in for the package of the weights, of which only the file is used."""

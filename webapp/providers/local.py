@@ -1,0 +1,58 @@
+"""The small local model of development: a server of OpenAI's protocol that may still be loading."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import gevent
+
+from webapp.base_url import BaseURL
+from webapp.errors import ProviderRefusedRequest
+from webapp.llm.messages import ModelRequest
+from webapp.local_model import LABEL, MODEL, Address
+from webapp.providers.openai import CHAT_ALONE, OpenAIProvider
+
+MAX_LOADING = 10.0  # seconds after the start, for which the first requests wait
+LOADING_CHECK_INTERVAL = 0.1  # seconds
+NO_EMBEDDINGS = (
+    "The small local model has no embeddings. Set OPENAI_API_KEY, or OPENAI_BASE_URL for a server "
+    "that has them, and restart Weir."
+)
+
+
+class LocalProvider(OpenAIProvider):
+    """Answers with its one model, whatever model a request names."""
+
+    kind = "local"
+    operations = CHAT_ALONE
+
+    def __init__(self, address: Address, timeout: float) -> None:
+        super().__init__(
+            "local", api_key=address.api_key, address=BaseURL(address.base_url), timeout=timeout
+        )
+        # Its port differs at each start.
+        self.identity = f"local {MODEL}"
+        self._loaded = False
+        self._wait_until = time.monotonic() + MAX_LOADING
+
+    def default_model(self) -> str:
+        return MODEL
+
+    def _prepare(self, model: str) -> None:
+        while not self._loaded and time.monotonic() < self._wait_until:
+            try:
+                self._list_models()
+                self._loaded = True
+            except Exception as error:
+                if self._translate(error) is None:
+                    raise
+                gevent.sleep(LOADING_CHECK_INTERVAL)
+
+    def _list_models(self) -> list[dict[str, Any]]:
+        return [{**listed, "owned_by": f"weir: {LABEL}"} for listed in super()._list_models()]
+
+    def _body(self, request: ModelRequest, model: str) -> dict[str, Any]:
+        if request.operation == "embeddings":
+            raise ProviderRefusedRequest(NO_EMBEDDINGS)
+        return super()._body(request, MODEL)
