@@ -6,6 +6,7 @@ import csv
 import html
 import io
 import json
+import math
 import re
 from datetime import UTC, datetime, timedelta
 
@@ -75,9 +76,39 @@ def ask(weir: Weir, secret: str, message: str, **more: object) -> str:
 
 def tile(page: str, title: str) -> str:
     """The figure of a tile; of a rounded one, the exact one that it has as its title."""
-    found = re.search(rf'<dt>{title}</dt><dd>(?:<span title="([^"]+)">.*?|([^<]*))</dd>', page)
+    found = re.search(rf"<dt>(?:<a[^>]*>)?{title}(?:</a>)?</dt><dd>(.*?)</dd>", page)
     assert found, text_of(page)
-    return found.group(1) or found.group(2)
+    return shown(found.group(1))
+
+
+def shown(figure: str) -> str:
+    """The text of a figure; of a rounded one, the exact one."""
+    exact = re.match(r'<span title="([^"]+)">', figure)
+    return exact.group(1) if exact else text_of(figure).strip()
+
+
+def note(page: str, title: str) -> str:
+    """The change and the note of a tile."""
+    found = re.search(rf'{title}(?:</a>)?</dt>.*?<dd class="quiet">(.*?)</dd>', page, re.DOTALL)
+    assert found, text_of(page)
+    return text_of(found.group(1)).strip()
+
+
+def link_of_tile(page: str, title: str) -> str:
+    return re.findall(rf'<dt><a href="([^"]+)">{title}</a>', page)[0]
+
+
+def table(page: str, name: str) -> list[list[str]]:
+    """The rows of a table by its accessible name."""
+    found = re.search(rf'aria-label="{name}">\s*<table.*?<tbody>(.*?)</tbody>', page, re.DOTALL)
+    assert found, text_of(page)
+    rows = re.findall(r"<tr>(.*?)</tr>", found.group(1), re.DOTALL)
+    cells = [re.findall(r"<t[hd]\b[^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in rows]
+    return [[shown(cell) for cell in row] for row in cells]
+
+
+def dollars(amount: str) -> float:
+    return float(amount.strip("$"))
 
 
 @pytest.mark.parametrize("store", ["sqlite", "postgresql"])
@@ -110,30 +141,131 @@ def test_from_the_first_visit_to_figures_that_equal_those_of_the_api_in_every_ra
 
     for number in range(6):
         ask(weir, secret, f"message {number % 4}")
+    ask(weir, secret, "another model", model="broken")
     provider.fault(status=500)
     ask(weir, secret, "fails")
+    provider.fault()
+    refused = refuse_each_kind(weir, admin, provider)
+    administrator = Administrator(weir)
+    # The last call is settled a moment after its answer.
+    wait_until(
+        lambda: all(
+            call["settled_at"] for call in administrator.get("/admin/ledger").json()["calls"]
+        )
+    )
     stats = weir.get("/stats", key=secret).json()
-    usage = Administrator(weir).get("/admin/usage").json()["total"]
+    usage = administrator.get("/admin/usage?by=provider,model").json()
+    total = usage["total"]
     for span in ("1h", "24h", "7d", "30d"):
         page = admin.get(f"/dashboard/?range={span}").text
-        assert tile(page, "Requests") == str(stats["total_requests"]) == "8"
+        assert tile(page, "Requests") == str(stats["total_requests"])
         looked_up = stats["cache_hits"] + stats["cache_misses"]
         assert tile(page, "Cache hit rate") == f"{stats['cache_hits'] / looked_up * 100:.1f} %"
-        assert float(tile(page, "Cost").strip("$")) == pytest.approx(stats["cost_usd"], rel=0.05)
-        assert stats["cost_usd"] == usage["cost_usd"]
-        assert float(tile(page, "Cache savings").strip("$")) == pytest.approx(
-            stats["saved_usd"], rel=0.05
-        )
-        tokens = usage["input_tokens"] + usage["output_tokens"]
+        assert dollars(tile(page, "Cost")) == pytest.approx(stats["cost_usd"], rel=0.05)
+        assert stats["cost_usd"] == total["cost_usd"]
+        assert dollars(tile(page, "Cache savings")) == pytest.approx(stats["saved_usd"], rel=0.05)
+        tokens = total["input_tokens"] + total["output_tokens"]
         assert tile(page, "Billed tokens") == str(stats["tokens"]) == str(tokens)
-        assert tile(page, "Error rate") == f"{100 / 8:.1f} %"
-        values = re.findall(r'<td class="n" data-value="(\d+)">', page.split('id="hit-rate"')[0])
-        hits, misses, errors = (sum(map(int, values[column::4])) for column in range(3))
-        assert (hits, misses, errors) == (
-            stats["cache_hits"],
-            stats["cache_misses"],
-            stats["errors"],
+        in_out = f"{total['input_tokens']} in, {total['output_tokens']} out"
+        assert in_out in note(page, "Billed tokens")
+        error_rate = f"{stats['errors'] / stats['total_requests'] * 100:.1f} %"
+        assert tile(page, "Error rate") == error_rate
+        assert tile(page, "Refused") == str(sum(refused.values()))
+        for kind, count in refused.items():
+            assert f"{count} by {kind}" in note(page, "Refused")
+        for title in ("Latency p50", "Latency p95", "Latency p99", "First token p50"):
+            assert re.fullmatch(r"[\d.]+ m?s", tile(page, title)), title
+
+        # The charts' figures add up to the same.
+        steps = table(page, "Data of the charts")
+        hits, provided, errors, refusals = (
+            sum(int(step[column].replace(",", "")) for step in steps) for column in (1, 2, 3, 4)
         )
+        assert (hits, errors) == (stats["cache_hits"], stats["errors"])
+        assert (hits + provided + errors, refusals) == (
+            stats["total_requests"],
+            sum(refused.values()),
+        )
+        models = {row[0]: row for row in table(page, "By model")}
+        for row in usage["rows"]:
+            _, _, _, input_tokens, _, output_tokens, cost, share, *_ = models[row["model"]]
+            assert (input_tokens, output_tokens) == (
+                str(row["input_tokens"]),
+                str(row["output_tokens"]),
+            )
+            assert dollars(cost) == pytest.approx(row["cost_usd"], rel=0.05)
+            assert share == f"{row['cost_usd'] / total['cost_usd'] * 100:.1f} %"
+    by_provider = table(admin.get("/dashboard/?range=7d&by=provider").text, "By provider")
+    assert dollars({row[0]: row[6] for row in by_provider}["openai"]) == pytest.approx(
+        total["cost_usd"], rel=0.05
+    )
+    yesterday = admin.get("/dashboard/?range=yesterday").text
+    assert (tile(yesterday, "Requests"), tile(yesterday, "Refused")) == ("0", "0")
+
+
+def refuse_each_kind(weir: Weir, admin: Visitor, provider: Provider) -> dict[str, int]:
+    """Have requests refused: how many, by the kind of limit."""
+    limits = {"rate": "requests_per_day", "tokens": "tokens_per_minute", "budget": "usd_per_day"}
+    refused = {}
+    for place, (kind, limit) in enumerate(limits.items(), 1):
+        size = {"rate": "1", "tokens": "1", "budget": "0.0000001"}[kind]
+        secret = admin.create_key(f"few {kind}", **{f"limits.{limit}": size})
+        statuses = [
+            weir.post("/chat", key=secret, json={"message": f"{kind} {number}"}).status_code
+            for number in range(place + 1)
+        ]
+        refused[kind] = sum(status in {402, 429} for status in statuses)
+    secret = admin.create_key("one at a time", **{"limits.parallel_requests": "1"})
+    body = {"messages": [{"role": "user", "content": "long"}], "stream": True}
+    provider.fault(gap=0.3, pieces=3)
+    stream = weir.stream("/v1/chat/completions", body, key=secret)
+    next(stream)
+    busy = weir.post("/chat", key=secret, json={"message": "too many"})
+    list(stream)
+    provider.fault()
+    assert busy.status_code == 429
+    assert all(refused.values()), refused
+    return refused | {"parallel": 1}
+
+
+def test_tiles_models_keys_and_steps_lead_to_the_requests_behind_them(
+    weir: Weir, admin: Visitor, provider: Provider
+) -> None:
+    secret = admin.create_key("followed", **{"limits.requests_per_day": "4"})
+    key = max(admin.ids_of_keys())
+    good, hit, other = (
+        ask(weir, secret, message, model=model)
+        for message, model in (("one", "default"), ("one", "default"), ("one", "broken"))
+    )
+    provider.fault(status=500)
+    failed = ask(weir, secret, "one that fails")
+    provider.fault()
+    refused = ask(weir, secret, "one too many")
+    wait_until(lambda: refused in admin.get(f"/dashboard/requests?key={key}").text)
+
+    def listed(href: str) -> set[str]:
+        page = admin.get(html.unescape(href)).text
+        return set(re.findall(r'href="/dashboard/requests/([\w-]+)"', page))
+
+    page = admin.get(f"/dashboard/?range=1h&key={key}").text
+    assert listed(link_of_tile(page, "Requests")) == {good, hit, other, failed, refused}
+    assert listed(link_of_tile(page, "Cache hit rate")) == {hit}
+    assert listed(link_of_tile(page, "Error rate")) == {failed}
+    assert listed(link_of_tile(page, "Refused")) == {refused}
+    [row] = re.findall(r'<tr><th scope="row"><a[^>]*>broken</a>.*?</tr>', page, re.DOTALL)
+    [of_model, of_requests] = re.findall(r'href="([^"]+)"', row)[:2]
+    assert listed(of_requests) == {other}
+    assert tile(admin.get(html.unescape(of_model)).text, "Requests") == "1"
+    errors = re.findall(r'href="([^"]*outcome=error[^"]*)"', page.split('id="top"')[1])
+    assert listed(errors[0]) == {failed}
+    steps = re.findall(r'<tr><th scope="row"><a href="([^"]+since=[^"]+)"', page)
+    assert len(steps) == 60
+    found = [listed(step) for step in steps[-3:]]
+    assert set().union(*found) == {good, hit, other, failed, refused}
+    assert sum(map(len, found)) == 5, "each in one step"
+    only_errors = admin.get(f"/dashboard/?range=1h&key={key}&outcome=error").text
+    assert tile(only_errors, "Requests") == "1"
+    assert (tile(only_errors, "Cost"), note(only_errors, "Cost")) == ("–", "not split by outcome")
 
 
 def test_the_life_of_a_key(weir: Weir, admin: Visitor) -> None:
@@ -506,7 +638,12 @@ def test_providers_show_their_calls_as_the_ledger_has_them(
     assert f"Calls, 24 h {row['calls']} " in text_of(card)
     assert f"Error rate {row['failed'] / row['calls'] * 100:.1f} %" in text_of(card)
     assert "other Failing" in text_of(card)
-    assert re.search(r"p95 latency [\d.]+ m?s", text_of(card))
+    query = "SELECT settled_at - reserved_at AS seconds FROM ledger WHERE provider = 'other'"
+    rows = Books(weir).rows(f"{query} AND state = 'settled' ORDER BY seconds")
+    slowest = rows[math.ceil(0.95 * len(rows)) - 1]["seconds"] * 1000
+    shown = re.search(r"p95 latency ([\d.]+) ms", text_of(card))
+    assert shown, text_of(card)
+    assert float(shown[1]) == pytest.approx(slowest, abs=0.6)
     assert "Last success just now" in text_of(card)
     assert "Last error Status 429: The stand-in" in text_of(card)
     assert f'href="/dashboard/requests/{failed}"' in card

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from flask import redirect, request, url_for
@@ -12,6 +13,7 @@ from markupsafe import Markup
 from webapp.accounts.key_changes import DEFAULT_GRACE, STATES, NewKey
 from webapp.allowance import MONEY
 from webapp.dashboard import key_list
+from webapp.dashboard.charts import money_chart, requests_chart, step_links
 from webapp.dashboard.filters import Filters
 from webapp.dashboard.formatting import key_state
 from webapp.dashboard.key_form import (
@@ -99,6 +101,13 @@ def one(key_id: int) -> Any:
     today = datetime.now(UTC).date()
     month = Selection(today - timedelta(days=USED_DAYS - 1), today, key_id=key_id)
     principal = services().identities.of_key_id(key_id)
+    figures = services().overview.figures(key_list.RANGE, Selected([key_id]))
+    traffic = Filters(range=key_list.RANGE.name, key_id=key_id)
+    links = partial(traffic.url, "requests.latest")
+    charts = [
+        requests_chart(figures.steps, True, links, "Requests, last 30 days"),
+        money_chart(figures.steps, True, "Cost and cache savings, last 30 days"),
+    ]
     return page(
         "key.html",
         key=key,
@@ -108,8 +117,10 @@ def one(key_id: int) -> Any:
         raised_days=RAISED_DAYS,
         graces=GRACES,
         default_grace=DEFAULT_GRACE,
-        traffic=Filters(range=key_list.RANGE.name, key_id=key_id),
-        figures=services().overview.figures(key_list.RANGE, Selected([key_id])),
+        figures=figures,
+        charts=charts,
+        step_links=step_links(charts[0], key_list.RANGE.step, links),
+        traffic=traffic,
         by_model=_calls_by("model", month),
         cached_inputs=cached_inputs_of(USED_DAYS, [key_id]),
         sessions=services().sessions.latest(key_id, RECENT),

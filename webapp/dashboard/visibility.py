@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from flask import url_for
@@ -71,11 +71,13 @@ def url_of_key(key_id: int) -> str:
     return url_for("keys.one", key_id=key_id)
 
 
-def cached_inputs_of(days: int, key_ids: Collection[int] | None) -> list[CachedInput]:
+def cached_inputs_of(
+    days: int, key_ids: Collection[int] | None, last: date | None = None
+) -> list[CachedInput]:
     """What the providers' caches knew of the input of these keys, or of all, in so many UTC days
-    with today."""
-    today = datetime.now(UTC).date()
-    rows = services().usage.inputs(today - timedelta(days=days - 1), today, key_ids)
+    until the last one, which is today by default."""
+    last = last or datetime.now(UTC).date()
+    rows = services().usage.inputs(last - timedelta(days=days - 1), last, key_ids)
     kinds = {provider.name: provider.kind for provider in services().gateway.router.providers}
 
     def price_of(provider: str, model: str) -> Price | None:

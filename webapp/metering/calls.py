@@ -189,44 +189,43 @@ def _by_provider(since: float, connection: Connection) -> tuple[dict[str, Provid
         .limit(MAX_ROWS_COUNTED)
         .subquery()
     )
-    columns = newest.c
-    duration = columns.settled_at - columns.reserved_at
-    succeeded, failed = (columns.state == state for state in (CallState.SETTLED, CallState.FAILED))
-    ended = (columns.state != CallState.RESERVED) & (columns.reserved_at >= since)
+    in_period = newest.c.reserved_at >= since
+    duration = newest.c.settled_at - newest.c.reserved_at
+    alike = (newest.c.provider, newest.c.state, in_period)
+    share = func.cume_dist().over(partition_by=alike, order_by=duration)
+    ranked = select(
+        newest, in_period.label("in_period"), duration.label("seconds"), share.label("share")
+    ).subquery()
+    row = ranked.c
+    succeeded, failed = (row.state == state for state in (CallState.SETTLED, CallState.FAILED))
+    counted = row.in_period & (row.state != CallState.RESERVED)
     totals = select(
-        columns.provider,
-        func.count().filter(ended).label("calls"),
-        func.count().filter(ended & failed).label("failed"),
-        func.max(columns.settled_at).filter(succeeded).label("last_success"),
-        func.max(columns.reserved_at).filter(failed).label("last_failure"),
+        row.provider,
+        func.count().filter(counted).label("calls"),
+        func.count().filter(counted & failed).label("failed"),
+        func.min(row.seconds).filter(counted & succeeded & (row.share >= 0.95)).label("p95"),
+        func.max(row.settled_at).filter(succeeded).label("last_success"),
+        func.max(row.reserved_at).filter(failed).label("last_failure"),
         func.count().label("rows"),
-        func.min(columns.reserved_at).label("oldest"),
-    ).group_by(columns.provider)
-    share = func.cume_dist().over(partition_by=columns.provider, order_by=duration)
-    ranked = (
-        select(columns.provider, duration.label("seconds"), share.label("share"))
-        .where(succeeded & ended)
-        .subquery()
-    )
-    slowest = select(ranked.c.provider, func.min(ranked.c.seconds)).where(ranked.c.share >= 0.95)
-    p95 = dict(connection.execute(slowest.group_by(ranked.c.provider)).tuples().all())
-    rows = connection.execute(totals).all()
-    times = [(row.provider, row.last_failure) for row in rows if row.last_failure is not None]
+        func.min(row.reserved_at).label("oldest"),
+    ).group_by(row.provider)
+    found = connection.execute(totals).all()
+    times = [(one.provider, one.last_failure) for one in found if one.last_failure is not None]
     last = tuple_(ledger.c.provider, ledger.c.reserved_at).in_(times)
     failures = select(ledger).where(last, ledger.c.state == CallState.FAILED)
-    last_failures = {row["provider"]: row for row in _rows(failures, connection)} if times else {}
+    last_failures = {one["provider"]: one for one in _rows(failures, connection)} if times else {}
     figures = {
-        row.provider: ProviderCalls(
-            row.calls,
-            row.failed,
-            p95[row.provider] * 1000 if row.provider in p95 else None,
-            row.last_success,
-            last_failures.get(row.provider),
+        one.provider: ProviderCalls(
+            one.calls,
+            one.failed,
+            None if one.p95 is None else one.p95 * 1000,
+            one.last_success,
+            last_failures.get(one.provider),
         )
-        for row in rows
+        for one in found
     }
-    is_cut = sum(row.rows for row in rows) == MAX_ROWS_COUNTED
-    oldest = min((row.oldest for row in rows), default=since)
+    is_cut = sum(one.rows for one in found) == MAX_ROWS_COUNTED
+    oldest = min((one.oldest for one in found), default=since)
     return figures, max(since, oldest) if is_cut else since
 
 

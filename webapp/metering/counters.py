@@ -36,19 +36,19 @@ def sums(
     *by: str,
     fields: Collection[str] = FIELDS,
 ) -> Sums:
-    """Totals of a window by some of `time` (Unix seconds), `key_id`, `provider` and `model`;
-    without any, there is one total under ()."""
+    """Totals of a window by some of `time` (Unix seconds in a step), `key_id`, `provider` and
+    `model`; without any, there is one total under ()."""
     by_target = selected.by_target or "provider" in by
     found: Sums = {}
     for table, names in _sources(window.span, by_target=by_target):
         columns = [_column(table, name).label(name) for name in names if name in fields]
         if not columns:
             continue
-        groups = [_group(table, name) for name in by]
+        groups = [group(table, window, name) for name in by]
         query = (
             select(*groups, *map(func.sum, columns))
             .where(*within(table, window), *selected.conditions(table))
-            .group_by(*groups)
+            .group_by(*(one.name for one in groups))
         )
         for row in connection.execute(query):
             key = tuple(map(_plain, row[: len(by)]))
@@ -77,10 +77,14 @@ def _column(table: Table, name: str) -> Any:
     return table.c[name]
 
 
-def _group(table: Table, name: str) -> Any:
-    if name == "time":
-        return table.c.day if "day" in table.c else table.c.start
-    return table.c[name]
+def group(table: Table, window: Window, name: str) -> Any:
+    """A column to group by, by its name: `time` is the begin of a step, or the day."""
+    if name != "time":
+        return table.c[name]
+    if "day" in table.c:
+        return table.c.day
+    into_step = (table.c.start - window.first) % window.step
+    return (table.c.start - into_step).label("step")
 
 
 def within(table: Table, window: Window) -> list[Any]:

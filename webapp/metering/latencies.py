@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection, func, select
 
-from webapp.metering.counters import within
+from webapp.metering.counters import group, within
 from webapp.metering.ranges import Range, Window
 from webapp.metering.request_log import MAX_ROWS_SCANNED, requests
 from webapp.metering.selected import Selected
@@ -17,7 +17,7 @@ from webapp.metering.target_latency import (
     FIRST_TOKEN,
     TOTAL,
     Latencies,
-    bucket_of,
+    latencies_among,
     latencies_of,
     target_latency,
 )
@@ -35,8 +35,8 @@ class LatencyFigures:
     """
 
     now: Latencies
-    first_token: Latencies
     before: Latencies
+    first_token: Latencies
     first_token_before: Latencies
     steps: list[tuple[int, Latencies, Latencies]]
     targets: list[tuple[str, str, int, Latencies, Latencies]]
@@ -47,98 +47,91 @@ class _Histograms:
     """Requests by bucket, of both kinds."""
 
     def __init__(self) -> None:
-        self._kinds = {TOTAL: Counter[int](), FIRST_TOKEN: Counter[int]()}
+        self.kinds: dict[str, dict[int, int]] = {TOTAL: {}, FIRST_TOKEN: {}}
 
-    def add(self, kind: str, bucket: int, requests: int) -> None:
-        self._kinds[kind][bucket] += requests
-
-    def update(self, other: _Histograms) -> None:
-        for kind, buckets in other._kinds.items():
-            self._kinds[kind].update(buckets)
+    def add(self, kind: str, bucket: int, count: int) -> None:
+        buckets = self.kinds[kind]
+        buckets[bucket] = buckets.get(bucket, 0) + count
 
     @property
     def requests(self) -> int:
-        return self._kinds[TOTAL].total()
+        return sum(self.kinds[TOTAL].values())
 
     @property
     def latencies(self) -> tuple[Latencies, Latencies]:
-        return latencies_of(self._kinds[TOTAL]), latencies_of(self._kinds[FIRST_TOKEN])
+        return latencies_of(self.kinds[TOTAL]), latencies_of(self.kinds[FIRST_TOKEN])
 
 
-class _Groups(defaultdict[tuple[Any, ...], _Histograms]):
-    """Histograms by what they are grouped by."""
+class _Samples:
+    """Latencies (ms) of single requests, of both kinds."""
 
     def __init__(self) -> None:
-        super().__init__(_Histograms)
+        self._total: list[float] = []
+        self._first_token: list[float] = []
+
+    def add(self, total: float, first_token: float | None) -> None:
+        self._total.append(total)
+        if first_token is not None:
+            self._first_token.append(first_token)
+
+    @property
+    def requests(self) -> int:
+        return len(self._total)
+
+    @property
+    def latencies(self) -> tuple[Latencies, Latencies]:
+        return latencies_among(self._total), latencies_among(self._first_token)
 
 
 def read_latencies(connection: Connection, range_: Range, selected: Selected) -> LatencyFigures:
-    window = range_.window
     if selected.key_ids is not None or selected.endpoint is not None:
-        return _sampled(connection, window, selected)
+        return _sampled(connection, range_.window, selected)
+    return _counted(connection, range_.window, selected)
+
+
+def _counted(connection: Connection, window: Window, selected: Selected) -> LatencyFigures:
+    now, earlier = _Histograms(), _Histograms()
+    steps = [_Histograms() for _ in window.times]
+    targets: defaultdict[tuple[str, str], _Histograms] = defaultdict(_Histograms)
+    for at, kind, bucket, count in _buckets(connection, window, selected, "time"):
+        now.add(kind, bucket, count)
+        steps[window.index(at)].add(kind, bucket, count)
+    for *target, kind, bucket, count in _buckets(connection, window, selected, "provider", "model"):
+        targets[tuple(target)].add(kind, bucket, count)
     before = window.before.totals
-    by_step = _read(connection, window, selected, "start")
-    by_target = _read(connection, window, selected, "provider", "model")
-    earlier = _read(connection, before, selected) if before.is_stored else _Groups()
-    return _figures(window, by_step, by_target, earlier)
+    if before.is_stored:
+        for kind, bucket, count in _buckets(connection, before, selected):
+            earlier.add(kind, bucket, count)
+    return _figures(window, now, earlier, steps, targets)
 
 
-def _figures(
-    window: Window, by_start: _Groups, by_target: _Groups, before: _Groups
-) -> LatencyFigures:
-    now, first_token = _merged(by_start.values()).latencies
-    steps: defaultdict[int, list[_Histograms]] = defaultdict(list)
-    for (start,), one in by_start.items():
-        steps[window.index(start)].append(one)
-    targets = sorted(by_target.items(), key=lambda entry: -entry[1].requests)
-    return LatencyFigures(
-        now,
-        first_token,
-        *_merged(before.values()).latencies,
-        [(at, *_merged(steps[index]).latencies) for index, at in enumerate(window.times)],
-        [(*target, one.requests, *one.latencies) for target, one in targets],
-    )
-
-
-def _merged(parts: Iterable[_Histograms]) -> _Histograms:
-    merged = _Histograms()
-    for part in parts:
-        merged.update(part)
-    return merged
-
-
-def _read(connection: Connection, window: Window, selected: Selected, *by: str) -> _Groups:
-    groups = [target_latency.c[name] for name in (*by, "kind", "bucket")]
+def _buckets(connection: Connection, window: Window, selected: Selected, *by: str) -> Iterator[Any]:
+    """Rows of what they are grouped by, the kind, the bucket and its requests."""
+    groups = [group(target_latency, window, name) for name in (*by, "kind", "bucket")]
     query = (
         select(*groups, func.sum(target_latency.c.requests))
         .where(*within(target_latency, window), *selected.conditions(target_latency))
-        .group_by(*groups)
+        .group_by(*(one.name for one in groups))
     )
-    found = _Groups()
-    for *group, kind, bucket, count in connection.execute(query):
-        found[tuple(group)].add(kind, bucket, int(count))
-    return found
+    for *row, count in connection.execute(query):
+        yield *row, int(count)
 
 
 def _sampled(connection: Connection, window: Window, selected: Selected) -> LatencyFigures:
     """Of the newest requests in the log: the histograms have neither keys nor endpoints."""
-    by_start, by_target, before = _Groups(), _Groups(), _Groups()
-    rows = _logged(connection, window, selected)
-    for row in rows:
-        _add(by_start[(int(row.at),)], row)
-        _add(by_target[row.provider or "", row.model or ""], row)
-    for row in _logged(connection, window.before, selected):
-        _add(before[()], row)
-    return replace(_figures(window, by_start, by_target, before), sampled=len(rows))
+    now, earlier = _Samples(), _Samples()
+    steps = [_Samples() for _ in window.times]
+    targets: defaultdict[tuple[str, str], _Samples] = defaultdict(_Samples)
+    for at, provider, model, total, first_token in _logged(connection, window, selected):
+        now.add(total, first_token)
+        steps[window.index(int(at))].add(total, first_token)
+        targets[provider or "", model or ""].add(total, first_token)
+    for *_, total, first_token in _logged(connection, window.before, selected):
+        earlier.add(total, first_token)
+    return replace(_figures(window, now, earlier, steps, targets), sampled=now.requests)
 
 
-def _add(histograms: _Histograms, row: Any) -> None:
-    histograms.add(TOTAL, bucket_of(row.milliseconds), 1)
-    if row.first_token_milliseconds is not None:
-        histograms.add(FIRST_TOKEN, bucket_of(row.first_token_milliseconds), 1)
-
-
-def _logged(connection: Connection, window: Window, selected: Selected) -> Sequence[Any]:
+def _logged(connection: Connection, window: Window, selected: Selected) -> Iterable[Any]:
     """The newest requests of a window that no limit refused, at most MAX_SAMPLED."""
     newest = connection.execute(select(func.max(requests.c.id))).scalar() or 0
     names = ("at", "provider", "model", "milliseconds", "first_token_milliseconds")
@@ -155,4 +148,26 @@ def _logged(connection: Connection, window: Window, selected: Selected) -> Seque
         .order_by(requests.c.id.desc())
         .limit(MAX_SAMPLED)
     )
-    return connection.execute(query).all()
+    return connection.execute(query)
+
+
+_Timings = _Histograms | _Samples
+
+
+def _figures(
+    window: Window,
+    now: _Timings,
+    before: _Timings,
+    steps: Sequence[_Timings],
+    targets: Mapping[tuple[str, str], _Timings],
+) -> LatencyFigures:
+    (total, first_token), (total_before, first_token_before) = now.latencies, before.latencies
+    most_first = sorted(targets.items(), key=lambda entry: -entry[1].requests)
+    return LatencyFigures(
+        now=total,
+        before=total_before,
+        first_token=first_token,
+        first_token_before=first_token_before,
+        steps=[(at, *one.latencies) for at, one in zip(window.times, steps, strict=True)],
+        targets=[(*target, one.requests, *one.latencies) for target, one in most_first],
+    )

@@ -64,6 +64,15 @@ def latencies_of(buckets: Mapping[int, int]) -> Latencies:
     return Latencies(*(_percentile(share * total, ordered) for share in SHARES))
 
 
+def latencies_among(milliseconds: list[float]) -> Latencies:
+    """The percentiles of single measurements, which are sorted in place."""
+    milliseconds.sort()
+    count = len(milliseconds)
+    return Latencies(
+        *(milliseconds[math.ceil(share * count) - 1] if count else None for share in SHARES)
+    )
+
+
 def _percentile(rank: float, ordered: list[tuple[int, int]]) -> float:
     seen = 0
     for bucket, requests in ordered:
