@@ -295,6 +295,26 @@ def test_keys_are_sorted_by_keyboard(admin: Page, weir: Weir, filled: dict[str, 
     assert rows.all_inner_texts() == shown
 
 
+def test_the_failed_request_of_a_minute_is_three_clicks_away(
+    admin: Page, weir: Weir, filled: dict[str, str]
+) -> None:
+    admin.goto(f"{weir.url}/dashboard/requests")
+    admin.get_by_role("navigation", name="Outcome").get_by_text("Error", exact=True).click()
+    admin.get_by_role("link", name="1 hour").click()
+    expect(admin.locator("#found tbody tr")).not_to_have_count(0)
+    [row, *_] = admin.get_by_role("row", name="502 ProviderFailed").all()
+    assert row.locator("time").get_attribute("datetime")
+    row.get_by_role("link").first.click()
+    calls = admin.get_by_role("region", name="Provider calls")
+    expect(calls.locator("tbody tr").first).to_contain_text("The provider answered 500")
+    expect(calls.locator("svg.bad rect").first).to_be_visible()
+    admin.evaluate(AXE_SCRIPT)
+    assert accessibility(admin, "request") == []
+    admin.get_by_role("button", name="Copy request ID").click()
+    admin.get_by_role("navigation", name="Breadcrumb").get_by_role("link").click()
+    expect(admin.get_by_role("heading", name="Requests")).to_be_visible()
+
+
 def test_a_key_is_revoked_after_a_question(admin: Page, weir: Weir, visitor: Visitor) -> None:
     visitor.create_key("to revoke")
     admin.goto(f"{weir.url}/dashboard/keys/{max(visitor.ids_of_keys())}")
