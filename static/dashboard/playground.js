@@ -164,10 +164,16 @@ async function receive(response, received) {
   throw new Error("The stream ended early.");
 }
 
+// What is wrong with each field, at whatever depth.
+function reasons(details) {
+  return typeof details === "object" ? Object.values(details || {}).flatMap(reasons) : [String(details)];
+}
+
 async function refusal(response) {
   let words = `Weir answered with status ${response.status}.`;
   try {
-    words = (await response.json()).message;
+    const { error, message, details } = await response.json();
+    words = error === "ValidationError" ? [message, ...reasons(details)].join(" ") : message;
   } catch {
     // A proxy before Weir answers in words of its own.
   }

@@ -409,7 +409,7 @@ def test_the_playground_stops_follows_and_tells_errors(
     message.fill("<script>alert(1)</script>")
     with admin.expect_response("**/playground/*"):
         send.click()
-    expect(errors.last).to_contain_text("not valid")
+    expect(errors.last).to_contain_text("message. Refused: matches the denylist")
     errors.last.get_by_role("link", name="request").click()
     expect(admin.get_by_role("heading", name="Request", exact=True)).to_be_visible()
 
