@@ -9,6 +9,7 @@ import math
 import random
 import shutil
 import time
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,13 @@ from tests.support.administrator import PASSWORD, SETTINGS
 from tests.support.batches import BatchClient, line
 from tests.support.servers import Provider, Weir
 from tests.support.visitor import Visitor
-from webapp.metering.activity import HALF_HOUR, activity, activity_latency
-from webapp.metering.traffic import latency, traffic
+from webapp.metering.activity import DAY, HALF_HOUR, activity
+from webapp.metering.target_activity import target_activity
+from webapp.metering.target_latency import FIRST_TOKEN, TOTAL, bucket_of, target_latency
+from webapp.metering.traffic import traffic
 from webapp.metering.usage import usage
+from webapp.storage.database import increment
+from webapp.storage.statements import execute_rows
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "images"
 WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 360, "height": 740}
@@ -144,13 +149,15 @@ def past(connection: Connection, ids: list[int]) -> None:
         busy = 1.2 + math.sin((at % 86_400) / 86_400 * 2 * math.pi - 2)
         for place, key_id in enumerate(ids):
             row = counted(busy * 120 / (place + 1))
-            billed = {"tokens": row["misses"] * 700, "cost_nano": row["misses"] * 700 * 400}
+            price = sum(MODELS.values()) // 2
+            billed = {"tokens": row["misses"] * 700, "cost_nano": row["misses"] * 700 * price}
             connection.execute(
                 insert(activity).values(span=HALF_HOUR, start=at, key_id=key_id, **row, **billed)
             )
-        for bucket in range(120, 165, 3):
-            timing = {"bucket": bucket, "requests": int(busy * 20)}
-            connection.execute(insert(activity_latency).values(span=HALF_HOUR, start=at, **timing))
+            targets(connection, HALF_HOUR, at, key_id, row)
+    # The stand-in answers at once: its requests must be few among those of this half hour.
+    running = {"span": HALF_HOUR, "start": this, "provider": "openai", "model": "gpt-4o"}
+    latencies(connection, running, 1_000, 5_000)
     today = datetime.now(UTC).date()
     for ago in range(1, 60):
         day = today - timedelta(days=ago)
@@ -159,6 +166,8 @@ def past(connection: Connection, ids: list[int]) -> None:
             row = counted(growth * 5_000 / (place + 1))
             past_traffic = {**row, "tokens": 0, "saved_tokens": 0}
             connection.execute(insert(traffic).values(day=day, key_id=key_id, **past_traffic))
+            at = int(datetime.combine(day, datetime.min.time(), UTC).timestamp())
+            targets(connection, DAY, at, key_id, row)
             for model, nano in MODELS.items():
                 calls = row["misses"] // 2
                 connection.execute(
@@ -170,8 +179,39 @@ def past(connection: Connection, ids: list[int]) -> None:
                         cost_nano=calls * 700 * nano,
                     )
                 )  # fmt: skip
-        for bucket in range(120, 165, 3):
-            connection.execute(insert(latency).values(day=day, bucket=bucket, requests=100))
+
+
+def targets(connection: Connection, span: int, at: int, key_id: int, row: dict[str, Any]) -> None:
+    """Insert half of the counters of a key for each model, and how long its requests took."""
+    for place, (model, nano) in enumerate(MODELS.items(), 1):
+        half = {name: count // 2 for name, count in row.items()}
+        calls = {
+            "calls": half["misses"],
+            "input_tokens": half["misses"] * 500,
+            "cached_input_tokens": half["misses"] * 180,
+            "output_tokens": half["misses"] * 200,
+            "cost_nano": half["misses"] * 700 * nano,
+        }
+        target = {"span": span, "start": at, "provider": "openai", "model": model}
+        connection.execute(
+            insert(target_activity).values(
+                key_id=key_id, endpoint="/chat", **target, **half, **calls
+            )
+        )
+        latencies(connection, target, 700 * place, half["requests"])
+
+
+def latencies(connection: Connection, target: dict[str, Any], typical: int, requests: int) -> None:
+    """Add how long so many requests took (ms), and their first tokens."""
+    rows = [
+        {**target, "kind": kind, "bucket": bucket, "requests": count}
+        for kind, middle in ((TOTAL, typical), (FIRST_TOKEN, typical * 0.3))
+        for bucket, count in Counter(
+            bucket_of(middle * random.lognormvariate(0, 0.5)) for _ in range(requests)
+        ).items()
+    ]
+    if rows:
+        execute_rows(connection, increment(connection, target_latency, ["requests"]), rows)
 
 
 def counted(about: float) -> dict[str, Any]:
@@ -180,9 +220,10 @@ def counted(about: float) -> dict[str, Any]:
     hits = int(requests * random.uniform(0.25, 0.4))
     errors = int(requests * random.uniform(0, 0.02))
     misses = requests - hits
+    refused = requests // 40 if random.random() < 0.2 else 0
     return {
         "requests": requests, "hits": hits, "misses": misses, "errors": errors,
-        "saved_nano": hits * 700 * 400,
+        "saved_nano": hits * 700 * 400, "refused_rate": refused,
     }  # fmt: skip
 
 
