@@ -959,3 +959,77 @@ def test_without_a_database_pages_say_so(weir: Weir, admin: Visitor, postgres: P
     assert "Database unavailable" in page.text
     postgres.start()
     wait_until(lambda: admin.get("/dashboard/").status_code == 200, 20)
+
+
+def test_the_audit_log_is_filtered_and_names_keys_and_accounts(weir: Weir, admin: Visitor) -> None:
+    admin.create_key("audited")
+    key = max(admin.ids_of_keys())
+    Administrator(weir).patch(f"/admin/keys/{key}", {"tier": "free"})
+
+    def events(query: str) -> list[str]:
+        page = admin.get(f"/dashboard/audit?{query}").text
+        return re.findall(r'<td data-label="Action">([\w.]+)</td>', page)
+
+    assert events("target=audited") == events(f"target=key-{key}") == ["key.change", "key.create"]
+    assert events("target=audited&action=key.create") == ["key.create"]
+    assert events("target=audited&actor=admin") == ["key.change", "key.create"]
+    assert events("target=audited&actor=cli") == []
+    assert events("target=audited&range=1h") == ["key.change", "key.create"]
+    assert events("target=audited&since=2999-01-01T00:00") == []
+    assert events("target=audited&until=2000-01-01T00:00") == []
+    shown = admin.get("/dashboard/audit?target=audited").text
+    assert f'key <a href="/dashboard/keys/{key}">audited</a>' in shown
+    assert f"(key-{key})" in shown
+    assert re.search(r'"Actor"><a href="/dashboard/accounts/\d+">admin</a>', shown)
+    assert "No matching events" in admin.get("/dashboard/audit?actor=nobody").text
+    older = f"/dashboard/audit?target=audited&actor=admin&before={id_of_newest(weir, key)}"
+    assert "key.create" in admin.get(older).text
+    assert "key.change</td>" not in admin.get(older).text
+    assert 'href="/dashboard/audit?actor=admin&amp;target=audited"' in admin.get(older).text
+
+
+def id_of_newest(weir: Weir, key: int) -> int:
+    return int(Administrator(weir).get(f"/admin/audit?target=key-{key}").json()["events"][0]["id"])
+
+
+def test_accounts_show_their_last_sign_in_their_keys_and_what_these_cost(
+    weir: Weir, admin: Visitor
+) -> None:
+    account = {"username": "olga", "password": "olga's password"}
+    page = admin.post("/dashboard/accounts", role="member", tier="premium", **account)
+    assert "Account saved." in page.text
+
+    def row() -> str:
+        found = admin.get("/dashboard/accounts?q=OLG").text
+        assert found.count("<tr>") == 2
+        return text_of(found.split("<tbody>")[1])
+
+    assert re.search(r"olga member premium Enabled Never 0 \$0\.00", row())
+    secret = admin.create_key("olga's key", owner="olga")
+    token = weir.post("/token", json=account).json()["access_token"]
+    wait_until(lambda: "olga member premium Enabled just now 1" in row())
+    ask(weir, secret, "olga asks")
+    headers = {"Authorization": f"Bearer {token}"}
+    weir.post("/chat", headers=headers, json={"message": "olga's token asks"})
+    wait_until(lambda: "$0.00 20" not in row())
+    usage = Administrator(weir).get("/admin/usage?by=key").json()["rows"]
+    cost = sum(one["cost_usd"] for one in usage if one["key"] in {"olga's key", "olga"})
+    shown = admin.get("/dashboard/accounts?q=olga").text
+    exact = re.search(r'data-label="Cost \(30 days\)" class="n"><span title="\$([\d.]+)"', shown)
+    assert exact
+    assert float(exact[1]) == pytest.approx(cost)
+    assert "No matching accounts" in admin.get("/dashboard/accounts?q=%25").text
+
+
+def test_what_is_wrong_with_an_account_is_said_at_its_field(admin: Visitor) -> None:
+    taken = {"username": "admin", "password": "long enough", "role": "member", "tier": "free"}
+    for field, change, status in (
+        ("username", {}, 409),
+        ("username", {"username": "  "}, 422),
+        ("username", {"username": "two words"}, 422),
+        ("password", {"username": "new", "password": "short"}, 422),
+        ("tier", {"username": "new", "tier": "none"}, 422),
+    ):
+        refused = admin.post("/dashboard/accounts", **taken | change)
+        assert refused.status_code == status
+        assert re.findall(r'id="error-(\w+)"', refused.text) == [field], change
