@@ -9,9 +9,9 @@ import math
 import random
 import shutil
 import time
-from datetime import UTC, datetime, timedelta
+from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from playwright.sync_api import Page, sync_playwright
 from sqlalchemy import Connection, create_engine, insert
@@ -20,13 +20,18 @@ from tests.support.administrator import PASSWORD, SETTINGS
 from tests.support.batches import BatchClient, line
 from tests.support.servers import Provider, Weir
 from tests.support.visitor import Visitor
-from webapp.metering.activity import HALF_HOUR, activity, activity_latency
-from webapp.metering.traffic import latency, traffic
+from webapp.metering.activity import DAY, HALF_HOUR, activity
+from webapp.metering.target_activity import target_activity
+from webapp.metering.target_latency import FIRST_TOKEN, TOTAL, bucket_of, target_latency
+from webapp.metering.traffic import traffic
 from webapp.metering.usage import usage
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "images"
 WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 360, "height": 740}
 MODELS = {"gpt-4o-mini": 600, "gpt-4o": 10_000}  # approximate nano-USD per token
+SHARES = {"gpt-4o-mini": 0.75, "gpt-4o": 0.25}  # of all requests
+LATENCIES = {"gpt-4o-mini": 900, "gpt-4o": 2_200}  # ms
+PLACE = {"provider": "openai", "endpoint": "/chat"}
 APPS = {"shop-assistant": "enterprise", "support-bot": "premium", "nightly-reports": "free"}
 PAGES = {
     "overview": "", "month": "?range=30d", "keys": "keys", "new-key": "keys/new",
@@ -139,51 +144,72 @@ def batches(weir: Weir, provider: Provider, key: str) -> str:
 def past(connection: Connection, ids: list[int]) -> None:
     """Insert two days of half hours, and two months of days."""
     this = int(time.time()) // HALF_HOUR * HALF_HOUR
-    for step in range(1, 96):
-        at = this - step * HALF_HOUR
-        busy = 1.2 + math.sin((at % 86_400) / 86_400 * 2 * math.pi - 2)
+    for at in range(this - 95 * HALF_HOUR, this, HALF_HOUR):
+        busy = 1.2 + math.sin((at % DAY) / DAY * 2 * math.pi - 2)
         for place, key_id in enumerate(ids):
-            row = counted(busy * 120 / (place + 1))
-            billed = {"tokens": row["misses"] * 700, "cost_nano": row["misses"] * 700 * 400}
-            connection.execute(
-                insert(activity).values(span=HALF_HOUR, start=at, key_id=key_id, **row, **billed)
-            )
-        for bucket in range(120, 165, 3):
-            timing = {"bucket": bucket, "requests": int(busy * 20)}
-            connection.execute(insert(activity_latency).values(span=HALF_HOUR, start=at, **timing))
-    today = datetime.now(UTC).date()
-    for ago in range(1, 60):
-        day = today - timedelta(days=ago)
-        growth = (70 - ago) / 70 * (0.5 if day.weekday() > 4 else 1)
+            of_key = Counter[str]()
+            for model, share in SHARES.items():
+                row = counted(busy * 120 * share / (place + 1))
+                calls = called(row["misses"], model)
+                target = {"span": HALF_HOUR, "start": at, "key_id": key_id, "model": model}
+                connection.execute(insert(target_activity).values(target | PLACE | row | calls))
+                tokens = calls["input_tokens"] + calls["output_tokens"]
+                of_key.update(row | {"tokens": tokens, "cost_nano": calls["cost_nano"]})
+            row = {"span": HALF_HOUR, "start": at, "key_id": key_id, **of_key}
+            connection.execute(insert(activity).values(row))
+        measured(connection, HALF_HOUR, at, busy * 20)
+    today = this - this % DAY
+    for at in range(today - 59 * DAY, today, DAY):
+        day = datetime.fromtimestamp(at, UTC).date()
+        growth = (at - today + 70 * DAY) / (70 * DAY) * (0.5 if day.weekday() > 4 else 1)
         for place, key_id in enumerate(ids):
-            row = counted(growth * 5_000 / (place + 1))
-            past_traffic = {**row, "tokens": 0, "saved_tokens": 0}
-            connection.execute(insert(traffic).values(day=day, key_id=key_id, **past_traffic))
-            for model, nano in MODELS.items():
-                calls = row["misses"] // 2
-                connection.execute(
-                    insert(usage).values(
-                        day=day, key_id=key_id, provider="openai", model=model, endpoint="/chat",
-                        calls=calls, failed=calls // 90, estimated=0, unpriced=0,
-                        input_tokens=calls * 500, cached_input_tokens=calls * 180,
-                        output_tokens=calls * 200,
-                        cost_nano=calls * 700 * nano,
-                    )
-                )  # fmt: skip
-        for bucket in range(120, 165, 3):
-            connection.execute(insert(latency).values(day=day, bucket=bucket, requests=100))
+            of_key = Counter[str]()
+            for model, share in SHARES.items():
+                row = counted(growth * 5_000 * share / (place + 1))
+                of_key.update(row)
+                target = {"span": DAY, "start": at, "key_id": key_id, "model": model}
+                connection.execute(insert(target_activity).values(target | PLACE | row))
+                used = called(row["misses"], model)
+                used |= {"failed": used.pop("failed_calls"), "estimated": 0, "unpriced": 0}
+                used |= {"day": day, "key_id": key_id, "model": model}
+                connection.execute(insert(usage).values(used | PLACE))
+            row = {"day": day, "key_id": key_id, "tokens": 0, "saved_tokens": 0, **of_key}
+            connection.execute(insert(traffic).values(row))
+        measured(connection, DAY, at, growth * 500)
 
 
-def counted(about: float) -> dict[str, Any]:
+def counted(about: float) -> dict[str, int]:
     """Counters of about so many requests; about a third are cache hits."""
     requests = int(about * random.uniform(0.8, 1.2))
     hits = int(requests * random.uniform(0.25, 0.4))
     errors = int(requests * random.uniform(0, 0.02))
-    misses = requests - hits
     return {
-        "requests": requests, "hits": hits, "misses": misses, "errors": errors,
-        "saved_nano": hits * 700 * 400,
+        "requests": requests, "hits": hits, "misses": requests - hits, "errors": errors,
+        "saved_nano": hits * 700 * 400, "refused_rate": int(requests * random.uniform(0, 0.03)),
     }  # fmt: skip
+
+
+def called(calls: int, model: str) -> dict[str, int]:
+    """What so many calls used."""
+    return {
+        "calls": calls, "failed_calls": calls // 90, "input_tokens": calls * 500,
+        "cached_input_tokens": calls * 180, "output_tokens": calls * 200,
+        "cost_nano": calls * 700 * MODELS[model],
+    }  # fmt: skip
+
+
+def measured(connection: Connection, span: int, at: int, busy: float) -> None:
+    """Insert latencies of each model, most of them about its own."""
+    for model, milliseconds in LATENCIES.items():
+        for kind, share in ((TOTAL, 1), (FIRST_TOKEN, 0.3)):
+            for off in range(-60, 90, 5):
+                connection.execute(
+                    insert(target_latency).values(
+                        span=span, start=at, provider="openai", model=model, kind=kind,
+                        bucket=bucket_of(milliseconds * share) + off,
+                        requests=1 + int(busy * math.exp(-((off / 25) ** 2))),
+                    )
+                )  # fmt: skip
 
 
 if __name__ == "__main__":
