@@ -200,16 +200,17 @@ def called(calls: int, model: str) -> dict[str, int]:
 
 def measured(connection: Connection, span: int, at: int, busy: float) -> None:
     """Insert latencies of each model, most of them about its own."""
-    for model, milliseconds in LATENCIES.items():
-        for kind, share in ((TOTAL, 1), (FIRST_TOKEN, 0.3)):
-            for off in range(-60, 90, 5):
-                connection.execute(
-                    insert(target_latency).values(
-                        span=span, start=at, provider="openai", model=model, kind=kind,
-                        bucket=bucket_of(milliseconds * share) + off,
-                        requests=1 + int(busy * math.exp(-((off / 25) ** 2))),
-                    )
-                )  # fmt: skip
+    rows = [
+        {
+            "span": span, "start": at, "provider": "openai", "model": model, "kind": kind,
+            "bucket": bucket_of(milliseconds * share) + off,
+            "requests": 1 + int(busy * math.exp(-((off / 25) ** 2))),
+        }
+        for model, milliseconds in LATENCIES.items()
+        for kind, share in ((TOTAL, 1), (FIRST_TOKEN, 0.3))
+        for off in range(-60, 90, 5)
+    ]  # fmt: skip
+    connection.execute(insert(target_latency), rows)
 
 
 if __name__ == "__main__":
