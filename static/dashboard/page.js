@@ -35,11 +35,9 @@ function showTimes(root) {
   }
 }
 
-// The theme changes in place, so that nothing typed into a form and no secret is lost. Charts have
-// their colours drawn in: there the page is loaded again.
+// The theme changes in place, so that nothing typed into a form and no secret is lost.
 const theme = document.getElementById("theme");
 theme.addEventListener("submit", async (event) => {
-  if (document.querySelector("[data-chart]")) return;
   event.preventDefault();
   const sent = new URLSearchParams(new FormData(theme, event.submitter));
   const response = await fetch(theme.action, { method: "POST", body: sent, headers: { Accept: "text/html" } });

@@ -6,7 +6,7 @@ const byId = (id) => document.getElementById(id);
 const talk = byId("talk");
 const scroller = byId("scroller");
 // The turns that are sent along with the next message.
-const history = [];
+const history = JSON.parse(byId("history").value);
 const HISTORY_MAX = 200;
 const AT_END = 2; // pixels
 const NARROW = "(max-width: 50rem)";
@@ -349,7 +349,8 @@ byId("latest").addEventListener("click", () => {
   followAgain();
   scroller.focus();
 });
-byId("clear").addEventListener("click", () => {
+byId("clear").addEventListener("click", (event) => {
+  event.preventDefault();
   if (running) running.abort();
   history.length = 0;
   talk.replaceChildren();
@@ -365,6 +366,7 @@ function showOther() {
 byId("model").addEventListener("change", showOther);
 root.addEventListener("input", code);
 if (matchMedia(NARROW).matches) byId("settings").open = false;
+byId("keys").hidden = false;
 makeTabs();
 // The browser may have kept what was entered before a reload.
 showOther();

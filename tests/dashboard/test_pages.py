@@ -9,6 +9,7 @@ import json
 import math
 import re
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 import requests
@@ -274,7 +275,7 @@ def test_the_life_of_a_key(weir: Weir, admin: Visitor) -> None:
     )
     assert wrong.status_code == 422
     assert "models" in text_of(wrong.text)
-    assert 'name="name" required maxlength="100" value="shop"' in wrong.text
+    assert 'required maxlength="100" value="shop"' in wrong.text
     first = admin.create_key("shop", **{"limits.usd_per_month": "5"})
     again = admin.post("/dashboard/keys/new", name="shop", tier="premium")
     assert (again.status_code, "already exists" in text_of(again.text)) == (409, True)
@@ -302,6 +303,172 @@ def test_the_life_of_a_key(weir: Weir, admin: Visitor) -> None:
             assert action in audit
         assert first not in audit
         assert second not in audit
+
+
+def names(page: str) -> list[str]:
+    """The keys of a list, in its order."""
+    return re.findall(r'<th scope="row"><a href="/dashboard/keys/\d+">([^<]*)</a>', page)
+
+
+def test_keys_are_searched_filtered_and_sorted(weir: Weir, admin: Visitor) -> None:
+    administrator = Administrator(weir)
+    administrator.post("/admin/accounts", {"username": "olga", "password": "olga's password"})
+    busy = admin.create_key("Sorted C", "premium", **{"limits.usd_per_day": "0.001"})
+    quiet = admin.create_key("sorted b", "premium", owner="olga")
+    admin.create_key("Sorted A & co", "free")
+    for number in range(3):
+        ask(weir, busy, f"sorted {number}", max_tokens=100)
+    ask(weir, quiet, "sorted 0", max_tokens=100)  # from the cache
+
+    def found(query: str) -> list[str]:
+        return names(admin.get(f"/dashboard/keys?q=SORTED&{query}").text)
+
+    first, second, third = "Sorted A &amp; co", "sorted b", "Sorted C"
+    wait_until(lambda: found("sort=-last_used") == [second, third, first])
+    assert found("") == found("sort=name") == found("sort=secret&page=x") == [first, second, third]
+    assert found("sort=-name") == [third, second, first]
+    wait_until(lambda: found("sort=-requests") == [third, second, first])
+    assert found("sort=requests") == [first, second, third]
+    wait_until(lambda: found("sort=-cost")[0] == third)
+    assert found("sort=-limit")[0] == third
+    assert found("tier=free") == [first]
+    assert found("owner=olga") == [second]
+    assert found("owner=(none)") == [first, third]
+    assert found("state=works") == [first, second, third]
+    assert found("state=revoked") == []
+    assert found("tier=%00&owner=nobody&state=tired") == [first, second, third]
+    assert names(admin.get(f"/dashboard/keys?q={busy[-4:]}").text) == [third], "by its mask"
+    assert found("page=9") == [first, second, third]
+
+    page = admin.get("/dashboard/keys?q=sorted&sort=-requests&tier=premium").text
+    assert "2 keys" in text_of(page)
+    assert page.count("aria-sort") == page.count('aria-sort="descending"') == 1
+    assert 'href="/dashboard/keys?q=sorted&amp;tier=premium&amp;sort=requests"' in page
+    assert 'href="/dashboard/keys?q=sorted&amp;tier=premium&amp;sort=-cost"' in page
+    assert "last 30 days: at most 3, today 3" in page
+    [row] = [row for row in page.split("<tr>") if third in row]
+    usage = administrator.get("/admin/usage?by=key").json()["rows"]
+    [cost] = [one["cost_usd"] for one in usage if one["key"] == third]
+    assert f'value="{cost / 0.001:.4f}" aria-label="USD per day: ' in row
+    assert re.search(r"USD per day .* of \$0\.001 Resets in \d+ (hour|minute)", text_of(row))
+    key_id = key_of(admin, third)
+    assert f'href="/dashboard/requests?key={key_id}&amp;range=30d">3</a>' in row
+    assert "No matching keys" in admin.get("/dashboard/keys?q=nothing+like+it").text
+
+
+def key_of(visitor: Visitor, name: str) -> int:
+    page = visitor.get("/dashboard/keys", params={"q": name}).text
+    [found] = re.findall(rf'href="/dashboard/keys/(\d+)">{re.escape(name)}<', page)
+    return int(found)
+
+
+def test_the_pages_of_a_list_keep_its_filters_and_order(weir: Weir, admin: Visitor) -> None:
+    books = Books(weir)
+    columns = "name, tier, mask, origin, overrides, created_at"
+    row = "'premium', 'x***y', 'operator', '{}', '2026-01-01'"
+    rows = ", ".join(f"('paged {number:02}', {row})" for number in range(60))
+    books.write(f"INSERT INTO api_keys ({columns}) VALUES {rows}")
+    try:
+        first = admin.get("/dashboard/keys?q=paged&sort=-name&state=works").text
+        assert "60 keys, showing 1 to 50" in text_of(first)
+        [following] = re.findall(r'href="([^"]*)" rel="next"', first)
+        second = admin.get(html.unescape(following)).text
+        assert names(first) + names(second) == [f"paged {number:02}" for number in range(60)][::-1]
+        [back] = re.findall(r'href="([^"]*)" rel="prev"', second)
+        assert names(admin.get(html.unescape(back)).text) == names(first)
+    finally:
+        books.write("DELETE FROM api_keys WHERE name LIKE 'paged %'")
+
+
+def test_the_form_of_a_key_speaks_the_language_of_its_fields(weir: Weir, admin: Visitor) -> None:
+    new = admin.get("/dashboard/keys/new").text
+    assert re.search(r'name="limits.requests_per_minute"[^>]*placeholder="5"', new)
+    assert re.search(r'name="limits.max_text"[^>]*placeholder="5,000"', new)
+    assert re.search(r'name="limits.usd_per_day"[^>]*placeholder="No limit"', new)
+    assert re.search(r'type="checkbox" name="limits.models" value="broken">', new)
+    fields: dict[str, Any] = {
+        "limits.models": ["broken", "anthropic/*\r\n odd,name|x \r\n"],
+        "limits.networks": "10.0.0.0/8\r\n192.0.2.7",
+        "limits.own_cache": "true",
+        "limits.usd_per_day": "0.5",
+    }
+    admin.create_key("worded", **fields)
+    path = f"/admin/keys/{key_of(admin, 'worded')}"
+    administrator = Administrator(weir)
+    limits = {
+        "models": ["broken", "anthropic/*", "odd,name|x"],
+        "networks": ["10.0.0.0/8", "192.0.2.7/32"],
+        "own_cache": True,
+        "usd_per_day": 0.5,
+    }
+    assert administrator.get(path).json()["limits"] == limits
+    key = path.replace("/admin", "/dashboard")
+    assert "Private cache On" in text_of(admin.get(key).text)
+    edit = admin.get(f"{key}/edit").text
+    assert 'value="broken" checked>' in edit
+    assert ">anthropic/*\nodd,name|x</textarea>" in edit
+    assert ">10.0.0.0/8\n192.0.2.7/32</textarea>" in edit
+    assert '<option value="true" selected>On' in edit
+    assert 'value="0.50"' in edit
+    admin.post(f"{key}/edit", name="worded", tier="free", **{"limits.own_cache": "false"})
+    assert administrator.get(path).json()["limits"] == {"own_cache": False}
+
+
+def test_each_error_of_a_key_is_told_at_its_field(weir: Weir, admin: Visitor) -> None:
+    path = "/dashboard/keys/new"
+    sent: dict[str, Any] = {
+        "limits.requests_per_day": "0",
+        "limits.usd_per_day": "-1",
+        "limits.models": ["broken", "a b"],
+        "limits.networks": "10.0.0.1/8",
+        "expires_at": "soon",
+    }
+    page = admin.post(path, name="   ", tier="gold", **sent)
+    assert (page.status_code, "Error: Create key" in page.text) == (422, True)
+    wrong = ["name", "expires_at", *(name for name in sent if name.startswith("limits."))]
+    for name in wrong:
+        [field] = re.findall(rf'<(?:input|textarea) id="field-{name}"[^>]*>', page.text)
+        assert f'aria-invalid="true" aria-describedby="error-{name}' in field
+        assert f'id="error-{name}">Must' in page.text
+        assert f'<a href="#field-{name}">' in page.text
+    assert page.text.count("autofocus") == 1
+    assert 'id="field-name" name="name" aria-invalid="true"' in page.text
+    assert "Name: Must not be blank." in text_of(page.text)
+    assert 'value="broken" checked>' in page.text
+    assert ">a b</textarea>" in page.text
+    unknown = admin.post(path, name="x", tier="gold")
+    assert (unknown.status_code, 'id="error-tier">Must be one of' in unknown.text) == (422, True)
+    admin.create_key("taken")
+    taken = admin.post(path, name="taken", tier="free")
+    assert (taken.status_code, 'id="error-name">A key' in taken.text) == (409, True)
+
+
+def test_a_key_names_each_target_once_and_leads_to_its_requests(
+    weir: Weir, admin: Visitor, provider: Provider
+) -> None:
+    created = admin.post("/dashboard/keys/new", name="linked", tier="premium").text
+    [secret] = re.findall(r'id="secret"><code>(weir_\S+)</code>', created)
+    assert f'base_url="{weir.url}/v1",\n    api_key="{secret}",' in html.unescape(created)
+    provider.fault(status=500, model="first")
+    served = ask(weir, secret, "by the second")
+    provider.fault()
+    key_id = key_of(admin, "linked")
+    key = f"/dashboard/keys/{key_id}"
+    wait_until(lambda: "openai/second" in admin.get(key).text)
+    page = admin.get(key).text
+    assert '<nav aria-label="Breadcrumb" class="breadcrumb">' in page
+    assert "Last used just now" in text_of(page)
+    rows = {
+        row["model"]: [str(row["calls"]), str(row["failed"])]
+        for row in Administrator(weir).get(f"/admin/usage?by=model&key={key_id}").json()["rows"]
+    }
+    table = page.split('aria-label="By model"')[1].split("</table>")[0]
+    assert re.findall(r">openai/(\w+)</a>", table) == sorted(rows) == ["first", "second"]
+    for model, figures in rows.items():
+        row = table.split(f">openai/{model}</a>")[1].split("</tr>")[0]
+        assert re.findall(r"<td[^>]*>([^<]*)</td>", row)[:2] == figures
+    [link] = re.findall(r'href="([^"]*)">openai/second<', table)
+    assert served in admin.get(html.unescape(link)).text
 
 
 def test_a_key_of_a_disabled_account_is_shown_as_disabled(weir: Weir, admin: Visitor) -> None:
@@ -689,6 +856,8 @@ def test_a_member_sees_nothing_of_others(weir: Weir, admin: Visitor, member: Vis
     own = max(admin.ids_of_keys())
     seen = ask(weir, mine, "mine")
     assert member.ids_of_keys() == {own}
+    assert names(member.get("/dashboard/keys?q=secret").text) == []
+    assert names(member.get("/dashboard/keys?owner=(none)&sort=-limit").text) == ["mine"]
     for page in ("", "keys", "requests", "playground", "me", f"keys/{own}", f"requests/{seen}"):
         answer = member.get(f"/dashboard/{page}")
         assert answer.status_code == 200, page
@@ -790,3 +959,77 @@ def test_without_a_database_pages_say_so(weir: Weir, admin: Visitor, postgres: P
     assert "Database unavailable" in page.text
     postgres.start()
     wait_until(lambda: admin.get("/dashboard/").status_code == 200, 20)
+
+
+def test_the_audit_log_is_filtered_and_names_keys_and_accounts(weir: Weir, admin: Visitor) -> None:
+    admin.create_key("audited")
+    key = max(admin.ids_of_keys())
+    Administrator(weir).patch(f"/admin/keys/{key}", {"tier": "free"})
+
+    def events(query: str) -> list[str]:
+        page = admin.get(f"/dashboard/audit?{query}").text
+        return re.findall(r'<td data-label="Action">([\w.]+)</td>', page)
+
+    assert events("target=audited") == events(f"target=key-{key}") == ["key.change", "key.create"]
+    assert events("target=audited&action=key.create") == ["key.create"]
+    assert events("target=audited&actor=admin") == ["key.change", "key.create"]
+    assert events("target=audited&actor=cli") == []
+    assert events("target=audited&range=1h") == ["key.change", "key.create"]
+    assert events("target=audited&since=2999-01-01T00:00") == []
+    assert events("target=audited&until=2000-01-01T00:00") == []
+    shown = admin.get("/dashboard/audit?target=audited").text
+    assert f'key <a href="/dashboard/keys/{key}">audited</a>' in shown
+    assert f"(key-{key})" in shown
+    assert re.search(r'"Actor"><a href="/dashboard/accounts/\d+">admin</a>', shown)
+    assert "No matching events" in admin.get("/dashboard/audit?actor=nobody").text
+    older = f"/dashboard/audit?target=audited&actor=admin&before={id_of_newest(weir, key)}"
+    assert "key.create" in admin.get(older).text
+    assert "key.change</td>" not in admin.get(older).text
+    assert 'href="/dashboard/audit?actor=admin&amp;target=audited"' in admin.get(older).text
+
+
+def id_of_newest(weir: Weir, key: int) -> int:
+    return int(Administrator(weir).get(f"/admin/audit?target=key-{key}").json()["events"][0]["id"])
+
+
+def test_accounts_show_their_last_sign_in_their_keys_and_what_these_cost(
+    weir: Weir, admin: Visitor
+) -> None:
+    account = {"username": "olga", "password": "olga's password"}
+    page = admin.post("/dashboard/accounts", role="member", tier="premium", **account)
+    assert "Account saved." in page.text
+
+    def row() -> str:
+        found = admin.get("/dashboard/accounts?q=OLG").text
+        assert found.count("<tr>") == 2
+        return text_of(found.split("<tbody>")[1])
+
+    assert re.search(r"olga member premium Enabled Never 0 \$0\.00", row())
+    secret = admin.create_key("olga's key", owner="olga")
+    token = weir.post("/token", json=account).json()["access_token"]
+    wait_until(lambda: "olga member premium Enabled just now 1" in row())
+    ask(weir, secret, "olga asks")
+    headers = {"Authorization": f"Bearer {token}"}
+    weir.post("/chat", headers=headers, json={"message": "olga's token asks"})
+    wait_until(lambda: "$0.00 20" not in row())
+    usage = Administrator(weir).get("/admin/usage?by=key").json()["rows"]
+    cost = sum(one["cost_usd"] for one in usage if one["key"] in {"olga's key", "olga"})
+    shown = admin.get("/dashboard/accounts?q=olga").text
+    exact = re.search(r'data-label="Cost \(30 days\)" class="n"><span title="\$([\d.]+)"', shown)
+    assert exact
+    assert float(exact[1]) == pytest.approx(cost)
+    assert "No matching accounts" in admin.get("/dashboard/accounts?q=%25").text
+
+
+def test_what_is_wrong_with_an_account_is_said_at_its_field(admin: Visitor) -> None:
+    taken = {"username": "admin", "password": "long enough", "role": "member", "tier": "free"}
+    for field, change, status in (
+        ("username", {}, 409),
+        ("username", {"username": "  "}, 422),
+        ("username", {"username": "two words"}, 422),
+        ("password", {"username": "new", "password": "short"}, 422),
+        ("tier", {"username": "new", "tier": "none"}, 422),
+    ):
+        refused = admin.post("/dashboard/accounts", **taken | change)
+        assert refused.status_code == status
+        assert re.findall(r'id="error-(\w+)"', refused.text) == [field], change

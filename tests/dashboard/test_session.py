@@ -7,9 +7,11 @@ import time
 
 import pytest
 from flask import Flask
+from sqlalchemy import text
 
 from tests.conftest import MakeWeir
 from tests.support.administrator import PASSWORD, SETTINGS, Administrator
+from tests.support.books import Books
 from tests.support.servers import Postgres, Weir, wait_until
 from tests.support.visitor import Visitor, text_of, token_of
 from webapp.dashboard.session import DashboardSessions, secret_of
@@ -342,3 +344,32 @@ def test_local_time_is_chosen_like_the_theme(admin: Visitor) -> None:
     page = admin.post("/dashboard/time", on="/dashboard/me", time="utc", next="/dashboard/me")
     assert 'data-time="utc"' in page.text
     assert "Times in UTC Show local time" in text_of(page.text)
+
+
+def test_the_last_sign_in_is_stored_once_a_minute_and_delays_none(
+    busy_weir: Weir, busy_admin: Visitor
+) -> None:
+    name, password = create(busy_admin, "pia", "member")
+    books = Books(busy_weir)
+
+    def last() -> str | None:
+        query = text("SELECT last_sign_in_at FROM accounts WHERE username = 'pia'")
+        with books.engine.connect() as connection:
+            return connection.execute(query).scalar()
+
+    with books.engine.begin() as connection:
+        connection.execute(text("UPDATE accounts SET role = role"))  # locks all writers out
+        begun = time.monotonic()
+        assert Visitor(busy_weir).sign_in(name, password).url.endswith("/dashboard/")
+        assert time.monotonic() - begun < 2
+        assert last() is None
+    wait_until(lambda: last() is not None)
+    first = last()
+    answer = busy_weir.post("/token", json={"username": name, "password": password})
+    assert answer.status_code == 200
+    busy_admin.get("/dashboard/me")
+    assert last() == first
+    books.write("UPDATE accounts SET last_sign_in_at = '2020-01-01' WHERE username = 'pia'")
+    busy_weir.post("/token", json={"username": name, "password": password})
+    wait_until(lambda: str(last()) > str(first))
+    books.engine.dispose()

@@ -213,6 +213,13 @@ def test_nothing_is_cached_where_litellm_cached_nothing() -> None:
     assert conversion.env.templates["CACHE_TTL"] == "0"
 
 
+def test_a_model_of_ollama_is_free_as_it_was() -> None:
+    conversion = convert(lines(model_list=OPENAI % ("a", "ollama/llama3.1")))
+
+    assert conversion.env.templates["MODEL_PRICES"] == "ollama/llama3.1: input=0.00, output=0.00"
+    assert "No price is known" not in conversion.report.text()
+
+
 def test_one_rate_of_a_price_leaves_the_other_as_the_maker_has_it(tmp_path: Path) -> None:
     entry = (
         "  - model_name: a\n    litellm_params: {model: gpt-4o-mini, input_cost_per_token: 1e-6}"

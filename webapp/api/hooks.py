@@ -110,7 +110,8 @@ def _closed(
     _end_span(context, status)
     if context.key_id is None or context.method != "POST":
         return
-    began = context.began_to_answer
+    milliseconds, began = context.milliseconds, context.began_to_answer
+    first_token = began and began * 1000
     services.request_log.add(
         LoggedRequest(
             at=time.time(),
@@ -125,9 +126,9 @@ def _closed(
             answered_model=context.answered_model,
             tokens=context.tokens,
             cost_nano=None if context.cost_usd is None else round(context.cost_usd * money.NANO),
-            milliseconds=context.milliseconds,
+            milliseconds=milliseconds,
             error=context.error,
-            first_token_milliseconds=began and began * 1000,
+            first_token_milliseconds=first_token,
             client=context.client,
             refused_by=context.limit,
             prompt=context.prompt,
@@ -152,10 +153,10 @@ def _closed(
         services.traffic.count(
             context.key_id,
             counts,
-            context.milliseconds,
+            milliseconds,
             endpoint=endpoint,
             target=_target(services, context, status),
-            first_token=context.began_to_answer and context.began_to_answer * 1000,
+            first_token=first_token,
         )
 
 

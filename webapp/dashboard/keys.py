@@ -98,6 +98,7 @@ def one(key_id: int) -> Any:
     """One key: limits, usage, recent requests"""
     key = visible_key(key_id)
     services().traffic.flush()
+    services().request_log.flush()
     today = datetime.now(UTC).date()
     month = Selection(today - timedelta(days=USED_DAYS - 1), today, key_id=key_id)
     principal = services().identities.of_key_id(key_id)

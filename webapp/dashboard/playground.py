@@ -7,14 +7,16 @@ from itertools import chain, islice
 from typing import Any
 
 import gevent
-from flask import g, request
+from flask import Response, g, request
 
+from webapp import json_codec
+from webapp.accounts.keys import LARGEST_ID
 from webapp.admission.limits import consume
 from webapp.api import answers
 from webapp.api.blueprint import MEBIBYTE, limit_body, read_json, validated
 from webapp.api.chat import describe, to_model_request
 from webapp.api.schemas import ChatBody
-from webapp.dashboard.pages import Blueprint, page
+from webapp.dashboard.pages import Blueprint, number_of, page
 from webapp.dashboard.session import members, user
 from webapp.dashboard.visibility import JsonObject, own_ids, own_keys, usage_bars
 from webapp.errors import AddressNotAllowed, NotFound, WeirError
@@ -35,10 +37,66 @@ ENDPOINT = "/dashboard/playground"
 @blueprint.get("/playground")
 def playground() -> Any:
     """Try a prompt"""
+    return _page({}, [])
+
+
+@blueprint.post("/playground")
+def send() -> Any:
+    """The next turn of a chat without JavaScript, as a page with the whole answer"""
+    form = {name: value.strip() for name, value in request.form.items() if value.strip()}
+    turns, answer, error = _turns(form.get("history", "[]")), None, None
+    key_id = number_of(form.get("key"), LARGEST_ID) or 0
+    try:
+        answer, _, headers = _answer(key_id, _body_of(form) | {"history": turns})
+    except WeirError as failure:
+        request_context.current().ended_with(failure)
+        error = failure
+    else:
+        turns = [
+            *turns,
+            {"role": "user", "content": form["message"]},
+            {"role": "assistant", "content": answer["response"]},
+        ]
+        answer |= {"cache": headers["X-Cache"]}
+    response = _page(form, turns, answer, error)
+    response.status_code = error.status if error else 200
+    return response
+
+
+@blueprint.post("/playground/<int:key_id>")
+def chat(key_id: int) -> Any:
+    """POST /chat with this key, its limits and its budget"""
+    limit_body(MEBIBYTE)
+    return _answer(key_id, read_json())
+
+
+def _answer(key_id: int, sent: Any) -> Any:
+    """What POST /chat answers to this key."""
+    principal = services().identities.of_key_id(key_id) if key_id in own_ids() else None
+    if principal is None:
+        raise NotFound("This key does not belong to you, or is no longer active.")
+    if not principal.allowance.allows_address(request.remote_addr):
+        raise AddressNotAllowed
+    g.principal = principal
+    request_context.current().endpoint = ENDPOINT
+    body = validated(ChatBody(), sent)
+    consume()
+    g.admitted = True
+    return answers.native(to_model_request(body), describe)
+
+
+def _page(
+    form: Mapping[str, str],
+    turns: list[JsonObject],
+    answer: JsonObject | None = None,
+    error: WeirError | None = None,
+) -> Response:
+    """The page with what was entered, the turns so far, and what the last one ended with."""
     groups, default = _models()
     named = {"model": default} if default else {}
     shared = {"temperature": TEMPERATURE, "stream": True}
     messages = [{"role": "user", "content": EXAMPLE}]
+    context = request_context.current()
     return page(
         "playground.html",
         keys=_usable(),
@@ -50,24 +108,38 @@ def playground() -> Any:
         completion={**named, "messages": messages, **shared},
         chat={"message": EXAMPLE, **named, **shared},
         base_url=request.url_root.rstrip("/"),
+        sent=form,
+        turns=turns,
+        answer=answer,
+        error=error,
+        request_id=context.request_id,
+        milliseconds=context.milliseconds,
     )
 
 
-@blueprint.post("/playground/<int:key_id>")
-def chat(key_id: int) -> Any:
-    """POST /chat with this key, its limits and its budget"""
-    limit_body(MEBIBYTE)
-    principal = services().identities.of_key_id(key_id) if key_id in own_ids() else None
-    if principal is None:
-        raise NotFound("This key does not belong to you, or is no longer active.")
-    if not principal.allowance.allows_address(request.remote_addr):
-        raise AddressNotAllowed
-    g.principal = principal
-    request_context.current().endpoint = ENDPOINT
-    body = validated(ChatBody(), read_json())
-    consume()
-    g.admitted = True
-    return answers.native(to_model_request(body), describe)
+def _turns(text: str) -> Any:
+    """The turns that the form sent along; what they hold is checked with the request."""
+    try:
+        turns = json_codec.loads(text)
+    except (ValueError, RecursionError):
+        return []
+    return turns if isinstance(turns, list) else []
+
+
+def _body_of(form: Mapping[str, str]) -> JsonObject:
+    """The body of POST /chat; a number that is none is left for its schema to refuse."""
+    body: JsonObject = {"message": form.get("message", "")}
+    if "system" in form:
+        body["system"] = form["system"]
+    if model := form.get("model") or form.get("other_model"):
+        body["model"] = model
+    for name, read in (("temperature", float), ("max_tokens", int)):
+        if name in form:
+            try:
+                body[name] = read(form[name])
+            except ValueError:
+                body[name] = form[name]
+    return body
 
 
 @blueprint.get("/playground/<int:key_id>/bars")

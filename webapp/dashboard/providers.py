@@ -35,6 +35,7 @@ KINDS = {
     "openai": "OpenAI API",
     "azure": "Azure OpenAI",
     "anthropic": "Anthropic API",
+    "local": "Built in",
     "offline": "Built in",
 }
 # Failed calls of which the ledger knows no status of the provider, in words.

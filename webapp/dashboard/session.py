@@ -188,6 +188,7 @@ def enter() -> Any:
         form = page("sign_in.html", next=_next(), here=here, error=error, username=username)
         form.status_code = status
         return form
+    services().accounts.note_sign_in(account)
     start_session(account)
     response = redirect(_next())
     known_browsers.remember(response, account.username, cookie_path())

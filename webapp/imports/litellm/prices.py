@@ -8,6 +8,7 @@ from typing import Any
 
 from webapp.imports.document import Path
 from webapp.imports.litellm.deployments import Deployment, Deployments
+from webapp.imports.litellm.makers import OLLAMA
 from webapp.imports.litellm.values import number
 from webapp.imports.report import Report
 from webapp.metering import price_import
@@ -32,6 +33,8 @@ def read(
     for deployment in deployments.served:
         target = targets[deployment.path]
         entry = _given(deployment, report) or _of_base_model(deployment, report)
+        if entry is None and deployment.maker is OLLAMA:
+            entry = price_entry({"input": 0, "output": 0})  # as in LiteLLM's table
         if entry is None:
             continue
         if prices.setdefault(target, entry) != entry:

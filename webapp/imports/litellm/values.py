@@ -1,4 +1,4 @@
-"""Values of LiteLLM's file: `os.environ/NAME` stays a reference, all else is text."""
+"""Values of LiteLLM's file: what refers to the environment stays a reference, all else is text."""
 
 from __future__ import annotations
 
