@@ -59,12 +59,7 @@ def overview() -> Any:
     figures = _of_outcome(services().overview.figures(range_, selected), filters.outcome)
     latencies = services().overview.latencies(range_, selected)
     links = partial(filters.url, "requests.latest")
-    rows = rows_by_model(figures, latencies)
-    if by == "provider":
-        rows = rows_by_provider(
-            figures,
-            lambda name: services().overview.latencies(range_, replace(selected, provider=name)),
-        )
+    rows = (rows_by_provider if by == "provider" else rows_by_model)(figures, latencies)
     money, latency = money_tiles(figures, links), latency_tiles(latencies, links)
     charts = [
         requests_chart(figures.steps, range_.is_running, links),
