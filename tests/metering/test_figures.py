@@ -194,10 +194,13 @@ def test_latencies_and_first_tokens_are_measured_by_target(
         assert {target[:3] for target in counted.targets} == {
             ("openai", "alpha", 7), ("openai", "spare", 1), ("", "", 2),
         }  # fmt: skip
+        of_provider = overview.latencies(range_, Selected(provider="openai"))
+        assert counted.providers["openai"] == (of_provider.now, of_provider.first_token)
         assert overview.latencies(range_, Selected(model="spare")).first_token.p50 is None
         sampled = overview.latencies(range_, Selected({ids["admin"]}, model="alpha"))
         assert sampled.sampled == len(of_key) > 4
         assert sampled.now.p99 == max(row["milliseconds"] for row in of_key)
         assert sampled.first_token.p95 == first_token
+        assert sampled.providers == {"openai": (sampled.now, sampled.first_token)}
         assert [one for one in sampled.steps if one[1].p50 is not None]
         assert overview.latencies(range_, Selected(endpoint="/chat")).sampled == 5

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from webapp.dashboard.charts import COUNT, MONEY, Chart, Links, Series, Unit
@@ -54,13 +54,11 @@ def rows_by_model(figures: Figures, latencies: LatencyFigures) -> list[Row]:
     return rows
 
 
-def rows_by_provider(figures: Figures, timings: Callable[[str], LatencyFigures]) -> list[Row]:
-    """`timings` reads the latencies of a provider: they cannot be added."""
+def rows_by_provider(figures: Figures, latencies: LatencyFigures) -> list[Row]:
     rows = []
     for provider in dict.fromkeys(target.provider for target in figures.targets):
         targets = [target for target in figures.targets if target.provider == provider]
-        latencies = timings(provider) if provider else None
-        timing = (latencies.now, latencies.first_token) if latencies else (None, None)
+        timing = latencies.providers.get(provider, (None, None)) if provider else (None, None)
         total = _sum([target.total for target in targets])
         steps = [_sum(step) for step in zip(*(target.steps for target in targets), strict=True)]
         rows.append(Row(provider or "No provider", provider, None, total, steps, *timing))

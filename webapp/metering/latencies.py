@@ -30,8 +30,8 @@ class LatencyFigures:
     """Until the end of requests, and until the first token of streams.
 
     `steps` are (Unix seconds, total, first token), `targets` (provider, model, requests, total,
-    first token), those with most requests first. `sampled` says from how many requests of the log
-    they are; None where all were counted.
+    first token), those with most requests first, and `providers` (total, first token) by name.
+    `sampled` says from how many requests of the log they are; None where all were counted.
     """
 
     now: Latencies
@@ -40,6 +40,7 @@ class LatencyFigures:
     first_token_before: Latencies
     steps: list[tuple[int, Latencies, Latencies]]
     targets: list[tuple[str, str, int, Latencies, Latencies]]
+    providers: dict[str, tuple[Latencies, Latencies]]
     sampled: int | None = None
 
 
@@ -93,16 +94,20 @@ def _counted(connection: Connection, window: Window, selected: Selected) -> Late
     now, earlier = _Histograms(), _Histograms()
     steps = [_Histograms() for _ in window.times]
     targets: defaultdict[tuple[str, str], _Histograms] = defaultdict(_Histograms)
+    providers: defaultdict[str, _Histograms] = defaultdict(_Histograms)
     for at, kind, bucket, count in _buckets(connection, window, selected, "time"):
         now.add(kind, bucket, count)
         steps[window.index(at)].add(kind, bucket, count)
-    for *target, kind, bucket, count in _buckets(connection, window, selected, "provider", "model"):
-        targets[tuple(target)].add(kind, bucket, count)
+    for provider, model, kind, bucket, count in _buckets(
+        connection, window, selected, "provider", "model"
+    ):
+        targets[provider, model].add(kind, bucket, count)
+        providers[provider].add(kind, bucket, count)
     before = window.before.totals
     if before.is_stored:
         for kind, bucket, count in _buckets(connection, before, selected):
             earlier.add(kind, bucket, count)
-    return _figures(window, now, earlier, steps, targets)
+    return _figures(window, now, earlier, steps, targets, providers)
 
 
 def _buckets(connection: Connection, window: Window, selected: Selected, *by: str) -> Iterator[Any]:
@@ -122,13 +127,15 @@ def _sampled(connection: Connection, window: Window, selected: Selected) -> Late
     now, earlier = _Samples(), _Samples()
     steps = [_Samples() for _ in window.times]
     targets: defaultdict[tuple[str, str], _Samples] = defaultdict(_Samples)
+    providers: defaultdict[str, _Samples] = defaultdict(_Samples)
     for at, provider, model, total, first_token in _logged(connection, window, selected):
         now.add(total, first_token)
         steps[window.index(int(at))].add(total, first_token)
         targets[provider or "", model or ""].add(total, first_token)
+        providers[provider or ""].add(total, first_token)
     for *_, total, first_token in _logged(connection, window.before, selected):
         earlier.add(total, first_token)
-    return replace(_figures(window, now, earlier, steps, targets), sampled=now.requests)
+    return replace(_figures(window, now, earlier, steps, targets, providers), sampled=now.requests)
 
 
 def _logged(connection: Connection, window: Window, selected: Selected) -> Iterable[Any]:
@@ -160,6 +167,7 @@ def _figures(
     before: _Timings,
     steps: Sequence[_Timings],
     targets: Mapping[tuple[str, str], _Timings],
+    providers: Mapping[str, _Timings],
 ) -> LatencyFigures:
     (total, first_token), (total_before, first_token_before) = now.latencies, before.latencies
     most_first = sorted(targets.items(), key=lambda entry: -entry[1].requests)
@@ -170,4 +178,5 @@ def _figures(
         first_token_before=first_token_before,
         steps=[(at, *one.latencies) for at, one in zip(window.times, steps, strict=True)],
         targets=[(*target, one.requests, *one.latencies) for target, one in most_first],
+        providers={name: one.latencies for name, one in providers.items()},
     )
