@@ -78,11 +78,15 @@ class Chart {
     this.band.hidden = this.tooltip.hidden = true;
   }
 
+  startOf(step) {
+    return this.rows[step]?.cells[0].textContent ?? "end";
+  }
+
   // The time of the step, and the value of each series.
   figures() {
     const row = this.rows[this.at];
     const time = document.createElement("div");
-    time.textContent = row.cells[0].textContent;
+    time.textContent = this.startOf(this.at);
     const list = document.createElement("dl");
     this.cells(row).forEach((cell, place) => {
       const [name, value] = [document.createElement("dt"), document.createElement("dd")];
@@ -98,10 +102,10 @@ class Chart {
   describe(at) {
     const row = this.rows[at];
     const values = this.cells(row).map((cell, place) => `${this.legend[place].textContent.trim()} ${cell.textContent}`);
-    let text = `${row.cells[0].textContent}: ${values.join(", ")}`;
+    let text = `${this.startOf(at)}: ${values.join(", ")}`;
     if (this.from !== this.at) {
-      const [first, last] = this.chosen.map((place) => this.rows[place].cells[0].textContent);
-      text = `${first} – ${last}`;
+      const [first, last] = this.chosen;
+      text = `${this.startOf(first)} – ${this.startOf(last + 1)}`;
     }
     this.plot.setAttribute("aria-valuemax", this.rows.length);
     this.plot.setAttribute("aria-valuenow", at + 1);

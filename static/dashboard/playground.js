@@ -9,6 +9,7 @@ const scroller = byId("scroller");
 const history = JSON.parse(byId("history").value);
 const HISTORY_MAX = 200;
 const AT_END = 2; // pixels
+const MIN_STREAMED = 100; // ms
 const NARROW = "(max-width: 50rem)";
 let running = null;
 
@@ -114,7 +115,9 @@ function addFacts(item, timing, answer, response) {
   if (timing.first) parts.push(`first token ${duration(timing.first - timing.began)}`);
   if (answer) {
     const { input_tokens: input, output_tokens: output, total_tokens: total } = answer.usage;
-    const generating = timing.pieces > 1 ? timing.ended - timing.first : timing.ended - timing.began;
+    // Of what came nearly at once, it is not known how long it took to generate.
+    const streamed = timing.first ? timing.ended - timing.first : 0;
+    const generating = streamed > MIN_STREAMED ? streamed : timing.ended - timing.began;
     if (!isReplay && output && generating > 0) parts.push(`${(output / generating * 1000).toFixed(1)} tokens/s`);
     parts.push(`${total} tokens (${input} in, ${output} out)`, money(answer.cost_usd));
     parts.push(`cache ${cache || "–"}`, answer.provider, answer.model);
@@ -164,10 +167,16 @@ async function receive(response, received) {
   throw new Error("The stream ended early.");
 }
 
+// What is wrong with each field, at whatever depth.
+function reasons(details) {
+  return typeof details === "object" ? Object.values(details || {}).flatMap(reasons) : [String(details)];
+}
+
 async function refusal(response) {
   let words = `Weir answered with status ${response.status}.`;
   try {
-    words = (await response.json()).message;
+    const { error, message, details } = await response.json();
+    words = error === "ValidationError" ? [message, ...reasons(details)].join(" ") : message;
   } catch {
     // A proxy before Weir answers in words of its own.
   }
@@ -187,7 +196,7 @@ async function ask(message) {
   running = new AbortController();
   const headers = { "Content-Type": "application/json", Accept: "text/event-stream, application/json", "X-CSRF-Token": root.dataset.token };
   if (byId("no_cache").checked) headers["Cache-Control"] = "no-cache";
-  const timing = { began: performance.now(), first: null, pieces: 0, ended: null };
+  const timing = { began: performance.now(), first: null, ended: null };
   let response = null, answer = null, failure = null;
   try {
     response = await fetch(`${root.dataset.url}/${byId("key").value}`, {
@@ -196,7 +205,6 @@ async function ask(message) {
     if (!response.ok) throw await refusal(response);
     answer = await receive(response, (text) => {
       if (sent.stream && text) timing.first = timing.first || performance.now();
-      timing.pieces += 1;
       words.textContent += text;
       follow();
     });

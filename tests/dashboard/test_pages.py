@@ -249,6 +249,7 @@ def test_tiles_models_keys_and_steps_lead_to_the_requests_behind_them(
         return set(re.findall(r'href="/dashboard/requests/([\w-]+)"', page))
 
     page = admin.get(f"/dashboard/?range=1h&key={key}").text
+    assert "Degraded. Providers: openai: ProviderFailed" in text_of(page)
     assert listed(link_of_tile(page, "Requests")) == {good, hit, other, failed, refused}
     assert listed(link_of_tile(page, "Cache hit rate")) == {hit}
     assert listed(link_of_tile(page, "Error rate")) == {failed}
@@ -267,6 +268,9 @@ def test_tiles_models_keys_and_steps_lead_to_the_requests_behind_them(
     only_errors = admin.get(f"/dashboard/?range=1h&key={key}&outcome=error").text
     assert tile(only_errors, "Requests") == "1"
     assert (tile(only_errors, "Cost"), note(only_errors, "Cost")) == ("–", "not split by outcome")
+    for nonsense in ("since=2999-01-01T00:00", "since=2026-11-02T00:00&until=2026-11-01T00:00"):
+        wrong = admin.get(f"/dashboard/?{nonsense}")
+        assert (wrong.status_code, "not valid" in text_of(wrong.text)) == (422, True)
 
 
 def test_the_life_of_a_key(weir: Weir, admin: Visitor) -> None:

@@ -254,6 +254,7 @@ def test_a_file_that_is_no_configuration_is_refused_with_its_line(text: str, pro
         "litellm_settings: [1]\nrouter_settings: 2\ngeneral_settings: null\n",
         "router_settings: {fallbacks: {a: b}, model_group_alias: [1]}",
         "router_settings: {fallbacks: [{a: [b, {model: c}]}], num_retries: many, timeout: -1}",
+        "router_settings: {num_retries: 1e999999999, timeout: .nan, allowed_fails: .inf}",
         "credential_list: [1, {credential_name: a}]",
         "x: &x [*x]",
     ],

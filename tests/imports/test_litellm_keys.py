@@ -52,13 +52,15 @@ def test_a_budget_never_allows_more_than_it_did(keys: dict[str, NewKey]) -> None
 
 def test_keys_that_do_not_work_are_left_out_and_told(keys: dict[str, NewKey]) -> None:
     notes = dict(read([page()], "enterprise", {}).notes)
+    told = {name: note for name, note in notes.items() if note.startswith("without")}
 
     assert not {"stopped", "old", "sk-...0007", "plain"} & keys.keys()
     assert "it is blocked" in notes["stopped"]
     assert "it has expired" in notes["old"]
     assert "session of LiteLLM's UI" in notes["sk-...0007"]
     assert "no SHA-256" in notes["plain"]
-    assert "teams" in notes["sk-...0002"]
+    assert "teams" in told["sk-...0002"]
+    assert "requests a minute of models" in told["sk-...0002"]
     [second] = [key for name, key in keys.items() if name.startswith("shop ")]
     assert second.expires_at
     assert second.expires_at.year == 2099
@@ -99,3 +101,25 @@ def test_clients_keep_their_keys_and_a_second_import_changes_nothing(
     assert told.json()["name"] == "shop"
     assert told.headers["X-RateLimit-Limit"] == "50"
     assert weir.get("/v1/key", key=SECRETS[4]).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        ("model_list: [", "cannot be read: line 1"),
+        (
+            "model_list: [{model_name: a, litellm_params: {model: ollama/a, api_base: my_base}}]",
+            "PROVIDER_OLLAMA_BASE_URL must start with http",
+        ),
+    ],
+)
+def test_a_configuration_that_cannot_be_used_ends_the_command_with_the_reason(
+    new_weir: MakeWeir, tmp_path: Path, config: str, problem: str
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(config)
+
+    done = new_weir(data_dir=tmp_path).run_flask("import", "litellm", str(file))
+    assert done.returncode == 1
+    assert problem in done.stderr
+    assert "Traceback" not in done.stderr

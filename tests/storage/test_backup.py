@@ -3,6 +3,7 @@ empty Weir."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import sqlite3
 import threading
@@ -118,7 +119,7 @@ def prepared(weir: Weir) -> dict[str, Any]:
     """Keys, a token, a batch and calls, some of them running."""
     create = ("--tier", "enterprise", "--set", "usd_per_day=100")
     shop, gone = (weir.run_flask("keys", "create", name, *create) for name in ("shop", "gone"))
-    number = gone.stderr.split()[2]  # Created key 4 (…)
+    [number] = re.findall(r"Created key (\d+)", gone.stderr)
     assert weir.run_flask("keys", "revoke", number).returncode == 0
     key, books = shop.stdout.strip(), Books(weir)
     traffic = Traffic(weir, key)

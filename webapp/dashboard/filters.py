@@ -107,8 +107,9 @@ class Filters:
 @dataclass(frozen=True, slots=True)
 class Choices:
     """What a filter bar offers: keys as (id, name), names of the latest requests, outcomes with
-    their titles."""
+    their titles. `key_names` are of all keys that the user can see."""
 
+    key_names: Mapping[int, str]
     keys: list[tuple[int, str]]
     endpoints: list[str]
     providers: list[str]
@@ -140,13 +141,15 @@ def read_filters(default_range: str | None = None) -> Filters:
 
 def choices(filters: Filters) -> Choices:
     """What the filter bar offers, with what is selected."""
-    names = names_of_keys()
+    key_names = names_of_keys()
     used = services().request_log.names(filters.visible_ids)
-    if len(names) > MAX_KEYS:
+    offered: Collection[int | None] = key_names
+    if len(key_names) > MAX_KEYS:
         offered = {*used.key_ids[:MAX_KEYS], filters.key_id}
-        names = {key_id: name for key_id, name in names.items() if key_id in offered}
+    keys = [key for key in key_names.items() if key[0] in offered]
     return Choices(
-        sorted(names.items(), key=lambda key: key[1].lower()),
+        key_names,
+        sorted(keys, key=lambda key: key[1].lower()),
         _with(used.endpoints, filters.endpoint),
         _with(used.providers, filters.provider),
         _with(used.models, filters.model),

@@ -39,7 +39,7 @@ from webapp.services import services
 blueprint = members(Blueprint("keys", __name__))
 
 USED_DAYS = 30
-RECENT = 20
+RECENT = 10
 RAISED_DAYS = ("1", "7", "30")
 GRACES = {0: "None", 3_600: "1 hour", 86_400: "1 day", 604_800: "1 week"}
 

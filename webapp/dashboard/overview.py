@@ -9,7 +9,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
-from urllib.parse import urlencode
 
 from flask import request
 
@@ -51,17 +50,20 @@ def overview() -> Any:
     if filters.outcome == Outcome.INVALID:  # is not counted
         filters = replace(filters, outcome=None)
     range_ = _range(filters)
-    view = _view(filters)
+    view = _view()
+    by, metric = str(view["by"]), str(view["metric"])
+    if filters.outcome is not None:
+        metric = "requests"
     selected = Selected(filters.key_ids, filters.endpoint, filters.provider, filters.model)
     services().traffic.flush()
     figures = _of_outcome(services().overview.figures(range_, selected), filters.outcome)
     latencies = services().overview.latencies(range_, selected)
     links = partial(filters.url, "requests.latest")
-    rows = (rows_by_provider if view["by"] == "provider" else rows_by_model)(figures, latencies)
+    rows = (rows_by_provider if by == "provider" else rows_by_model)(figures, latencies)
     money, latency = money_tiles(figures, links), latency_tiles(latencies, links)
     charts = [
         requests_chart(figures.steps, range_.is_running, links),
-        breakdown_chart(rows, view["by"], view["metric"], figures, range_.is_running, links),
+        breakdown_chart(rows, by, metric, figures, range_.is_running, links),
     ]
     if filters.outcome is None:
         charts += latency_charts(latencies, range_.is_running)
@@ -97,27 +99,24 @@ def overview() -> Any:
     )
 
 
-def _view(filters: Filters) -> dict[str, str]:
+def _view() -> dict[str, str | None]:
     """How the page shows the figures: the breakdown, its chart's metric, and the range from which
     the user zoomed into this one."""
-    metric = "requests" if filters.outcome else _one_of(METRICS, "metric")
     return {
         "by": _one_of(BREAKDOWNS, "by") or BREAKDOWNS[0],
-        "metric": metric or next(iter(METRICS)),
+        "metric": _one_of(METRICS, "metric") or next(iter(METRICS)),
         "zoomed": _one_of(RANGES, "zoomed"),
     }
 
 
-def _one_of(names: Collection[str], parameter: str) -> str:
+def _one_of(names: Collection[str], parameter: str) -> str | None:
     sent = request.args.get(parameter, "")
-    return sent if sent in names else ""
+    return sent if sent in names else None
 
 
-def _page_url(filters: Filters, view: dict[str, str], **changes: Any) -> str:
+def _page_url(filters: Filters, view: dict[str, str | None], **changes: Any) -> str:
     """The address of this page with changed filters, or another view."""
-    shown = {name: changes.pop(name, value) for name, value in view.items()}
-    query = urlencode({name: value for name, value in shown.items() if value})
-    return f"{filters.url('overview.overview', **changes)}&{query}"
+    return filters.url("overview.overview", **{**view, **changes})
 
 
 def _prompt_caches(range_: Range, filters: Filters) -> tuple[str, list[CachedInput]]:

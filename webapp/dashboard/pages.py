@@ -103,7 +103,7 @@ def error_page(error: WeirError) -> Response:
     context = request_context.current()
     context.ended_with(error)
     if request.accept_mimetypes.best_match(["text/html", "application/json"]) != "text/html":
-        response = flask.jsonify(error=error.name, message=error.message)
+        response = flask.jsonify(error=error.name, message=error.message, details=error.details)
     else:
         response = page("error.html", error=error, request_id=context.request_id)
     response.status_code = error.status

@@ -45,9 +45,9 @@ def send() -> Any:
     """The next turn of a chat without JavaScript, as a page with the whole answer"""
     form = {name: value.strip() for name, value in request.form.items() if value.strip()}
     turns, answer, error = _turns(form.get("history", "[]")), None, None
-    key_id = number_of(form.get("key"), LARGEST_ID) or 0
     try:
-        answer, _, headers = _answer(key_id, _body_of(form) | {"history": turns})
+        _act_as(number_of(form.get("key"), LARGEST_ID) or 0)
+        answer, _, headers = _answer(_body_of(form) | {"history": turns})
     except WeirError as failure:
         request_context.current().ended_with(failure)
         error = failure
@@ -67,11 +67,12 @@ def send() -> Any:
 def chat(key_id: int) -> Any:
     """POST /chat with this key, its limits and its budget"""
     limit_body(MEBIBYTE)
-    return _answer(key_id, read_json())
+    _act_as(key_id)
+    return _answer(read_json())
 
 
-def _answer(key_id: int, sent: Any) -> Any:
-    """What POST /chat answers to this key."""
+def _act_as(key_id: int) -> None:
+    """Make this request one of a key of the user's. Raises NotFound and AddressNotAllowed."""
     principal = services().identities.of_key_id(key_id) if key_id in own_ids() else None
     if principal is None:
         raise NotFound("This key does not belong to you, or is no longer active.")
@@ -79,6 +80,10 @@ def _answer(key_id: int, sent: Any) -> Any:
         raise AddressNotAllowed
     g.principal = principal
     request_context.current().endpoint = ENDPOINT
+
+
+def _answer(sent: Any) -> Any:
+    """What POST /chat answers."""
     body = validated(ChatBody(), sent)
     consume()
     g.admitted = True

@@ -69,7 +69,6 @@ def _listed(filters: Filters, found: Page, count: Count | None, searched: str = 
         searched=searched,
         shortest_prefix=SHORTEST_PREFIX,
         max_exported=MAX_EXPORTED,
-        names=names_of_keys(),
         log_prompts=services().settings.log_prompts,
         kept_days=services().settings.request_log_retention,
     )

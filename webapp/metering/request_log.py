@@ -87,8 +87,9 @@ WRITE_BATCH = 500
 READ_BATCH = 1_000
 # A page reads at most this many rows, even if few of them match.
 MAX_ROWS_SCANNED = 100_000
+MAX_COUNTED = 10_000
 DAY = 86_400  # seconds
-NAMES_BATCH = 10_000
+NAMES_BATCH = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +237,7 @@ class RequestLog:
         return self._database.read(work)
 
     def count(self, wanted: Wanted) -> Count:
-        """How many requests match, of the latest MAX_ROWS_SCANNED."""
+        """How many requests match, of those that a page would read; at most MAX_COUNTED."""
 
         def work(connection: Connection) -> Count:
             bottom, top = _ids_of_period(connection, wanted)
@@ -244,11 +245,11 @@ class RequestLog:
             matching = select(requests.c.id).where(
                 requests.c.id >= scanned, requests.c.id < top, *_conditions(wanted)
             )
-            limited = matching.limit(MAX_ROWS_SCANNED + 1).subquery()
+            limited = matching.limit(MAX_COUNTED + 1).subquery()
             query = select(func.count()).select_from(limited)
             number = connection.execute(query).scalar_one()
-            is_exact = number <= MAX_ROWS_SCANNED and not _has_older(connection, scanned, bottom)
-            return Count(min(number, MAX_ROWS_SCANNED), is_exact)
+            is_exact = number <= MAX_COUNTED and not _has_older(connection, scanned, bottom)
+            return Count(min(number, MAX_COUNTED), is_exact)
 
         return self._database.read(work)
 

@@ -45,6 +45,15 @@ LEFT_OUT = {
     "object_permission": "its permissions for MCP and vector stores",
     "auto_rotate": "its rotation by itself: flask keys rotate",
     "router_settings": "its own router settings",
+    "budget_fallbacks": "its fallbacks when a budget is spent",
+    "access_group_ids": "its access groups of LiteLLM's database",
+}
+# The same, in its metadata.
+LEFT_OUT_METADATA = {
+    "model_rpm_limit": "its requests a minute of models",
+    "model_tpm_limit": "its tokens a minute of models",
+    "guardrails": "its guardrails",
+    "tags": "its tags",
 }
 
 
@@ -79,6 +88,8 @@ def read(texts: list[str], tier: str, access_groups: Mapping[str, list[str]]) ->
             limits, notes = _limits(entry, access_groups)
             owner = entry.get("user_id")
             left_out = [what for key, what in LEFT_OUT.items() if entry.get(key)]
+            metadata = mapping(entry.get("metadata"))
+            left_out += [what for key, what in LEFT_OUT_METADATA.items() if metadata.get(key)]
             if owner and owner != "default_user_id":
                 left_out.append(
                     f"its user {owner}: its owner can be an account (PATCH /admin/keys/{id})"

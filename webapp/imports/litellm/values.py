@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from typing import Any
 
 from webapp.imports.env_file import literal, reference
 
+MAX_DIGITS = 30  # before the point, and zeros after it
 ENVIRON = re.compile(r"os\.environ/([A-Za-z_]\w*)")
 
 
@@ -29,9 +31,10 @@ def number(value: Any) -> Fraction | None:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
-        return Fraction(str(value).strip())
-    except (ValueError, ZeroDivisionError):
+        found = Decimal(str(value).strip())
+    except InvalidOperation:
         return None
+    return Fraction(found) if found.is_finite() and abs(found.adjusted()) < MAX_DIGITS else None
 
 
 def mapping(value: Any) -> dict[str, Any]:
