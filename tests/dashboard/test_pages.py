@@ -923,10 +923,7 @@ def used(weir: Weir, key_id: int, model: str, tokens: int, cached: int, *, days_
 
 
 def cached(page: str) -> list[list[str]]:
-    """The rows of the table of prompt caches."""
-    table = page.split('aria-label="Provider prompt caches"')[1].split("</table>")[0]
-    rows = re.findall(r'<tr>(<th scope="row".*?)</tr>', table, re.DOTALL)
-    return [re.findall(r"<t[hd][^>]*>([^<]*)</t", row) for row in rows]
+    return table(page, "Provider prompt caches")
 
 
 def test_prompt_caches_show_what_they_knew_and_saved(
