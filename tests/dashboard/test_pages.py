@@ -144,6 +144,8 @@ def test_from_the_first_visit_to_figures_that_equal_those_of_the_api_in_every_ra
     for number in range(6):
         ask(weir, secret, f"message {number % 4}")
     ask(weir, secret, "another model", model="broken")
+    weir.post("/predict", key=secret, json={"features": [1]})
+    ask(weir, secret, "no model", model="nothing")
     provider.fault(status=500)
     ask(weir, secret, "fails")
     provider.fault()
@@ -189,6 +191,8 @@ def test_from_the_first_visit_to_figures_that_equal_those_of_the_api_in_every_ra
             sum(refused.values()),
         )
         models = {row[0]: row for row in table(page, "By model")}
+        assert len(models) == len(table(page, "By model")), "each model once"
+        assert models["forecast"][1] == "1"
         for row in usage["rows"]:
             _, _, _, input_tokens, _, output_tokens, cost, share, *_ = models[row["model"]]
             assert (input_tokens, output_tokens) == (
@@ -269,9 +273,17 @@ def test_tiles_models_keys_and_steps_lead_to_the_requests_behind_them(
     only_errors = admin.get(f"/dashboard/?range=1h&key={key}&outcome=error").text
     assert tile(only_errors, "Requests") == "1"
     assert (tile(only_errors, "Cost"), note(only_errors, "Cost")) == ("–", "not split by outcome")
+    only_refused = admin.get("/dashboard/?range=1h&outcome=refused").text
+    top, by_model = table(only_refused, "Top keys"), table(only_refused, "By model")
+    assert all(int(row[3]) for row in top)
+    assert [row[3] for row in top] == sorted((row[3] for row in top), key=int, reverse=True)
+    assert sum(int(row[1]) for row in by_model) == int(tile(only_refused, "Refused"))
     for nonsense in ("since=2999-01-01T00:00", "since=2026-11-02T00:00&until=2026-11-01T00:00"):
         wrong = admin.get(f"/dashboard/?{nonsense}")
-        assert (wrong.status_code, "not valid" in text_of(wrong.text)) == (422, True)
+        assert wrong.status_code == 422
+        assert re.search(
+            r"(From: .* past|To: .* beginning)\. Showing 24 hours", text_of(wrong.text)
+        )
 
 
 def test_the_life_of_a_key(weir: Weir, admin: Visitor) -> None:
