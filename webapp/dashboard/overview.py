@@ -42,7 +42,7 @@ blueprint = members(Blueprint("overview", __name__))
 DEFAULT = "24h"
 CUSTOM_LENGTH = DAY  # seconds, of a custom range without a start
 BREAKDOWNS = ("model", "provider")
-COUNTED_OF = {Outcome.ERROR: "errors", Outcome.REFUSED: "refused"}
+COUNTED_OF: dict[str, str] = {Outcome.ERROR: "errors", Outcome.REFUSED: "refused"}
 
 
 @blueprint.get("/")

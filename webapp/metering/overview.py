@@ -43,8 +43,8 @@ class Figures:
 
     `before` are the totals of the range before, scaled to the share of this range that is over;
     they are 0 where they are not stored any more. `steps` are (Unix seconds, totals). `top_keys`
-    are the keys with most requests, or another field: (id, name, whether it is an account's own, totals). `targets`
-    are sorted by cost, then requests.
+    are the keys with most requests, or another field: (id, name, whether it is an account's own,
+    totals). `targets` are sorted by cost, then requests.
     """
 
     now: UsageTotals
