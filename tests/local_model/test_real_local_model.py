@@ -13,7 +13,7 @@ from tests.local_model.test_local_model import KEY, MODEL, processes_of
 from tests.support.servers import REPOSITORY, Weir
 
 REQUIREMENTS = REPOSITORY / "requirements-local.txt"
-MAX_RESIDENT = 600 * 1024  # KiB, as docs say
+MAX_RESIDENT = 450 * 1024  # KiB
 
 
 def install(folder: Path) -> None:

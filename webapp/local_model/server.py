@@ -13,7 +13,7 @@ from pathlib import Path
 
 from webapp.local_model import MODEL
 
-# Memory is bounded by these: 340 MB after the start, 480 MB with both slots full.
+# Memory is bounded by these: 340 MB after the start, 365 MB with both slots in use.
 SLOTS = 2
 CONTEXT = 4096  # tokens of each slot
 BATCH = 512  # tokens
