@@ -29,7 +29,7 @@ from tests.support.servers import REPOSITORY, Postgres, Provider, Valkey, Weir
 
 TARGET = REPOSITORY / "docs" / "images" / "observability.png"
 TEMPLATE = Path(__file__).with_suffix(".html")
-UPLOT = REPOSITORY / "static" / "vendor" / "uplot"
+UPLOT = REPOSITORY / "scripts" / "vendor" / "uplot"
 TOKEN = "a-token-that-prometheus-sends"  # noqa: S105
 
 SECONDS = 180.0

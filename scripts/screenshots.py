@@ -11,7 +11,6 @@ import shutil
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from playwright.sync_api import Page, sync_playwright
 from sqlalchemy import Connection, create_engine, insert
@@ -20,13 +19,22 @@ from tests.support.administrator import PASSWORD, SETTINGS
 from tests.support.batches import BatchClient, line
 from tests.support.servers import Provider, Weir
 from tests.support.visitor import Visitor
-from webapp.metering.activity import HALF_HOUR, activity, activity_latency
+from webapp.metering.activity import DAY, HALF_HOUR, activity, activity_latency
+from webapp.metering.target_activity import target_activity
+from webapp.metering.target_latency import FIRST_TOKEN, TOTAL, bucket_of, target_latency
 from webapp.metering.traffic import latency, traffic
 from webapp.metering.usage import usage
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "images"
-WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 360, "height": 740}
-MODELS = {"gpt-4o-mini": 600, "gpt-4o": 10_000}  # approximate nano-USD per token
+WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
+# Approximate nano-USD per token, and the share of each in the requests.
+TARGETS = {
+    "openai/gpt-5.4-mini": 1_500, "openai/gpt-5.4": 6_000, "anthropic/claude-haiku-4-5": 2_000,
+    "groq/openai/gpt-oss-20b": 150,
+}  # fmt: skip
+SHARES = (0.5, 0.1, 0.25, 0.15)
+# What is a multiple of the median, and how many requests take so long.
+TAIL = ((0.5, 0.2), (0.8, 0.25), (1.0, 0.25), (1.4, 0.15), (2.2, 0.1), (3.5, 0.04), (6.0, 0.01))
 APPS = {"shop-assistant": "enterprise", "support-bot": "premium", "nightly-reports": "free"}
 PAGES = {
     "overview": "", "month": "?range=30d", "keys": "keys", "new-key": "keys/new",
@@ -67,12 +75,13 @@ def main() -> None:
 
 
 def settings(provider: Provider) -> dict[str, object]:
-    prices = "openai/*: input=0.15, output=0.6, max_output=16384"
+    prices = "openai/*: input=0.75, output=4.5, max_output=16384; groq/*: input=0.1, output=0.4"
     return {
         **SETTINGS,
         "OPENAI_BASE_URL": provider.base_url,
         "MODEL_PRICES": prices,
-        "MODEL_ROUTES": "default=openai/gpt-4o-mini>openai/gpt-4o;large=openai/gpt-4o",
+        "PROVIDER_GROQ_BASE_URL": provider.base_url,
+        "MODEL_ROUTES": "default=openai/gpt-5.4-mini>groq/openai/gpt-oss-20b;large=openai/gpt-5.4",
         "LLM_MAX_RETRIES": 0,
     }
 
@@ -108,7 +117,7 @@ def fill(weir: Weir, provider: Provider) -> dict[str, str]:
         name = random.choices(list(APPS), [6, 3, 1])[0]
         body = {"message": f"Question {number % 25}", "model": random.choice(["default", "large"])}
         if number == 50:
-            provider.fault(status=500, model="gpt-4o-mini")
+            provider.fault(status=500, model="gpt-5.4-mini")
             body = {"message": "A question that fails over", "model": "default"}
         answer = weir.post("/chat", key=secrets[name], json=body)
         request = answer.headers["X-Request-ID"] if number == 50 else request
@@ -141,49 +150,89 @@ def past(connection: Connection, ids: list[int]) -> None:
     this = int(time.time()) // HALF_HOUR * HALF_HOUR
     for step in range(1, 96):
         at = this - step * HALF_HOUR
-        busy = 1.2 + math.sin((at % 86_400) / 86_400 * 2 * math.pi - 2)
+        busy = 1.2 + math.sin((at % DAY) / DAY * 2 * math.pi - 2)
         for place, key_id in enumerate(ids):
-            row = counted(busy * 120 / (place + 1))
-            billed = {"tokens": row["misses"] * 700, "cost_nano": row["misses"] * 700 * 400}
-            connection.execute(
-                insert(activity).values(span=HALF_HOUR, start=at, key_id=key_id, **row, **billed)
-            )
+            rows = [counted(busy * 120 * share / (place + 1)) for share in SHARES]
+            span = {"span": HALF_HOUR, "start": at, "key_id": key_id}
+            connection.execute(insert(activity).values(**span, **summed(rows)))
+            for target, row in zip(TARGETS, rows, strict=True):
+                provider, _, model = target.partition("/")
+                row |= called(target, row["misses"])
+                where = {"provider": provider, "model": model, "endpoint": "/v1/chat/completions"}
+                connection.execute(insert(target_activity).values(**span, **where, **row))
+        insert_latencies(connection, HALF_HOUR, at, busy * 60)
         for bucket in range(120, 165, 3):
             timing = {"bucket": bucket, "requests": int(busy * 20)}
             connection.execute(insert(activity_latency).values(span=HALF_HOUR, start=at, **timing))
     today = datetime.now(UTC).date()
     for ago in range(1, 60):
         day = today - timedelta(days=ago)
+        at = int(datetime.combine(day, datetime.min.time(), UTC).timestamp())
         growth = (70 - ago) / 70 * (0.5 if day.weekday() > 4 else 1)
         for place, key_id in enumerate(ids):
-            row = counted(growth * 5_000 / (place + 1))
-            past_traffic = {**row, "tokens": 0, "saved_tokens": 0}
+            rows = [counted(growth * 5_000 * share / (place + 1)) for share in SHARES]
+            total = {name: sum(row[name] for row in rows) for name in rows[0]}
+            past_traffic = {**total, "tokens": 0, "saved_tokens": 0}
             connection.execute(insert(traffic).values(day=day, key_id=key_id, **past_traffic))
-            for model, nano in MODELS.items():
-                calls = row["misses"] // 2
+            for target, row in zip(TARGETS, rows, strict=True):
+                provider, _, model = target.partition("/")
+                where = {
+                    "key_id": key_id, "provider": provider, "model": model,
+                    "endpoint": "/v1/chat/completions",
+                }  # fmt: skip
+                calls = called(target, row["misses"])
+                calls["failed"] = calls.pop("failed_calls")
                 connection.execute(
-                    insert(usage).values(
-                        day=day, key_id=key_id, provider="openai", model=model, endpoint="/chat",
-                        calls=calls, failed=calls // 90, estimated=0, unpriced=0,
-                        input_tokens=calls * 500, cached_input_tokens=calls * 180,
-                        output_tokens=calls * 200,
-                        cost_nano=calls * 700 * nano,
-                    )
-                )  # fmt: skip
+                    insert(usage).values(day=day, **where, estimated=0, unpriced=0, **calls)
+                )
+                connection.execute(
+                    insert(target_activity).values(span=DAY, start=at, **where, **row)
+                )
+        insert_latencies(connection, DAY, at, growth * 2_000)
         for bucket in range(120, 165, 3):
             connection.execute(insert(latency).values(day=day, bucket=bucket, requests=100))
 
 
-def counted(about: float) -> dict[str, Any]:
+def summed(rows: list[dict[str, int]]) -> dict[str, int]:
+    """The counters of the activity table for these of targets."""
+    total = {name: sum(row[name] for row in rows) for name in rows[0]}
+    calls = [called(target, row["misses"]) for target, row in zip(TARGETS, rows, strict=True)]
+    tokens = sum(call["input_tokens"] + call["output_tokens"] for call in calls)
+    return total | {"tokens": tokens, "cost_nano": sum(call["cost_nano"] for call in calls)}
+
+
+def called(target: str, calls: int) -> dict[str, int]:
+    """What so many calls to a target used."""
+    return {
+        "calls": calls, "failed_calls": calls // 90, "input_tokens": calls * 500,
+        "cached_input_tokens": calls * 180, "output_tokens": calls * 200,
+        "cost_nano": calls * 700 * TARGETS[target],
+    }  # fmt: skip
+
+
+def counted(about: float) -> dict[str, int]:
     """Counters of about so many requests; about a third are cache hits."""
     requests = int(about * random.uniform(0.8, 1.2))
     hits = int(requests * random.uniform(0.25, 0.4))
     errors = int(requests * random.uniform(0, 0.02))
-    misses = requests - hits
     return {
-        "requests": requests, "hits": hits, "misses": misses, "errors": errors,
-        "saved_nano": hits * 700 * 400,
+        "requests": requests, "hits": hits, "misses": requests - hits, "errors": errors,
+        "saved_nano": hits * 700 * 400, "refused_rate": int(requests * random.uniform(0, 0.03)),
+        "refused_tokens": 0, "refused_budget": int(requests * random.uniform(0, 0.01)),
+        "refused_parallel": 0,
     }  # fmt: skip
+
+
+def insert_latencies(connection: Connection, span: int, start: int, requests: float) -> None:
+    """Histograms of both kinds for each target, with the usual long tail."""
+    for place, target in enumerate(TARGETS):
+        provider, _, model = target.partition("/")
+        where = {"span": span, "start": start, "provider": provider, "model": model}
+        for kind, median in ((TOTAL, 900.0), (FIRST_TOKEN, 240.0)):
+            for percent, share in TAIL:
+                bucket = bucket_of(median * (1 + place * 0.6) * percent)
+                row = {"kind": kind, "bucket": bucket, "requests": max(1, int(requests * share))}
+                connection.execute(insert(target_latency).values(**where, **row))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from tests.support.servers import REPOSITORY, Weir, wait_until
 from webapp.settings import table
 from webapp.storage.database import Database
 
-README = REPOSITORY / "README.md"
+# In this order, against one Weir.
+PAGES = (REPOSITORY / "README.md", REPOSITORY / "docs" / "get-started.md")
 STAND_IN = REPOSITORY / "tests/local_model/stand_in"
 
 
@@ -39,9 +40,9 @@ def password(banner: str) -> str:
     return shown
 
 
-def test_the_readme_works_in_its_own_order(weir: Weir, password: str) -> None:
-    blocks = list(marked_blocks(README))
-    assert len(blocks) > 20
+def test_the_readme_and_the_first_steps_work_in_their_own_order(weir: Weir, password: str) -> None:
+    blocks = [block for page in PAGES for block in marked_blocks(page)]
+    assert len(blocks) > 15
     printed = [(block, run(block, weir, {"PASSWORD": password})) for block in blocks]
     wrong = [(b, text) for b, text in printed if b.output and not agrees(text, b.output)]
     assert wrong == []

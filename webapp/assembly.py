@@ -54,7 +54,7 @@ from webapp.llm.flight import Flights
 from webapp.llm.gateway import Gateway
 from webapp.llm.ports import Provider
 from webapp.llm.routing import Router
-from webapp.metering import activity, calls, request_log
+from webapp.metering import activity, calls, request_log, target_activity, target_latency
 from webapp.metering.alerts import Alerts
 from webapp.metering.calls import Calls
 from webapp.metering.heartbeats import Heartbeats
@@ -391,6 +391,7 @@ def _make_services(
             offline=not settings.has_provider and not local_model.address(),
             secrets=secret_refresh.problem if settings.secret_references else None,
         ),
+        model_labels=models.labels,
         breakers=models.breakers,
         busy_targets=models.busy_targets,
         remaining_limits=partial(remaining_limits, models.providers),
@@ -406,6 +407,7 @@ def _make_services(
             data_dir=settings.data_dir,
         ),
         gateway=models.gateway,
+        providers=models.providers,
         files=stores.files,
         predictions=models.predictions,
         batches=batches.batches,
@@ -444,6 +446,8 @@ def _make_lifecycle(
         ended_sessions.expired(),
         response_ids.expired(),
         *activity.expired(),
+        target_activity.expired(),
+        target_latency.expired(),
         *batches_retention.expired(settings.files_retention[1], settings.jobs_retention),
     ]
     if settings.ledger_retention:

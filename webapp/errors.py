@@ -272,6 +272,12 @@ class ShuttingDown(WeirError):
     message = "The server is shutting down. Try again."
 
 
+def all_errors(root: type[WeirError] = WeirError) -> list[type[WeirError]]:
+    """Every class of the tree below `root`."""
+    below = [error for child in root.__subclasses__() for error in all_errors(child)]
+    return [root, *below]
+
+
 def snake_case(name: str) -> str:
     """The name of an error as OpenAI's endpoints have it in `code`."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()

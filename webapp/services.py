@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 from flask import current_app
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping
 
     from webapp.accounts.accounts import AccountStore
     from webapp.accounts.audit import AuditLog
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from webapp.observability.gauges import Gauges
     from webapp.observability.health import Health
     from webapp.observability.lifecycle import Lifecycle
+    from webapp.observability.metrics import ModelLabels
+    from webapp.providers.base import BaseProvider
     from webapp.providers.remaining_limits import RemainingLimits
     from webapp.settings import Settings
     from webapp.storage.breakers import CircuitBreakers
@@ -80,10 +82,12 @@ class Services:
     lifecycle: Lifecycle
     health: Health
     gauges: Gauges
+    model_labels: ModelLabels
     breakers: CircuitBreakers
     busy_targets: BusyTargets
     remaining_limits: Callable[[str], RemainingLimits | None]
     gateway: Gateway
+    providers: Mapping[str, BaseProvider]
     files: FileStore
     predictions: Predictions
     batches: BatchStore

@@ -242,6 +242,7 @@ def test_what_is_wrong_is_named(weir: Weir, admin: Administrator) -> None:
     hostile = [("owner", owner) for owner in ("nobody", "a\0b", "\ud800")]
     ends = ("2020-01-31T00:00:00Z", "0001-01-01T00:00:00+05:00", "9999-12-31T23:59:59-05:00")
     hostile += [("expires_at", end) for end in ends]
+    hostile += [("name", "   ")]
     for field, body in [*bad.items(), *((field, {"name": "x", field: v}) for field, v in hostile)]:
         answer = admin.post("/admin/keys", body)
         assert (answer.status_code, list(answer.json()["details"])) == (422, [field])
@@ -329,6 +330,7 @@ def test_the_command_line_does_it_all(weir: Weir, admin: Administrator, tmp_path
     assert "usd_per_day=2.0" in flask("list")
     assert "enterprise" in flask("set-tier", number, "enterprise")
     assert "not 'gold'" in flask("set-tier", number, "gold")
+    assert "name: Must not be blank" in flask("create", "  ")
     assert '"usd_per_day": 7.5' in flask("set-budget", number, "--per-day", "7.5")
     assert "usd_per_day" not in flask("set-budget", number, "--per-day", "none")
     assert '"usd": 3.0' in flask("set-budget", number, "--increase", "3", "--until", "2d")

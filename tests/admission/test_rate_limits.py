@@ -65,6 +65,21 @@ def test_no_window_ever_has_more_than_its_limit(limits: RateLimits) -> None:
     assert all(later - first >= 0.9999 for first, later in zip(allowed, allowed[4:], strict=False))
 
 
+def test_a_look_at_many_buckets_finds_what_a_look_at_each_does(limits: RateLimits) -> None:
+    """And trusts what it is told of the day, instead of asking for each bucket."""
+    windows = parsed("5/minute")
+    each = {f"{number} of many": (*windows, DAY, PARALLEL) for number in range(300)}
+    each |= {"none of them": (), "windows alone": windows}
+    for bucket in ("7 of many", "windows alone"):
+        assert limits.acquire(bucket, each[bucket]).allowed
+    found = limits.peek_all(each, {"8 of many": 3})
+    assert list(found) == list(each)
+    seen = {bucket: [state.used for state in one.states] for bucket, one in found.items()}
+    assert seen.pop("8 of many") == [0, 3, 0]
+    assert seen == {bucket: used(limits, bucket, *each[bucket]) for bucket in seen}
+    assert (seen["7 of many"], seen["windows alone"]) == ([1, 1, 1], [1])
+
+
 def test_a_refusal_takes_from_none(limits: RateLimits) -> None:
     each = (*parsed("1/hour;3/day"), DAY, PARALLEL)
     assert limits.acquire("two", each).allowed

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT, AxeResults
@@ -20,8 +25,9 @@ from tests.support.stored_batches import StoredBatches
 from tests.support.visitor import Visitor
 
 PAGES = [
-    "", "?range=7d", "keys", "keys/new", "keys/{key}", "keys/{key}/edit", "keys/{key}/revoke",
-    "requests", "requests?outcome=failed", "requests/{request}", "batches", "batches?kind=job",
+    "", "?range=7d&by=provider&metric=tokens", "?outcome=error",
+    "keys", "keys/new", "keys/{key}", "keys/{key}/edit", "keys/{key}/revoke",
+    "requests", "requests?outcome=error", "requests/{request}", "batches", "batches?kind=job",
     "batches/{batch}", "batches/{invalid_batch}", "batches/{batch}/cancel", "batches/new",
     "providers", "playground",
     "accounts", "accounts/1", "audit", "me", "nothing-here",
@@ -32,11 +38,19 @@ AXE_OPTIONS = {
     "runOnly": ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa"],
     "resultTypes": ["violations"],
 }
-COLOURS_DRAWN = """() => {
-  const canvas = document.querySelector('#requests-plot canvas');
-  const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
-  return new Set(new Uint32Array(data.buffer)).size;
-}"""
+# Series, step, height and whether it is the current step, of each bar of the chart of requests.
+BARS_DRAWN = r"""() => [...document.querySelectorAll('#requests-plot path')].flatMap((path) =>
+  [...path.getAttribute('d').matchAll(/M(\d+) (\d+)V(\d+)/g)].map(([, step, foot, head]) =>
+    [path.dataset.series, +step, foot - head, path.classList.contains('running')]))"""
+
+
+# Tables that a phone does not show as cards, cells without a label, and what is to be scrolled.
+UNLIKE_CARDS = """() => [
+  ...document.querySelectorAll('table:not(.cards, .chart-data table)'),
+  ...document.querySelectorAll('.cards tbody td:not([data-label])'),
+  ...[...document.querySelectorAll('.scroll:has(.cards)')]
+    .filter((box) => box.scrollWidth > box.clientWidth),
+].map((element) => element.outerHTML.slice(0, 100))"""
 
 
 @pytest.fixture(scope="module")
@@ -171,27 +185,143 @@ def test_the_overview_keeps_up_by_itself(admin: Page, weir: Weir, visitor: Visit
         weir.post("/chat", key=secret, json={"message": f"live {number}"})
     expect(tile).to_have_text(str(before + 3), timeout=15_000)
     assert admin.locator("#content").get_attribute("data-mark") == "the same page"
-    drawn = admin.evaluate("charts[0].chart.data.slice(1, 4).flat().reduce((a, b) => a + b)")
-    shown = admin.evaluate(
-        "[...document.querySelectorAll('#requests td')].reduce((a, td) => a + +td.dataset.value, 0)"
-    )
-    assert drawn == shown
+    top = int(admin.locator("#requests-plot text.y").last.text_content() or "")
+    drawn = sum(height for _, _, height, _ in admin.evaluate(BARS_DRAWN)) / 200 * top
+    cells = admin.locator("#chart-data tbody td:nth-of-type(-n+4)").all_text_contents()
+    shown = sum(map(int, cells))
+    assert drawn == pytest.approx(shown, rel=0.1)
 
 
-def test_charts_draw_what_the_tables_say(admin: Page, weir: Weir, filled: dict[str, str]) -> None:
+def test_charts_draw_what_the_table_says_and_lead_to_it_by_keyboard(
+    admin: Page, weir: Weir, filled: dict[str, str]
+) -> None:
     admin.goto(f"{weir.url}/dashboard/keys/{filled['key']}")
-    expect(admin.locator("#requests-plot[data-drawn='30'] canvas")).to_be_visible()
-    assert admin.evaluate("charts[0].chart.data.map((series) => series.at(-1)).slice(1)") == [
-        4,
-        4,
-        1,
-        0,
-    ]
-    assert admin.evaluate(COLOURS_DRAWN) > 10
-    admin.locator("#requests-plot .u-over").hover(position={"x": 5, "y": 20})
-    expect(admin.locator("#requests-plot .u-legend")).to_contain_text("UTC")
+    # From cache, from providers, errors; none was refused. Ten requests are 200 units high.
+    today = [["0", 29, 80, True], ["1", 29, 80, True], ["2", 29, 20, True]]
+    assert admin.evaluate(BARS_DRAWN) == today
     admin.locator("summary").first.click()
-    expect(admin.locator("#requests tbody tr")).to_have_count(30)
+    expect(admin.locator("#chart-data tbody tr")).to_have_count(30)
+    assert admin.locator("#chart-data tr").last.locator("td").all_text_contents()[:4] == [
+        "4", "4", "1", "0",
+    ]  # fmt: skip
+    admin.locator("#requests-legend a").last.focus()
+    admin.keyboard.press("Tab")
+    plot = admin.get_by_role("slider", name="Requests")
+    expect(plot).to_be_focused()
+    tooltip = admin.locator(".tooltip").first
+    expect(tooltip).to_contain_text("Errors1")
+    expect(plot).to_have_attribute("aria-valuetext", re.compile("From cache 4, From provider 4"))
+    admin.keyboard.press("ArrowLeft")
+    expect(tooltip).to_contain_text("Errors0")
+    admin.keyboard.press("Escape")
+    expect(tooltip).to_be_hidden()
+    # A click on the bar of errors leads to the errors of that day.
+    bar = admin.locator('#requests-plot path[data-series="2"]').bounding_box()
+    assert bar
+    admin.mouse.click(bar["x"] + bar["width"] / 2, bar["y"] + bar["height"] / 2)
+    admin.wait_for_url("**/dashboard/requests?*")
+    expect(admin.locator("tbody tr")).to_have_count(1)
+    expect(admin.locator("tbody tr")).to_contain_text("502")
+
+
+def test_a_chart_is_zoomed_by_keyboard_and_mouse_and_reset(
+    admin: Page, weir: Weir, filled: dict[str, str]
+) -> None:
+    admin.goto(f"{weir.url}/dashboard/?range=1h&key={filled['key']}&by=provider")
+    admin.locator("#requests-legend a").last.focus()
+    for key in ("Tab", "Shift+ArrowLeft", "Shift+ArrowLeft", "Enter"):
+        admin.keyboard.press(key)
+    admin.wait_for_url("**/*since=*")
+    zoomed = admin.get_by_text(re.compile("^Zoomed: "))
+    expect(zoomed).to_have_attribute("role", "status")
+    expect(admin.locator("#chart-data tbody tr")).to_have_count(3)
+    admin.reload()
+    expect(zoomed).to_be_visible()
+    expect(admin.locator("#chart-data tbody tr")).to_have_count(3)
+    admin.evaluate(AXE_SCRIPT)
+    assert accessibility(admin, "zoomed") == []
+    admin.get_by_role("link", name="Reset").click()
+    expect(admin.locator("#chart-data tbody tr")).to_have_count(60)
+    expect(zoomed).to_be_hidden()
+    expect(admin.get_by_role("link", name="By provider")).to_have_attribute("aria-current", "true")
+    area = admin.locator("#latency-plot > svg").bounding_box()
+    assert area
+    admin.locator("#latency-plot").scroll_into_view_if_needed()
+    area = admin.locator("#latency-plot > svg").bounding_box()
+    assert area
+    step, height = area["width"] / 60, area["y"] + 50
+    admin.mouse.move(area["x"] + step * 50.5, height)
+    admin.mouse.down()
+    admin.mouse.move(area["x"] + step * 59.5, height, steps=3)
+    admin.mouse.up()
+    expect(zoomed).to_be_visible()
+    expect(admin.locator("#chart-data tbody tr")).to_have_count(10)
+    admin.go_back()
+    expect(zoomed).to_be_hidden()
+
+
+def test_a_form_of_a_key_leads_to_its_errors(admin: Page, weir: Weir) -> None:
+    admin.goto(f"{weir.url}/dashboard/keys/new")
+    per_minute = admin.get_by_label("Requests per minute")
+    expect(per_minute).to_have_attribute("placeholder", "5")
+    admin.get_by_label("Tier").select_option("premium")
+    expect(per_minute).to_have_attribute("placeholder", "20")
+    admin.get_by_label("Name").fill("   ")
+    networks = admin.get_by_label("Allowed networks")
+    networks.fill("10.0.0.1/8")
+    admin.get_by_role("button", name="Create key").click()
+    expect(admin.get_by_label("Name")).to_be_focused()
+    expect(admin.get_by_label("Name")).to_have_accessible_description("Must not be blank.")
+    expect(per_minute).to_have_attribute("placeholder", "20")
+    for scheme in ("light", "dark"):
+        admin.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        admin.evaluate(AXE_SCRIPT)
+        assert accessibility(admin, f"errors ({scheme})") == []
+    admin.get_by_role("link", name="Allowed networks").click()
+    expect(networks).to_be_focused()
+    expect(networks).to_have_accessible_description(re.compile("has host bits set"))
+
+
+def test_keys_are_sorted_by_keyboard(admin: Page, weir: Weir, filled: dict[str, str]) -> None:
+    admin.goto(f"{weir.url}/dashboard/keys?state=works")
+    rows = admin.locator("#keys tbody th a")
+    shown = sorted(rows.all_inner_texts(), key=str.casefold)
+    expect(admin.get_by_role("columnheader", name="Name")).to_have_attribute(
+        "aria-sort", "ascending"
+    )
+    heading = admin.get_by_role("columnheader", name="Requests")
+    heading.get_by_role("link").focus()
+    admin.keyboard.press("Enter")
+    expect(heading).to_have_attribute("aria-sort", "descending")
+    assert "state=works" in admin.url
+    assert sorted(rows.all_inner_texts(), key=str.casefold) == shown
+    first = admin.locator("#keys tbody tr").first
+    expect(first.get_by_role("img")).to_have_accessible_name(re.compile("Requests per day"))
+    admin.set_viewport_size({"width": PHONE, "height": 800})
+    admin.get_by_label("Sort by").select_option("name")
+    admin.get_by_role("button", name="Apply").click()
+    admin.wait_for_url("**sort=name")
+    assert rows.all_inner_texts() == shown
+
+
+def test_the_failed_request_of_a_minute_is_three_clicks_away(
+    admin: Page, weir: Weir, filled: dict[str, str]
+) -> None:
+    admin.goto(f"{weir.url}/dashboard/requests")
+    admin.get_by_role("navigation", name="Outcome").get_by_text("Error", exact=True).click()
+    admin.get_by_role("link", name="1 hour").click()
+    expect(admin.locator("#found tbody tr")).not_to_have_count(0)
+    [row, *_] = admin.get_by_role("row", name="502 ProviderFailed").all()
+    assert row.locator("time").get_attribute("datetime")
+    row.get_by_role("link").first.click()
+    calls = admin.get_by_role("region", name="Provider calls")
+    expect(calls.locator("tbody tr").first).to_contain_text("The provider answered 500")
+    expect(calls.locator("svg.bad rect").first).to_be_visible()
+    admin.evaluate(AXE_SCRIPT)
+    assert accessibility(admin, "request") == []
+    admin.get_by_role("button", name="Copy request ID").click()
+    admin.get_by_role("navigation", name="Breadcrumb").get_by_role("link").click()
+    expect(admin.get_by_role("heading", name="Requests")).to_be_visible()
 
 
 def test_a_key_is_revoked_after_a_question(admin: Page, weir: Weir, visitor: Visitor) -> None:
@@ -202,9 +332,15 @@ def test_a_key_is_revoked_after_a_question(admin: Page, weir: Weir, visitor: Vis
     expect(admin.get_by_role("heading").locator(".tag")).to_have_text("Revoked")
 
 
-def test_a_batch_is_followed_and_cancelled(admin: Page, weir: Weir, stored: StoredBatches) -> None:
+def test_a_batch_is_followed_in_local_time_and_cancelled(
+    open_page: OpenPage, state: Any, weir: Weir, stored: StoredBatches
+) -> None:
+    admin = open_page(storage_state=state, timezone_id="America/New_York")
     batch = stored.batch(1, "in_progress", total=100, succeeded=10)
     admin.goto(f"{weir.url}/dashboard/batches")
+    expect(admin.get_by_text("Times in UTC")).to_be_visible()
+    admin.get_by_role("button", name="Show local time").click()
+    expect(admin.get_by_text("Times in local time (America/New_York)")).to_be_visible()
     row = admin.get_by_role("row", name=batch)
     expect(row.get_by_role("progressbar")).to_have_attribute("value", "10")
     update = f"UPDATE batches SET succeeded = 70 WHERE id = '{batch}'"
@@ -212,11 +348,56 @@ def test_a_batch_is_followed_and_cancelled(admin: Page, weir: Weir, stored: Stor
     expect(row.get_by_role("progressbar")).to_have_attribute("value", "70", timeout=15_000)
     row.get_by_role("link").click()
     expect(admin.get_by_role("progressbar")).to_have_accessible_name("70 of 100 lines done")
+    check_local_time(admin)
     Books(weir).write(update.replace("70", "80"))
     expect(admin.get_by_role("progressbar")).to_have_attribute("value", "80", timeout=15_000)
+    check_local_time(admin)
     admin.get_by_role("link", name="Cancel").click()
     admin.get_by_role("button", name="Cancel batch").click()
     expect(admin.get_by_role("heading", level=1).locator(".tag")).to_have_text("Cancelling")
+
+
+def check_local_time(page: Page) -> None:
+    """The first time of the page is New York's, with UTC as its title."""
+    shown = page.locator("time").first
+    sent = datetime.fromisoformat(str(shown.get_attribute("datetime")))
+    local = sent.astimezone(ZoneInfo("America/New_York"))
+    expect(shown).to_have_text(f"{local:%Y-%m-%d %H:%M:%S}")
+    expect(shown).to_have_attribute("title", f"{sent:%Y-%m-%d %H:%M:%S} UTC")
+
+
+def test_a_phone_reaches_every_page_and_shows_rows_as_cards(
+    open_page: OpenPage, state: Any, weir: Weir, filled: dict[str, str]
+) -> None:
+    page = open_page(storage_state=state, viewport={"width": PHONE, "height": 740})
+    page.goto(f"{weir.url}/dashboard/accounts/1")
+    page.get_by_label("New password").fill("half typed")
+    menu = page.get_by_role("button", name="Menu")
+    menu.press("Enter")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("button", name="Sign out")).to_be_hidden()
+    expect(menu).to_be_focused()
+    menu.press("Enter")
+    links = page.get_by_role("navigation", name="Pages").get_by_role("link")
+    expect(links).to_have_count(8)
+    for entry in (*links.all(), page.get_by_role("link", name="admin", exact=True)):
+        expect(entry).to_be_in_viewport(ratio=1)
+    expect(page.get_by_role("button", name="Sign out")).to_be_in_viewport(ratio=1)
+    page.evaluate(AXE_SCRIPT)
+    assert accessibility(page, "the menu") == []
+    page.get_by_role("button", name="Theme: system").click()
+    expect(page.locator("html")).to_have_attribute("data-theme", "light")
+    expect(page.get_by_label("New password")).to_have_value("half typed")
+    page.get_by_role("link", name="Batches").first.click()
+    expect(page.get_by_role("heading", name="Batches")).to_be_visible()
+    row = page.locator("tbody tr").first
+    for cell in row.locator("td").all():
+        expect(cell).to_have_attribute("data-label", re.compile(r"\w"))
+        box = cell.bounding_box()
+        assert box
+        assert 0 <= box["x"] <= box["x"] + box["width"] <= PHONE
+    page.evaluate(AXE_SCRIPT)
+    assert accessibility(page, "cards") == []
 
 
 def test_a_batch_is_started_with_a_file(admin: Page, weir: Weir, filled: dict[str, str]) -> None:
@@ -244,40 +425,141 @@ def test_a_batch_is_started_with_a_file(admin: Page, weir: Weir, filled: dict[st
 def test_the_playground_streams(admin: Page, weir: Weir, provider: Provider) -> None:
     provider.fault(gap=0.3, pieces=6)
     admin.goto(f"{weir.url}/dashboard/playground")
-    expect(admin.locator("#curl")).to_contain_text("curl -N")
+    model = admin.get_by_role("combobox", name="Model")
+    expect(model.locator("optgroup")).to_have_attribute("label", "openai")
+    expect(model.locator("option:checked")).to_have_text(re.compile(r"\(default\)$"))
     admin.get_by_label("Message").fill("It's a question")
-    expect(admin.locator("#curl")).to_contain_text("It'\\''s a question")
     admin.get_by_label("Message").press("Enter")
-    answer = admin.locator("#talk .assistant p").first
+    answer = admin.locator("#talk .assistant .words").first
     expect(answer).not_to_be_empty()
     early = answer.inner_text()
     expect(admin.locator("#talk .assistant a")).to_be_visible()
     assert len(answer.inner_text()) > len(early)
     facts = admin.locator("#talk .assistant .quiet")
     expect(facts).to_contain_text("cache MISS · openai")
-    expect(facts).to_contain_text(re.compile(r"\d+ tokens \(\d+ in, \d+ out\) · \$0\.\d+"))
+    expect(facts).to_contain_text(re.compile(r"\d+ tokens \(\d+ in, \d+ out\) · <?\$0\.\d+"))
+    total, first, rate = re.findall(
+        r"([\d.]+) s · first token (\d+) ms · ([\d.]+) tok", facts.inner_text()
+    )[0]
+    assert 1.5 <= float(total) < 10
+    assert int(first) < 1500
+    # Five gaps of 0.3 s lie between six pieces.
+    assert 1 < float(rate) < 20
     expect(admin.locator("#bars")).to_contain_text("1 of 1,000")
-    # What was said before goes along.
+    # What was said before goes along, and to the model that was chosen.
+    provider.fault()
+    model.select_option("Other…")
+    admin.get_by_label("Model name").fill("gpt-4o")
     admin.get_by_label("Message").fill("And then?")
     admin.get_by_role("button", name="Send").click()
     expect(admin.locator("#talk .assistant a")).to_have_count(2)
-    assert len(provider.completions()[-1]["body"]["messages"]) == 3
+    sent = provider.completions()[-1]["body"]
+    assert (sent["model"], len(sent["messages"])) == ("gpt-4o", 3)
     admin.locator("#talk a").first.click()
     expect(admin.get_by_text("/dashboard/playground")).to_be_visible()
 
 
-def test_the_playground_stops_and_tells_errors(admin: Page, weir: Weir, provider: Provider) -> None:
+def test_the_playground_shows_the_same_request_as_code(
+    open_page: OpenPage, state: Any, weir: Weir, visitor: Visitor, filled: dict[str, str]
+) -> None:
+    visitor.create_key("narrow", owner="admin", **{"limits.models": "another"})
+    page = open_page(storage_state=state, permissions=["clipboard-read", "clipboard-write"])
+    page.goto(f"{weir.url}/dashboard/playground")
+    page.get_by_label("Message").fill("It's a question")
+    page.get_by_label("Max tokens").fill("7")
+    page.get_by_label("Bypass cache").check()
+    page.get_by_label("Stream").uncheck()
+    tabs = page.get_by_role("tablist", name="Code").get_by_role("tab")
+    expect(tabs.first).to_have_text("OpenAI SDK (Python)")
+    expect(page.get_by_role("tabpanel")).to_have_count(1)
+    page.get_by_role("tabpanel").get_by_role("button", name="Copy").click()
+    python = page.evaluate("navigator.clipboard.readText()")
+    environment = {"PATH": "", "WEIR_API_KEY": filled["secret"]}
+    ran = subprocess.run(
+        [sys.executable, "-c", python], env=environment, capture_output=True, text=True, check=False
+    )
+    assert ran.stdout.strip(), ran.stderr
+    assert "max_tokens=7" in python
+    tabs.first.focus()
+    page.keyboard.press("End")
+    expect(tabs.last).to_be_focused()
+    expect(page.get_by_role("tabpanel", name="native")).to_contain_text('"max_tokens": 7')
+    page.keyboard.press("ArrowLeft")
+    curl = page.get_by_role("tabpanel", name="curl")
+    expect(curl).to_contain_text("It'\\''s a question")
+    shown = subprocess.run(
+        ["sh", "-c", curl.locator("pre").inner_text()],
+        env=os.environ | environment | {"PATH": os.environ["PATH"]},
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert json.loads(shown)["usage"]["completion_tokens"] <= 7
+    assert "weir_" not in page.content()
+    # A model that the key may not use cannot be chosen.
+    page.get_by_label("API key").select_option("narrow (premium)")
+    expect(page.locator("#model optgroup option").first).to_be_disabled()
+    expect(page.get_by_label("Model name")).to_be_visible()
+
+
+def test_the_playground_stops_follows_and_tells_errors(
+    admin: Page, weir: Weir, provider: Provider
+) -> None:
     admin.goto(f"{weir.url}/dashboard/playground")
-    provider.fault(gap=1, pieces=60)
-    admin.get_by_label("Message").fill("A long story")
-    admin.get_by_role("button", name="Send").click()
-    expect(admin.locator("#talk .assistant p").first).not_to_be_empty()
+    message, send = admin.get_by_label("Message"), admin.get_by_role("button", name="Send")
+    follows = "document.querySelector('#scroller').scrollTop"
+    provider.fault(gap=0.05, pieces=600, big=30_000)
+    message.fill("A long story")
+    send.click()
+    wait_until(lambda: admin.evaluate(follows) > 200)
+    admin.get_by_role("region", name="Conversation").hover()
+    admin.mouse.wheel(0, -100_000)
+    latest = admin.get_by_role("button", name="Jump to latest")
+    expect(latest).to_be_visible()
+    assert admin.evaluate(follows) < 200
+    latest.click()
+    expect(latest).to_be_hidden()
     admin.get_by_role("button", name="Stop").click()
-    expect(admin.locator("#talk .error")).to_contain_text("Stopped.")
-    admin.get_by_label("Message").fill("<script>alert(1)</script>")
+    stopped = admin.locator("#talk .assistant").first
+    expect(stopped.locator(".tag")).to_have_text("stopped")
+    expect(stopped.get_by_role("link", name="request")).to_be_visible()
+    received = stopped.locator(".words").inner_text()
+    # The whole turn goes along with the next message.
+    provider.fault(status=429, retry_after="90")
+    message.fill("Go on")
+    send.click()
+    errors = admin.locator("#talk .error")
+    expect(errors).to_contain_text("Try again in 90 s.")
+    _, answer, again = provider.completions()[-1]["body"]["messages"]
+    assert (answer["content"].strip(), again["content"]) == (received.strip(), "Go on")
+    expect(message).to_have_value("Go on")
+    provider.fault(error_event=True, times=1)
+    send.click()
+    expect(errors).to_have_count(2)
+    expect(errors.last).to_contain_text("The stand-in failed in its stream.")
+    expect(admin.locator("#talk .assistant .tag").last).to_have_text("incomplete")
+    message.fill("<script>alert(1)</script>")
     with admin.expect_response("**/playground/*"):
-        admin.get_by_role("button", name="Send").click()
-    expect(admin.locator("#talk .error").last).to_contain_text("not valid")
+        send.click()
+    expect(errors.last).to_contain_text("message. Refused: matches the denylist")
+    errors.last.get_by_role("link", name="request").click()
+    expect(admin.get_by_role("heading", name="Request", exact=True)).to_be_visible()
+
+
+def test_the_playground_works_without_javascript(
+    open_page: OpenPage, state: Any, weir: Weir, provider: Provider
+) -> None:
+    page = open_page(storage_state=state, java_script_enabled=False)
+    page.goto(f"{weir.url}/dashboard/playground")
+    expect(page.get_by_role("heading", name="OpenAI SDK (Node)")).to_be_visible()
+    for message in ("Without a script", "And again"):
+        page.get_by_label("Message").fill(message)
+        page.get_by_role("button", name="Send").click()
+    assert len(provider.completions()[-1]["body"]["messages"]) == 3
+    expect(page.locator("#talk .assistant")).to_have_count(2)
+    provider.fault(status=429, retry_after="90")
+    page.get_by_label("Message").fill("Refused")
+    page.get_by_role("button", name="Send").click()
+    expect(page.locator("#talk .error")).to_contain_text("Try again in 90 s.")
+    expect(page.get_by_label("Message")).to_have_value("Refused")
 
 
 def test_pages_are_accessible_in_light_and_dark_are_small_and_fit_every_screen(
@@ -301,6 +583,8 @@ def test_pages_are_accessible_in_light_and_dark_are_small_and_fit_every_screen(
         page.goto(f"{weir.url}/dashboard/{path.format(**filled)}")
         if width_of(page) > PHONE:
             problems.append(f"{path} is wider than a phone")
+        if unlike_cards := page.evaluate(UNLIKE_CARDS):
+            problems.append(f"{path} has tables that are no cards on a phone: {unlike_cards}")
         page.set_viewport_size({"width": 1280, "height": 720})
         page.evaluate(AXE_SCRIPT)
         problems += accessibility(page, path)
@@ -335,10 +619,11 @@ def test_pages_work_without_javascript(
     page.goto(f"{weir.url}/dashboard/")
     expect(page.locator(".tile").first).to_be_visible()
     page.get_by_text("View data").first.click()
-    expect(page.locator("#requests tbody tr")).to_have_count(48)
+    expect(page.locator("#chart-data tbody tr")).to_have_count(48)
+    expect(page.locator("#requests-plot path").first).to_be_attached()
     page.get_by_title("Theme: system").click()
     assert page.locator("html").get_attribute("data-theme") == "light"
-    page.get_by_role("link", name="Requests").click()
-    page.get_by_label("Outcome").select_option("failed")
-    page.get_by_role("button", name="Apply").click()
+    page.get_by_role("navigation", name="Pages").get_by_role("link", name="Requests").click()
+    outcomes = page.get_by_role("navigation", name="Outcome")
+    outcomes.get_by_role("link", name="Error", exact=True).click()
     expect(page.locator("tbody tr").first).to_contain_text("502")

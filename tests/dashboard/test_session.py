@@ -7,9 +7,11 @@ import time
 
 import pytest
 from flask import Flask
+from sqlalchemy import text
 
 from tests.conftest import MakeWeir
 from tests.support.administrator import PASSWORD, SETTINGS, Administrator
+from tests.support.books import Books
 from tests.support.servers import Postgres, Weir, wait_until
 from tests.support.visitor import Visitor, text_of, token_of
 from webapp.dashboard.session import DashboardSessions, secret_of
@@ -296,3 +298,78 @@ def test_colours_are_chosen_without_javascript(weir: Weir) -> None:
         assert f'data-theme="{theme}"' in page.text
     page = visitor.post("/dashboard/theme", on="/dashboard/sign-in", theme='x"><script>')
     assert 'data-theme="system"' in page.text
+
+
+@pytest.mark.parametrize(
+    ("form", "leads_to"),
+    [
+        ("accounts", "accounts"),
+        ("accounts/1/password", "accounts/1"),
+        ("me/password", "me"),
+        ("batches/x/cancel", "batches/x/cancel"),
+        ("theme", ""),
+    ],
+)
+def test_the_theme_can_be_chosen_on_the_answer_to_a_form_too(
+    admin: Visitor, form: str, leads_to: str
+) -> None:
+    refused = admin.post(f"/dashboard/{form}", on="/dashboard/me", csrf_token="")
+    assert refused.status_code == 403
+    fields = re.findall(r'name="(csrf_token|next)" value="([^"]+)"', refused.text)[:2]
+    sent = {**dict(fields), "theme": "light"}
+    themed = admin.session.post(f"{admin.weir.url}/dashboard/theme", data=sent, timeout=30)
+    assert themed.url == f"{admin.weir.url}/dashboard/{leads_to}"
+    assert 'data-theme="light"' in themed.text
+
+
+def test_the_theme_of_the_sign_in_page_keeps_where_it_leads(weir: Weir) -> None:
+    visitor = Visitor(weir)
+    wrong = visitor.post(
+        "/dashboard/sign-in", next="/dashboard/keys", username="nobody", password="wrong"
+    )
+    assert wrong.status_code == 401
+    here = re.search(r'id="theme">.*?name="next" value="([^"]+)"', wrong.text, re.DOTALL)
+    assert here
+    themed = visitor.post("/dashboard/theme", on="/dashboard/sign-in", next=here[1], theme="dark")
+    assert 'data-theme="dark"' in themed.text
+    assert 'name="next" value="/dashboard/keys"' in themed.text
+
+
+def test_local_time_is_chosen_like_the_theme(admin: Visitor) -> None:
+    page = admin.post("/dashboard/time", on="/dashboard/me", time="local", next="/dashboard/me")
+    assert page.url.endswith("/dashboard/me")
+    assert 'data-time="local"' in page.text
+    # Only a script can know the browser's time zone.
+    assert "Times in UTC (local time needs JavaScript) Show UTC" in text_of(page.text)
+    page = admin.post("/dashboard/time", on="/dashboard/me", time="utc", next="/dashboard/me")
+    assert 'data-time="utc"' in page.text
+    assert "Times in UTC Show local time" in text_of(page.text)
+
+
+def test_the_last_sign_in_is_stored_once_a_minute_and_delays_none(
+    busy_weir: Weir, busy_admin: Visitor
+) -> None:
+    name, password = create(busy_admin, "pia", "member")
+    books = Books(busy_weir)
+
+    def last() -> str | None:
+        query = text("SELECT last_sign_in_at FROM accounts WHERE username = 'pia'")
+        with books.engine.connect() as connection:
+            return connection.execute(query).scalar()
+
+    with books.engine.begin() as connection:
+        connection.execute(text("UPDATE accounts SET role = role"))  # locks all writers out
+        begun = time.monotonic()
+        assert Visitor(busy_weir).sign_in(name, password).url.endswith("/dashboard/")
+        assert time.monotonic() - begun < 2
+        assert last() is None
+    wait_until(lambda: last() is not None)
+    first = last()
+    answer = busy_weir.post("/token", json={"username": name, "password": password})
+    assert answer.status_code == 200
+    busy_admin.get("/dashboard/me")
+    assert last() == first
+    books.write("UPDATE accounts SET last_sign_in_at = '2020-01-01' WHERE username = 'pia'")
+    busy_weir.post("/token", json={"username": name, "password": password})
+    wait_until(lambda: str(last()) > str(first))
+    books.engine.dispose()

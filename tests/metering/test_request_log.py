@@ -12,10 +12,21 @@ from tests.conftest import MakeWeir
 from tests.support.administrator import SETTINGS
 from tests.support.books import Books
 from tests.support.servers import Postgres, Weir, wait_until
+from webapp.errors import all_errors
 from webapp.metering import request_log
 from webapp.metering.activity import activity, activity_latency
 from webapp.metering.activity import expired as activity_expired
-from webapp.metering.request_log import LoggedRequest, RequestLog, Wanted, requests
+from webapp.metering.request_export import csv_of
+from webapp.metering.request_log import (
+    Count,
+    LoggedRequest,
+    Outcome,
+    Page,
+    RequestLog,
+    Wanted,
+    outcome_of,
+    requests,
+)
 from webapp.metering.totals import UsageTotals
 from webapp.metering.traffic import Traffic
 from webapp.storage import migrations
@@ -54,6 +65,77 @@ def test_a_search_looks_through_so_many_rows_and_says_how_far(
     third = log.page(Wanted(status=404), before=second.older)
     assert [row.request_id for row in third.rows] == ["request-3"]
     assert (third.older, third.looked_back_to) == (None, None)
+
+
+def test_matches_are_counted_as_far_as_is_searched(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request_log, "MAX_ROWS_SCANNED", 100)
+    monkeypatch.setattr(request_log, "MAX_COUNTED", 70)
+    log = RequestLog(database, 30)
+    for number in range(250):
+        log.add(logged(number, key_id=number % 2, status=404 if number % 10 == 3 else 200))
+    log.flush()
+    assert log.count(Wanted(status=404)) == Count(10, exact=False)
+    assert log.count(Wanted(key_ids={1}, status=404, since=time.time() - 780)) == Count(3, True)
+    assert log.count(Wanted(key_ids={1})) == Count(70, exact=False)
+    assert log.count(Wanted(key_ids={2})) == Count(0, exact=True)
+    assert log.count(Wanted()) == Count(70, exact=False)
+
+
+def test_newer_pages_end_at_the_newest(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_log, "MAX_ROWS_SCANNED", 100)
+    log = RequestLog(database, 30)
+    for number in range(1, 251):
+        log.add(logged(number, status=404 if number in {3, 20, 21, 22, 240} else 200))
+    log.flush()
+    wanted = Wanted(status=404)
+
+    def ids(page: Page) -> list[int]:
+        return [row.id for row in page.rows]
+
+    newer = log.page(wanted, after=3, count=2)
+    assert (ids(newer), newer.older, newer.newer) == ([21, 20], 20, 21)
+    newer = log.page(wanted, after=21, count=2)
+    assert (ids(newer), newer.newer) == ([22], 121), "so far it has searched"
+    newest = log.page(wanted, after=200, count=2)
+    assert (ids(newest), newest.newer) == ([240], None)
+    assert newest == log.page(wanted, count=2)
+
+
+def test_every_request_has_one_outcome(database: Database) -> None:
+    log = RequestLog(database, 30)
+    ends = [(status, None) for status in (200, 202, 404, 429, 500, 503)]
+    ends += [(status, e.__name__) for e in all_errors() for status in (200, e.status)]
+    for number, (status, error) in enumerate(ends):
+        log.add(logged(number, status=status, error=error))
+    log.flush()
+    found: dict[str, Outcome] = {}
+    for outcome in Outcome:
+        for row in log.all(Wanted(outcome=outcome), 1000):
+            assert row.request_id not in found
+            found[row.request_id] = outcome_of(row.status, row.error)
+            assert found[row.request_id] is outcome
+    assert len(found) == len(ends)
+    assert outcome_of(200, "ProviderFailed") is Outcome.ERROR, "a stream that failed"
+    assert outcome_of(429, "BudgetExceeded") is Outcome.REFUSED
+    assert outcome_of(499, "ClientHungUp") is Outcome.INVALID
+
+
+def test_an_export_says_where_it_was_cut(database: Database) -> None:
+    log = RequestLog(database, 30)
+    for number in range(5):
+        log.add(logged(number))
+    log.flush()
+
+    def export(limit: int) -> list[str]:
+        return "".join(csv_of(log.all(Wanted(), limit + 1), {1: "shop"}, limit)).splitlines()
+
+    assert len(export(5)) == 6
+    cut = export(4)
+    assert (len(cut), cut[-1]) == (
+        6, "Cut after 4 requests; there are more. Select a shorter period."
+    )  # fmt: skip
 
 
 def test_a_key_s_requests_are_found_without_a_search(
@@ -121,11 +203,26 @@ def test_texts_are_written_whatever_a_provider_sent(
     database = Database(urls[store])
     migrations.upgrade(database)
     log = RequestLog(database, 30)
-    log.add(logged(1, model="m" * 300, prompt="NUL \0, half a pair \ud800", answer="x" * 30_000))
+    log.add(logged(2, request_id="request-2x"))
+    log.add(
+        logged(
+            1,
+            client="a\x7f\nb" + "c" * 300,
+            model="m" * 300,
+            prompt="NUL \0, half a pair \ud800",
+            answer="x" * 30_000,
+        )
+    )
     log.flush()
     [row] = log.find("request-1", None)
     assert (row.model, row.prompt) == ("m" * 256, "NUL , half a pair ?")
     assert len(row.answer) == 20_000
+    assert (row.client[:3], len(row.client)) == ("abc", 200)
+    assert [row.request_id for row in log.find_by_prefix("request-", None)] == [
+        "request-1", "request-2x",
+    ]  # fmt: skip
+    assert [row.request_id for row in log.find_by_prefix("request-2", {1})] == ["request-2x"]
+    assert log.find_by_prefix("request-2", {2}) == []
     database.engine.dispose()
 
 

@@ -31,7 +31,7 @@ PUBLIC = {
 }  # fmt: skip
 # Who is signed out may see and send these; anything else leads to the form.
 SIGNED_OUT = {
-    "/dashboard/sign-in", "/dashboard/sign-out", "/dashboard/theme",
+    "/dashboard/sign-in", "/dashboard/sign-out", "/dashboard/theme", "/dashboard/time",
     "/dashboard/<path:anything>",  # not found
 }  # fmt: skip
 # Of the dashboard, what members neither see nor do.

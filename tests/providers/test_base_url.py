@@ -259,6 +259,28 @@ def test_user_and_password_are_used_and_shown_nowhere(start_weir: MakeWeir) -> N
 
 
 @pytest.mark.parametrize(
+    ("kind", "written", "shown", "password"),
+    [
+        ("openai", "https://api.openai.com", "https://api.openai.com/v1", False),
+        ("openai", "https://gate:pa%40ss@host:8443/v1?key=pa@ss", "https://host:8443/v1", True),
+        ("anthropic", "", "https://api.anthropic.com", False),
+        ("anthropic", "https://gate@host/anthropic", "https://host/anthropic", True),
+        ("azure", "https://host/?api-version=v1&key=pa@ss", "https://host/openai/v1", False),
+        ("langchain:anthropic", "https://gate:pa%40ss@host/v1", "https://host/v1", True),
+        ("langchain:anthropic", "", "", False),
+    ],
+)
+def test_pages_show_where_calls_go_and_no_secret(
+    process: GeventProcess, kind: str, written: str, shown: str, password: bool
+) -> None:
+    environment = {
+        "PROVIDER_X_TYPE": kind,
+        "PROVIDER_X_API_KEY": "sk-0123456789abcdef",
+    } | ({"PROVIDER_X_BASE_URL": written} if written else {})
+    assert process.run(asking.shown, environment) == (shown, "sk-0***cdef", password)
+
+
+@pytest.mark.parametrize(
     ("listens", "host", "sent"),
     [
         ("::1", "[::1]", "[::1]"),

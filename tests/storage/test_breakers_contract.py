@@ -6,7 +6,7 @@ import gevent
 import pytest
 
 from tests.support.servers import Valkey, free_port, wait_until
-from webapp.storage.breakers import REFRESH_INTERVAL, WINDOW, CircuitBreakers
+from webapp.storage.breakers import EVERYBODY, REFRESH_INTERVAL, WINDOW, CircuitBreakers
 from webapp.storage.redis_client import RedisClient
 
 THRESHOLD = 3
@@ -55,6 +55,21 @@ def test_so_many_failures_open_the_breaker_of_their_target_alone(
     state = breakers.states()[TARGET]
     assert state["state"] == "open"
     assert 0 <= state["probe_in_s"] <= PAUSE
+
+
+def test_it_says_who_is_kept_away_and_for_how_long(breakers: CircuitBreakers) -> None:
+    assert breakers.open_circuits([TARGET]) == []
+    for _ in range(THRESHOLD):
+        breakers.failed(TARGET, KEY)
+    [alone] = breakers.open_circuits([])
+    assert (alone.circuit, alone.who) == (TARGET, KEY)
+    assert 0 < alone.probe_in <= PAUSE
+    breakers.failed(TARGET, OTHER)
+    [everybody] = breakers.open_circuits([])
+    assert everybody.who == EVERYBODY
+    wait_until(lambda: breakers.open_circuits([])[0].probe_in == 0, 3, "the probe")
+    breakers.succeeded(TARGET, OTHER)
+    assert EVERYBODY not in [one.who for one in breakers.open_circuits([])]
 
 
 def test_a_success_in_between_begins_the_count_anew(breakers: CircuitBreakers) -> None:
@@ -192,6 +207,18 @@ def test_none_of_many_requests_at_once_has_missed_the_news(
     requests = [gevent.spawn(second.allows, TARGET, KEY) for _ in range(5)]
     gevent.joinall(requests)
     assert [request.value for request in requests] == [False] * 5
+
+
+def test_processes_know_who_is_kept_away_by_others(
+    two_processes: tuple[CircuitBreakers, CircuitBreakers],
+) -> None:
+    first, second = two_processes
+    for _ in range(THRESHOLD):
+        first.failed(TARGET, KEY)
+    assert second.open_circuits([]) == [], "it has not used that circuit"
+    assert [one.who for one in second.open_circuits([TARGET])] == [KEY]
+    fail(first, retry_after=5)
+    wait_until(lambda: [one.who for one in second.open_circuits([])] == [EVERYBODY], 2, "the news")
 
 
 def test_of_all_processes_one_makes_the_probe_and_all_learn_how_it_went(

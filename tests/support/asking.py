@@ -144,6 +144,12 @@ def check(environment: Environment, timeout: float) -> None:
     provider_of(environment).check(timeout)
 
 
+def shown(environment: Environment) -> tuple[str, str | None, bool]:
+    """What pages show of the provider: base URL, masked key, whether it has a password."""
+    provider = provider_of(environment)
+    return provider.base_url, provider.masked_key, provider.has_password
+
+
 def kinds() -> set[str]:
     """The names of all provider classes."""
     from webapp.providers import langchain

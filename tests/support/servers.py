@@ -308,6 +308,14 @@ class Postgres(Server):
                 connection.execute(sql.SQL(command).format(**names))
         return self.url(name)
 
+    def run(self, program: str, *args: str, stdin: bytes = b"") -> bytes:
+        """The output of a program of PostgreSQL, such as pg_dump. Raises CalledProcessError."""
+        command = [str(self._binaries / program), *args]
+        options = self._process_options()
+        return subprocess.run(
+            command, input=stdin, capture_output=True, check=True, **options
+        ).stdout
+
     def _connect(self) -> psycopg.Connection[Any]:
         return psycopg.connect(self.url(), autocommit=True, connect_timeout=2)
 

@@ -18,4 +18,6 @@ accounts = Table(
     Column("generation", Integer, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("disabled_at", DateTime(timezone=True)),
+    # By the sign-in page or POST /token.
+    Column("last_sign_in_at", DateTime(timezone=True)),
 )

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+import gevent
+from sqlalchemy import Connection, func, or_, select
 from sqlalchemy.exc import IntegrityError
 
 from webapp.accounts import audit, passwords
@@ -22,12 +25,13 @@ from webapp.accounts.audit import Actor
 from webapp.accounts.ended_sessions import has_ended
 from webapp.accounts.keys import LARGEST_ID, ApiKey, api_keys, key_of, key_row, now, zoned
 from webapp.allowance import parse_overrides, shown
-from webapp.errors import Conflict, NotFound, ValidationError
+from webapp.errors import Conflict, NotFound, StoreUnavailable, ValidationError
 from webapp.storage.database import Database
 
 ADMIN, MEMBER = "admin", "member"
 ROLES = (ADMIN, MEMBER)
 USERNAME = re.compile(r"[a-z0-9._@-]{1,100}")
+SIGN_IN_RESOLUTION = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,7 @@ class Account:
     generation: int
     created_at: datetime
     disabled_at: datetime | None
+    last_sign_in_at: datetime | None
     key: ApiKey
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,6 +87,33 @@ class AccountStore:
         query = _query().order_by(accounts.c.username)
         rows = self._database.read(lambda connection: connection.execute(query).all())
         return [_account(row) for row in rows]
+
+    def search(self, part: str = "", *, after: str = "", count: int) -> list[Account]:
+        """Accounts with this part in their username, by username, from the first after `after`."""
+        name = accounts.c.username
+        query = _query().where(name.contains(part.lower(), autoescape=True), name > after)
+        query = query.order_by(name).limit(count)
+        rows = self._database.read(lambda connection: connection.execute(query).all())
+        return [_account(row) for row in rows]
+
+    def owned_keys(self, account_ids: Collection[int]) -> dict[int, list[int]]:
+        """The ids of the keys that each account owns, revoked ones too."""
+        query = select(api_keys.c.owner_id, api_keys.c.id)
+        query = query.where(api_keys.c.owner_id.in_(account_ids))
+        rows = self._database.read(lambda connection: connection.execute(query).all())
+        owned: defaultdict[int, list[int]] = defaultdict(list)
+        for owner_id, key_id in rows:
+            owned[owner_id].append(key_id)
+        return owned
+
+    def note_sign_in(self, account: Account) -> None:
+        """Store that the account signs in now, at most once a minute.
+
+        In the background, so that no sign-in waits for a database that is slow to write.
+        """
+        at, before = now(), account.last_sign_in_at
+        if before is None or at - before >= SIGN_IN_RESOLUTION:
+            gevent.spawn(self._store_sign_in, account.id, at)
 
     def authenticate(self, username: str, password: str) -> Account | None:
         """The account if it is enabled and the password is right.
@@ -188,6 +220,15 @@ class AccountStore:
             return False  # another process created it first
         return True
 
+    def _store_sign_in(self, account_id: int, at: datetime) -> None:
+        column = accounts.c.last_sign_in_at
+        update = accounts.update().where(_is(account_id), or_(column.is_(None), column < at))
+        # The next sign-in stores it.
+        with suppress(StoreUnavailable):
+            self._database.write(
+                lambda connection: connection.execute(update.values(last_sign_in_at=at))
+            )
+
     def _end_tokens(self, actor: Actor, account_id: int, action: str, **values: Any) -> None:
         def work(connection: Connection) -> None:
             account = _existing(connection, account_id, lock=True)
@@ -242,7 +283,7 @@ def _query() -> Any:
     )
 
 
-_COLUMNS = ("id", "username", "role", "generation", "created_at", "disabled_at")
+_COLUMNS = ("id", "username", "role", "generation", "created_at", "disabled_at", "last_sign_in_at")
 
 
 def _one(connection: Connection, where: Any) -> Account | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, exists, func, select, update
 
 from webapp import money
 from webapp.accounts import audit
@@ -52,8 +52,24 @@ STATES = (WORKS, DISABLED, EXPIRED, REVOKED)
 # A number for the advisory lock that no migration and no other program uses.
 LOCK_ID = 0x6B657973
 
+# In a filter. No username is empty.
+NO_OWNER = ""
+
 Result = TypeVar("Result")
 KeyDict = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFilter:
+    """Which keys to list; None matches all.
+
+    `text` is any part of a name or a mask, in any case. The owner NO_OWNER stands for no owner.
+    """
+
+    text: str | None = None
+    tier: str | None = None
+    owner: str | None = None
+    state: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +124,47 @@ class KeyChanges:
             return [_to_dict(key_of(dict(row)), owners) for row in rows]
 
         return self._database.read(work)
+
+    def matching(self, wanted: KeyFilter) -> list[tuple[int, str]]:
+        """Id and name of all keys that match, by name."""
+
+        def work(connection: Connection) -> list[tuple[int, str, str]]:
+            columns = (api_keys.c.id, api_keys.c.name, api_keys.c.mask)
+            query = select(*columns).where(api_keys.c.origin != "account")
+            if wanted.tier is not None:
+                query = query.where(api_keys.c.tier == wanted.tier)
+            if wanted.owner is not None:
+                owner_id = _owner_id(connection, wanted.owner or None)
+                query = query.where(api_keys.c.owner_id == owner_id)
+            if wanted.state is not None:
+                query = query.where(*_in_state(wanted.state))
+            return [(row.id, row.name, row.mask) for row in connection.execute(query)]
+
+        # Compared here, as the databases fold the case of different letters.
+        part = (wanted.text or "").casefold()
+        found = [
+            (key_id, name)
+            for key_id, name, shown_as in self._database.read(work)
+            if part in name.casefold() or part in shown_as.casefold()
+        ]
+        return sorted(found, key=lambda key: (key[1].casefold(), key[0]))
+
+    def with_ids(self, key_ids: Sequence[int]) -> list[KeyDict]:
+        """The keys with these ids, in this order."""
+
+        def work(connection: Connection) -> list[KeyDict]:
+            rows = connection.execute(select(api_keys).where(api_keys.c.id.in_(key_ids)))
+            owners = _owners(connection)
+            return [_to_dict(key_of(dict(row)), owners) for row in rows.mappings()]
+
+        keys = {key["id"]: key for key in self._database.read(work)}
+        return [keys[key_id] for key_id in key_ids if key_id in keys]
+
+    def owners(self) -> list[str]:
+        """The usernames of all accounts that own a key."""
+        owning = exists().where(api_keys.c.owner_id == accounts.c.id)
+        query = select(accounts.c.username).where(owning).order_by(accounts.c.username)
+        return list(self._database.read(lambda connection: connection.scalars(query).all()))
 
     def show(self, key_id: int) -> KeyDict:
         """A key, with the masks of its secrets."""
@@ -254,10 +311,18 @@ class KeyChanges:
         return self._database.write(locked)
 
     def _check(self, name: str | None = None, tier: str | None = None) -> None:
-        if name is not None and not (1 <= len(name) <= 100 and name.isprintable()):
-            raise _invalid("name", "Must be 1 to 100 printable characters.")
+        if name is not None:
+            check_name(name)
         if tier is not None and tier not in self._tiers:
             raise _invalid("tier", f"Must be one of {', '.join(self._tiers)}, not {tier!r}.")
+
+
+def check_name(name: str) -> None:
+    """Raises ValidationError if no key may have this name."""
+    if not name.strip():
+        raise _invalid("name", "Must not be blank.")
+    if not (len(name) <= 100 and name.isprintable()):
+        raise _invalid("name", "Must be 1 to 100 printable characters.")
 
 
 def lock_key_changes(connection: Connection) -> None:
@@ -295,7 +360,8 @@ def _check_free(connection: Connection, name: str) -> None:
     unrevoked = (api_keys.c.name == name, api_keys.c.revoked_at.is_(None))
     of_keys = api_keys.c.origin != "account"
     if connection.execute(select(api_keys.c.id).where(*unrevoked, of_keys)).first():
-        raise Conflict(f"A key {name!r} that is not revoked already exists.")
+        message = f"A key {name!r} that is not revoked already exists."
+        raise Conflict(message, details={"name": [message]})
 
 
 def _existing(connection: Connection, key_id: int) -> ApiKey:

@@ -1,4 +1,5 @@
-"""Flask-Limiter's own limits, on what needs no tier: wrong credentials, signing in, public pages.
+"""Flask-Limiter's own limits, on what needs no tier: wrong credentials, signing in, public pages,
+tests of a provider's connection.
 
 They decorate what is called once it is known whom to count. A credential is counted after it has
 failed, so a valid one is never refused for its address; an attempt to sign in is counted before its
@@ -62,6 +63,26 @@ def count_failed_credential() -> None:
 )
 def count_public_stats() -> None:
     """Count a request of /stats without a credential. Raises RateLimitExceeded."""
+
+
+def _tested_provider() -> str:
+    provider: str = g.tested_provider
+    return provider
+
+
+def count_connection_test(provider: str) -> None:
+    """Count a test of the connection to a provider. Raises RateLimitExceeded."""
+    g.tested_provider = provider
+    _count_connection_test()
+
+
+@limiter.shared_limit(
+    "6/minute",
+    scope="connection-test",
+    key_func=_tested_provider,
+    on_breach=_refuse("connection tests of this provider"),
+)
+def _count_connection_test() -> None: ...
 
 
 def authenticate(

@@ -62,6 +62,7 @@ def _enter() -> Response | None:
     scope = json.dumps([principal.bucket, request.path, key])
     found = parts().idempotency.acquire(hashlib.sha256(scope.encode()).hexdigest(), fingerprint)
     if isinstance(found, StoredResponse):
+        request_context.current().replayed = True
         headers = {**found.headers, "Idempotency-Replayed": "true"}
         status = int(headers.pop(STATUS, 200))
         return Response(found.body, status, headers)

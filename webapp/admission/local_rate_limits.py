@@ -82,10 +82,13 @@ class LocalRateLimits:
             if kept.day == unshared.day:
                 kept.day_count += unshared.day_count
 
-    def decision(self, bucket: str, limits: Sequence[Limit], request: str) -> Decision:
+    def decision(
+        self, bucket: str, limits: Sequence[Limit], request: str, known: int = -1
+    ) -> Decision:
+        """`known` is what the database has of this day's requests; -1 asks it where needed."""
         if bucket not in self._days and any(limit.kind == "day" for limit in limits):
             # Asked before anything is looked at: others may be served meanwhile.
-            counted = self._counted_today(bucket)
+            counted = self._counted_today(bucket) if known < 0 else known
             self._days.setdefault(bucket, (int(time.time() // DAY), counted))
         now, wall = time.monotonic(), time.time()
         used = [self._used(bucket, limit, now, wall) for limit in limits]

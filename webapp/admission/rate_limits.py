@@ -16,8 +16,10 @@ what it was allowed through Redis, and adds to Redis what it has allowed itself.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+
+from gevent.pool import Pool
 
 from webapp.admission.limit_states import LEASE_TTL, Decision, Limit, LimitState
 from webapp.admission.local_rate_limits import LocalRateLimits, Unshared
@@ -26,6 +28,7 @@ from webapp.storage.redis_client import RedisClient, RedisUnavailable, Script
 PREFIX = "weir:window:"
 SECOND = 1_000_000  # windows are counted in microseconds
 ADDED_PER_TICK = 1_000  # buckets
+PEEKS_AT_ONCE = 250
 # A Redis that refuses commands now and then (a full one) does so to each process at another time.
 # So for this long (seconds) after a refusal, a process also keeps within its share.
 SHARE_HOLD = 60.0
@@ -199,6 +202,19 @@ class RateLimits:
         """What take() would find, without taking."""
         return self._decide(bucket, limits, "")
 
+    def peek_all(
+        self, limits: Mapping[str, Sequence[Limit]], counted_today: Mapping[str, int]
+    ) -> dict[str, Decision]:
+        """Like peek() for the limits of each bucket, in few trips to Redis.
+
+        `counted_today` is what the database has of the buckets that have a limit of a day.
+        """
+
+        def peek(bucket: str) -> Decision:
+            return self._decide(bucket, limits[bucket], "", counted_today.get(bucket, UNKNOWN))
+
+        return dict(zip(limits, Pool(PEEKS_AT_ONCE).imap(peek, limits), strict=True))
+
     def release(self, bucket: str, request: str) -> None:
         """The request runs no more."""
         running = self._running.get(bucket, set())
@@ -227,7 +243,9 @@ class RateLimits:
             except RedisUnavailable:
                 return
 
-    def _decide(self, bucket: str, limits: Sequence[Limit], request: str) -> Decision:
+    def _decide(
+        self, bucket: str, limits: Sequence[Limit], request: str, known: int = UNKNOWN
+    ) -> Decision:
         redis = self._redis
         if redis is not None and not redis.unavailable:
             if redis.refused_within(SHARE_HOLD):
@@ -238,13 +256,13 @@ class RateLimits:
             try:
                 if bucket in self._local.unshared:
                     self._share(redis, bucket)
-                decision = self._shared(redis, bucket, limits, request)
+                decision = self._shared(redis, bucket, limits, request, known)
             except RedisUnavailable:
                 pass
             else:
                 self._local.note(bucket, decision, request)
                 return decision
-        return self._local.decision(bucket, limits, request)
+        return self._local.decision(bucket, limits, request, known)
 
     def _share(self, redis: RedisClient, bucket: str) -> None:
         """Add what this process has counted alone to what Redis counts."""
@@ -265,13 +283,13 @@ class RateLimits:
             raise
 
     def _shared(
-        self, redis: RedisClient, bucket: str, limits: Sequence[Limit], request: str
+        self, redis: RedisClient, bucket: str, limits: Sequence[Limit], request: str, known: int
     ) -> Decision:
         count = len(limits)
         script = _SCRIPTS.get(count) or _SCRIPTS.setdefault(count, Script(TAKE, count))
         arguments = _keys_and_limits(bucket, tuple(limits))
         ends = (LEASE_TTL * SECOND, request)
-        allowed, now, *states = redis.run(script, *arguments, UNKNOWN, *ends)
+        allowed, now, *states = redis.run(script, *arguments, known, *ends)
         if allowed < 0:
             known = self._counted_today(bucket)
             allowed, now, *states = redis.run(script, *arguments, known, *ends)

@@ -21,7 +21,7 @@ from webapp.admission.identity import Principal
 from webapp.api import dialects
 from webapp.api.cache_control import cache_use
 from webapp.api.dialects.dialect import COST_HEADER, Body, Events, cost_text
-from webapp.api.dialects.native import NATIVE, Describe, NativeEvents
+from webapp.api.dialects.native import Describe, NativeEvents
 from webapp.errors import ClientHungUp, InternalError, ShuttingDown, WeirError, forget_traceback
 from webapp.llm.calls import BillingContext, CallOptions
 from webapp.llm.messages import AnswerMetadata, Chunk, FinalAnswer, ModelRequest, StreamEvent
@@ -113,10 +113,7 @@ def billing_context() -> BillingContext:
     """The key, request and endpoint that provider calls of this request are billed to."""
     principal: Principal = g.principal
     context = request_context.current()
-    endpoint = context.endpoint
-    if dialects.current() is NATIVE:
-        # A native endpoint is the same one with and without /v1.
-        endpoint = endpoint.removeprefix("/v1")
+    endpoint = dialects.counted_endpoint(context.endpoint)
     if job := deferred():
         return principal.billing_of_line(context.request_id, endpoint, job.line)
     return principal.billing_context(context.request_id, endpoint)

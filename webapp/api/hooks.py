@@ -16,7 +16,7 @@ from webapp.api import dialects
 from webapp.api.response import Response
 from webapp.current_request import current_request
 from webapp.library_internals import unread_body
-from webapp.metering.request_log import LoggedRequest
+from webapp.metering.request_log import REPLAYED, LoggedRequest
 from webapp.metering.totals import UsageTotals
 from webapp.observability import request_context, telemetry, tracing
 from webapp.observability.logs import log_request
@@ -55,6 +55,7 @@ def _begin() -> None:
         rule,
         tracing.request(cast(Any, request.headers), request.method, rule),
     )
+    g.request_context.client = request.headers.get("User-Agent")
 
 
 def _credentials(request: Request) -> set[str]:
@@ -94,33 +95,42 @@ def _finish(services: Services, response: Response) -> Response:
             connection.close_after_answer()
     # A stream ends when the server closes it, not when its headers are ready.
     counted = ENVIRONMENT_KEY not in request.environ  # a job's request was, when it came
-    response.call_on_close(partial(_closed, services, context, response.status_code, counted))
+    endpoint = dialects.counted_endpoint(context.endpoint)
+    ended = partial(_closed, services, context, response.status_code, endpoint, counted)
+    response.call_on_close(ended)
     return response
 
 
-def _closed(services: Services, context: RequestContext, status: int, counted: bool) -> None:
+def _closed(
+    services: Services, context: RequestContext, status: int, endpoint: str, counted: bool
+) -> None:
     log_request(context, status)
     if counted:
         telemetry.request_over(context, status)
     _end_span(context, status)
     if context.key_id is None or context.method != "POST":
         return
+    milliseconds, began = context.milliseconds, context.began_to_answer
+    first_token = began and began * 1000
     services.request_log.add(
         LoggedRequest(
             at=time.time(),
             request_id=context.request_id,
             key_id=context.key_id,
-            endpoint=context.endpoint,
+            endpoint=endpoint,
             status=status,
-            cache=context.cache,
+            cache=REPLAYED if context.replayed else context.cache,
             provider=context.provider,
             model=context.routed_model,
             asked_model=context.asked_model,
             answered_model=context.answered_model,
             tokens=context.tokens,
             cost_nano=None if context.cost_usd is None else round(context.cost_usd * money.NANO),
-            milliseconds=context.milliseconds,
+            milliseconds=milliseconds,
             error=context.error,
+            first_token_milliseconds=first_token,
+            client=context.client,
+            refused_by=context.limit,
             prompt=context.prompt,
             answer=context.answer,
         )
@@ -128,7 +138,8 @@ def _closed(services: Services, context: RequestContext, status: int, counted: b
     if context.limit:
         if context.limited:
             refused = UsageTotals(**{COUNTER_OF_LIMIT[context.limit]: 1})
-            services.traffic.count(context.key_id, refused)
+            target = _target(services, context, status)
+            services.traffic.count(context.key_id, refused, endpoint=endpoint, target=target)
     elif context.admitted:
         counts = UsageTotals(
             requests=1,
@@ -139,7 +150,21 @@ def _closed(services: Services, context: RequestContext, status: int, counted: b
             saved_tokens=context.saved_tokens,
             saved_nano=round(context.saved_usd * money.NANO),
         )
-        services.traffic.count(context.key_id, counts, context.milliseconds)
+        services.traffic.count(
+            context.key_id,
+            counts,
+            milliseconds,
+            endpoint=endpoint,
+            target=_target(services, context, status),
+            first_token=first_token,
+        )
+
+
+def _target(services: Services, context: RequestContext, status: int) -> tuple[str, str]:
+    """The provider and model that a request is counted under, "" where it has none."""
+    target = context.provider or "", context.model or ""
+    # Clients can send any model name, so one that has not answered may not exist.
+    return services.model_labels.of(*target) if status >= 400 and target[0] else target
 
 
 def _end_span(context: RequestContext, status: int) -> None:

@@ -43,6 +43,7 @@ def token() -> Response:
     account = authenticate(services().accounts, body["username"], body["password"])
     if account is None:
         raise NotAuthenticated("Wrong username or password.")
+    services().accounts.note_sign_in(account)
     issued = services().tokens.issue(account)
     response = jsonify(access_token=issued, token_type="bearer", expires_in=TOKEN_TTL)  # noqa: S106
     response.headers["Cache-Control"] = "no-store"

@@ -1,6 +1,8 @@
-"""`flask db upgrade`: the release step of a deployment."""
+"""`flask db upgrade`, the release step of a deployment, and `flask db backup`."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import click
 from flask.cli import AppGroup
@@ -9,6 +11,7 @@ from webapp.cli.ready import name_database, unavailable
 from webapp.errors import StoreUnavailable
 from webapp.services import services
 from webapp.storage import migrations
+from webapp.storage.backup import BackupFailed, copy_sqlite
 
 group = AppGroup("db", help="Manage the database schema.")
 
@@ -30,3 +33,26 @@ def upgrade() -> None:
         click.echo(f"At {revision}, newer than this version's {newest}: nothing to do.")
     else:
         click.echo(f"{'Migrated to' if changed else 'Already at'} {revision}.")
+
+
+@group.command("backup")
+@click.argument("file", type=click.Path(path_type=Path))
+def backup(file: Path) -> None:
+    """Copy the SQLite database into FILE, a new one, while Weir runs.
+
+    For PostgreSQL it names the command of PostgreSQL that does so: docs/backup.md.
+    """
+    database = services().database
+    if not database.is_sqlite:
+        raise click.ClickException(
+            "The database is PostgreSQL, which has its own command: "
+            f'pg_dump --format=custom --file={file} "$DATABASE_URL"'
+        )
+    source = Path(database.url.database or "")
+    if not source.exists():
+        raise click.ClickException(f"There is no database {source} yet.")
+    try:
+        size = copy_sqlite(source, file)
+    except BackupFailed as error:
+        raise click.ClickException(f"No backup was made. {error}.") from None
+    click.echo(f"Copied {source} into {file} ({size:,} bytes).")

@@ -11,6 +11,8 @@ from markupsafe import Markup
 from webapp import money
 
 NOTHING = "–"
+SMALLEST = 0.0001  # USD; what is less is shown as less than this
+DOLLAR = 0.99995  # what four decimals round to a dollar
 UNITS = ((86_400, "day"), (3_600, "hour"), (60, "minute"))
 
 
@@ -39,16 +41,27 @@ def compact(value: int | None) -> str:
     return number(value)
 
 
-def usd(value: float | None) -> str:
-    """Cents, or as many digits as a smaller amount needs: `$12.34`, `$0.0042`."""
+def usd(value: float | None) -> Markup | str:
+    """An amount in one format: `$1,234.50`, `$0.50`, `$0.0042`, `<$0.0001`.
+
+    A rounded amount below a dollar has the exact one as its title, and the smallest ones have it
+    for screen readers too. weir.usd() of page.js is the same rule. In an attribute: `| striptags`.
+    """
     if value is None:
         return NOTHING
-    if value == 0 or abs(value) >= 1:
-        return f"${value:,.2f}"
-    return f"${value:.2g}" if abs(value) >= 0.0001 else f"${value:.9f}".rstrip("0")
+    sign, amount = "−" if value < 0 else "", abs(value)
+    if amount == 0 or amount >= DOLLAR:
+        return f"{sign}${amount:,.2f}"
+    exact = f"{sign}${_decimals(amount, 9)}"
+    if amount < SMALLEST:
+        return Markup(
+            '<span title="{0}">{1}{2}$0.0001<span class="unseen"> (exactly {0})</span></span>'
+        ).format(exact, ">" if sign else "<", sign)
+    rounded = f"{sign}${_decimals(amount, 4)}"
+    return rounded if rounded == exact else _titled(exact, rounded)
 
 
-def nano(value: int | None) -> str:
+def nano(value: int | None) -> Markup | str:
     """Like usd(), from nano-USD."""
     return usd(money.to_usd(value))
 
@@ -59,12 +72,14 @@ def percent(share: float | None) -> str:
 
 
 def duration(milliseconds: float | None) -> str:
-    """`0.8 ms`, `120 ms`, `2.4 s`."""
+    """`0.8 ms`, `120 ms`, `2.68 s`, `12.3 s`, `145 s`."""
     if milliseconds is None:
         return NOTHING
-    if milliseconds >= 1_000:
-        return f"{milliseconds / 1000:.1f} s"
-    return f"{milliseconds:.0f} ms" if milliseconds >= 10 else f"{milliseconds:.1f} ms"
+    if milliseconds < 999.5:
+        return f"{milliseconds:.0f} ms" if milliseconds >= 10 else f"{milliseconds:.1f} ms"
+    seconds = milliseconds / 1000
+    digits = 2 if seconds < 9.995 else 1 if seconds < 99.95 else 0
+    return f"{seconds:,.{digits}f} s"
 
 
 def time_span(seconds: float | None) -> str:
@@ -92,11 +107,12 @@ def file_size(size: int) -> str:
 
 
 def moment(value: float | datetime | str | None) -> Markup | str:
-    """A time (Unix seconds, datetime or ISO 8601) in UTC, as a <time>."""
+    """A time (Unix seconds, datetime or ISO 8601) in UTC, as a <time>; page.js may show it in the
+    browser's time zone. The footer says which of the two."""
     at = _datetime(value)
     if at is None:
         return NOTHING
-    return _time(at, f"{at:%Y-%m-%d %H:%M:%S} UTC")
+    return _time(at, f"{at:%Y-%m-%d %H:%M:%S}")
 
 
 def ago(value: float | datetime | str | None) -> Markup | str:
@@ -129,6 +145,16 @@ def key_state(state: str) -> str:
 def batch_state(state: str) -> str:
     """The state of a batch, as the pages show it."""
     return state.replace("_", " ").capitalize()
+
+
+def _decimals(amount: float, most: int) -> str:
+    """At least two decimals, and no zeros after those."""
+    whole, _, decimals = f"{amount:.{most}f}".partition(".")
+    return f"{whole}.{decimals.rstrip('0').ljust(2, '0')}"
+
+
+def _titled(title: str, text: str) -> Markup:
+    return Markup('<span title="{}">{}</span>').format(title, text)
 
 
 def _datetime(value: float | datetime | str | None) -> datetime | None:

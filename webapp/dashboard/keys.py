@@ -2,74 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from flask import redirect, request, url_for
+from markupsafe import Markup
 
 from webapp.accounts.key_changes import DEFAULT_GRACE, STATES, NewKey
-from webapp.accounts.keys import LARGEST_ID
-from webapp.allowance import OVERRIDES
-from webapp.dashboard.pages import Blueprint, number_of, page
-from webapp.dashboard.session import actor, is_admin, members
-from webapp.dashboard.visibility import (
-    cached_inputs_of,
-    usage_bars,
-    usage_bars_by_key,
-    visible_key,
-    visible_keys,
+from webapp.allowance import MONEY
+from webapp.dashboard import key_list
+from webapp.dashboard.charts import money_chart, requests_chart, step_links
+from webapp.dashboard.filters import Filters
+from webapp.dashboard.formatting import key_state
+from webapp.dashboard.key_form import (
+    GROUPS,
+    TITLES,
+    KeyForm,
+    form_of,
+    known_models,
+    sent_form,
+    shown_limits,
+    tier_defaults,
 )
-from webapp.errors import Conflict, NotAllowed, ValidationError, WeirError
-from webapp.metering.overview import RANGES
+from webapp.dashboard.pages import Blueprint, page
+from webapp.dashboard.session import actor, is_admin, members
+from webapp.dashboard.sparklines import sparkline
+from webapp.dashboard.visibility import cached_inputs_of, usage_bars, visible_key
+from webapp.errors import Conflict, NotAllowed, ValidationError
 from webapp.metering.request_log import Wanted
-from webapp.metering.usage import Selection
-from webapp.model_names import quoted
+from webapp.metering.selected import Selected
+from webapp.metering.usage import DIMENSIONS, Selection
 from webapp.services import services
 
 blueprint = members(Blueprint("keys", __name__))
 
 USED_DAYS = 30
-RECENT = 20
-LISTED = 50
+RECENT = 10
 RAISED_DAYS = ("1", "7", "30")
 GRACES = {0: "None", 3_600: "1 hour", 86_400: "1 day", 604_800: "1 week"}
-# Label and example value of each field in the form.
-LIMITS = {
-    "requests_per_minute": ("Requests per minute", "20"),
-    "requests_per_day": ("Requests per day", "1000"),
-    "tokens_per_minute": ("Tokens per minute", "100000"),
-    "parallel_requests": ("Parallel requests", "5"),
-    "requests_per_session": ("Requests per session", "500"),
-    "usd_per_day": ("USD per day", "5"),
-    "usd_per_month": ("USD per month", "50"),
-    "usd_per_session": ("USD per session", "5"),
-    "models": ("Allowed models", "gpt-4o-mini|anthropic/*"),
-    "max_text": ("Max input characters", "50000"),
-    "networks": ("Allowed networks", "10.0.0.0/8|192.0.2.7"),
-    "own_cache": ("Private cache", "true"),
-}
-assert LIMITS.keys() == OVERRIDES.keys()
 
 
 @blueprint.get("/keys")
 def all_keys() -> Any:
-    """All keys by id, with limits and usage"""
-    state, after = request.args.get("state"), request.args.get("after", "")
-    keys = visible_keys(
-        state=state if state in STATES else None,
-        after_id=number_of(after, LARGEST_ID) or 0,
-        count=LISTED + 1,
-    )
-    more, keys = len(keys) > LISTED, keys[:LISTED]
-    ids = [key["id"] for key in keys]
+    """The keys that match, sorted, with their tightest limit and usage"""
+    owners = services().key_changes.owners() if is_admin() else []
+    query = key_list.read_query(owners)
+    found = key_list.find(query)
+    ids = [key["id"] for key in found.keys]
+    totals = services().overview.by_key(key_list.RANGE, ids)
     return page(
         "keys.html",
-        keys=keys,
-        after=ids[-1] if more else None,
-        states=STATES,
-        state=state,
-        bars=usage_bars_by_key(services().identities.of_key_ids(ids)),
-        used=services().overview.by_key(RANGES["30d"], ids),
+        query=query,
+        found=found,
+        tiers={tier: tier for tier in services().settings.tiers},
+        owners={key_list.UNOWNED: "No owner"} | {owner: owner for owner in owners},
+        states={state: key_state(state) for state in STATES},
+        orders=key_list.ORDERS,
+        limits=key_list.tightest(ids),
+        totals=totals,
+        sparklines=_sparklines(ids),
         last_used=services().request_log.last_used(ids),
     )
 
@@ -78,27 +71,25 @@ def all_keys() -> Any:
 def new() -> Any:
     """The form to create a key"""
     _admins_only()
-    return _form(None)
+    return _form(None, form_of(None))
 
 
 @blueprint.post("/keys/new")
 def create() -> Any:
     """Create a key; its secret is shown once"""
     _admins_only()
-    form = request.form
+    form = sent_form()
+    limits, expires_at = form.limits({}), form.expiry()
+    form.check(limits)
+    if form.errors:
+        return _form(None, form, 422)
+    values = form.values
+    new_key = NewKey(values["name"], values["tier"], values["owner"] or None, limits, expires_at)
     try:
-        key, secret = services().key_changes.create(
-            actor(),
-            NewKey(
-                name=form.get("name", "").strip(),
-                tier=form.get("tier", ""),
-                owner=form.get("owner") or None,
-                limits=_limits(None),
-                expires_at=_expiry(),
-            ),
-        )
+        key, secret = services().key_changes.create(actor(), new_key)
     except (ValidationError, Conflict) as error:
-        return _form(None, error)
+        form.refused(error)
+        return _form(None, form, error.status)
     return _secret(key, secret)
 
 
@@ -107,23 +98,34 @@ def one(key_id: int) -> Any:
     """One key: limits, usage, recent requests"""
     key = visible_key(key_id)
     services().traffic.flush()
+    services().request_log.flush()
     today = datetime.now(UTC).date()
     month = Selection(today - timedelta(days=USED_DAYS - 1), today, key_id=key_id)
-    report = services().usage.report
     principal = services().identities.of_key_id(key_id)
+    figures = services().overview.figures(key_list.RANGE, Selected([key_id]))
+    traffic = Filters(range=key_list.RANGE.name, key_id=key_id)
+    links = partial(traffic.url, "requests.latest")
+    charts = [
+        requests_chart(figures.steps, True, links, "Requests, last 30 days"),
+        money_chart(figures.steps, True, "Cost and cache savings, last 30 days"),
+    ]
     return page(
         "key.html",
         key=key,
         bars=usage_bars(principal) if principal else [],
-        limits=LIMITS,
+        limits=shown_limits(key["limits"]),
+        last_used=services().request_log.last_used([key_id]).get(key_id),
         raised_days=RAISED_DAYS,
         graces=GRACES,
         default_grace=DEFAULT_GRACE,
-        figures=services().overview.figures(RANGES["30d"], [key_id]),
-        by_model=report(month, ["model"]),
+        figures=figures,
+        charts=charts,
+        step_links=step_links(charts[0], key_list.RANGE.step, links),
+        traffic=traffic,
+        by_model=_calls_by("model", month),
         cached_inputs=cached_inputs_of(USED_DAYS, [key_id]),
         sessions=services().sessions.latest(key_id, RECENT),
-        by_endpoint=report(month, ["endpoint"]),
+        by_endpoint=_calls_by("endpoint", month),
         requests=services().request_log.page(Wanted(key_ids=[key_id]), count=RECENT).rows,
     )
 
@@ -132,26 +134,32 @@ def one(key_id: int) -> Any:
 def edit(key_id: int) -> Any:
     """The form to edit a key"""
     _admins_only()
-    return _form(visible_key(key_id))
+    key = visible_key(key_id)
+    return _form(key, form_of(key))
 
 
 @blueprint.post("/keys/<int:key_id>/edit")
 def change(key_id: int) -> Any:
     """Change name, tier, owner, expiry or limits"""
     _admins_only()
-    key, form = visible_key(key_id), request.form
+    key, form = visible_key(key_id), sent_form()
+    changes: dict[str, Any] = {}
+    if key["origin"] == "settings":
+        form.values |= {"name": key["name"], "tier": key["tier"]}
+    else:
+        changes = {"name": form.values["name"], "tier": form.values["tier"]}
+    limits = form.limits(key["limits"])
+    form.check(limits)
+    changes |= {"owner": form.values["owner"] or None, "limits": limits}
+    if form.values["expires_at"] != form_of(key).values["expires_at"]:
+        changes["expires_at"] = form.expiry()
+    if form.errors:
+        return _form(key, form, 422)
     try:
-        changes: dict[str, Any] = {
-            "owner": form.get("owner") or None,
-            "limits": _limits(key),
-        }
-        if request.form.get("expires_at", "") != _entered(key)["expires_at"]:
-            changes["expires_at"] = _expiry()
-        if key["origin"] != "settings":
-            changes |= {"name": form.get("name", "").strip(), "tier": form.get("tier", "")}
         services().key_changes.change(actor(), key_id, changes)
     except (ValidationError, Conflict) as error:
-        return _form(key, error)
+        form.refused(error)
+        return _form(key, form, error.status)
     return redirect(url_for("keys.one", key_id=key_id))
 
 
@@ -194,48 +202,41 @@ def _admins_only() -> None:
         raise NotAllowed("Only administrators can create and change keys.")
 
 
-def _form(key: dict[str, Any] | None, error: WeirError | None = None) -> Any:
+def _form(key: dict[str, Any] | None, form: KeyForm, status: int = 200) -> Any:
+    tiers = services().settings.tiers
     response = page(
         "key_form.html",
         key=key,
-        entered=request.form if error else _entered(key),
-        error=error,
-        tiers=list(services().settings.tiers),
+        form=form,
+        groups=GROUPS,
+        titles=TITLES,
+        money=MONEY,
+        tiers=tier_defaults(tiers),
         accounts=[account.username for account in services().accounts.all()],
-        limits=LIMITS,
+        known_models=known_models(),
     )
-    response.status_code = error.status if error else 200
+    response.status_code = status
     return response
 
 
-def _entered(key: dict[str, Any] | None) -> dict[str, str]:
-    """The initial values of the form."""
-    if key is None:
-        return {}
-    entered = {name: str(key[name] or "") for name in ("name", "tier", "owner")}
-    entered["expires_at"] = (key["expires_at"] or "")[:16]
-    for name, value in key["limits"].items():
-        text = "|".join(map(quoted, value)) if isinstance(value, list) else str(value)
-        entered[f"limits.{name}"] = text.lower() if isinstance(value, bool) else text
-    return entered
+def _calls_by(dimension: str, selection: Selection) -> list[dict[str, Any]]:
+    """The totals of a key's calls; `names` is what those of a row have in common."""
+    rows = services().usage.report(selection, [dimension])
+    for row in rows:
+        row["names"] = {column: row[column] for column in DIMENSIONS[dimension]}
+    return rows
 
 
-def _limits(key: dict[str, Any] | None) -> dict[str, Any]:
-    """The limits in the form; None for those of the key that were cleared."""
-    sent = {name: request.form.get(f"limits.{name}", "").strip() for name in LIMITS}
-    before = key["limits"] if key else {}
-    return {name: text or None for name, text in sent.items() if text or name in before}
-
-
-def _expiry() -> datetime | None:
-    sent = request.form.get("expires_at", "")
-    if not sent:
-        return None
-    try:
-        return datetime.fromisoformat(sent).replace(tzinfo=UTC)
-    except ValueError:
-        details = {"expires_at": ["Must be a date and a time."]}
-        raise ValidationError("The request is not valid: expires_at.", details=details) from None
+def _sparklines(key_ids: Sequence[int]) -> dict[int, Markup]:
+    """The requests of each day, of each key that had some."""
+    steps = services().overview.steps_by_key(key_list.RANGE, key_ids, ["requests"])
+    drawn = {}
+    for key_id, totals in steps.items():
+        values = [total.requests for total in totals]
+        if any(values):
+            words = f"Requests per day, last {len(values)} days: at most {max(values):,}, today "
+            drawn[key_id] = sparkline(values, f"{words}{values[-1]:,}")
+    return drawn
 
 
 def _secret(key: dict[str, Any], secret: str | None) -> Any:

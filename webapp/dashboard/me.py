@@ -33,26 +33,27 @@ def change_password() -> Any:
             services().accounts, account.username, form.get("current", ""), browser
         )
     except RateLimitExceeded as exceeded:
-        return _show(f"Too many attempts. Try again in {exceeded.retry_after} s.", 429)
+        wait = f"Too many attempts. Try again in {exceeded.retry_after} s."
+        return _show({"current": wait}, 429)
     if confirmed is None:
-        return _show("The current password is wrong.", 403)
+        return _show({"current": "The current password is wrong."}, 403)
     if form.get("new") != form.get("again"):
-        return _show("The new passwords do not match.", 422)
+        return _show({"again": "The new passwords do not match."}, 422)
     try:
         services().accounts.set_password(actor(), account.id, form.get("new", ""))
     except ValidationError as error:
-        return _show((error.details or {}).get("password", [error.message])[0], 422)
+        return _show({"new": (error.details or {}).get("password", [error.message])[0]}, 422)
     start_session(services().accounts.get(account.id))
     return redirect(url_for("me.me", changed=1))
 
 
-def _show(error: str | None = None, status: int = 200) -> Any:
+def _show(errors: dict[str, str] | None = None, status: int = 200) -> Any:
     principal = services().identities.of_key_id(user().key.id)
     response = page(
         "me.html",
         account=user(),
         bars=usage_bars(principal) if principal else [],
-        error=error,
+        errors=errors or {},
         changed="changed" in request.args,
     )
     response.status_code = status

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import flask
-from flask import Response, g, make_response, render_template, request
+from flask import Response, current_app, g, make_response, render_template, request
 from flask_wtf.csrf import generate_csrf
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import RequestRedirect
 
 from webapp import local_model
 from webapp.api.errors import handler, not_http, of_http, unexpected
@@ -19,6 +21,8 @@ from webapp.services import services
 from webapp.version import VERSION
 
 LARGEST_BIG_ID = 2**63 - 1
+THEMES = ("system", "light", "dark")
+CLOCKS = ("utc", "local")
 
 POLICY = "; ".join(
     (
@@ -47,22 +51,44 @@ class Blueprint(flask.Blueprint):
 
 def page(template: str, **context: Any) -> Response:
     """Render a template of templates/dashboard."""
-    theme = request.cookies.get("weir_theme")
-    body = render_template(
-        f"dashboard/{template}",
-        user=g.get("user"),
-        theme=theme if theme in {"light", "dark"} else "system",
-        csrf_token=generate_csrf,
-        here=request.script_root + request.full_path.rstrip("?") if request.method == "GET" else "",
-        version=VERSION,
-        offline=not services().settings.has_provider,
-        local_model=local_model.label(),
-        **context,
-    )
-    response = make_response(body)
+    common = {
+        "user": g.get("user"),
+        "theme": _chosen("weir_theme", THEMES),
+        "clock": _chosen("weir_time", CLOCKS),
+        "csrf_token": generate_csrf,
+        "here": _address(),
+        "version": VERSION,
+        "offline": not services().settings.has_provider,
+        "local_model": local_model.label(),
+    }
+    response = make_response(render_template(f"dashboard/{template}", **common | context))
     response.headers["Content-Security-Policy"] = POLICY
     response.headers["Cache-Control"] = "no-store"
     return response
+
+
+def _chosen(cookie: str, choices: Sequence[str]) -> str:
+    """The choice in a cookie; the first where there is none."""
+    sent = request.cookies.get(cookie)
+    return next((choice for choice in choices if choice == sent), choices[0])
+
+
+def _address() -> str:
+    """The address of this page; where it answers a form, of the nearest page at or above it."""
+    if request.method in {"GET", "HEAD"}:
+        return request.script_root + request.full_path.rstrip("?")
+    path = request.path
+    while path.count("/") > 2 and not _has_page(path):
+        path = path.rpartition("/")[0]
+    return request.script_root + (path if _has_page(path) else "/dashboard/")
+
+
+def _has_page(path: str) -> bool:
+    try:
+        endpoint, _ = current_app.create_url_adapter(request).match(path, "GET")  # type: ignore[union-attr]
+    except (HTTPException, RequestRedirect):
+        return False
+    return bool(endpoint != "session.nowhere")
 
 
 def number_of(sent: str | None, largest: int) -> int | None:
@@ -77,7 +103,7 @@ def error_page(error: WeirError) -> Response:
     context = request_context.current()
     context.ended_with(error)
     if request.accept_mimetypes.best_match(["text/html", "application/json"]) != "text/html":
-        response = flask.jsonify(error=error.name, message=error.message)
+        response = flask.jsonify(error=error.name, message=error.message, details=error.details)
     else:
         response = page("error.html", error=error, request_id=context.request_id)
     response.status_code = error.status

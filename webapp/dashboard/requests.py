@@ -1,116 +1,146 @@
-"""Requests: the request log with filters, and one request with its provider calls."""
+"""Requests: the request log with filters, as a page and as CSV, and one request with its calls."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import time
+from itertools import chain
 from typing import Any
-from urllib.parse import urlencode
 
-from flask import request
+from flask import Response, redirect, request, url_for
 
-from webapp.accounts.keys import LARGEST_ID
+from webapp.dashboard.filters import Filters, choices, read_filters
 from webapp.dashboard.pages import LARGEST_BIG_ID, Blueprint, number_of, page
+from webapp.dashboard.reasons import reason_of
 from webapp.dashboard.session import is_admin, members
-from webapp.dashboard.visibility import names_of_keys, visible_ids
+from webapp.dashboard.visibility import names_of_keys, url_of_key, visible_ids
 from webapp.errors import NotFound, ProviderRefusedWeir
-from webapp.metering.request_log import Wanted
+from webapp.metering.ranges import RANGES
+from webapp.metering.request_export import MAX_EXPORTED, csv_of
+from webapp.metering.request_log import Count, Outcome, Page, Wanted
+from webapp.metering.timeline import timelines
 from webapp.observability.request_context import REQUEST_ID
 from webapp.services import services
 
 blueprint = members(Blueprint("requests", __name__))
 
-CACHES = ("HIT", "MISS", "COALESCED", "STALE", "BYPASS")
-OUTCOMES = {"ok": False, "failed": True}
+SHORTEST_PREFIX = 8  # characters of a request id that are enough to search for it
+MAX_CALLS = 100  # of one request that are shown
+DAY = 86_400  # seconds
 
 
 @blueprint.get("/requests")
 def latest() -> Any:
-    """Recent requests, filtered by key, status, endpoint, model, …"""
-    visible = visible_ids()
-    filters = {name: value for name, value in request.args.items() if value and "\0" not in value}
-    wanted = Wanted(
-        key_ids=_key_ids(filters.get("key", ""), visible),
-        endpoint=filters.get("endpoint"),
-        provider=filters.get("provider"),
-        model=filters.get("model"),
-        cache=filters.get("cache") if filters.get("cache") in CACHES else None,
-        status=number_of(filters.get("status"), LARGEST_ID),
-        failed=OUTCOMES.get(filters.get("outcome", "")),
-        since=_moment(filters.get("since")),
-        until=_moment(filters.get("until")),
-    )
+    """Recent requests, filtered by key, outcome, model, time, …"""
+    filters = read_filters()
     services().request_log.flush()
-    found = services().request_log.page(
-        wanted, before=number_of(filters.get("before"), LARGEST_BIG_ID)
+    searched = request.args.get("id", "").strip()
+    if searched:
+        return _search(searched)
+    wanted = _wanted(filters)
+    before, after = (
+        number_of(request.args.get(name), LARGEST_BIG_ID) for name in ("before", "after")
     )
-    endpoints, providers, models = services().request_log.names(visible)
-    older = None
-    if found.older is not None:
-        older = "?" + urlencode(filters | {"before": str(found.older)})
+    found = services().request_log.page(wanted, before=before, after=after)
+    return _listed(filters, found, _count(wanted, found))
+
+
+def _search(searched: str) -> Any:
+    """The request with this id, or those whose id begins so."""
+    if REQUEST_ID.fullmatch(searched):
+        visible = visible_ids()
+        if services().request_log.find(searched, visible) or _calls(searched, visible):
+            return redirect(url_for("requests.one", request_id=searched))
+    rows = []
+    if len(searched) >= SHORTEST_PREFIX and REQUEST_ID.fullmatch(searched):
+        rows = services().request_log.find_by_prefix(searched, visible_ids())
+    if len({row.request_id for row in rows}) == 1:
+        return redirect(url_for("requests.one", request_id=rows[0].request_id))
+    return _listed(Filters(visible_ids=visible_ids()), Page(rows, None), None, searched)
+
+
+def _listed(filters: Filters, found: Page, count: Count | None, searched: str = "") -> Any:
     return page(
         "requests.html",
         filters=filters,
+        choices=choices(filters),
+        ranges=RANGES.values(),
         found=found,
-        older=older,
-        names=names_of_keys(),
-        endpoints=endpoints,
-        providers=providers,
-        models=models,
-        caches=CACHES,
+        count=count,
+        searched=searched,
+        shortest_prefix=SHORTEST_PREFIX,
+        max_exported=MAX_EXPORTED,
         log_prompts=services().settings.log_prompts,
         kept_days=services().settings.request_log_retention,
     )
 
 
+def _count(wanted: Wanted, found: Page) -> Count:
+    if found.newer is None and (found.older is None or found.looked_back_to is not None):
+        return Count(len(found.rows), found.looked_back_to is None)
+    return services().request_log.count(wanted)
+
+
+@blueprint.get("/requests.csv")
+def export() -> Response:
+    """The filtered requests as CSV"""
+    services().request_log.flush()
+    rows = services().request_log.all(_wanted(read_filters()), MAX_EXPORTED + 1)
+    # What the first page raises is an error page, before anything is sent.
+    first = next(rows, None)
+    lines = csv_of(chain([] if first is None else [first], rows), names_of_keys(), MAX_EXPORTED)
+    response = Response(lines, mimetype="text/csv")
+    response.headers["Content-Disposition"] = 'attachment; filename="requests.csv"'
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _wanted(filters: Filters) -> Wanted:
+    period = RANGES[filters.range] if filters.range else None
+    return Wanted(
+        key_ids=filters.key_ids,
+        endpoint=filters.endpoint,
+        provider=filters.provider,
+        model=filters.model,
+        cache=filters.cache,
+        status=filters.status,
+        outcome=Outcome(filters.outcome) if filters.outcome else None,
+        since=period.first if period else filters.since,
+        until=period.until if period else filters.until,
+    )
+
+
 @blueprint.get("/requests/<request_id>")
 def one(request_id: str) -> Any:
-    """One request: outcome, provider calls, cost"""
+    """One request: outcome, timeline of its provider calls, cost"""
     if not REQUEST_ID.fullmatch(request_id):
         raise NotFound
     visible = visible_ids()
     services().request_log.flush()
     rows = services().request_log.find(request_id, visible)
-    calls = [
-        call for call in services().calls.latest(request_id=request_id)
-        if visible is None or call["key_id"] in visible
-    ]  # fmt: skip
+    calls = _calls(request_id, visible)
     if not rows and not calls:
         raise NotFound("Request not found in the request log.")
+    stored_since = time.time() - services().settings.ledger_retention * DAY
     return page(
         "request.html",
         request_id=request_id,
-        rows=rows,
-        calls=[_shown(call) for call in reversed(calls)],
+        timelines=timelines(rows, calls),
+        more_calls=len(calls) == MAX_CALLS,
+        reasons={row.id: reason_of(row, stored_since) for row in rows},
         names=names_of_keys(),
+        url_of_key=url_of_key,
     )
 
 
+def _calls(request_id: str, visible: set[int] | None) -> list[dict[str, Any]]:
+    return [
+        _shown(call)
+        for call in services().calls.latest(request_id=request_id, count=MAX_CALLS)
+        if visible is None or call["key_id"] in visible
+    ]
+
+
 def _shown(call: dict[str, Any]) -> dict[str, Any]:
-    """A provider call with its duration. What a provider says of Weir's own account and
-    credentials is for administrators only."""
+    """What a provider says of Weir's own account and credentials is for administrators only."""
     private = call["error"] == ProviderRefusedWeir.__name__ and not is_admin()
-    words = None if private else call["provider_message"]
-    return call | {"milliseconds": _took(call), "provider_message": words}
-
-
-def _took(call: dict[str, Any]) -> float | None:
-    """Milliseconds from a call's reservation to its settlement."""
-    if call["settled_at"] is None:
-        return None
-    started, ended = (datetime.fromisoformat(call[name]) for name in ("reserved_at", "settled_at"))
-    return (ended - started).total_seconds() * 1000
-
-
-def _key_ids(sent: str, visible: set[int] | None) -> set[int] | None:
-    if not sent.isdecimal():
-        return visible
-    chosen = number_of(sent, LARGEST_ID) or 0
-    return {chosen} if visible is None else {chosen} & visible
-
-
-def _moment(sent: str | None) -> float | None:
-    """Unix seconds of a date and time (UTC) from a form."""
-    try:
-        return datetime.fromisoformat(sent).replace(tzinfo=UTC).timestamp() if sent else None
-    except (ValueError, OverflowError):
-        return None
+    return call | {"provider_message": None} if private else call

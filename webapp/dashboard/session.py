@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -28,7 +28,7 @@ from webapp.accounts.audit import Actor
 from webapp.admission.credential_limits import authenticate
 from webapp.api.blueprint import FORM_BYTES, limit_body
 from webapp.dashboard import known_browsers
-from webapp.dashboard.pages import Blueprint, page
+from webapp.dashboard.pages import CLOCKS, THEMES, Blueprint, page
 from webapp.errors import (
     NotAllowed,
     NotAuthenticated,
@@ -42,7 +42,6 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 PATH = "/dashboard"
 SESSION_TTL = timedelta(hours=12)
-THEMES = ("light", "dark", "system")
 STREAMS_FORM = "weir_streams_form"
 SAFE = {"GET", "HEAD", "OPTIONS"}
 FORM_EXPIRED = "This form has expired. Go back, reload the page and try again."
@@ -185,9 +184,11 @@ def enter() -> Any:
         account, status = None, 429
         error = f"Too many sign-in attempts. Try again in {exceeded.retry_after} s."
     if account is None:
-        form = page("sign_in.html", next=_next(), error=error, username=username)
+        here = url_for("session.sign_in", next=_next())
+        form = page("sign_in.html", next=_next(), here=here, error=error, username=username)
         form.status_code = status
         return form
+    services().accounts.note_sign_in(account)
     start_session(account)
     response = redirect(_next())
     known_browsers.remember(response, account.username, cookie_path())
@@ -225,13 +226,24 @@ def leave() -> AnyResponse:
 @blueprint.post("/theme")
 def choose_theme() -> AnyResponse:
     """Choose the light, dark or system theme; stored in a cookie for a year."""
+    return _choose("theme", THEMES)
+
+
+@blueprint.post("/time")
+def choose_time() -> AnyResponse:
+    """Choose UTC or local time; stored like the theme."""
+    return _choose("time", CLOCKS)
+
+
+def _choose(name: str, choices: Sequence[str]) -> AnyResponse:
     check_form()
-    response = redirect(_next())
-    chosen = request.form.get("theme")
-    if chosen in THEMES:
+    wanted = request.form.get("next", "")
+    response = redirect(wanted if _is_page(wanted) else url_for("overview.overview"))
+    chosen = request.form.get(name, "")
+    if chosen in choices:
         response.set_cookie(
-            "weir_theme", chosen, max_age=31_536_000, path=cookie_path(), secure=request.is_secure,
-            httponly=True, samesite="Lax",
+            f"weir_{name}", chosen, max_age=31_536_000, path=cookie_path(),
+            secure=request.is_secure, httponly=True, samesite="Lax",
         )  # fmt: skip
     return response
 
@@ -242,14 +254,19 @@ def nowhere(anything: str) -> Response:
 
 
 def _next() -> str:
-    """Where to redirect: a page of the dashboard, never another site."""
+    """Where to redirect after the sign-in: a page of the dashboard, never another site."""
     wanted = request.values.get("next", "")
+    at_sign_in = not _is_page(wanted) or "/sign-in" in urlsplit(wanted).path
+    return url_for("overview.overview") if at_sign_in else wanted
+
+
+def _is_page(wanted: str) -> bool:
+    """Whether this is an address of the dashboard, and not of another site."""
     try:
         parts = urlsplit(wanted)
     except ValueError:
-        return url_for("overview.overview")
+        return False
     same_site = not parts.scheme and not parts.netloc and parts.path.startswith(f"{cookie_path()}/")
     # Browsers read \ as / and %2e as a dot.
     stays = "\\" not in wanted and ".." not in unquote(parts.path)
-    safe = same_site and stays and wanted.isprintable()
-    return wanted if safe and "/sign-in" not in parts.path else url_for("overview.overview")
+    return same_site and stays and wanted.isprintable()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
+
+from flask import url_for
 
 from webapp import money
 from webapp.admission.identity import Principal
-from webapp.admission.limit_states import limits_of
+from webapp.admission.limit_states import Decision, limits_of
 from webapp.admission.limits import details_of
 from webapp.dashboard.session import is_admin, user
 from webapp.errors import NotFound
@@ -58,11 +60,24 @@ def names_of_keys() -> dict[int, str]:
     return names | {account.key.id: f"account {account.username}" for account in accounts}
 
 
-def cached_inputs_of(days: int, key_ids: Collection[int] | None) -> list[CachedInput]:
+def url_of_key(key_id: int) -> str:
+    """The page of a key; of an account's own key, that of the account."""
+    if key_id == user().key.id:
+        return url_for("me.me")
+    accounts = services().accounts.all() if is_admin() else []
+    for account in accounts:
+        if account.key.id == key_id:
+            return url_for("accounts.one", account_id=account.id)
+    return url_for("keys.one", key_id=key_id)
+
+
+def cached_inputs_of(
+    days: int, key_ids: Collection[int] | None, last: date | None = None
+) -> list[CachedInput]:
     """What the providers' caches knew of the input of these keys, or of all, in so many UTC days
-    with today."""
-    today = datetime.now(UTC).date()
-    rows = services().usage.inputs(today - timedelta(days=days - 1), today, key_ids)
+    until the last one, which is today by default."""
+    last = last or datetime.now(UTC).date()
+    rows = services().usage.inputs(last - timedelta(days=days - 1), last, key_ids)
     kinds = {provider.name: provider.kind for provider in services().gateway.router.providers}
 
     def price_of(provider: str, model: str) -> Price | None:
@@ -80,16 +95,33 @@ def usage_bars_by_key(principals: Sequence[Principal]) -> dict[int, list[JsonObj
     """Like usage_bars(), by key id."""
     billings = [principal.billing_context() for principal in principals]
     budgets = services().ledger.budgets_of_all(billings)
+    decisions = _decisions(principals)
     return {
-        principal.key_id: [*_limits(principal), *map(_budget, budgets.get(principal.key_id, []))]
+        principal.key_id: [
+            *_limits(decisions[principal.bucket]),
+            *map(_budget, budgets.get(principal.key_id, [])),
+        ]
         for principal in principals
     }
 
 
-def _limits(principal: Principal) -> list[JsonObject]:
-    decision = services().rate_limits.peek(principal.bucket, limits_of(principal.allowance))
-    states = map(details_of, decision.states)
-    return [_bar(_title(s["limit"]), s["used"], s["size"], s["reset"]) for s in states]
+def _decisions(principals: Sequence[Principal]) -> dict[str, Decision]:
+    by_day = [one for one in principals if one.allowance.requests_per_day is not None]
+    ids = [one.key_id for one in by_day]
+    counted = services().traffic.all_counted_today(ids) if ids else {}
+    return services().rate_limits.peek_all(
+        {one.bucket: limits_of(one.allowance) for one in principals},
+        {one.bucket: counted[one.key_id] for one in by_day},
+    )
+
+
+def _limits(decision: Decision) -> list[JsonObject]:
+    bars = []
+    for state in map(details_of, decision.states):
+        # That of parallel requests frees a place whenever one ends.
+        reset = None if state["limit"] == "parallel_requests" else state["reset"]
+        bars.append(_bar(_title(state["limit"]), state["used"], state["size"], reset))
+    return bars
 
 
 def _title(limit: str) -> str:

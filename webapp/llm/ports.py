@@ -58,8 +58,9 @@ class Provider(Hashable, Protocol):
         """The model to use where none is named, if the provider has a default."""
         ...
 
-    def check(self, timeout: float) -> None:
-        """A free call that shows whether it is available. Raises WeirError."""
+    def check(self, timeout: float) -> int:
+        """A free call that shows whether it is available: how many models it lists. Raises
+        WeirError."""
         ...
 
     def models(self) -> list[dict[str, Any]]:

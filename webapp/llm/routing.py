@@ -155,19 +155,22 @@ class Router:
         if self._routes:
             yield from (NamedModel(name, "weir") for name in self._routes)
             return
-        first = self._first_for.get(operation, self._first)
         for provider in self._providers.values():
-            if self._stand_in and provider is self._stand_in.provider:
-                continue
-            prefix = "" if provider is first else f"{provider.name}/"
-            for listed in provider.models():
-                created = listed.get("created")
-                yield NamedModel(
-                    f"{prefix}{listed['id']}",
-                    str(listed.get("owned_by") or provider.name),
-                    created if isinstance(created, int) else 0,
-                    listed,
-                )
+            if not (self._stand_in and provider is self._stand_in.provider):
+                yield from self.names_of(provider, operation)
+
+    def names_of(self, provider: Provider, operation: str = "") -> Iterator[NamedModel]:
+        """The models of a provider, as they may be named without MODEL_ROUTES."""
+        first = self._first_for.get(operation, self._first)
+        prefix = "" if provider is first else f"{provider.name}/"
+        for listed in provider.models():
+            created = listed.get("created")
+            yield NamedModel(
+                f"{prefix}{listed['id']}",
+                str(listed.get("owned_by") or provider.name),
+                created if isinstance(created, int) else 0,
+                listed,
+            )
 
     @property
     def summary_model(self) -> str | None:

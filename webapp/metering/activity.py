@@ -45,9 +45,9 @@ activity_latency = Table(
     Column("requests", BigInteger, nullable=False),
 )
 
-MINUTE, HALF_HOUR = 60, 1_800
-# For how many seconds rows of each span are stored: two ranges, to compare one with the last.
-RETENTION = {MINUTE: 3 * 3_600, HALF_HOUR: 49 * 3_600}
+MINUTE, HALF_HOUR, DAY = 60, 1_800, 86_400
+# For how many seconds rows of each span are stored.
+RETENTION = {MINUTE: 3 * 3_600, HALF_HOUR: 15 * DAY}
 COUNTERS = [column.name for column in activity.columns if not column.primary_key]
 COUNTED = ("requests", "hits", "misses", "errors", "saved_nano", *REFUSALS)
 
@@ -89,10 +89,11 @@ def add_latencies(connection: Connection, counted: Mapping[tuple[int, int], int]
 
 def expired() -> list[Expired]:
     """The rows that no report reads any more."""
-    return [(table, partial(_expired_rows, table)) for table in (activity, activity_latency)]
+    return [(table, partial(expired_rows, table)) for table in (activity, activity_latency)]
 
 
-def _expired_rows(table: Table, now: float) -> list[ColumnElement[bool]]:
+def expired_rows(table: Table, now: float) -> list[ColumnElement[bool]]:
+    """The condition of the rows whose retention is over, in a table with `span` and `start`."""
     spans = (
         and_(table.c.span == span, table.c.start < now - seconds)
         for span, seconds in RETENTION.items()

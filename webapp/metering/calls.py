@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import partial
 from typing import Any
@@ -78,6 +79,21 @@ NO_WORKER = 0  # of calls that no worker waits for: those in a batch of the prov
 PAGE = 1_000
 DRIFT_TTL = 60.0  # seconds
 DAY = 86_400  # seconds
+MAX_ROWS_COUNTED = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderCalls:
+    """A provider's calls of a period that have ended, and its latest ones of all times.
+
+    `p95_milliseconds` and `last_success` (Unix seconds) are of those that succeeded.
+    """
+
+    calls: int
+    failed: int
+    p95_milliseconds: float | None
+    last_success: float | None
+    last_failure: RowMapping | None
 
 
 class Calls:
@@ -120,20 +136,10 @@ class Calls:
         rows = self._database.read(partial(_rows, query))
         return [_shown(row) for row in rows]
 
-    def mean_milliseconds(self) -> dict[tuple[str, str], float]:
-        """The mean duration of the latest successful calls, by (provider, model)."""
-        latest = (
-            select(ledger.c.provider, ledger.c.model, ledger.c.reserved_at, ledger.c.settled_at)
-            .where(ledger.c.state == CallState.SETTLED)
-            .order_by(ledger.c.reserved_at.desc())
-            .limit(PAGE)
-            .subquery()
-        )
-        mean = func.avg(latest.c.settled_at - latest.c.reserved_at) * 1000
-        query = select(latest.c.provider, latest.c.model, mean.label("mean"))
-        query = query.group_by(latest.c.provider, latest.c.model)
-        rows = self._database.read(lambda connection: connection.execute(query).all())
-        return {(row.provider, row.model): float(row.mean) for row in rows}
+    def by_provider(self, since: float) -> tuple[dict[str, ProviderCalls], float]:
+        """Each provider's calls since a Unix time, as far as they are among the newest, and since
+        when (Unix seconds) they are counted."""
+        return self._database.read(partial(_by_provider, since))
 
     def of_days(self, since: date, until: date) -> Iterator[dict[str, Any]]:
         """Every call of these days (UTC, both included), oldest first, read page by page."""
@@ -174,6 +180,53 @@ def expired(keep_days: int) -> Expired:
         ledger.c.reserved_at < now - keep_days * DAY,
         ledger.c.state != CallState.RESERVED,
     )
+
+
+def _by_provider(since: float, connection: Connection) -> tuple[dict[str, ProviderCalls], float]:
+    newest = (
+        select(ledger.c.provider, ledger.c.state, ledger.c.reserved_at, ledger.c.settled_at)
+        .order_by(ledger.c.reserved_at.desc())
+        .limit(MAX_ROWS_COUNTED)
+        .subquery()
+    )
+    in_period = newest.c.reserved_at >= since
+    duration = newest.c.settled_at - newest.c.reserved_at
+    alike = (newest.c.provider, newest.c.state, in_period)
+    share = func.cume_dist().over(partition_by=alike, order_by=duration)
+    ranked = select(
+        newest, in_period.label("in_period"), duration.label("seconds"), share.label("share")
+    ).subquery()
+    row = ranked.c
+    succeeded, failed = (row.state == state for state in (CallState.SETTLED, CallState.FAILED))
+    counted = row.in_period & (row.state != CallState.RESERVED)
+    totals = select(
+        row.provider,
+        func.count().filter(counted).label("calls"),
+        func.count().filter(counted & failed).label("failed"),
+        func.min(row.seconds).filter(counted & succeeded & (row.share >= 0.95)).label("p95"),
+        func.max(row.settled_at).filter(succeeded).label("last_success"),
+        func.max(row.reserved_at).filter(failed).label("last_failure"),
+        func.count().label("rows"),
+        func.min(row.reserved_at).label("oldest"),
+    ).group_by(row.provider)
+    found = connection.execute(totals).all()
+    times = [(one.provider, one.last_failure) for one in found if one.last_failure is not None]
+    last = tuple_(ledger.c.provider, ledger.c.reserved_at).in_(times)
+    failures = select(ledger).where(last, ledger.c.state == CallState.FAILED)
+    last_failures = {one["provider"]: one for one in _rows(failures, connection)} if times else {}
+    figures = {
+        one.provider: ProviderCalls(
+            one.calls,
+            one.failed,
+            None if one.p95 is None else one.p95 * 1000,
+            one.last_success,
+            last_failures.get(one.provider),
+        )
+        for one in found
+    }
+    is_cut = sum(one.rows for one in found) == MAX_ROWS_COUNTED
+    oldest = min((one.oldest for one in found), default=since)
+    return figures, max(since, oldest) if is_cut else since
 
 
 def _rows(query: Any, connection: Connection) -> Sequence[RowMapping]:

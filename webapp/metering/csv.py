@@ -11,19 +11,28 @@ from typing import Any
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """The header line, then a line for each row. Nothing if there are no rows."""
+def lines(rows: Iterable[Mapping[str, Any]], columns: Iterable[str] | None = None) -> Iterator[str]:
+    """The header line, then a line for each row. Without rows there is a header only if `columns`
+    name it."""
     buffer = io.StringIO()
     writer = csv.writer(buffer)
-    header_written = False
+    if columns is not None:
+        writer.writerow(columns)
     for row in rows:
-        if not header_written:
-            writer.writerow(row.keys())
-            header_written = True
+        if columns is None:
+            columns = row.keys()
+            writer.writerow(columns)
         writer.writerow(map(_cell, row.values()))
-        yield buffer.getvalue()
-        buffer.seek(0)
-        buffer.truncate()
+        yield _taken(buffer)
+    if buffer.tell():
+        yield _taken(buffer)
+
+
+def _taken(buffer: io.StringIO) -> str:
+    text = buffer.getvalue()
+    buffer.seek(0)
+    buffer.truncate()
+    return text
 
 
 def _cell(value: Any) -> Any:

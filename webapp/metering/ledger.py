@@ -2,7 +2,7 @@
 
 One greenlet of each worker writes, with one transaction for everything that is queued, so that a
 burst of calls shares its commits. Every transaction locks rows in the same order (ledger, usage,
-activity, budgets, each sorted), so that workers cannot deadlock.
+activity, target_activity, budgets, each sorted), so that workers cannot deadlock.
 """
 
 from __future__ import annotations

@@ -1,97 +1,57 @@
 """The figures of the dashboard: totals of a time range, compared with the range before.
 
-The range of an hour is made of minutes, that of a day of half hours, including the current one.
-Longer ranges are made of whole UTC days, including today, so that they equal the usage reports.
+Totals of whole UTC days are those of the usage reports; shorter ranges are sums of their steps.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Collection
+from collections import defaultdict
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
-from typing import Any
+from functools import partial
 
-from sqlalchemy import Connection, Table, func, literal, select
+from sqlalchemy import Connection, select
 
+from webapp.accounts.account_table import accounts
 from webapp.accounts.keys import api_keys
-from webapp.metering.activity import (
-    COUNTED,
-    COUNTERS,
-    HALF_HOUR,
-    MINUTE,
-    activity,
-    activity_latency,
-)
+from webapp.metering.activity import COUNTED, DAY
+from webapp.metering.counters import FIELDS, WITHOUT_CALLS, Sums, sums
+from webapp.metering.latencies import LatencyFigures, read_latencies
+from webapp.metering.ranges import Range, Window
+from webapp.metering.selected import Selected
 from webapp.metering.totals import UsageTotals
-from webapp.metering.traffic import latency, percentiles, traffic
-from webapp.metering.usage import usage
 from webapp.storage.database import Database
 
-DAY = 86_400  # seconds
 TOP_KEYS = 5
+EVERYTHING = Selected()
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
-    """A time range of `steps` steps that take `step` seconds each."""
+class TargetFigures:
+    """The figures of a provider's model, and of each step. Both names are "" for requests that
+    had no target."""
 
-    name: str
-    title: str
-    step: int
-    steps: int
-
-    @property
-    def by_day(self) -> bool:
-        return self.step == DAY
-
-    @property
-    def length(self) -> int:
-        """In seconds."""
-        return self.step * self.steps
-
-    @property
-    def elapsed(self) -> float:
-        """The share (0..1) of the range that is over: its last step is the current one."""
-        into_step = time.time() % self.step
-        return 1 - (self.step - into_step) / self.length
-
-    @property
-    def first(self) -> int:
-        """Unix seconds at which the first step begins."""
-        return (int(time.time()) // self.step - self.steps + 1) * self.step
-
-
-RANGES = {
-    range_.name: range_
-    for range_ in (
-        Range("1h", "1 hour", MINUTE, 60),
-        Range("24h", "24 hours", HALF_HOUR, 48),
-        Range("7d", "7 days", DAY, 7),
-        Range("30d", "30 days", DAY, 30),
-    )
-}
-
-
-Latencies = dict[str, float | None]
+    provider: str
+    model: str
+    total: UsageTotals
+    steps: list[UsageTotals]
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
     """The figures of a range.
 
-    `before` are the totals of the range before, scaled to the share of this range that is over.
-    `steps` are (Unix seconds, totals). Latencies are in ms, by p50, p95 and p99; they are None when
-    figures are restricted to some keys, as latencies are not stored by key. `top_keys` are the keys
-    with most requests: (id, name, mask, totals).
+    `before` are the totals of the range before, scaled to the share of this range that is over;
+    they are 0 where they are not stored any more. `steps` are (Unix seconds, totals). `top_keys`
+    are the keys with most requests: (id, name, whether it is an account's own, totals). `targets`
+    are sorted by cost, then requests.
     """
 
     now: UsageTotals
     before: UsageTotals
     steps: list[tuple[int, UsageTotals]]
-    latency: Latencies | None
-    latency_before: Latencies | None
-    top_keys: list[tuple[int, str, str, UsageTotals]]
+    top_keys: list[tuple[int, str, bool, UsageTotals]]
+    targets: list[TargetFigures]
 
 
 class Overview:
@@ -100,118 +60,126 @@ class Overview:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def figures(self, range_: Range, key_ids: Collection[int] | None = None) -> Figures:
-        """The figures of all keys, or of these keys."""
+    def figures(self, range_: Range, selected: Selected = EVERYTHING) -> Figures:
+        return self._database.read(lambda connection: _figures(connection, range_, selected))
 
-        def work(connection: Connection) -> Figures:
-            now = _Span(range_, range_.first, key_ids)
-            before = _Span(range_, range_.first - range_.length, key_ids)
-            steps = now.sums(connection, "step")
-            all_keys = key_ids is None
-            return Figures(
-                _total(steps.values()),
-                _total(before.sums(connection, "all").values()).scaled(range_.elapsed),
-                [(at, steps.get(at, UsageTotals())) for at in now.steps],
-                now.latencies(connection) if all_keys else None,
-                before.latencies(connection) if all_keys else None,
-                _top_keys(connection, now.sums(connection, "key_id")),
-            )
+    def latencies(self, range_: Range, selected: Selected = EVERYTHING) -> LatencyFigures:
+        return self._database.read(lambda connection: read_latencies(connection, range_, selected))
+
+    def by_key(
+        self, range_: Range, key_ids: Collection[int], fields: Collection[str] = WITHOUT_CALLS
+    ) -> dict[int, UsageTotals]:
+        """These totals of each of these keys that has any."""
+        window = range_.window.totals
+
+        def work(connection: Connection) -> dict[int, UsageTotals]:
+            found = sums(connection, window, Selected(key_ids), "key_id", fields=fields)
+            return {key_id: totals for (key_id,), totals in found.items()}
 
         return self._database.read(work)
 
-    def by_key(self, range_: Range, key_ids: Collection[int]) -> dict[int, UsageTotals]:
-        """The totals of each of these keys."""
-        span = _Span(range_, range_.first, key_ids)
-        return self._database.read(lambda connection: span.sums(connection, "key_id"))
+    def steps_by_key(
+        self, range_: Range, key_ids: Collection[int], fields: Collection[str] = WITHOUT_CALLS
+    ) -> dict[int, list[UsageTotals]]:
+        """As by_key(), for each step."""
+        window = range_.window
+
+        def work(connection: Connection) -> dict[int, list[UsageTotals]]:
+            found: defaultdict[int, list[UsageTotals]] = defaultdict(partial(_empty, window))
+            by = ("time", "key_id")
+            read = sums(connection, window, Selected(key_ids), *by, fields=fields)
+            for (at, key_id), totals in read.items():
+                found[key_id][window.index(at)].add(totals)
+            return dict(found)
+
+        return self._database.read(work)
 
 
-@dataclass(frozen=True, slots=True)
-class _Span:
-    """The time from `since` (Unix seconds) for the length of a range; of some keys, or of all."""
+def _figures(connection: Connection, range_: Range, selected: Selected) -> Figures:
+    window = range_.window
+    total = window.totals
+    by_target = sums(connection, window, selected, "time", "provider", "model")
+    steps = _steps(connection, window, selected, by_target)
+    if total == window:
+        now, of_targets = _sum(steps), _without_time(by_target)
+    else:
+        now = _total(connection, total, selected)
+        of_targets = sums(connection, total, selected, "provider", "model")
+    before = _total(connection, window.before.totals, selected)
+    return Figures(
+        now,
+        before.scaled(range_.elapsed),
+        list(zip(window.times, steps, strict=True)),
+        _top_keys(connection, total, selected),
+        _targets(window, of_targets, by_target),
+    )
 
-    range_: Range
-    since: int
-    key_ids: Collection[int] | None
 
-    @property
-    def until(self) -> int:
-        return self.since + self.range_.length
+def _steps(
+    connection: Connection, window: Window, selected: Selected, by_target: Sums
+) -> list[UsageTotals]:
+    """The totals of each step. Without a restriction to targets, the tables that have no targets
+    are read for what they have: they are older than the others."""
+    steps = _empty(window)
+    of_targets: tuple[str, ...] = FIELDS
+    if not selected.by_target:
+        own = WITHOUT_CALLS if window.span != DAY else COUNTED
+        of_targets = tuple(name for name in FIELDS if name not in own)
+        for (at,), totals in sums(connection, window, selected, "time", fields=own).items():
+            steps[window.index(at)].add(totals)
+    for (at, *_), totals in by_target.items():
+        steps[window.index(at)].add(totals.only(of_targets))
+    return steps
 
-    @property
-    def steps(self) -> range:
-        return range(self.since, self.until, self.range_.step)
 
-    def sums(self, connection: Connection, by: str) -> dict[int, UsageTotals]:
-        """Totals by `step` (Unix seconds) or `key_id`; by `all`, there is one total under 0."""
-        found: dict[int, UsageTotals] = {}
-        for table, columns in self._counters():
-            group = self._group(table, by)
-            summed = [func.sum(column).label(name) for name, column in columns.items()]
-            query = select(group.label("group"), *summed).where(*self._within(table))
-            if self.key_ids is not None:
-                query = query.where(table.c.key_id.in_(self.key_ids))
-            if by != "all":
-                query = query.group_by(group)
-            for row in connection.execute(query).mappings():
-                at = _unix(row["group"]) if isinstance(row["group"], date) else int(row["group"])
-                sums = {name: int(row[name] or 0) for name in columns}
-                found.setdefault(at, UsageTotals()).add(UsageTotals(**sums))
-        return found
+def _total(connection: Connection, window: Window, selected: Selected) -> UsageTotals:
+    """0 where not all of it is stored any more: a part would look like less."""
+    return _sum(sums(connection, window, selected).values()) if window.is_stored else UsageTotals()
 
-    def latencies(self, connection: Connection) -> Latencies:
-        table = latency if self.range_.by_day else activity_latency
-        query = select(table.c.bucket, func.sum(table.c.requests)).where(*self._within(table))
-        rows = connection.execute(query.group_by(table.c.bucket).order_by(table.c.bucket)).all()
-        return dict(zip(("p50", "p95", "p99"), percentiles(rows, 0.5, 0.95, 0.99), strict=True))
 
-    def _counters(self) -> list[tuple[Table, dict[str, Any]]]:
-        """The tables to sum, and their columns by the field names of UsageTotals."""
-        if not self.range_.by_day:
-            return [(activity, {name: activity.c[name] for name in COUNTERS})]
-        tokens = usage.c.input_tokens + usage.c.output_tokens
-        return [
-            (traffic, {name: traffic.c[name] for name in COUNTED}),
-            (usage, {"tokens": tokens, "cost_nano": usage.c.cost_nano}),
-        ]
+def _targets(window: Window, of_targets: Sums, by_step: Sums) -> list[TargetFigures]:
+    found = {
+        (provider, model): TargetFigures(provider, model, totals, _empty(window))
+        for (provider, model), totals in of_targets.items()
+    }
+    for (at, provider, model), totals in by_step.items():
+        if one := found.get((provider, model)):
+            one.steps[window.index(at)].add(totals)
+    return sorted(found.values(), key=lambda one: (-one.total.cost_nano, -one.total.requests))
 
-    def _group(self, table: Table, by: str) -> Any:
-        if by == "all":
-            return literal(0)
-        if by == "step":
-            return table.c.day if self.range_.by_day else table.c.start
-        return table.c.key_id
 
-    def _within(self, table: Table) -> list[Any]:
-        if self.range_.by_day:
-            return [table.c.day.between(_day(self.since), _day(self.until - 1))]
-        return [
-            table.c.span == self.range_.step,
-            table.c.start >= self.since,
-            table.c.start < self.until,
-        ]
+def _without_time(by_target: Sums) -> Sums:
+    found: defaultdict[tuple[str, ...], UsageTotals] = defaultdict(UsageTotals)
+    for (_, *target), totals in by_target.items():
+        found[tuple(target)].add(totals)
+    return found
 
 
 def _top_keys(
-    connection: Connection, by_key: dict[int, UsageTotals]
-) -> list[tuple[int, str, str, UsageTotals]]:
-    """The keys with most requests: (id, name, mask, totals)."""
+    connection: Connection, window: Window, selected: Selected
+) -> list[tuple[int, str, bool, UsageTotals]]:
+    """The keys with most requests: (id, name, whether it is an account's own, totals)."""
+    by_key = sums(connection, window, selected, "key_id", fields=WITHOUT_CALLS)
     top = sorted(by_key.items(), key=lambda entry: -entry[1].requests)[:TOP_KEYS]
-    query = select(api_keys.c.id, api_keys.c.name, api_keys.c.mask)
-    found = connection.execute(query.where(api_keys.c.id.in_([key_id for key_id, _ in top])))
-    names = {row.id: (row.name, row.mask) for row in found}
-    return [(key_id, *names[key_id], sums) for key_id, sums in top if key_id in names]
+    query = (
+        select(api_keys.c.id, api_keys.c.name, accounts.c.id.is_not(None).label("is_account"))
+        .outerjoin(accounts, accounts.c.key_id == api_keys.c.id)
+        .where(api_keys.c.id.in_([key_id for (key_id,), _ in top]))
+    )
+    found = {row.id: row for row in connection.execute(query)}
+    return [
+        (key_id, found[key_id].name, bool(found[key_id].is_account), totals)
+        for (key_id,), totals in top
+        if key_id in found
+    ]
 
 
-def _total(parts: Collection[UsageTotals]) -> UsageTotals:
+def _sum(parts: Iterable[UsageTotals]) -> UsageTotals:
     total = UsageTotals()
     for part in parts:
         total.add(part)
     return total
 
 
-def _day(moment: int) -> date:
-    return datetime.fromtimestamp(moment, UTC).date()
-
-
-def _unix(day: date) -> int:
-    return int(datetime.combine(day, datetime.min.time(), UTC).timestamp())
+def _empty(window: Window) -> list[UsageTotals]:
+    return [UsageTotals() for _ in window.times]

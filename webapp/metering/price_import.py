@@ -74,14 +74,14 @@ def _section(table: Mapping[str, Any], maker: str, prefix: str) -> Iterator[tupl
             and not LEFT_OUT.search(name)
         ):
             try:
-                fields = _fields(entry)
+                fields = fields_of(entry)
             except ValueError as error:
                 raise ValueError(f"{full_name}: {error}") from None
             if fields:
                 yield name, fields
 
 
-def _fields(entry: Mapping[str, Any]) -> Fields | None:
+def fields_of(entry: Mapping[str, Any]) -> Fields | None:
     """The fields of a model; None if it has no price. Raises ValueError if they make no sense."""
     standard = _rates(entry)
     if not standard.get("input"):

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -16,9 +17,11 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
     Connection,
     Float,
     Integer,
+    Select,
     String,
     Table,
     Text,
@@ -30,7 +33,8 @@ from sqlalchemy import (
 )
 
 from webapp.accounts.keys import api_keys
-from webapp.errors import StoreUnavailable
+from webapp.errors import StoreUnavailable, all_errors
+from webapp.metering.stored_text import MAX_MODEL_LENGTH, cleaned
 from webapp.observability.redaction import MAX_STORED_LENGTH
 from webapp.storage.database import Database, metadata
 from webapp.storage.retention import Expired
@@ -38,15 +42,16 @@ from webapp.storage.statements import execute_rows
 
 log = logging.getLogger(__name__)
 
-MAX_MODEL_LENGTH = 256
 MAX_ROUTE_LENGTH = 300
+MAX_CLIENT_LENGTH = 200
+MAX_REQUEST_ID_LENGTH = 128
 
 requests = Table(
     "requests",
     metadata,
     Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
     Column("at", Float, nullable=False),  # Unix seconds when the request ended
-    Column("request_id", String(128), nullable=False),
+    Column("request_id", String(MAX_REQUEST_ID_LENGTH), nullable=False),
     Column("key_id", Integer, nullable=False),
     Column("endpoint", String(64), nullable=False),
     Column("status", Integer, nullable=False),
@@ -60,6 +65,9 @@ requests = Table(
     # The names of the model that the client asked for, and of the one that answered.
     Column("asked_model", String(MAX_ROUTE_LENGTH)),
     Column("answered_model", String(MAX_MODEL_LENGTH)),
+    Column("first_token_milliseconds", Float),  # of a stream
+    Column("client", String(MAX_CLIENT_LENGTH)),  # User-Agent
+    Column("refused_by", String(30)),  # a limit, one of observability.refusals
     # Both only if LOG_PROMPTS is on.
     Column("prompt", Text),
     Column("answer", Text),
@@ -68,15 +76,20 @@ MODELS = (requests.c.model, requests.c.asked_model, requests.c.answered_model)
 MODEL_LENGTHS = (MAX_MODEL_LENGTH, MAX_ROUTE_LENGTH, MAX_MODEL_LENGTH)
 LISTED = [column for column in requests.columns if column.name not in {"prompt", "answer"}]
 
+# In the column `cache`, of an answer that was stored for its Idempotency-Key.
+REPLAYED = "REPLAYED"
+
 # While the database is unavailable, this many are queued; then the oldest are dropped.
 MAX_QUEUED = 20_000
 # Rows are written up to a second after the request ended, or later after an outage.
 MAX_WRITE_DELAY = 60.0  # seconds
 WRITE_BATCH = 500
+READ_BATCH = 1_000
 # A page reads at most this many rows, even if few of them match.
 MAX_ROWS_SCANNED = 100_000
+MAX_COUNTED = 10_000
 DAY = 86_400  # seconds
-NAMES_BATCH = 10_000
+NAMES_BATCH = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +111,26 @@ class LoggedRequest:
     error: str | None
     asked_model: str | None = None
     answered_model: str | None = None
+    first_token_milliseconds: float | None = None
+    client: str | None = None
+    refused_by: str | None = None
     prompt: str | None = None
     answer: str | None = None
 
 
+class Outcome(StrEnum):
+    """How a request ended, whatever status its headers said."""
+
+    SUCCESS = "success"
+    ERROR = "error"  # as /stats counts errors: Weir or a provider failed
+    REFUSED = "refused"  # by one of Weir's limits
+    INVALID = "invalid"  # any other error of the client, or it disconnected
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Filters for requests; None matches all. `failed` selects requests with an error; `model` is
-    that of the target, or what the client or the provider called it."""
+    """Filters for requests; None matches all. `model` is that of the target, or what the client or
+    the provider called it. Of a time, `since` is included and `until` is not."""
 
     key_ids: Collection[int] | None = None
     endpoint: str | None = None
@@ -113,14 +138,14 @@ class Wanted:
     model: str | None = None
     cache: str | None = None
     status: int | None = None
-    failed: bool | None = None
+    outcome: Outcome | None = None
     since: float | None = None
     until: float | None = None
 
     @property
     def needs_search(self) -> bool:
         filters = (
-            self.endpoint, self.provider, self.model, self.cache, self.status, self.failed,
+            self.endpoint, self.provider, self.model, self.cache, self.status, self.outcome,
         )  # fmt: skip
         several_keys = self.key_ids is not None and len(self.key_ids) > 1
         return several_keys or any(value is not None for value in filters)
@@ -128,14 +153,34 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Rows, the newest first; `older` is where the next page begins, None at the end.
+    """Rows, the newest first. `older` and `newer` are the ids before and after which the next pages
+    begin; None at the end.
 
     `looked_back_to` is the time of the oldest row that was read, if the search ended early.
     """
 
     rows: list[Any]
     older: int | None
+    newer: int | None = None
     looked_back_to: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """The number of requests that match; at least so many if it is not `exact`."""
+
+    number: int
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What the latest requests name, each sorted."""
+
+    key_ids: list[int]
+    endpoints: list[str]
+    providers: list[str]
+    models: list[str]
 
 
 class RequestLog:
@@ -167,41 +212,72 @@ class RequestLog:
                 # Not queued again: another attempt would fail in the same way.
                 log.exception("%d requests could not be written to the request log", len(rows))
 
-    def page(self, wanted: Wanted, *, before: int | None = None, count: int = 50) -> Page:
-        """The newest requests, or those before the row with the id `before`."""
+    def page(
+        self,
+        wanted: Wanted,
+        *,
+        before: int | None = None,
+        after: int | None = None,
+        count: int = 50,
+    ) -> Page:
+        """The newest requests; or those before the row with the id `before`, or next after `after`,
+        unless that is the newest page."""
 
         def work(connection: Connection) -> Page:
-            top = before
-            if top is None:
-                top = (connection.execute(select(func.max(requests.c.id))).scalar() or 0) + 1
-            if wanted.until is not None:
-                top = min(top, _first_id(connection, wanted.until + MAX_WRITE_DELAY) or top)
-            # There is an index for the rows of one key. Other filters read row by row.
-            bottom = max(0, top - MAX_ROWS_SCANNED) if wanted.needs_search else 0
-            if wanted.since is not None:
-                first = _first_id(connection, wanted.since - MAX_WRITE_DELAY)
-                bottom = top if first is None else max(bottom, first)
-            query = (
-                select(*LISTED)
-                .where(requests.c.id < top, requests.c.id >= bottom, *_conditions(wanted))
-                .order_by(requests.c.id.desc())
-                .limit(count + 1)
-            )
-            rows = list(connection.execute(query).all())
-            if len(rows) > count:
-                return Page(rows[:count], rows[count - 1].id)
-            oldest = connection.execute(
-                select(requests.c.id, requests.c.at).where(requests.c.id >= bottom)
-                .order_by(requests.c.id).limit(1)
-            ).first()  # fmt: skip
-            first = connection.execute(select(func.min(requests.c.id))).scalar()
-            if oldest is None or first is None or first >= bottom:
-                return Page(rows, None)
-            if wanted.since is not None and oldest.at < wanted.since + MAX_WRITE_DELAY:
-                return Page(rows, None)
-            return Page(rows, bottom, looked_back_to=oldest.at)
+            bottom, top = _ids_of_period(connection, wanted)
+            if after is not None:
+                page = _page_after(connection, wanted, max(bottom, after + 1), top, count)
+                if page is not None:
+                    return page
+            page = _page_before(connection, wanted, bottom, min(top, before or top), count)
+            if before is None:
+                return page
+            return replace(page, newer=page.rows[0].id if page.rows else before - 1)
 
         return self._database.read(work)
+
+    def count(self, wanted: Wanted) -> Count:
+        """How many requests match, of those that a page would read; at most MAX_COUNTED."""
+
+        def work(connection: Connection) -> Count:
+            bottom, top = _ids_of_period(connection, wanted)
+            scanned = max(bottom, top - MAX_ROWS_SCANNED) if wanted.needs_search else bottom
+            matching = select(requests.c.id).where(
+                requests.c.id >= scanned, requests.c.id < top, *_conditions(wanted)
+            )
+            limited = matching.limit(MAX_COUNTED + 1).subquery()
+            query = select(func.count()).select_from(limited)
+            number = connection.execute(query).scalar_one()
+            is_exact = number <= MAX_COUNTED and not _has_older(connection, scanned, bottom)
+            return Count(min(number, MAX_COUNTED), is_exact)
+
+        return self._database.read(work)
+
+    def all(self, wanted: Wanted, limit: int) -> Iterator[Any]:
+        """The newest requests, at most `limit`, read in short transactions."""
+        before: int | None = None
+        while limit > 0:
+            page = self.page(wanted, before=before, count=min(limit, READ_BATCH))
+            yield from page.rows
+            limit -= len(page.rows)
+            before = page.older
+            if before is None:
+                return
+
+    def find_by_prefix(
+        self, prefix: str, key_ids: Collection[int] | None, count: int = 50
+    ) -> list[Any]:
+        """The requests whose id begins so, sorted by id."""
+        request_id = requests.c.request_id
+        # `z` is the last of the characters of an id in every collation, so the index is used.
+        query = select(*LISTED).where(
+            request_id.between(prefix, prefix.ljust(MAX_REQUEST_ID_LENGTH, "z")),
+            func.substr(request_id, 1, len(prefix)) == prefix,
+        )
+        if key_ids is not None:
+            query = query.where(requests.c.key_id.in_(key_ids))
+        query = query.order_by(request_id, requests.c.id.desc()).limit(count)
+        return list(self._database.read(lambda connection: connection.execute(query).all()))
 
     def find(self, request_id: str, key_ids: Collection[int] | None) -> list[Any]:
         """The requests with this id, newest first: a client may use an id twice."""
@@ -224,41 +300,21 @@ class RequestLog:
         rows = self._database.read(lambda connection: connection.execute(query).all())
         return {key_id: at for key_id, at in rows if at is not None}
 
-    def names(self, key_ids: Collection[int] | None) -> tuple[list[str], list[str], list[str]]:
-        """The endpoints, providers and models of the latest requests, for the filters to offer."""
+    def names(self, key_ids: Collection[int] | None) -> Names:
+        """What the latest requests name, for the filters to offer."""
 
-        def work(connection: Connection) -> tuple[list[str], list[str], list[str]]:
-            latest = select(requests.c.endpoint, requests.c.provider, *MODELS)
+        def work(connection: Connection) -> Names:
+            columns = (requests.c.key_id, requests.c.endpoint, requests.c.provider, *MODELS)
+            latest = select(*columns)
             if key_ids is not None:
                 latest = latest.where(requests.c.key_id.in_(key_ids), *_newest(connection))
             latest = latest.order_by(requests.c.id.desc()).limit(NAMES_BATCH)
             rows = connection.execute(select(latest.subquery()).distinct()).all()
-            endpoints, providers, *models = zip(*rows, strict=True) if rows else ((), ())
+            keys, endpoints, providers, *models = zip(*rows, strict=True) if rows else ((),) * 4
             found = (endpoints, providers, chain.from_iterable(models))
-            first, second, third = (sorted(set(names) - {None}) for names in found)
-            return first, second, third
+            return Names(sorted(set(keys)), *(sorted(set(names) - {None}) for names in found))
 
         return self._database.read(work)
-
-    def latencies(
-        self, key_ids: Collection[int], since: float, until: float
-    ) -> dict[str, float | None]:
-        """p50, p95 and p99 (ms) of these keys' latest requests in a time range."""
-
-        def work(connection: Connection) -> list[float]:
-            query = select(requests.c.milliseconds).where(
-                requests.c.key_id.in_(key_ids),
-                requests.c.at.between(since, until),
-                *_newest(connection),
-            )
-            newest = query.order_by(requests.c.id.desc()).limit(NAMES_BATCH)
-            return list(connection.execute(newest).scalars())
-
-        found = sorted(self._database.read(work))
-        return {
-            f"p{share}": found[min(len(found) - 1, len(found) * share // 100)] if found else None
-            for share in (50, 95, 99)
-        }
 
 
 def expired(keep_days: int) -> Expired:
@@ -281,17 +337,16 @@ def cut(text: str | None) -> str | None:
 def _row(request: LoggedRequest) -> dict[str, Any]:
     """A row for the table. Texts are cleaned, as a provider may send what databases refuse."""
     row = {name: getattr(request, name) for name in LoggedRequest.__slots__}
+    if request.client is not None:
+        printable = "".join(filter(str.isprintable, request.client))
+        row["client"] = cleaned(printable, MAX_CLIENT_LENGTH)
     for column, length in zip(MODELS, MODEL_LENGTHS, strict=True):
         if row[column.name] is not None:
-            row[column.name] = _clean(row[column.name], length)
+            row[column.name] = cleaned(row[column.name], length)
     if request.prompt is not None:
-        row["prompt"] = _clean(request.prompt, MAX_STORED_LENGTH)
-        row["answer"] = _clean(request.answer or "", MAX_STORED_LENGTH)
+        row["prompt"] = cleaned(request.prompt, MAX_STORED_LENGTH)
+        row["answer"] = cleaned(request.answer or "", MAX_STORED_LENGTH)
     return row
-
-
-def _clean(text: str, max_length: int) -> str:
-    return text.replace("\0", "").encode(errors="replace").decode()[:max_length]
 
 
 def _newest(connection: Connection) -> list[Any]:
@@ -300,10 +355,87 @@ def _newest(connection: Connection) -> list[Any]:
     return [requests.c.id > newest - MAX_ROWS_SCANNED]
 
 
+def _ids_of_period(connection: Connection, wanted: Wanted) -> tuple[int, int]:
+    """The ids of the rows of a period are in `range(*ids)`: rows are written some time later."""
+    # SQLite reads the whole table for both in one SELECT, and the ends of its index for each.
+    ends = (select(end(requests.c.id)).scalar_subquery() for end in (func.min, func.max))
+    bottom, last = connection.execute(select(*ends)).one()
+    bottom, top = bottom or 0, (last or 0) + 1
+    if wanted.until is not None:
+        top = _first_id(connection, wanted.until + MAX_WRITE_DELAY) or top
+    if wanted.since is not None:
+        first = _first_id(connection, wanted.since - MAX_WRITE_DELAY)
+        bottom = top if first is None else max(bottom, first)
+    return bottom, top
+
+
+def _page_before(connection: Connection, wanted: Wanted, bottom: int, top: int, count: int) -> Page:
+    """The newest rows below `top`."""
+    # There is an index for the rows of one key. Other filters read row by row.
+    scanned = max(bottom, top - MAX_ROWS_SCANNED) if wanted.needs_search else bottom
+    query = _within(wanted, scanned, top).order_by(requests.c.id.desc()).limit(count + 1)
+    rows = list(connection.execute(query).all())
+    if len(rows) > count:
+        return Page(rows[:count], rows[count - 1].id)
+    if not _has_older(connection, scanned, bottom):
+        return Page(rows, None)
+    oldest = select(requests.c.at).where(requests.c.id >= scanned).order_by(requests.c.id)
+    looked_back_to = connection.execute(oldest.limit(1)).scalar()
+    return Page(rows, scanned, looked_back_to=looked_back_to)
+
+
+def _page_after(
+    connection: Connection, wanted: Wanted, bottom: int, top: int, count: int
+) -> Page | None:
+    """The oldest rows from `bottom` on; None if newer ones than these are too few for a page."""
+    scanned = min(top, bottom + MAX_ROWS_SCANNED) if wanted.needs_search else top
+    query = _within(wanted, bottom, scanned).order_by(requests.c.id).limit(count + 1)
+    rows = list(connection.execute(query).all())
+    if len(rows) > count:
+        rows, newer = rows[:count], rows[count - 1].id
+    elif scanned < top:
+        newer = scanned - 1
+    else:
+        return None
+    return Page(rows[::-1], rows[0].id if rows else bottom, newer)
+
+
+def _within(wanted: Wanted, bottom: int, top: int) -> Select[Any]:
+    conditions = _conditions(wanted)
+    return select(*LISTED).where(requests.c.id >= bottom, requests.c.id < top, *conditions)
+
+
+def _has_older(connection: Connection, scanned: int, bottom: int) -> bool:
+    """Whether there are rows from `bottom` to `scanned`."""
+    older = select(requests.c.id).where(requests.c.id >= bottom, requests.c.id < scanned).limit(1)
+    return scanned > bottom and connection.execute(older).first() is not None
+
+
 def _first_id(connection: Connection, moment: float) -> int | None:
     """The id of the first row after a time (Unix seconds)."""
     later = select(requests.c.id).where(requests.c.at > moment).order_by(requests.c.at).limit(1)
     return connection.execute(later).scalar()
+
+
+def outcome_of(status: int, error: str | None) -> Outcome:
+    """How a request with this status and error ended."""
+    if status >= 500 or error in _SERVER_ERRORS:
+        return Outcome.ERROR
+    if error in _REFUSALS:
+        return Outcome.REFUSED
+    return Outcome.SUCCESS if status < 400 and error is None else Outcome.INVALID
+
+
+# The same in SQL. A stream that fails has sent status 200 by then.
+_SERVER_ERRORS = {error.__name__ for error in all_errors() if error.status >= 500}
+_REFUSALS = {error.__name__ for error in all_errors() if error.status == 429}
+_ERROR = func.coalesce(requests.c.error, "")
+_OUTCOMES: dict[Outcome, ColumnElement[bool]] = {
+    Outcome.ERROR: (requests.c.status >= 500) | _ERROR.in_(_SERVER_ERRORS),
+    Outcome.REFUSED: (requests.c.status < 500) & _ERROR.in_(_REFUSALS),
+    Outcome.SUCCESS: (requests.c.status < 400) & (_ERROR == ""),
+}
+_OUTCOMES[Outcome.INVALID] = not_(or_(*_OUTCOMES.values()))
 
 
 def _conditions(wanted: Wanted) -> list[Any]:
@@ -317,11 +449,10 @@ def _conditions(wanted: Wanted) -> list[Any]:
         conditions.append(or_(*(column == wanted.model for column in MODELS)))
     if wanted.key_ids is not None:
         conditions.append(requests.c.key_id.in_(wanted.key_ids))
-    if wanted.failed is not None:
-        failed = (requests.c.status >= 400) | requests.c.error.is_not(None)
-        conditions.append(failed if wanted.failed else not_(failed))
+    if wanted.outcome is not None:
+        conditions.append(_OUTCOMES[wanted.outcome])
     if wanted.since is not None:
         conditions.append(requests.c.at >= wanted.since)
     if wanted.until is not None:
-        conditions.append(requests.c.at <= wanted.until)
+        conditions.append(requests.c.at < wanted.until)
     return conditions

@@ -1,4 +1,7 @@
-"""Settlement: updates rows of the ledger, and with them usage, activity and budgets."""
+"""Settlement: updates rows of the ledger, and with them usage, activity and budgets.
+
+The tables are written in the order of the ledger's transactions (see there), each sorted.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, select
 
 from webapp.llm.calls import CallState, Settlement
-from webapp.metering import activity
+from webapp.metering import activity, target_activity
 from webapp.metering.budgets import BudgetKey, Spending, keys_of
 from webapp.metering.calls import NO_WORKER, TOKEN_COLUMNS, ledger
 from webapp.metering.usage import usage
@@ -132,6 +135,7 @@ def _add_usage(connection: Connection, used: _Used) -> None:
     if rows:
         execute_rows(connection, increment(connection, usage, COUNTERS), rows)
         _add_activity(connection, rows)
+        target_activity.add_calls(connection, rows)
 
 
 def _add_activity(connection: Connection, rows: list[dict[str, Any]]) -> None:

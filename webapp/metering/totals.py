@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 REFUSALS = ("refused_rate", "refused_tokens", "refused_budget", "refused_parallel")
@@ -23,6 +24,12 @@ class UsageTotals:
     refused_tokens: int = 0
     refused_budget: int = 0
     refused_parallel: int = 0
+    # Of calls to providers. `tokens` are the input and output tokens where these are reported.
+    calls: int = 0
+    failed_calls: int = 0
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    output_tokens: int = 0
 
     def add(self, other: UsageTotals) -> None:
         # Runs for every request: a loop over the fields would take six times as long.
@@ -38,6 +45,15 @@ class UsageTotals:
         self.refused_tokens += other.refused_tokens
         self.refused_budget += other.refused_budget
         self.refused_parallel += other.refused_parallel
+        self.calls += other.calls
+        self.failed_calls += other.failed_calls
+        self.input_tokens += other.input_tokens
+        self.cached_input_tokens += other.cached_input_tokens
+        self.output_tokens += other.output_tokens
+
+    def only(self, names: Iterable[str]) -> UsageTotals:
+        """These fields alone."""
+        return UsageTotals(**{name: getattr(self, name) for name in names})
 
     def scaled(self, share: float) -> UsageTotals:
         """All fields multiplied by a share (0..1), rounded."""
@@ -52,6 +68,11 @@ class UsageTotals:
     def refused(self) -> int:
         """Requests that Weir's own limits refused; they are in none of the other fields."""
         return sum(getattr(self, name) for name in REFUSALS)
+
+    @property
+    def cached_share(self) -> float | None:
+        """The share (0..1) of input tokens that the providers' prompt caches knew."""
+        return self.cached_input_tokens / self.input_tokens if self.input_tokens else None
 
     @property
     def error_rate(self) -> float | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Collection
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping
 from datetime import UTC, date, datetime
+from functools import partial
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import BigInteger, Column, Connection, Date, DateTime, Integer, Table, func, select
@@ -13,6 +15,9 @@ from sqlalchemy import BigInteger, Column, Connection, Date, DateTime, Integer, 
 from webapp.accounts.keys import api_keys
 from webapp.errors import StoreUnavailable
 from webapp.metering import activity
+from webapp.metering.target_activity import NO_TARGET, RequestKey, add_requests
+from webapp.metering.target_latency import FIRST_TOKEN, TOTAL, LatencyKey, bucket_of
+from webapp.metering.target_latency import add_latencies as add_target_latencies
 from webapp.metering.totals import UsageTotals
 from webapp.storage.database import Database, increment, metadata
 from webapp.storage.statements import execute_rows
@@ -62,48 +67,52 @@ class Traffic:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._counts: dict[tuple[date, int], UsageTotals] = {}
-        self._latency: Counter[tuple[date, int]] = Counter()
-        self._minutes: dict[tuple[int, int], UsageTotals] = {}
-        self._minute_latency: Counter[tuple[int, int]] = Counter()
+        # The counters by day and by key are sums of these.
+        self._counts: dict[RequestKey, UsageTotals] = {}
+        self._latency: Counter[tuple[int, int]] = Counter()
+        self._target_latency: Counter[LatencyKey] = Counter()
 
-    def count(self, key_id: int, counts: UsageTotals, milliseconds: float | None = None) -> None:
-        """Add one request to what the next flush writes. One that was refused has no latency."""
-        today = datetime.now(UTC).date()
-        self._counts.setdefault((today, key_id), UsageTotals()).add(counts)
+    def count(
+        self,
+        key_id: int,
+        counts: UsageTotals,
+        milliseconds: float | None = None,
+        *,
+        endpoint: str = "",
+        target: tuple[str, str] = NO_TARGET,
+        first_token: float | None = None,
+    ) -> None:
+        """Add one request to what the next flush writes. One that was refused has no latency, and
+        only a stream a time (ms) to its first token. `target` is a provider and a model. `counts`
+        is not to be used afterwards."""
         minute = activity.this_minute()
-        self._minutes.setdefault((minute, key_id), UsageTotals()).add(counts)
+        key = (minute, key_id, endpoint, *target)
+        if found := self._counts.get(key):
+            found.add(counts)
+        else:
+            self._counts[key] = counts
         if milliseconds is not None:
-            bucket = _bucket(milliseconds)
-            self._latency[today, bucket] += 1
-            self._minute_latency[minute, bucket] += 1
+            self._latency[minute, _bucket(milliseconds)] += 1
+            bucket = bucket_of(milliseconds)
+            self._target_latency[minute, *target, TOTAL, bucket] += 1
+        if first_token is not None:
+            bucket = bucket_of(first_token)
+            self._target_latency[minute, *target, FIRST_TOKEN, bucket] += 1
 
     def flush(self) -> None:
         """Write the counts. If StoreUnavailable is raised, they stay for the next flush."""
         counts, self._counts = self._counts, {}
-        by_minute, self._minutes = self._minutes, {}
         timings, self._latency = self._latency, Counter()
-        minute_timings, self._minute_latency = self._minute_latency, Counter()
+        target_timings, self._target_latency = self._target_latency, Counter()
         if not counts:
             return
-
-        def work(connection: Connection) -> None:
-            _add(connection, counts, timings)
-            activity.add(
-                connection, [(*key, _activity(totals)) for key, totals in by_minute.items()]
-            )
-            if minute_timings:
-                activity.add_latencies(connection, minute_timings)
-
         try:
-            self._database.write(work)
+            self._database.write(partial(_add, counts, timings, target_timings))
         except BaseException:
             for key, totals in counts.items():
                 self._counts.setdefault(key, UsageTotals()).add(totals)
-            for minute, totals in by_minute.items():
-                self._minutes.setdefault(minute, UsageTotals()).add(totals)
             self._latency.update(timings)
-            self._minute_latency.update(minute_timings)
+            self._target_latency.update(target_timings)
             raise
 
     def counts(self, key_id: int) -> UsageTotals:
@@ -120,6 +129,14 @@ class Traffic:
             return int(self._database.read(lambda c: c.execute(query).scalar_one()))
         except StoreUnavailable:
             return 0
+
+    def all_counted_today(self, key_ids: Collection[int]) -> dict[int, int]:
+        """The requests of each of these keys on this UTC day that are written. May raise
+        StoreUnavailable."""
+        today = (traffic.c.day == datetime.now(UTC).date(), traffic.c.key_id.in_(key_ids))
+        query = select(traffic.c.key_id, func.sum(traffic.c.requests)).where(*today)
+        rows = self._database.read(lambda c: c.execute(query.group_by(traffic.c.key_id)).all())
+        return dict.fromkeys(key_ids, 0) | {key_id: int(count) for key_id, count in rows}
 
     def is_empty(self, key_ids: Collection[int] | None) -> bool:
         """Whether there are no counts, or none of these keys."""
@@ -159,11 +176,6 @@ class Traffic:
         return percentiles(rows, *shares)
 
 
-def _activity(totals: UsageTotals) -> dict[str, int]:
-    """The counters for the activity table; the ledger adds the billed tokens and cost."""
-    return {name: getattr(totals, name) for name in activity.COUNTED}
-
-
 def percentiles(rows: Any, *shares: float) -> list[float | None]:
     """The latency percentiles (ms) for these shares (0..1). `rows` are (bucket, requests)."""
     total = sum(int(requests) for _, requests in rows)
@@ -192,19 +204,48 @@ def _percentile(rank: float, rows: Any) -> float | None:
 
 
 def _add(
+    counts: Mapping[RequestKey, UsageTotals],
+    timings: Mapping[tuple[int, int], int],
+    target_timings: Mapping[LatencyKey, int],
     connection: Connection,
-    counts: dict[tuple[date, int], UsageTotals],
-    timings: Counter[tuple[date, int]],
 ) -> None:
-    # Sorted, so that workers lock rows in the same order and cannot deadlock.
+    """Write counters. Each table's rows are sorted, and the tables written in this order (the
+    ledger's transactions write some of them, in the same order), so that workers cannot deadlock.
+    """
+    by_day: defaultdict[tuple[date, int], UsageTotals] = defaultdict(UsageTotals)
+    by_minute: defaultdict[tuple[int, int], UsageTotals] = defaultdict(UsageTotals)
+    for (minute, key_id, *_), counted in counts.items():
+        by_day[_day(minute), key_id].add(counted)
+        by_minute[minute, key_id].add(counted)
     rows = [
         {"day": day, "key_id": key_id, **{name: getattr(counted, name) for name in COUNTERS}}
-        for (day, key_id), counted in sorted(counts.items(), key=lambda entry: entry[0])
-    ]
-    buckets = [
-        {"day": day, "bucket": bucket, "requests": requests}
-        for (day, bucket), requests in sorted(timings.items())
+        for (day, key_id), counted in sorted(by_day.items(), key=itemgetter(0))
     ]
     execute_rows(connection, increment(connection, traffic, COUNTERS), rows)
-    if buckets:
-        execute_rows(connection, increment(connection, latency, ["requests"]), buckets)
+    if timings:
+        execute_rows(connection, increment(connection, latency, ["requests"]), _buckets(timings))
+    activity.add(connection, [(*key, _activity(totals)) for key, totals in by_minute.items()])
+    if timings:
+        activity.add_latencies(connection, timings)
+    add_requests(connection, counts)
+    if target_timings:
+        add_target_latencies(connection, target_timings)
+
+
+def _buckets(timings: Mapping[tuple[int, int], int]) -> list[dict[str, Any]]:
+    sums: Counter[tuple[date, int]] = Counter()
+    for (minute, bucket), requests in timings.items():
+        sums[_day(minute), bucket] += requests
+    return [
+        {"day": day, "bucket": bucket, "requests": requests}
+        for (day, bucket), requests in sorted(sums.items())
+    ]
+
+
+def _activity(totals: UsageTotals) -> dict[str, int]:
+    """The counters for the activity table; the ledger adds the billed tokens and cost."""
+    return {name: getattr(totals, name) for name in activity.COUNTED}
+
+
+def _day(moment: int) -> date:
+    return datetime.fromtimestamp(moment, UTC).date()

@@ -39,7 +39,7 @@ class CheckedProvider(Protocol):
     name: str
     latest: Outcome | None
 
-    def check(self, timeout: float) -> None:
+    def check(self, timeout: float) -> object:
         """Make a free call, and record its outcome in `latest`. May raise WeirError."""
 
 

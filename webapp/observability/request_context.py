@@ -27,12 +27,13 @@ MAX_ATTEMPTS = 10
 class RequestContext:
     """What is known about a request. `cost_usd` is None if unknown; `cache` is an X-Cache value.
 
-    `failed` means that it ended with a server-side error, whatever status was sent before, and
-    `complete` that what is sent next is the end of a stream that succeeded. `limit`
-    is the limit that refused it, `limited` whether it counts against its key's limits. `model` is
-    that of the target, `asked_model` what the client named and `answered_model` what the provider
-    called it. `attempts` are the latest provider calls that failed, whatever became of the request.
-    `waited` is the time (seconds) spent waiting for providers, None
+    `client` is its User-Agent. `replayed` means that it got the stored answer of an earlier request
+    with its Idempotency-Key. `failed` means that it ended with a server-side error, whatever
+    status was sent before, and `complete` that what is sent next is the end of a stream that
+    succeeded. `limit` is the limit that refused it, `limited` whether it counts against its key's
+    limits. `model` is that of the target, `asked_model` what the client named and `answered_model`
+    what the provider called it. `attempts` are the latest provider calls that failed, whatever
+    became of the request. `waited` is the time (seconds) spent waiting for providers, None
     if unknown. `began_to_answer` is the time (seconds) until the first chunk of a stream. `prompt`
     and `answer` are None unless LOG_PROMPTS is on; `redacted` are the patterns to redact in them.
     """
@@ -41,12 +42,14 @@ class RequestContext:
     method: str
     endpoint: str
     trace_id: str | None = None
+    client: str | None = None
     key_id: int | None = None
     api_key: str | None = None
     tier: str | None = None
     limited: bool = False
     admitted: bool = False
     cache: str | None = None
+    replayed: bool = False
     model: str | None = None
     provider: str | None = None
     asked_model: str | None = None

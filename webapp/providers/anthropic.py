@@ -53,10 +53,13 @@ class AnthropicProvider(BaseProvider):
         self._adaptations = Adaptations()
         self._keep_private(api_key, address)
 
+    @property
+    def base_url(self) -> str:
+        return self._address.url or OFFICIAL_URL
+
     @cached_property
     def _endpoint(self) -> Endpoint:
-        url = self._address.url or OFFICIAL_URL
-        return Endpoint(url, self._headers(), self._timeout, self._address.query)
+        return Endpoint(self.base_url, self._headers(), self._timeout, self._address.query)
 
     def _headers(self) -> dict[str, str]:
         headers = {"anthropic-version": VERSION}

@@ -22,6 +22,7 @@ from webapp.errors import NotFound, ProviderError, ProviderTimedOut, WeirError
 from webapp.llm.calls import Outcome
 from webapp.llm.messages import Answer, Chunk, ModelRequest, Operation
 from webapp.llm.stream_usage import StreamUsage
+from webapp.observability.masking import mask
 from webapp.providers.answers import StreamReader, malformed_as_provider_failed, read_answer
 from webapp.providers.gap_timeout import with_gap_timeout
 from webapp.providers.http import ReportedInStream
@@ -64,6 +65,10 @@ class BaseProvider(ABC):
     openai_family = False
     operations: frozenset[Operation] = frozenset({"chat/completions", "embeddings"})
     """The formats that it speaks; requests of others are translated."""
+    has_free_call = True
+    """Whether its models are listed by a call, which costs nothing and shows whether it answers."""
+    _api_key = ""
+    _address = BaseURL()
 
     def __init__(self, name: str, timeout: float) -> None:
         self.name = name
@@ -88,6 +93,21 @@ class BaseProvider(ABC):
         found = sorted(self._private_texts, key=len)
         if found:
             self._private = re.compile("|".join(map(re.escape, reversed(found))), re.IGNORECASE)
+
+    @property
+    def base_url(self) -> str:
+        """Where its calls go, without user, password and query; "" if only a library knows."""
+        return self._address.url
+
+    @property
+    def masked_key(self) -> str | None:
+        """The mask of the API key in use; None if it has no key."""
+        return mask(self._api_key) if self._api_key else None
+
+    @property
+    def has_password(self) -> bool:
+        """Whether its base URL has a user and a password, which are sent instead of a key."""
+        return bool(self._address.user_info)
 
     @abstractmethod
     def _complete(self, request: ModelRequest, model: str) -> str:
@@ -209,10 +229,13 @@ class BaseProvider(ABC):
                     self._listed = (self._refreshed_list(), time.monotonic())
         return self._listed[0]
 
-    def check(self, timeout: float) -> None:
-        """A free call that shows whether the provider is available. Raises ProviderError."""
+    def check(self, timeout: float) -> int:
+        """A free call that shows whether the provider is available. Raises ProviderError.
+
+        Returns how many models it lists.
+        """
         with self._recording(), gevent.Timeout(timeout, ProviderTimedOut(SLOW)):
-            self._list_models()
+            return len(self._list_models())
 
     def _listing_is_fresh(self) -> bool:
         models, listed_at = self._listed

@@ -54,6 +54,7 @@ class LangChainProvider(BaseProvider):
     """The models of one provider, by its name in LangChain's `init_chat_model`."""
 
     operations = frozenset({"chat/completions"})
+    has_free_call = False
 
     def __init__(
         self, name: str, model_provider: str, *, api_key: str, address: BaseURL, timeout: float

@@ -30,6 +30,7 @@ class OfflineProvider(BaseProvider):
     max_input_tokens = None
     openai_family = True
     kind = "offline"
+    has_free_call = False
 
     def __init__(self, timeout: float) -> None:
         super().__init__("offline", timeout)

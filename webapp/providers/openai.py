@@ -64,6 +64,10 @@ class OpenAIProvider(BaseProvider):
         self._chat_alone: dict[str, float] = {}
         self._keep_private(api_key, address)
 
+    @property
+    def base_url(self) -> str:
+        return self._base_url
+
     @cached_property
     def _endpoint(self) -> Endpoint:
         return Endpoint(self._base_url, self._headers(), self._timeout, self._address.query)

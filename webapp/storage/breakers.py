@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -95,6 +96,16 @@ class Circuit:
         return "open" if time.monotonic() < pause.until else "half-open"
 
 
+@dataclass(frozen=True, slots=True)
+class OpenCircuit:
+    """A circuit that `who` is kept away from: EVERYBODY, or one key. In `probe_in` seconds a call
+    is let through as a probe; at 0 the next one is."""
+
+    circuit: str
+    who: str
+    probe_in: float
+
+
 class CircuitBreakers:
     """The breakers of all circuits that this process has used. `who` is the key of a request."""
 
@@ -176,6 +187,20 @@ class CircuitBreakers:
             elif keys := len(view.pauses.keys() - {EVERYBODY}):
                 shown[circuit]["paused_keys"] = keys
         return shown
+
+    def open_circuits(self, circuits: Iterable[str]) -> list[OpenCircuit]:
+        """All that somebody is kept away from: of those that this process has used, of these, and
+        of those that any process keeps everybody away from. Where everybody is, keys are not
+        listed."""
+        elsewhere = {name.decode() for name in self._shared("SMEMBERS", TRIPPED) or ()}
+        found = []
+        for circuit in sorted(elsewhere.union(self._circuits, circuits)):
+            pauses = self._refreshed(circuit).pauses
+            for who in [EVERYBODY] if EVERYBODY in pauses else sorted(pauses):
+                pause = pauses[who]
+                end = max(pause.until, pause.probing_until)
+                found.append(OpenCircuit(circuit, who, max(0.0, end - time.monotonic())))
+        return found
 
     def _kept_away(self, view: Circuit, failed: str) -> str:
         """Who is kept away after this failure, counted in this process alone."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from flask import request
 
+from webapp.accounts.audit import EventFilter
 from webapp.admission import admins_only
 from webapp.api.admin.schemas import AuditAnswer, AuditQuery
 from webapp.api.blueprint import Blueprint, validated
@@ -23,7 +24,6 @@ blueprint = admins_only(Blueprint("admin_audit", __name__, description="The audi
 def audit() -> dict[str, Any]:
     """List audit events, newest first"""
     query = validated(AuditQuery(), request.args.to_dict())
-    events = services().audit.latest(
-        target=query["target"], before_id=query["before"], count=query["limit"]
-    )
+    wanted = EventFilter(targets=None if query["target"] is None else [query["target"]])
+    events = services().audit.latest(wanted, before_id=query["before"], count=query["limit"])
     return {"events": [asdict(event) | {"at": event.at.isoformat()} for event in events]}

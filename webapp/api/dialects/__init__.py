@@ -48,6 +48,12 @@ def current() -> Dialect:
     return _of_unknown_path(request.path)
 
 
+def counted_endpoint(rule: str) -> str:
+    """The endpoint that this request is counted and billed under: a native endpoint is the same
+    one with and without /v1."""
+    return rule.removeprefix("/v1") if current() is NATIVE else rule
+
+
 def _of_unknown_path(path: str) -> Dialect:
     """The dialect of a path, or of a method of it, that no endpoint has."""
     if path == ANTHROPICS_PATHS or path.startswith(f"{ANTHROPICS_PATHS}/"):

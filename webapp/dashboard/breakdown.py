@@ -1,0 +1,97 @@
+"""The figures of a period by model or by provider: a table, and a stacked chart over time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from webapp.dashboard.charts import COUNT, MONEY, Chart, Links, Series, Unit
+from webapp.metering.latencies import LatencyFigures
+from webapp.metering.overview import Figures
+from webapp.metering.target_latency import Latencies
+from webapp.metering.totals import UsageTotals
+
+# Each metric of the chart: its title, the field of UsageTotals, how it is shown.
+METRICS: dict[str, tuple[str, str, Unit]] = {
+    "cost": ("Cost", "cost_nano", MONEY),
+    "tokens": ("Tokens", "tokens", COUNT),
+    "requests": ("Requests", "requests", COUNT),
+}
+SERIES_MAX = 6  # the others are summed
+NO_TARGET = "No model"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A model of a provider, or a provider (`model` is None), with what filters select it."""
+
+    name: str
+    provider: str
+    model: str | None
+    total: UsageTotals
+    steps: Sequence[UsageTotals]
+    latency: Latencies | None
+    first_token: Latencies | None
+
+    @property
+    def filters(self) -> dict[str, str] | None:
+        """None: no filter selects what had no target."""
+        if not self.provider:
+            return None
+        return {"provider": self.provider} | ({"model": self.model} if self.model else {})
+
+
+def rows_by_model(figures: Figures, latencies: LatencyFigures) -> list[Row]:
+    """A model that two providers serve has a row of each: their prices differ."""
+    names = [target.model for target in figures.targets]
+    timings = {(one[0], one[1]): (one[3], one[4]) for one in latencies.targets}
+    rows = []
+    for one in figures.targets:
+        name = one.model if names.count(one.model) == 1 else f"{one.provider}/{one.model}"
+        timing = timings.get((one.provider, one.model), (None, None))
+        name = name if one.provider else NO_TARGET
+        rows.append(Row(name, one.provider, one.model, one.total, one.steps, *timing))
+    return rows
+
+
+def rows_by_provider(figures: Figures, latencies: LatencyFigures) -> list[Row]:
+    rows = []
+    for provider in dict.fromkeys(target.provider for target in figures.targets):
+        targets = [target for target in figures.targets if target.provider == provider]
+        timing = latencies.providers.get(provider, (None, None)) if provider else (None, None)
+        total = _sum([target.total for target in targets])
+        steps = [_sum(step) for step in zip(*(target.steps for target in targets), strict=True)]
+        rows.append(Row(provider or "No provider", provider, None, total, steps, *timing))
+    return sorted(rows, key=lambda row: (-row.total.cost_nano, -row.total.requests))
+
+
+def breakdown_chart(
+    rows: Sequence[Row], by: str, metric: str, figures: Figures, is_running: bool, links: Links
+) -> Chart:
+    """The largest, each with its colour, and the sum of the others."""
+    title, attribute, unit = METRICS[metric]
+
+    def values(totals: Sequence[UsageTotals]) -> list[float | None]:
+        return [getattr(total, attribute) for total in totals]
+
+    sorted_rows = sorted(rows, key=lambda row: -getattr(row.total, attribute))
+    sorted_rows = [row for row in sorted_rows if getattr(row.total, attribute)]
+    series = [
+        Series(
+            row.name, f"series-{place}", values(row.steps),
+            None if row.filters is None else links(**row.filters),
+        )
+        for place, row in enumerate(sorted_rows[:SERIES_MAX], 1)
+    ]  # fmt: skip
+    if others := sorted_rows[SERIES_MAX:]:
+        steps = [_sum(step) for step in zip(*(row.steps for row in others), strict=True)]
+        series.append(Series("Other", "series-other", values(steps)))
+    times = [at for at, _ in figures.steps]
+    return Chart("breakdown", f"{title} by {by}", unit, series, times, is_running)
+
+
+def _sum(totals: Sequence[UsageTotals]) -> UsageTotals:
+    result = UsageTotals()
+    for one in totals:
+        result.add(one)
+    return result

@@ -1,0 +1,1 @@
+"""Reads what other gateways are configured with, and says it in Weir's settings."""

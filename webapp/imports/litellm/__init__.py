@@ -1,0 +1,1 @@
+"""LiteLLM proxy's `config.yaml` and virtual keys, in Weir's settings and keys."""
