@@ -598,7 +598,8 @@ def _complete(values: dict[str, Any], environment: Mapping[str, str]) -> None:
     if development:
         values["secret_key"] = values["secret_key"] or _stored_secret(values["data_dir"])
         if "API_KEYS" not in environment:
-            values["api_keys"] = parse.api_keys(DEMO_KEYS)
+            demo_keys = parse.api_keys(DEMO_KEYS)
+            values["api_keys"] = tuple(key for key in demo_keys if key.tier in values["tiers"])
         values["allowed_origins"] = values["allowed_origins"] or ("*",)
 
 

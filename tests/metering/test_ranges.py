@@ -9,9 +9,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import event, func, insert, select, update
 
 from webapp.errors import StoreUnavailable, ValidationError
+from webapp.metering import activity as activity_module
 from webapp.metering.activity import DAY, HALF_HOUR, MINUTE, activity
 from webapp.metering.overview import Overview
 from webapp.metering.ranges import MAX_STEPS, RANGES, custom
@@ -182,6 +183,22 @@ def test_a_count_that_could_not_be_written_is_written_later(
             ("p", "m", 2)
         ]
         assert overview.latencies(RANGES[name]).first_token.p99 == pytest.approx(2, rel=0.025)
+
+
+def test_the_counts_of_a_long_outage_are_written_in_several_transactions(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traffic = Traffic(database)
+    now = activity_module.this_minute()
+    for minute in range(now - 2 * HOUR, now + MINUTE, MINUTE):
+        monkeypatch.setattr(activity_module, "this_minute", lambda minute=minute: minute)
+        traffic.count(1, UsageTotals(requests=1), 5.0, endpoint="/chat", target=("p", "m"))
+    began: list[object] = []
+    event.listen(database.engine, "begin", began.append)
+    traffic.flush()
+    assert len(began) == 9
+    figures = Overview(database).figures(custom(now - 2 * HOUR, now + MINUTE))
+    assert figures.now.requests == figures.targets[0].total.requests == 121
 
 
 def test_percentiles_are_interpolated_inside_of_a_bucket() -> None:

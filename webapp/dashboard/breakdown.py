@@ -19,6 +19,7 @@ METRICS: dict[str, tuple[str, str, Unit]] = {
 }
 SERIES_MAX = 6  # the others are summed
 NO_TARGET = "No model"
+NOT_MEASURED = Latencies()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,8 @@ class Row:
     model: str | None
     total: UsageTotals
     steps: Sequence[UsageTotals]
-    latency: Latencies | None
-    first_token: Latencies | None
+    latency: Latencies = NOT_MEASURED
+    first_token: Latencies = NOT_MEASURED
 
     @property
     def filters(self) -> dict[str, str] | None:
@@ -48,7 +49,7 @@ def rows_by_model(figures: Figures, latencies: LatencyFigures) -> list[Row]:
     rows = []
     for one in figures.targets:
         name = one.model if names.count(one.model) == 1 else f"{one.provider}/{one.model}"
-        timing = timings.get((one.provider, one.model), (None, None))
+        timing = timings.get((one.provider, one.model), ())
         name = name if one.provider else NO_TARGET
         rows.append(Row(name, one.provider, one.model, one.total, one.steps, *timing))
     return rows
@@ -58,7 +59,7 @@ def rows_by_provider(figures: Figures, latencies: LatencyFigures) -> list[Row]:
     rows = []
     for provider in dict.fromkeys(target.provider for target in figures.targets):
         targets = [target for target in figures.targets if target.provider == provider]
-        timing = latencies.providers.get(provider, (None, None)) if provider else (None, None)
+        timing = latencies.providers.get(provider, ()) if provider else ()
         total = _sum([target.total for target in targets])
         steps = [_sum(step) for step in zip(*(target.steps for target in targets), strict=True)]
         rows.append(Row(provider or "No provider", provider, None, total, steps, *timing))

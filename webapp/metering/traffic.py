@@ -57,7 +57,8 @@ service = Table(
 
 # Each latency bucket is 5 % wider than the one before, so a percentile is off by at most that.
 BUCKET_GROWTH = math.log(1.05)
-
+# So many seconds are written in one transaction.
+FLUSH_LENGTH = 15 * 60
 
 COUNTERS = [column.name for column in traffic.columns if not column.primary_key]
 
@@ -100,12 +101,20 @@ class Traffic:
             self._target_latency[minute, *target, FIRST_TOKEN, bucket] += 1
 
     def flush(self) -> None:
-        """Write the counts. If StoreUnavailable is raised, they stay for the next flush."""
-        counts, self._counts = self._counts, {}
-        timings, self._latency = self._latency, Counter()
-        target_timings, self._target_latency = self._target_latency, Counter()
-        if not counts:
-            return
+        """Write the counts. If StoreUnavailable is raised, they stay for the next flush.
+
+        After a long outage, all at once would take longer than a transaction may.
+        """
+        until = 0
+        while self._counts and until <= activity.this_minute():
+            until = min(key[0] for key in self._counts) + FLUSH_LENGTH
+            self._write(until)
+
+    def _write(self, until: int) -> None:
+        """Write the counts of the minutes before `until`."""
+        counts = _taken(self._counts, until)
+        timings = _taken(self._latency, until)
+        target_timings = _taken(self._target_latency, until)
         try:
             self._database.write(partial(_add, counts, timings, target_timings))
         except BaseException:
@@ -180,6 +189,11 @@ def percentiles(rows: Any, *shares: float) -> list[float | None]:
     """The latency percentiles (ms) for these shares (0..1). `rows` are (bucket, requests)."""
     total = sum(int(requests) for _, requests in rows)
     return [_percentile(share * total, rows) for share in shares]
+
+
+def _taken(counted: dict[Any, Any], until: int) -> dict[Any, Any]:
+    """What was counted in minutes before `until`, which is removed."""
+    return {key: counted.pop(key) for key in list(counted) if key[0] < until}
 
 
 def _sums() -> list[Any]:
