@@ -16,6 +16,7 @@ METRICS: dict[str, tuple[str, str, Unit]] = {
     "cost": ("Cost", "cost_nano", MONEY),
     "tokens": ("Tokens", "tokens", COUNT),
     "requests": ("Requests", "requests", COUNT),
+    "refused": ("Refused", "refused", COUNT),
 }
 SERIES_MAX = 6  # the others are summed
 NO_TARGET = "No model"
@@ -24,7 +25,8 @@ NOT_MEASURED = Latencies()
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A model of a provider, or a provider (`model` is None), with what filters select it."""
+    """A model of a provider, or a provider (`model` is None), with what filters select it. A model
+    that runs in Weir has no provider."""
 
     name: str
     provider: str
@@ -37,9 +39,8 @@ class Row:
     @property
     def filters(self) -> dict[str, str] | None:
         """None: no filter selects what had no target."""
-        if not self.provider:
-            return None
-        return {"provider": self.provider} | ({"model": self.model} if self.model else {})
+        names = {"provider": self.provider, "model": self.model}
+        return {title: name for title, name in names.items() if name} or None
 
 
 def rows_by_model(figures: Figures, latencies: LatencyFigures) -> list[Row]:
@@ -48,10 +49,10 @@ def rows_by_model(figures: Figures, latencies: LatencyFigures) -> list[Row]:
     timings = {(one[0], one[1]): (one[3], one[4]) for one in latencies.targets}
     rows = []
     for one in figures.targets:
-        name = one.model if names.count(one.model) == 1 else f"{one.provider}/{one.model}"
+        unique = not one.provider or names.count(one.model) == 1
+        name = one.model if unique else f"{one.provider}/{one.model}"
         timing = timings.get((one.provider, one.model), ())
-        name = name if one.provider else NO_TARGET
-        rows.append(Row(name, one.provider, one.model, one.total, one.steps, *timing))
+        rows.append(Row(name or NO_TARGET, one.provider, one.model, one.total, one.steps, *timing))
     return rows
 
 
