@@ -213,9 +213,9 @@ class RateLimits:
         def peek(bucket: str) -> Decision:
             return self._decide(bucket, limits[bucket], "", counted_today.get(bucket, UNKNOWN))
 
-        # Without Redis there is no trip to wait for.
-        peeked = map(peek, limits) if self._redis is None else Pool(PEEKS_AT_ONCE).imap(peek, limits)
-        return dict(zip(limits, peeked, strict=True))
+        if self._redis is None:
+            return {bucket: peek(bucket) for bucket in limits}
+        return dict(zip(limits, Pool(PEEKS_AT_ONCE).imap(peek, limits), strict=True))
 
     def release(self, bucket: str, request: str) -> None:
         """The request runs no more."""
