@@ -496,10 +496,12 @@ def test_bars_move_with_traffic(weir: Weir, admin: Visitor) -> None:
     secret = admin.create_key("kiosk", "free", **{"limits.usd_per_day": "0.01"})
     key = f"/dashboard/keys/{max(admin.ids_of_keys())}"
     assert "0 of 5" in text_of(admin.get(key).text)
+    assert "Resets" not in text_of(admin.get(key).text)
     for number in range(5):
         ask(weir, secret, f"bar {number}", max_tokens=10)
     wait_until(lambda: "5 of 5" in text_of(admin.get(key).text))
     page = admin.get(key).text
+    assert re.search(r"5 of 5 Resets in (\d+ s|1 minute)", text_of(page))
     assert 'class="full"' in page
     assert re.search(r"USD per day <?\$0\.0\d+ (\(exactly \$0\.0\d+\) )?of \$0\.01", text_of(page))
 
