@@ -532,7 +532,11 @@ def test_budgets_are_raised_for_a_while(weir: Weir, admin: Visitor) -> None:
     page = admin.post(f"{key}/budget", on=key, usd="2.5", days="7")
     assert "$0.00 of $2.51" in text_of(page.text)
     assert "Budget increase $2.50 until" in text_of(page.text)
-    assert admin.post(f"{key}/budget", on=key, usd="much", days="7").status_code == 422
+    for usd, told in (("much", "Must be an amount in USD."), ("1e10", "from 0 to 1000000000.")):
+        refused = admin.post(f"{key}/budget", on=key, usd=usd, days="7")
+        assert refused.status_code == 422
+        assert re.search(rf'class="problem" id="error-usd">[^<]*{told}</span>', refused.text)
+        assert f'value="{usd}"' in refused.text
     page = admin.post(f"{key}/budget", on=key, usd="0", days="1")
     assert "Budget increase $" not in text_of(page.text)
 

@@ -100,7 +100,7 @@ class KeyForm:
             try:
                 parse_overrides({name: value})
             except ValueError as error:
-                self.errors[f"limits.{name}"] = _sentence(str(error).removeprefix(f"{name} "))
+                self.errors[f"limits.{name}"] = sentence(str(error).removeprefix(f"{name} "))
 
     def expiry(self) -> datetime | None:
         """The time that was sent."""
@@ -203,5 +203,6 @@ def _shown(value: Any) -> str:
     return f"{value:,}"
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """The text with a capital and a full stop."""
     return text[:1].upper() + text[1:].rstrip(".") + "."

@@ -23,6 +23,7 @@ from webapp.dashboard.key_form import (
     form_of,
     known_models,
     sent_form,
+    sentence,
     shown_limits,
     tier_defaults,
 )
@@ -96,38 +97,7 @@ def create() -> Any:
 @blueprint.get("/keys/<int:key_id>")
 def one(key_id: int) -> Any:
     """One key: limits, usage, recent requests"""
-    key = visible_key(key_id)
-    services().traffic.flush()
-    services().request_log.flush()
-    today = datetime.now(UTC).date()
-    month = Selection(today - timedelta(days=USED_DAYS - 1), today, key_id=key_id)
-    principal = services().identities.of_key_id(key_id)
-    figures = services().overview.figures(key_list.RANGE, Selected([key_id]))
-    traffic = Filters(range=key_list.RANGE.name, key_id=key_id)
-    links = partial(traffic.url, "requests.latest")
-    charts = [
-        requests_chart(figures.steps, True, links, "Requests, last 30 days"),
-        money_chart(figures.steps, True, "Cost and cache savings, last 30 days"),
-    ]
-    return page(
-        "key.html",
-        key=key,
-        bars=usage_bars(principal) if principal else [],
-        limits=shown_limits(key["limits"]),
-        last_used=services().request_log.last_used([key_id]).get(key_id),
-        raised_days=RAISED_DAYS,
-        graces=GRACES,
-        default_grace=DEFAULT_GRACE,
-        figures=figures,
-        charts=charts,
-        step_links=step_links(charts[0], key_list.RANGE.step, links),
-        traffic=traffic,
-        by_model=_calls_by("model", month),
-        cached_inputs=cached_inputs_of(USED_DAYS, [key_id]),
-        sessions=services().sessions.latest(key_id, RECENT),
-        by_endpoint=_calls_by("endpoint", month),
-        requests=services().request_log.page(Wanted(key_ids=[key_id]), count=RECENT).rows,
-    )
+    return _show(visible_key(key_id))
 
 
 @blueprint.get("/keys/<int:key_id>/edit")
@@ -167,10 +137,13 @@ def change(key_id: int) -> Any:
 def raise_budgets(key_id: int) -> Any:
     """Increase each budget for some days; 0 ends the increase"""
     _admins_only()
-    visible_key(key_id)
+    key = visible_key(key_id)
     days = request.form.get("days", "")
     until = datetime.now(UTC) + timedelta(days=int(days) if days in RAISED_DAYS else 1)
-    services().key_changes.increase_budget(actor(), key_id, request.form.get("usd", ""), until)
+    try:
+        services().key_changes.increase_budget(actor(), key_id, request.form.get("usd", ""), until)
+    except ValidationError as error:
+        return _show(key, {"usd": sentence((error.details or {})["usd"][0])}, error.status)
     return redirect(url_for("keys.one", key_id=key_id))
 
 
@@ -200,6 +173,45 @@ def revoke(key_id: int) -> Any:
 def _admins_only() -> None:
     if not is_admin():
         raise NotAllowed("Only administrators can create and change keys.")
+
+
+def _show(key: dict[str, Any], errors: dict[str, str] | None = None, status: int = 200) -> Any:
+    key_id = key["id"]
+    services().traffic.flush()
+    services().request_log.flush()
+    today = datetime.now(UTC).date()
+    month = Selection(today - timedelta(days=USED_DAYS - 1), today, key_id=key_id)
+    principal = services().identities.of_key_id(key_id)
+    figures = services().overview.figures(key_list.RANGE, Selected([key_id]))
+    traffic = Filters(range=key_list.RANGE.name, key_id=key_id)
+    links = partial(traffic.url, "requests.latest")
+    charts = [
+        requests_chart(figures.steps, True, links, "Requests, last 30 days"),
+        money_chart(figures.steps, True, "Cost and cache savings, last 30 days"),
+    ]
+    response = page(
+        "key.html",
+        key=key,
+        bars=usage_bars(principal) if principal else [],
+        limits=shown_limits(key["limits"]),
+        last_used=services().request_log.last_used([key_id]).get(key_id),
+        raised_days=RAISED_DAYS,
+        errors=errors or {},
+        entered=request.form if errors else {},
+        graces=GRACES,
+        default_grace=DEFAULT_GRACE,
+        figures=figures,
+        charts=charts,
+        step_links=step_links(charts[0], key_list.RANGE.step, links),
+        traffic=traffic,
+        by_model=_calls_by("model", month),
+        cached_inputs=cached_inputs_of(USED_DAYS, [key_id]),
+        sessions=services().sessions.latest(key_id, RECENT),
+        by_endpoint=_calls_by("endpoint", month),
+        requests=services().request_log.page(Wanted(key_ids=[key_id]), count=RECENT).rows,
+    )
+    response.status_code = status
+    return response
 
 
 def _form(key: dict[str, Any] | None, form: KeyForm, status: int = 200) -> Any:
