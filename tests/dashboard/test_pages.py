@@ -846,6 +846,8 @@ def test_a_connection_is_tested_by_a_free_call_and_not_too_often(
     assert "Connection OK" not in admin.get("/dashboard/providers").text
     provider.fault(status=401)
     assert result().startswith("Connection failed. Status 401: The stand-in")
+    words = "Last error Weir's credentials were rejected, or its quota is exhausted just now"
+    assert words in text_of(admin.get("/dashboard/providers").text)
     provider.fault(hang=True)
     assert result().startswith("Connection failed. No answer in time")
     provider.fault()
