@@ -418,6 +418,26 @@ def test_the_form_of_a_key_speaks_the_language_of_its_fields(weir: Weir, admin: 
     assert administrator.get(path).json()["limits"] == {"own_cache": False}
 
 
+def test_who_saves_a_key_that_changed_meanwhile_is_told(weir: Weir, admin: Visitor) -> None:
+    admin.create_key("of two")
+    edit = f"/dashboard/keys/{key_of(admin, 'of two')}/edit"
+    mine = {"name": "of two", "tier": "premium", "limits.usd_per_day": "7"}
+
+    def version(page: str) -> str:
+        return re.findall(r'name="version" value="(\w+)"', page)[0]
+
+    opened = version(admin.get(edit).text)
+    theirs = {"name": "of two", "tier": "free", "version": opened}
+    assert admin.post(edit, **theirs).url.endswith(edit.removesuffix("/edit"))
+    refused = admin.post(edit, **mine, version=opened)
+    assert refused.status_code == 409
+    assert "This key was changed after you opened" in refused.text
+    assert 'value="7"' in refused.text
+    saved = admin.post(edit, **mine, version=version(refused.text))
+    assert "Tier premium" in text_of(saved.text)
+    assert "USD per day $7.00" in text_of(saved.text)
+
+
 def test_each_error_of_a_key_is_told_at_its_field(weir: Weir, admin: Visitor) -> None:
     path = "/dashboard/keys/new"
     sent: dict[str, Any] = {

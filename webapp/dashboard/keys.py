@@ -26,6 +26,7 @@ from webapp.dashboard.key_form import (
     sentence,
     shown_limits,
     tier_defaults,
+    version_of,
 )
 from webapp.dashboard.pages import Blueprint, page
 from webapp.dashboard.session import actor, is_admin, members
@@ -42,6 +43,10 @@ blueprint = members(Blueprint("keys", __name__))
 USED_DAYS = 30
 RECENT = 10
 RAISED_DAYS = ("1", "7", "30")
+CHANGED = (
+    "This key was changed after you opened this form. Compare with the page of the key. "
+    "To overwrite those changes, save again."
+)
 GRACES = {0: "None", 3_600: "1 hour", 86_400: "1 day", 604_800: "1 week"}
 
 
@@ -120,6 +125,9 @@ def change(key_id: int) -> Any:
         changes = {"name": form.values["name"], "tier": form.values["tier"]}
     limits = form.limits(key["limits"])
     form.check(limits)
+    if request.form.get("version", version_of(key)) != version_of(key):
+        form.errors[""] = CHANGED
+        return _form(key, form, Conflict.status)
     changes |= {"owner": form.values["owner"] or None, "limits": limits}
     if form.values["expires_at"] != form_of(key).values["expires_at"]:
         changes["expires_at"] = form.expiry()
@@ -219,6 +227,7 @@ def _form(key: dict[str, Any] | None, form: KeyForm, status: int = 200) -> Any:
     response = page(
         "key_form.html",
         key=key,
+        version=version_of(key) if key else None,
         form=form,
         groups=GROUPS,
         titles=TITLES,
