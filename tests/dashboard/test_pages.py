@@ -431,6 +431,26 @@ def test_the_form_of_a_key_speaks_the_language_of_its_fields(weir: Weir, admin: 
     assert administrator.get(path).json()["limits"] == {"own_cache": False}
 
 
+def test_who_saves_a_key_that_changed_meanwhile_is_told(weir: Weir, admin: Visitor) -> None:
+    admin.create_key("of two")
+    edit = f"/dashboard/keys/{key_of(admin, 'of two')}/edit"
+    mine = {"name": "of two", "tier": "premium", "limits.usd_per_day": "7"}
+
+    def version(page: str) -> str:
+        return re.findall(r'name="version" value="(\w+)"', page)[0]
+
+    opened = version(admin.get(edit).text)
+    theirs = {"name": "of two", "tier": "free", "version": opened}
+    assert admin.post(edit, **theirs).url.endswith(edit.removesuffix("/edit"))
+    refused = admin.post(edit, **mine, version=opened)
+    assert refused.status_code == 409
+    assert "This key was changed after you opened" in refused.text
+    assert 'value="7"' in refused.text
+    saved = admin.post(edit, **mine, version=version(refused.text))
+    assert "Tier premium" in text_of(saved.text)
+    assert "USD per day $7.00" in text_of(saved.text)
+
+
 def test_each_error_of_a_key_is_told_at_its_field(weir: Weir, admin: Visitor) -> None:
     path = "/dashboard/keys/new"
     sent: dict[str, Any] = {
@@ -509,10 +529,12 @@ def test_bars_move_with_traffic(weir: Weir, admin: Visitor) -> None:
     secret = admin.create_key("kiosk", "free", **{"limits.usd_per_day": "0.01"})
     key = f"/dashboard/keys/{max(admin.ids_of_keys())}"
     assert "0 of 5" in text_of(admin.get(key).text)
+    assert "Resets" not in text_of(admin.get(key).text)
     for number in range(5):
         ask(weir, secret, f"bar {number}", max_tokens=10)
     wait_until(lambda: "5 of 5" in text_of(admin.get(key).text))
     page = admin.get(key).text
+    assert re.search(r"5 of 5 Resets in (\d+ s|1 minute)", text_of(page))
     assert 'class="full"' in page
     assert re.search(r"USD per day <?\$0\.0\d+ (\(exactly \$0\.0\d+\) )?of \$0\.01", text_of(page))
 
@@ -543,7 +565,11 @@ def test_budgets_are_raised_for_a_while(weir: Weir, admin: Visitor) -> None:
     page = admin.post(f"{key}/budget", on=key, usd="2.5", days="7")
     assert "$0.00 of $2.51" in text_of(page.text)
     assert "Budget increase $2.50 until" in text_of(page.text)
-    assert admin.post(f"{key}/budget", on=key, usd="much", days="7").status_code == 422
+    for usd, told in (("much", "Must be an amount in USD."), ("1e10", "from 0 to 1000000000.")):
+        refused = admin.post(f"{key}/budget", on=key, usd=usd, days="7")
+        assert refused.status_code == 422
+        assert re.search(rf'class="problem" id="error-usd">[^<]*{told}</span>', refused.text)
+        assert f'value="{usd}"' in refused.text
     page = admin.post(f"{key}/budget", on=key, usd="0", days="1")
     assert "Budget increase $" not in text_of(page.text)
 
@@ -872,6 +898,8 @@ def test_a_connection_is_tested_by_a_free_call_and_not_too_often(
     assert "Connection OK" not in admin.get("/dashboard/providers").text
     provider.fault(status=401)
     assert result().startswith("Connection failed. Status 401: The stand-in")
+    words = "Last error Weir's credentials were rejected, or its quota is exhausted just now"
+    assert words in text_of(admin.get("/dashboard/providers").text)
     provider.fault(hang=True)
     assert result().startswith("Connection failed. No answer in time")
     provider.fault()
