@@ -162,9 +162,11 @@ def _closed(
 
 def _target(services: Services, context: RequestContext, status: int) -> tuple[str, str]:
     """The provider and model that a request is counted under, "" where it has none."""
-    target = context.provider or "", context.model or ""
-    # Clients can send any model name, so one that has not answered may not exist.
-    return services.model_labels.of(*target) if status >= 400 and target[0] else target
+    provider, model = context.provider or "", context.model or ""
+    if not provider:  # a prediction has a model alone
+        return provider, model
+    answered = status < 400 and context.error is None
+    return services.counted_models.of(provider, model, answered=answered)
 
 
 def _end_span(context: RequestContext, status: int) -> None:
