@@ -254,3 +254,16 @@ def test_a_restart_of_postgresql_loses_no_request(
         ),
         15,
     )
+
+
+def test_filters_offer_the_names_that_are_used_most(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request_log, "MAX_NAMES", 2)
+    log = RequestLog(database, 30)
+    for number, model in enumerate(["b", "b", "a", "once", "a", None]):
+        log.add(logged(number, model=model, asked_model=model))
+    log.flush()
+    names = log.names(None)
+    assert (names.key_ids, names.endpoints, names.providers) == ([1], ["/chat"], ["openai"])
+    assert names.models == ["a", "b"]

@@ -152,8 +152,8 @@ def _targets(window: Window, of_targets: Sums, by_step: Sums) -> list[TargetFigu
     }
     for target, totals in of_targets.items():
         found[shown_as[target]].total.add(totals)
-    for (at, *target), totals in by_step.items():
-        if shown := shown_as.get(tuple(target)):
+    for (at, provider, model), totals in by_step.items():
+        if shown := shown_as.get((provider, model)):
             found[shown].steps[window.index(at)].add(totals)
     return sorted(found.values(), key=lambda one: _size(one.total))
 
