@@ -352,8 +352,10 @@ def _row(request: LoggedRequest) -> dict[str, Any]:
     """A row for the table. Texts are cleaned, as a provider may send what databases refuse."""
     row = {name: getattr(request, name) for name in LoggedRequest.__slots__}
     if request.client is not None:
-        printable = "".join(filter(str.isprintable, request.client))
-        row["client"] = cleaned(printable, MAX_CLIENT_LENGTH)
+        client = request.client
+        if not client.isprintable():
+            client = "".join(filter(str.isprintable, client))
+        row["client"] = cleaned(client, MAX_CLIENT_LENGTH)
     for column, length in zip(MODELS, MODEL_LENGTHS, strict=True):
         if row[column.name] is not None:
             row[column.name] = cleaned(row[column.name], length)
