@@ -996,26 +996,26 @@ def id_of_newest(weir: Weir, key: int) -> int:
 def test_accounts_show_their_last_sign_in_their_keys_and_what_these_cost(
     weir: Weir, admin: Visitor
 ) -> None:
-    account = {"username": "olga", "password": "olga's password"}
+    account = {"username": "opal", "password": "opal's password"}
     page = admin.post("/dashboard/accounts", role="member", tier="premium", **account)
     assert "Account saved." in page.text
 
     def row() -> str:
-        found = admin.get("/dashboard/accounts?q=OLG").text
+        found = admin.get("/dashboard/accounts?q=OPA").text
         assert found.count("<tr>") == 2
         return text_of(found.split("<tbody>")[1])
 
-    assert re.search(r"olga member premium Enabled Never 0 \$0\.00", row())
-    secret = admin.create_key("olga's key", owner="olga")
+    assert re.search(r"opal member premium Enabled Never 0 \$0\.00", row())
+    secret = admin.create_key("opal's key", owner="opal")
     token = weir.post("/token", json=account).json()["access_token"]
-    wait_until(lambda: "olga member premium Enabled just now 1" in row())
-    ask(weir, secret, "olga asks")
+    wait_until(lambda: "opal member premium Enabled just now 1" in row())
+    ask(weir, secret, "opal asks")
     headers = {"Authorization": f"Bearer {token}"}
-    weir.post("/chat", headers=headers, json={"message": "olga's token asks"})
+    weir.post("/chat", headers=headers, json={"message": "opal's token asks"})
     wait_until(lambda: "$0.00 20" not in row())
     usage = Administrator(weir).get("/admin/usage?by=key").json()["rows"]
-    cost = sum(one["cost_usd"] for one in usage if one["key"] in {"olga's key", "olga"})
-    shown = admin.get("/dashboard/accounts?q=olga").text
+    cost = sum(one["cost_usd"] for one in usage if one["key"] in {"opal's key", "opal"})
+    shown = admin.get("/dashboard/accounts?q=opal").text
     exact = re.search(r'data-label="Cost \(30 days\)" class="n"><span title="\$([\d.]+)"', shown)
     assert exact
     assert float(exact[1]) == pytest.approx(cost)
