@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from webapp.metering.latencies import LatencyFigures
 from webapp.metering.overview import Figures
 from webapp.metering.target_latency import Latencies
 from webapp.metering.totals import UsageTotals
+from webapp.observability.metrics import OTHER
 
 # Each metric of the chart: its title, the field of UsageTotals, how it is shown.
 METRICS: dict[str, tuple[str, str, Unit]] = {
@@ -38,21 +40,23 @@ class Row:
 
     @property
     def filters(self) -> dict[str, str] | None:
-        """None: no filter selects what had no target."""
-        names = {"provider": self.provider, "model": self.model}
+        """None: no filter selects what had no target. Of OTHER, its provider's."""
+        model = None if self.model == OTHER else self.model
+        names = {"provider": self.provider, "model": model}
         return {title: name for title, name in names.items() if name} or None
 
 
 def rows_by_model(figures: Figures, latencies: LatencyFigures) -> list[Row]:
     """A model that two providers serve has a row of each: their prices differ."""
-    names = [target.model for target in figures.targets]
+    names = Counter(target.model for target in figures.targets)
     timings = {(one[0], one[1]): (one[3], one[4]) for one in latencies.targets}
     rows = []
     for one in figures.targets:
-        unique = not one.provider or names.count(one.model) == 1
-        name = one.model if unique else f"{one.provider}/{one.model}"
+        is_unique = names[one.model] == 1 or not one.provider
+        name = one.model if is_unique else f"{one.provider}/{one.model}"
         timing = timings.get((one.provider, one.model), ())
-        rows.append(Row(name or NO_TARGET, one.provider, one.model, one.total, one.steps, *timing))
+        name = name or NO_TARGET
+        rows.append(Row(name, one.provider, one.model, one.total, one.steps, *timing))
     return rows
 
 
