@@ -48,7 +48,7 @@ def password(banner: str) -> str:
 
 def test_the_readme_and_the_first_steps_work_in_their_own_order(weir: Weir, password: str) -> None:
     blocks = [block for page in PAGES for block in marked_blocks(REPOSITORY / page)]
-    assert len(blocks) > 15
+    assert len(blocks) > 30
     printed = [(block, run(block, weir, {"PASSWORD": password})) for block in blocks]
     wrong = [(b, text) for b, text in printed if b.output and not agrees(text, b.output)]
     assert wrong == []
