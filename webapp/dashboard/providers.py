@@ -242,7 +242,12 @@ def _price(provider: str, model: str) -> dict[str, Any] | None:
     if price is None:
         return None
     bands = price.bands[STANDARD]
-    sources = {"MODEL_PRICES": "MODEL_PRICES", "offline": "Free", shipped().source: "Shipped list"}
+    sources = {
+        "MODEL_PRICES": "MODEL_PRICES",
+        "offline": "Free",
+        "local": "Free",
+        shipped().source: "Shipped list",
+    }
     return {
         "rates": bands[0][1],
         "longer": bands[1][0] if len(bands) > 1 else None,
