@@ -510,6 +510,8 @@ def test_the_playground_shows_the_same_request_as_code(
     ).stdout  # fmt: skip
     assert json.loads(shown)["usage"]["completion_tokens"] <= 7
     assert "weir_" not in page.content()
+    page.get_by_label("Temperature").fill("")
+    expect(curl).not_to_contain_text("temperature")
     # A model that the key may not use cannot be chosen.
     page.get_by_label("API key").select_option("narrow (premium)")
     expect(page.locator("#model optgroup option").first).to_be_disabled()

@@ -431,6 +431,26 @@ def test_the_form_of_a_key_speaks_the_language_of_its_fields(weir: Weir, admin: 
     assert administrator.get(path).json()["limits"] == {"own_cache": False}
 
 
+def test_who_saves_a_key_that_changed_meanwhile_is_told(weir: Weir, admin: Visitor) -> None:
+    admin.create_key("of two")
+    edit = f"/dashboard/keys/{key_of(admin, 'of two')}/edit"
+    mine = {"name": "of two", "tier": "premium", "limits.usd_per_day": "7"}
+
+    def version(page: str) -> str:
+        return re.findall(r'name="version" value="(\w+)"', page)[0]
+
+    opened = version(admin.get(edit).text)
+    theirs = {"name": "of two", "tier": "free", "version": opened}
+    assert admin.post(edit, **theirs).url.endswith(edit.removesuffix("/edit"))
+    refused = admin.post(edit, **mine, version=opened)
+    assert refused.status_code == 409
+    assert "This key was changed after you opened" in refused.text
+    assert 'value="7"' in refused.text
+    saved = admin.post(edit, **mine, version=version(refused.text))
+    assert "Tier premium" in text_of(saved.text)
+    assert "USD per day $7.00" in text_of(saved.text)
+
+
 def test_each_error_of_a_key_is_told_at_its_field(weir: Weir, admin: Visitor) -> None:
     path = "/dashboard/keys/new"
     sent: dict[str, Any] = {
@@ -509,10 +529,12 @@ def test_bars_move_with_traffic(weir: Weir, admin: Visitor) -> None:
     secret = admin.create_key("kiosk", "free", **{"limits.usd_per_day": "0.01"})
     key = f"/dashboard/keys/{max(admin.ids_of_keys())}"
     assert "0 of 5" in text_of(admin.get(key).text)
+    assert "Resets" not in text_of(admin.get(key).text)
     for number in range(5):
         ask(weir, secret, f"bar {number}", max_tokens=10)
     wait_until(lambda: "5 of 5" in text_of(admin.get(key).text))
     page = admin.get(key).text
+    assert re.search(r"5 of 5 Resets in (\d+ s|1 minute)", text_of(page))
     assert 'class="full"' in page
     assert re.search(r"USD per day <?\$0\.0\d+ (\(exactly \$0\.0\d+\) )?of \$0\.01", text_of(page))
 
@@ -543,7 +565,11 @@ def test_budgets_are_raised_for_a_while(weir: Weir, admin: Visitor) -> None:
     page = admin.post(f"{key}/budget", on=key, usd="2.5", days="7")
     assert "$0.00 of $2.51" in text_of(page.text)
     assert "Budget increase $2.50 until" in text_of(page.text)
-    assert admin.post(f"{key}/budget", on=key, usd="much", days="7").status_code == 422
+    for usd, told in (("much", "Must be an amount in USD."), ("1e10", "from 0 to 1000000000.")):
+        refused = admin.post(f"{key}/budget", on=key, usd=usd, days="7")
+        assert refused.status_code == 422
+        assert re.search(rf'class="problem" id="error-usd">[^<]*{told}</span>', refused.text)
+        assert f'value="{usd}"' in refused.text
     page = admin.post(f"{key}/budget", on=key, usd="0", days="1")
     assert "Budget increase $" not in text_of(page.text)
 
@@ -877,6 +903,8 @@ def test_a_connection_is_tested_by_a_free_call_and_not_too_often(
     assert "Connection OK" not in admin.get("/dashboard/providers").text
     provider.fault(status=401)
     assert result().startswith("Connection failed. Status 401: The stand-in")
+    words = "Last error Weir's credentials were rejected, or its quota is exhausted just now"
+    assert words in text_of(admin.get("/dashboard/providers").text)
     provider.fault(hang=True)
     assert result().startswith("Connection failed. No answer in time")
     provider.fault()
@@ -1033,26 +1061,26 @@ def id_of_newest(weir: Weir, key: int) -> int:
 def test_accounts_show_their_last_sign_in_their_keys_and_what_these_cost(
     weir: Weir, admin: Visitor
 ) -> None:
-    account = {"username": "olga", "password": "olga's password"}
+    account = {"username": "opal", "password": "opal's password"}
     page = admin.post("/dashboard/accounts", role="member", tier="premium", **account)
     assert "Account saved." in page.text
 
     def row() -> str:
-        found = admin.get("/dashboard/accounts?q=OLG").text
+        found = admin.get("/dashboard/accounts?q=OPA").text
         assert found.count("<tr>") == 2
         return text_of(found.split("<tbody>")[1])
 
-    assert re.search(r"olga member premium Enabled Never 0 \$0\.00", row())
-    secret = admin.create_key("olga's key", owner="olga")
+    assert re.search(r"opal member premium Enabled Never 0 \$0\.00", row())
+    secret = admin.create_key("opal's key", owner="opal")
     token = weir.post("/token", json=account).json()["access_token"]
-    wait_until(lambda: "olga member premium Enabled just now 1" in row())
-    ask(weir, secret, "olga asks")
+    wait_until(lambda: "opal member premium Enabled just now 1" in row())
+    ask(weir, secret, "opal asks")
     headers = {"Authorization": f"Bearer {token}"}
-    weir.post("/chat", headers=headers, json={"message": "olga's token asks"})
+    weir.post("/chat", headers=headers, json={"message": "opal's token asks"})
     wait_until(lambda: "$0.00 20" not in row())
     usage = Administrator(weir).get("/admin/usage?by=key").json()["rows"]
-    cost = sum(one["cost_usd"] for one in usage if one["key"] in {"olga's key", "olga"})
-    shown = admin.get("/dashboard/accounts?q=olga").text
+    cost = sum(one["cost_usd"] for one in usage if one["key"] in {"opal's key", "opal"})
+    shown = admin.get("/dashboard/accounts?q=opal").text
     exact = re.search(r'data-label="Cost \(30 days\)" class="n"><span title="\$([\d.]+)"', shown)
     assert exact
     assert float(exact[1]) == pytest.approx(cost)

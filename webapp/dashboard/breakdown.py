@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from webapp.metering.overview import Figures, TargetFigures
 from webapp.metering.price import Price
 from webapp.metering.target_latency import Latencies
 from webapp.metering.totals import UsageTotals
+from webapp.observability.metrics import OTHER
 
 # Each metric of the chart: its title, the field of UsageTotals, how it is shown.
 METRICS: dict[str, tuple[str, str, Unit]] = {
@@ -42,24 +44,23 @@ class Row:
 
     @property
     def filters(self) -> dict[str, str] | None:
-        """None: no filter selects what had no target."""
-        names = {"provider": self.provider, "model": self.model}
+        """None: no filter selects what had no target. Of OTHER, its provider's."""
+        model = None if self.model == OTHER else self.model
+        names = {"provider": self.provider, "model": model}
         return {title: name for title, name in names.items() if name} or None
 
 
 def rows_by_model(figures: Figures, latencies: LatencyFigures, price_of: PriceOf) -> list[Row]:
     """A model that two providers serve has a row of each: their prices differ."""
-    names = [target.model for target in figures.targets]
+    names = Counter(target.model for target in figures.targets)
     timings = {(one[0], one[1]): (one[3], one[4]) for one in latencies.targets}
     rows = []
     for one in figures.targets:
-        unique = not one.provider or names.count(one.model) == 1
-        name = one.model if unique else f"{one.provider}/{one.model}"
+        is_unique = names[one.model] == 1 or not one.provider
+        name = (one.model if is_unique else f"{one.provider}/{one.model}") or NO_TARGET
         timing = timings.get((one.provider, one.model), (NOT_MEASURED, NOT_MEASURED))
         unpriced = _is_unpriced(one, price_of)
-        rows.append(
-            Row(name or NO_TARGET, one.provider, one.model, one.total, one.steps, *timing, unpriced)
-        )
+        rows.append(Row(name, one.provider, one.model, one.total, one.steps, *timing, unpriced))
     return rows
 
 

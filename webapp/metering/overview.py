@@ -20,16 +20,18 @@ from webapp.metering.latencies import LatencyFigures, read_latencies
 from webapp.metering.ranges import Range, Window
 from webapp.metering.selected import Selected
 from webapp.metering.totals import UsageTotals
+from webapp.observability.metrics import OTHER
 from webapp.storage.database import Database
 
 TOP_KEYS = 5
+MAX_TARGETS = 40  # clients can name as many models as they like
 EVERYTHING = Selected()
 
 
 @dataclass(frozen=True, slots=True)
 class TargetFigures:
     """The figures of a provider's model, and of each step. Both names are "" for requests that
-    had no target."""
+    had no target; the model OTHER stands for all that have no figures of their own."""
 
     provider: str
     model: str
@@ -143,14 +145,26 @@ def _total(connection: Connection, window: Window, selected: Selected) -> UsageT
 
 
 def _targets(window: Window, of_targets: Sums, by_step: Sums) -> list[TargetFigures]:
-    found = {
-        (provider, model): TargetFigures(provider, model, totals, _empty(window))
-        for (provider, model), totals in of_targets.items()
+    """The largest by name, and for each provider the sum of its others."""
+    largest = sorted(of_targets, key=lambda target: _size(of_targets[target]))
+    shown_as: dict[tuple[str, ...], tuple[str, str]] = {
+        (provider, model): (provider, model if place < MAX_TARGETS else OTHER)
+        for place, (provider, model) in enumerate(largest)
     }
+    found = {
+        target: TargetFigures(*target, UsageTotals(), _empty(window))
+        for target in dict.fromkeys(shown_as.values())
+    }
+    for target, totals in of_targets.items():
+        found[shown_as[target]].total.add(totals)
     for (at, provider, model), totals in by_step.items():
-        if one := found.get((provider, model)):
-            one.steps[window.index(at)].add(totals)
-    return sorted(found.values(), key=lambda one: (-one.total.cost_nano, -one.total.requests))
+        if shown := shown_as.get((provider, model)):
+            found[shown].steps[window.index(at)].add(totals)
+    return sorted(found.values(), key=lambda one: _size(one.total))
+
+
+def _size(totals: UsageTotals) -> tuple[int, int, int]:
+    return -totals.cost_nano, -totals.requests, -totals.calls
 
 
 def _without_time(by_target: Sums) -> Sums:

@@ -6,12 +6,12 @@ It contains no prompts and answers unless LOG_PROMPTS is on.
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
-from itertools import chain
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import (
@@ -113,6 +113,7 @@ MAX_ROWS_SCANNED = 100_000
 MAX_COUNTED = 10_000
 DAY = 86_400  # seconds
 NAMES_BATCH = 5_000
+MAX_NAMES = 100  # of a kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +199,7 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What the latest requests name, each sorted."""
+    """What the latest requests name most often, each sorted."""
 
     key_ids: list[int]
     endpoints: list[str]
@@ -332,12 +333,25 @@ class RequestLog:
             if key_ids is not None:
                 latest = latest.where(requests.c.key_id.in_(key_ids), *_newest(connection))
             latest = latest.order_by(requests.c.id.desc()).limit(NAMES_BATCH)
-            rows = connection.execute(select(latest.subquery()).distinct()).all()
-            keys, endpoints, providers, *models = zip(*rows, strict=True) if rows else ((),) * 4
-            found = (endpoints, providers, chain.from_iterable(models))
-            return Names(sorted(set(keys)), *(sorted(set(names) - {None}) for names in found))
+            named = latest.subquery()
+            rows = connection.execute(select(*named.c, func.count()).group_by(*named.c)).all()
+            key_ids_found: set[int] = set()
+            endpoints, providers, models = (Counter[str | None]() for _ in range(3))
+            for key_id, endpoint, provider, *names, count in rows:
+                key_ids_found.add(key_id)
+                endpoints[endpoint] += count
+                providers[provider] += count
+                models.update(dict.fromkeys(names, count))
+            found = (_most_frequent(names) for names in (endpoints, providers, models))
+            return Names(sorted(key_ids_found), *found)
 
         return self._database.read(work)
+
+
+def _most_frequent(names: Counter[str | None]) -> list[str]:
+    """The names, at most MAX_NAMES, sorted: clients can send any model name."""
+    named = (name for name, _ in names.most_common() if name is not None)
+    return sorted(islice(named, MAX_NAMES))
 
 
 def expired(keep_days: int) -> Expired:
@@ -361,8 +375,10 @@ def _row(request: LoggedRequest) -> dict[str, Any]:
     """A row for the table. Texts are cleaned, as a provider may send what databases refuse."""
     row = {name: getattr(request, name) for name in LoggedRequest.__slots__}
     if request.client is not None:
-        printable = "".join(filter(str.isprintable, request.client))
-        row["client"] = cleaned(printable, MAX_CLIENT_LENGTH)
+        client = request.client
+        if not client.isprintable():
+            client = "".join(filter(str.isprintable, client))
+        row["client"] = cleaned(client, MAX_CLIENT_LENGTH)
     for column, length in zip(MODELS, MODEL_LENGTHS, strict=True):
         if row[column.name] is not None:
             row[column.name] = cleaned(row[column.name], length)
