@@ -816,7 +816,7 @@ def test_a_request_says_what_became_of_it(weir: Weir, admin: Visitor, provider: 
     assert call["settled_at"] <= row["at"], "a call ends in its request, however late it is written"
     seconds = (row["milliseconds"] - row["first_token_milliseconds"]) / 1000
     assert f" {call['output_tokens'] / seconds:.1f} $" in page(streamed)
-    assert len(row["client"]) == 200
+    assert len(row["client"]) in {199, 200}, "cut before or after its tab was removed"
     [row] = Books(weir).rows(f"SELECT * FROM requests WHERE request_id = '{refused}'")
     assert row["refused_by"] == "requests"
     html_page = admin.get(f"/dashboard/requests/{first}").text
