@@ -273,6 +273,7 @@ def test_tiles_models_keys_and_steps_lead_to_the_requests_behind_them(
     only_errors = admin.get(f"/dashboard/?range=1h&key={key}&outcome=error").text
     assert tile(only_errors, "Requests") == "1"
     assert (tile(only_errors, "Cost"), note(only_errors, "Cost")) == ("–", "not split by outcome")
+    assert admin.get("/dashboard/?until=2999-01-01T00:00").status_code == 200
     only_refused = admin.get("/dashboard/?range=1h&outcome=refused").text
     top, by_model = table(only_refused, "Top keys"), table(only_refused, "By model")
     assert all(int(row[3]) for row in top)

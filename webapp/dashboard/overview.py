@@ -184,5 +184,7 @@ def _range(filters: Filters) -> Range:
     """Of a custom range, one end may be missing. May raise ValidationError."""
     if filters.range is not None:
         return RANGES[filters.range]
-    until = time.time() if filters.until is None else filters.until
-    return custom(until - CUSTOM_LENGTH if filters.since is None else filters.since, until)
+    now = time.time()
+    until = now if filters.until is None else filters.until
+    since = min(until, now) - CUSTOM_LENGTH if filters.since is None else filters.since
+    return custom(since, until)
