@@ -46,7 +46,7 @@ def test_a_line_has_gaps_and_does_not_fall_to_zero_at_the_current_step() -> None
     without = chart([500, 1000, None], unit=DURATION, lines=True)
     assert drawn(without) == [(0, "M0 100h0L1 0", False)]
     first = chart([None, None, 500], unit=DURATION, lines=True)
-    assert drawn(first) == [(0, "M1.6 0h0.8", True)]
+    assert drawn(first) == [(0, "M1.6 0h0.8", False)]
 
 
 @pytest.mark.parametrize(

@@ -192,7 +192,8 @@ class Chart:
                     alone = before is None and (place == last or series.values[place + 1] is None)
                     level = point.partition(" ")[2]
                     start = f"M{place - 0.4:g} {level}h0.8" if alone else f"M{point}h0"
-                    lines[running].append(f"L{point}" if before else start)
+                    # Of a line so short, dashes would show nothing.
+                    lines[running and not alone].append(f"L{point}" if before else start)
                 before = point
             for running, found in lines.items():
                 if found:
