@@ -17,9 +17,9 @@ from webapp.local_model import MODEL
 SLOTS = 2
 CONTEXT = 4096  # tokens of each slot
 BATCH = 512  # tokens
-MAX_OUTPUT = 512  # tokens, where a request names no limit
+MAX_OUTPUT = 256  # tokens, where a request names no limit: half a minute on a busy machine
 MAX_THREADS = 4  # more are of no use to so small a model
-NICENESS = 10
+NICENESS = 5
 OOM_SCORE = "800"  # of 1000: the kernel ends it before anything of the user's
 ERRORS_ALONE = 1
 
