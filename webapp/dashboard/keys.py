@@ -125,7 +125,7 @@ def change(key_id: int) -> Any:
         changes = {"name": form.values["name"], "tier": form.values["tier"]}
     limits = form.limits(key["limits"])
     form.check(limits)
-    if request.form.get("version", version_of(key)) != version_of(key):
+    if request.form.get("key_version", version_of(key)) != version_of(key):
         form.errors[""] = CHANGED
         return _form(key, form, Conflict.status)
     changes |= {"owner": form.values["owner"] or None, "limits": limits}
@@ -227,7 +227,7 @@ def _form(key: dict[str, Any] | None, form: KeyForm, status: int = 200) -> Any:
     response = page(
         "key_form.html",
         key=key,
-        version=version_of(key) if key else None,
+        key_version=version_of(key) if key else None,
         form=form,
         groups=GROUPS,
         titles=TITLES,
