@@ -78,7 +78,9 @@ def providers() -> Any:
         tested=session.pop("connection_test", None),
         routes=[_route(route.name, route.targets, breakers) for route in router.routes],
         names=names_of_keys() if any(breaker.key_id for breaker in breakers) else {},
-        models=found[:SHOWN_MODELS],
+        models=[
+            one | {"price": _price(one["provider"], one["model"])} for one in found[:SHOWN_MODELS]
+        ],
         found=len(found),
         total=len(models),
         wanted=wanted,
@@ -218,7 +220,7 @@ def _route(name: str, targets: tuple[Target, ...], breakers: list[Breaker]) -> d
 
 
 def _models() -> list[dict[str, Any]]:
-    """The models that settings name or that were used lately, with their price as it is now."""
+    """The models that settings name or that were used lately."""
     today = datetime.now(UTC).date()
     week = Selection(today - timedelta(days=SHOWN_DAYS - 1), today)
     used = {
@@ -229,18 +231,23 @@ def _models() -> list[dict[str, Any]]:
         {"provider": provider, "model": model, "used": used.get((provider, model))}
         for provider, model in sorted(names)
     ]
-    models.sort(key=lambda one: -(one["used"] or {"calls": 0})["calls"])
-    return [one | {"price": _price(one["provider"], one["model"])} for one in models]
+    return sorted(models, key=lambda one: -(one["used"] or {"calls": 0})["calls"])
 
 
 def _price(provider: str, model: str) -> dict[str, Any] | None:
-    """The price of a model per million tokens, at the standard tier, and where it is from."""
+    """The price of a model per million tokens as it is now, at the standard tier, and where it is
+    from."""
     configured = services().providers.get(provider)
     price = services().prices.of(provider, configured.kind if configured else "", model)
     if price is None:
         return None
     bands = price.bands[STANDARD]
-    sources = {"MODEL_PRICES": "MODEL_PRICES", "offline": "Free", shipped().source: "Shipped list"}
+    sources = {
+        "MODEL_PRICES": "MODEL_PRICES",
+        "offline": "Free",
+        "local": "Free",
+        shipped().source: "Shipped list",
+    }
     return {
         "rates": bands[0][1],
         "longer": bands[1][0] if len(bands) > 1 else None,
