@@ -15,7 +15,7 @@ from webapp.allowance import MONEY
 from webapp.dashboard import key_list
 from webapp.dashboard.charts import money_chart, requests_chart, step_links
 from webapp.dashboard.filters import Filters
-from webapp.dashboard.formatting import key_state
+from webapp.dashboard.formatting import key_state, sentence
 from webapp.dashboard.key_form import (
     GROUPS,
     TITLES,
@@ -23,7 +23,6 @@ from webapp.dashboard.key_form import (
     form_of,
     known_models,
     sent_form,
-    sentence,
     shown_limits,
     tier_defaults,
     version_of,
