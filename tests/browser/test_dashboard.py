@@ -602,11 +602,12 @@ def test_pages_are_accessible_in_light_and_dark_are_small_and_fit_every_screen(
             problems.append(f"{path} is wider than a phone")
         if unlike_cards := page.evaluate(UNLIKE_CARDS):
             problems.append(f"{path} has tables that are no cards on a phone: {unlike_cards}")
-        page.set_viewport_size({"width": 1280, "height": 720})
         page.evaluate(AXE_SCRIPT)
-        problems += accessibility(page, path)
         page.emulate_media(color_scheme="dark")
-        problems += accessibility(page, f"{path} (dark)")
+        problems += accessibility(page, f"{path} (dark, on a phone)")
+        page.emulate_media(color_scheme="light")
+        page.set_viewport_size({"width": 1280, "height": 720})
+        problems += accessibility(page, path)
         page.set_viewport_size({"width": LARGE, "height": 800})
         if width_of(page) > LARGE:
             problems.append(f"{path} is wider than a large screen")
