@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 
 MAX_ROUTE_LENGTH = 300
 MAX_CLIENT_LENGTH = 200
+MAX_CLIENT_QUEUED = 2 * MAX_CLIENT_LENGTH  # what cannot be printed is left out as it is written
 MAX_REQUEST_ID_LENGTH = 128
 
 requests = Table(
