@@ -12,11 +12,17 @@ from tests.conftest import MakeWeir
 from tests.support.administrator import Administrator
 from tests.support.marked_blocks import agrees, marked_blocks, run
 from tests.support.servers import REPOSITORY, Weir, wait_until
+from tests.support.visitor import Visitor
 from webapp.settings import table
 from webapp.storage.database import Database
 
 # In this order, against one Weir.
-PAGES = (REPOSITORY / "README.md", REPOSITORY / "docs" / "get-started.md")
+PAGES = (
+    "README.md",
+    "docs/get-started.md",
+    "docs/keys-and-limits.md",
+    "docs/predict.md",
+)
 STAND_IN = REPOSITORY / "tests/local_model/stand_in"
 
 
@@ -41,11 +47,19 @@ def password(banner: str) -> str:
 
 
 def test_the_readme_and_the_first_steps_work_in_their_own_order(weir: Weir, password: str) -> None:
-    blocks = [block for page in PAGES for block in marked_blocks(page)]
-    assert len(blocks) > 15
+    blocks = [block for page in PAGES for block in marked_blocks(REPOSITORY / page)]
+    assert len(blocks) > 30
     printed = [(block, run(block, weir, {"PASSWORD": password})) for block in blocks]
     wrong = [(b, text) for b, text in printed if b.output and not agrees(text, b.output)]
     assert wrong == []
+
+
+def test_each_page_opens_where_no_provider_is_configured(weir: Weir, password: str) -> None:
+    visitor = Visitor(weir)
+    visitor.sign_in(password=password)
+    pages = ("", "keys", "requests", "batches", "playground", "providers", "accounts", "audit")
+    opened = {page: visitor.get(f"/dashboard/{page}").status_code for page in pages}
+    assert set(opened.values()) == {200}, opened
 
 
 def test_the_banner_says_what_is_needed_next(weir: Weir, banner: str, password: str) -> None:

@@ -21,6 +21,8 @@ MARKED = re.compile(
     rf"^<!-- run -->{FENCED}(?:\n\n<!-- output -->{FENCED})?", re.MULTILINE | re.DOTALL
 )
 ANYTHING = "…"
+# A secret that a command prints, for the commands after it.
+VARIABLE = re.compile(r"^(\w+)=\$\((flask .*)\)\n")
 TIMEOUT = 60.0
 
 
@@ -36,10 +38,18 @@ def marked_blocks(page: Path) -> Iterator[Block]:
 
 
 def run(block: Block, weir: Weir, variables: Mapping[str, str]) -> str:
-    """What the commands of a block print, by a Weir at another port. Fails where one does."""
+    """What the commands of a block print, by a Weir at another port. Fails where one does.
+
+    `NAME=value make run` starts the same Weir again with that setting.
+    """
+    if block.commands.endswith("make run"):
+        return _start_again(weir, shlex.split(block.commands)[:-2])
     if block.commands.startswith("flask "):
         return "".join(_flask(weir, line) for line in block.commands.splitlines())
     commands = block.commands.replace("localhost:8000", f"127.0.0.1:{weir.port}")
+    if kept := VARIABLE.match(commands):
+        variables = {**variables, kept[1]: _flask(weir, kept[2]).strip()}
+        commands = commands[kept.end() :]
     done = subprocess.run(
         ["bash", "-euc", commands],
         cwd=REPOSITORY,
@@ -59,6 +69,13 @@ def _flask(weir: Weir, line: str) -> str:
     done = weir.run_flask(*words[1:], WEIR_PASSWORD="a password of twelve")
     assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
     return done.stdout
+
+
+def _start_again(weir: Weir, settings: list[str]) -> str:
+    weir.kill()
+    weir.env |= dict(setting.split("=", 1) for setting in settings)
+    weir.start()
+    return ""
 
 
 def agrees(printed: str, said: str) -> bool:

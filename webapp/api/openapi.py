@@ -123,10 +123,35 @@ ACCEPTED = {
 
 
 class Api(flask_smorest.Api):
-    """smorest's API with Weir's error schema; HTTP errors are rendered by api/errors.py."""
+    """smorest's API with Weir's error schema; HTTP errors are rendered by api/errors.py.
+
+    Its document is made when it is first asked for: most processes never are, and all start sooner.
+    """
 
     ERROR_SCHEMA = ErrorSchema
     DEFAULT_ERROR_RESPONSE_NAME = None
+
+    def __init__(self, app: Flask) -> None:
+        self._undescribed: list[Blueprint] = []
+        super().__init__(app)
+
+    def register_blueprint(self, blueprint: Blueprint, **options: Any) -> None:
+        """Register a blueprint, which the document describes."""
+        self._app.register_blueprint(blueprint, **options)
+        self._undescribed.append(blueprint)
+
+    @property
+    def spec(self) -> Any:
+        """The document, which smorest also reads and completes while a blueprint is described."""
+        undescribed, self._undescribed = self._undescribed, []
+        for each in undescribed:
+            each.register_views_in_doc(self, self._app, self._spec, name=each.name, parameters=None)
+            self._spec.tag({"name": each.name, "description": each.description})
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: Any) -> None:
+        self._spec = spec
 
 
 def configure(app: Flask) -> Api:

@@ -18,6 +18,7 @@ METRICS: dict[str, tuple[str, str, Unit]] = {
     "cost": ("Cost", "cost_nano", MONEY),
     "tokens": ("Tokens", "tokens", COUNT),
     "requests": ("Requests", "requests", COUNT),
+    "refused": ("Refused", "refused", COUNT),
 }
 SERIES_MAX = 6  # the others are summed
 NO_TARGET = "No model"
@@ -26,7 +27,8 @@ NOT_MEASURED = Latencies()
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A model of a provider, or a provider (`model` is None), with what filters select it."""
+    """A model of a provider, or a provider (`model` is None), with what filters select it. A model
+    that runs in Weir has no provider."""
 
     name: str
     provider: str
@@ -39,10 +41,9 @@ class Row:
     @property
     def filters(self) -> dict[str, str] | None:
         """None: no filter selects what had no target. Of OTHER, its provider's."""
-        if not self.provider:
-            return None
-        by_model = self.model and self.model != OTHER
-        return {"provider": self.provider} | ({"model": self.model or ""} if by_model else {})
+        model = None if self.model == OTHER else self.model
+        names = {"provider": self.provider, "model": model}
+        return {title: name for title, name in names.items() if name} or None
 
 
 def rows_by_model(figures: Figures, latencies: LatencyFigures) -> list[Row]:

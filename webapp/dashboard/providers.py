@@ -41,6 +41,7 @@ KINDS = {
 # Failed calls of which the ledger knows no status of the provider, in words.
 WORDS = {
     "ProviderTimedOut": "No answer in time",
+    "ProviderRefusedWeir": "Weir's credentials were rejected, or its quota is exhausted",
     "ProviderFailed": "Unreachable, or its answer was cut off or unreadable",
 }
 # Errors that say nothing of the provider's health.
@@ -143,6 +144,9 @@ def _provider(
     """What the page shows of a provider."""
     calls = figures.get(provider.name)
     failure = calls and calls.last_failure
+    checked_at, check_error = _latest(provider)
+    if failure and failure["settled_at"] >= checked_at:
+        check_error = None
     return {
         "provider": provider,
         "kind": KINDS.get(provider.kind) or provider.kind.replace("langchain:", "LangChain: "),
@@ -151,6 +155,8 @@ def _provider(
         "failure": failure,
         "failure_words": failure
         and _in_words(failure["error"], failure["provider_status"], failure["provider_message"]),
+        "check_error": check_error and _in_words(check_error, None, None),
+        "checked_at": checked_at,
         "breakers": [one for one in breakers if one.target.partition("/")[0] == provider.name],
     }
 
@@ -163,10 +169,18 @@ def _state(provider: BaseProvider, calls: ProviderCalls | None) -> str | None:
         ends.append((calls.last_success, "ok"))
     if calls and (row := calls.last_failure) and row["error"] not in CLIENTS_ERRORS:
         ends.append((row["settled_at"], "failing"))
-    if (latest := provider.latest) and (provider.has_free_call or latest.error):
-        at = time.time() - (time.monotonic() - latest.at)
-        ends.append((at, "failing" if latest.error else "ok"))
+    checked_at, check_error = _latest(provider)
+    if checked_at and (provider.has_free_call or check_error):
+        ends.append((checked_at, "failing" if check_error else "ok"))
     return max(ends)[1] if ends else None
+
+
+def _latest(provider: BaseProvider) -> tuple[float, str | None]:
+    """When this process last called the provider or checked its connection, 0 for never (Unix
+    seconds); and the error."""
+    if provider.latest is None:
+        return 0, None
+    return time.time() - (time.monotonic() - provider.latest.at), provider.latest.error
 
 
 def _in_words(error: str | None, status: int | None, message: str | None) -> str:
@@ -228,7 +242,12 @@ def _price(provider: str, model: str) -> dict[str, Any] | None:
     if price is None:
         return None
     bands = price.bands[STANDARD]
-    sources = {"MODEL_PRICES": "MODEL_PRICES", "offline": "Free", shipped().source: "Shipped list"}
+    sources = {
+        "MODEL_PRICES": "MODEL_PRICES",
+        "offline": "Free",
+        "local": "Free",
+        shipped().source: "Shipped list",
+    }
     return {
         "rates": bands[0][1],
         "longer": bands[1][0] if len(bands) > 1 else None,

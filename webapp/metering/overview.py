@@ -45,8 +45,8 @@ class Figures:
 
     `before` are the totals of the range before, scaled to the share of this range that is over;
     they are 0 where they are not stored any more. `steps` are (Unix seconds, totals). `top_keys`
-    are the keys with most requests: (id, name, whether it is an account's own, totals). `targets`
-    are sorted by cost, then requests.
+    are the keys with most requests, or another field: (id, name, whether it is an account's own,
+    totals). `targets` are sorted by cost, then requests.
     """
 
     now: UsageTotals
@@ -62,8 +62,13 @@ class Overview:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def figures(self, range_: Range, selected: Selected = EVERYTHING) -> Figures:
-        return self._database.read(lambda connection: _figures(connection, range_, selected))
+    def figures(
+        self, range_: Range, selected: Selected = EVERYTHING, *, top_by: str = "requests"
+    ) -> Figures:
+        """`top_by` is the field of the totals that ranks the top keys."""
+        return self._database.read(
+            lambda connection: _figures(connection, range_, selected, top_by)
+        )
 
     def latencies(self, range_: Range, selected: Selected = EVERYTHING) -> LatencyFigures:
         return self._database.read(lambda connection: read_latencies(connection, range_, selected))
@@ -97,7 +102,7 @@ class Overview:
         return self._database.read(work)
 
 
-def _figures(connection: Connection, range_: Range, selected: Selected) -> Figures:
+def _figures(connection: Connection, range_: Range, selected: Selected, top_by: str) -> Figures:
     window = range_.window
     total = window.totals
     by_target = sums(connection, window, selected, "time", "provider", "model")
@@ -112,7 +117,7 @@ def _figures(connection: Connection, range_: Range, selected: Selected) -> Figur
         now,
         before.scaled(range_.elapsed),
         list(zip(window.times, steps, strict=True)),
-        _top_keys(connection, total, selected),
+        _top_keys(connection, total, selected, top_by),
         _targets(window, of_targets, by_target),
     )
 
@@ -170,11 +175,11 @@ def _without_time(by_target: Sums) -> Sums:
 
 
 def _top_keys(
-    connection: Connection, window: Window, selected: Selected
+    connection: Connection, window: Window, selected: Selected, by: str
 ) -> list[tuple[int, str, bool, UsageTotals]]:
-    """The keys with most requests: (id, name, whether it is an account's own, totals)."""
+    """The keys with most of a field: (id, name, whether it is an account's own, totals)."""
     by_key = sums(connection, window, selected, "key_id", fields=WITHOUT_CALLS)
-    top = sorted(by_key.items(), key=lambda entry: -entry[1].requests)[:TOP_KEYS]
+    top = sorted(by_key.items(), key=lambda entry: -getattr(entry[1], by))[:TOP_KEYS]
     query = (
         select(api_keys.c.id, api_keys.c.name, accounts.c.id.is_not(None).label("is_account"))
         .outerjoin(accounts, accounts.c.key_id == api_keys.c.id)

@@ -25,6 +25,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    cast,
     func,
     insert,
     not_,
@@ -34,7 +35,9 @@ from sqlalchemy import (
 
 from webapp.accounts.keys import api_keys
 from webapp.errors import StoreUnavailable, all_errors
+from webapp.metering.calls import ledger
 from webapp.metering.stored_text import MAX_MODEL_LENGTH, cleaned
+from webapp.metering.timeline import TOLERANCE
 from webapp.observability.redaction import MAX_STORED_LENGTH
 from webapp.storage.database import Database, metadata
 from webapp.storage.retention import Expired
@@ -75,7 +78,27 @@ requests = Table(
 )
 MODELS = (requests.c.model, requests.c.asked_model, requests.c.answered_model)
 MODEL_LENGTHS = (MAX_MODEL_LENGTH, MAX_ROUTE_LENGTH, MAX_MODEL_LENGTH)
-LISTED = [column for column in requests.columns if column.name not in {"prompt", "answer"}]
+
+
+# A request that failed does not know what its calls cost: some end after it. The ledger does.
+def _with_calls(name: str, of_call: ColumnElement[Any]) -> ColumnElement[Any]:
+    """A column of requests, where it is empty the sum of the request's calls."""
+    began = requests.c.at - requests.c.milliseconds / 1000 - TOLERANCE
+    calls = select(func.sum(of_call)).where(
+        ledger.c.request_id == requests.c.request_id,
+        ledger.c.key_id == requests.c.key_id,
+        ledger.c.reserved_at.between(began, requests.c.at + TOLERANCE),
+    )
+    total = func.coalesce(requests.c[name], calls.correlate(requests).scalar_subquery())
+    return cast(total, BigInteger).label(name)
+
+
+_COLUMNS = {
+    **requests.columns,
+    "cost_nano": _with_calls("cost_nano", ledger.c.cost_nano),
+    "tokens": _with_calls("tokens", ledger.c.input_tokens + ledger.c.output_tokens),
+}
+LISTED = [column for name, column in _COLUMNS.items() if name not in {"prompt", "answer"}]
 
 # In the column `cache`, of an answer that was stored for its Idempotency-Key.
 REPLAYED = "REPLAYED"
@@ -283,7 +306,7 @@ class RequestLog:
 
     def find(self, request_id: str, key_ids: Collection[int] | None) -> list[Any]:
         """The requests with this id, newest first: a client may use an id twice."""
-        query = select(requests).where(requests.c.request_id == request_id)
+        query = select(*_COLUMNS.values()).where(requests.c.request_id == request_id)
         if key_ids is not None:
             query = query.where(requests.c.key_id.in_(key_ids))
         newest = query.order_by(requests.c.id.desc()).limit(10)
