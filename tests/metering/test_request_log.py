@@ -174,6 +174,18 @@ def test_a_time_is_found_by_its_index(database: Database) -> None:
     assert [row.request_id for row in page.rows] == [f"request-{n}" for n in range(14, 9, -1)]
 
 
+def test_a_minute_of_an_outage_has_the_requests_of_all_workers(database: Database) -> None:
+    began = time.time() - 1000
+    for _worker in range(2):
+        log = RequestLog(database, 30)
+        for number in range(300):
+            log.add(logged(number, at=began + number))
+        log.flush()
+    minute = Wanted(since=began + 100, until=began + 160)
+    assert len(log.page(minute, count=200).rows) == 120
+    assert log.count(minute) == Count(120, True)
+
+
 def test_old_requests_and_activity_are_forgotten(database: Database) -> None:
     log, traffic = RequestLog(database, 30), Traffic(database)
     log.add(logged(1, at=time.time() - 31 * 86_400))
