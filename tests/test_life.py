@@ -138,6 +138,8 @@ def test_demo_keys_are_refused_in_production(start_weir: MakeWeir) -> None:
     assert (
         "Access-Control-Allow-Origin" not in weir.get("/", headers={"Origin": "https://a"}).headers
     )
+    # The banner is for development.
+    assert (weir.folder / "stderr.log").read_text() == ""
 
 
 def test_one_worker_without_redis_and_the_log_says_why(start_weir: MakeWeir) -> None:

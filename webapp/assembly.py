@@ -133,6 +133,7 @@ class _Models:
 
     providers: Mapping[str, BaseProvider]
     labels: ModelLabels
+    counted_models: ModelLabels
     telemetry: Telemetry
     breakers: CircuitBreakers
     busy_targets: BusyTargets
@@ -227,7 +228,8 @@ def _make_metering(settings: Settings, stores: _Stores) -> _Metering:
 def _make_models(settings: Settings, stores: _Stores, metering: _Metering) -> _Models:
     providers = make_providers(settings)
     router = Router(providers, settings.model_routes, settings.default_model)
-    labels = ModelLabels(router.configured | _priced(metering.prices, providers.values()))
+    known = router.configured | _priced(metering.prices, providers.values())
+    labels, counted_models = ModelLabels(known), ModelLabels(known, target_activity.MAX_MODELS)
     breakers = CircuitBreakers(stores.redis, settings.breaker_failures, settings.breaker_pause)
     busy_targets = BusyTargets(stores.redis)
     flights = Flights(RedisCoordinator(stores.redis) if stores.redis else LocalCoordinator())
@@ -245,7 +247,15 @@ def _make_models(settings: Settings, stores: _Stores, metering: _Metering) -> _M
     )
     predictions = Predictions(Registry(settings.model_path or MODELS), stores.answers)
     return _Models(
-        providers, labels, observer, breakers, busy_targets, flights, gateway, predictions
+        providers,
+        labels,
+        counted_models,
+        observer,
+        breakers,
+        busy_targets,
+        flights,
+        gateway,
+        predictions,
     )
 
 
@@ -391,7 +401,7 @@ def _make_services(
             offline=not settings.has_provider and not local_model.address(),
             secrets=secret_refresh.problem if settings.secret_references else None,
         ),
-        model_labels=models.labels,
+        counted_models=models.counted_models,
         breakers=models.breakers,
         busy_targets=models.busy_targets,
         remaining_limits=partial(remaining_limits, models.providers),

@@ -18,7 +18,7 @@ from webapp.version import VERSION
 CHECK_INTERVAL = 0.1  # seconds
 ANY_ADDRESS = {"0.0.0.0", "::"}  # noqa: S104 only compared
 INDENT = " " * 14
-QUESTION = '{"message": "Hello! Who are you?"}'
+QUESTION = '{"message": "What is an API?"}'
 
 
 def announce(services: Services, *, first_worker: bool) -> None:

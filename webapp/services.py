@@ -82,7 +82,7 @@ class Services:
     lifecycle: Lifecycle
     health: Health
     gauges: Gauges
-    model_labels: ModelLabels
+    counted_models: ModelLabels
     breakers: CircuitBreakers
     busy_targets: BusyTargets
     remaining_limits: Callable[[str], RemainingLimits | None]

@@ -21,9 +21,8 @@ function model() {
 }
 
 function settings() {
-  const sent = { temperature: Number(byId("temperature").value), stream: byId("stream").checked };
-  if (byId("max_tokens").value) sent.max_tokens = Number(byId("max_tokens").value);
-  return sent;
+  const number = (name) => (byId(name).value ? { [name]: Number(byId(name).value) } : {});
+  return { ...number("temperature"), stream: byId("stream").checked, ...number("max_tokens") };
 }
 
 function body(message) {
@@ -101,8 +100,7 @@ function money(usd) {
     shown.textContent = "unpriced";
   } else {
     shown.title = `$${usd}`;
-    if (usd === 0 || usd >= 1) shown.textContent = `$${usd.toFixed(2)}`;
-    else shown.textContent = usd < 0.0001 ? "<$0.0001" : `$${Number(usd.toPrecision(2))}`;
+    shown.textContent = weir.usd(usd);
   }
   return shown;
 }

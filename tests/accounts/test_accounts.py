@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -269,17 +267,6 @@ def test_the_command_line_manages_accounts(weir: Weir) -> None:
     assert "admin" in flask("set-role", "ada", "admin")
     assert "refused within" in flask("sign-out", "ada")
     assert "Account 'eve' not found" in flask("show", "eve")
-
-
-def test_the_first_administrator_of_a_development_is_told_once(start_weir: MakeWeir) -> None:
-    weir = start_weir()
-    shown = wait_until(lambda: re.findall(r"(\S+) \(shown only now\)", weir.raw_logs()))
-    assert Administrator(weir, "admin", shown[0]).get("/admin/accounts").status_code == 200
-    assert not any(shown[0] in json.dumps(line) for line in weir.logs())
-    weir.terminate()
-    weir.start()
-    wait_until(lambda: "set at the first start" in weir.raw_logs())
-    assert weir.raw_logs().count(shown[0]) == 1
 
 
 def test_stats_may_be_kept_for_administrators(weir: Weir, admin: Administrator) -> None:

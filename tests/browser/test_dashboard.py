@@ -388,7 +388,20 @@ def test_a_phone_reaches_every_page_and_shows_rows_as_cards(
     page.get_by_role("button", name="Theme: system").click()
     expect(page.locator("html")).to_have_attribute("data-theme", "light")
     expect(page.get_by_label("New password")).to_have_value("half typed")
-    page.get_by_role("link", name="Batches").first.click()
+    page.goto(f"{weir.url}/dashboard/requests")
+    expect(page.get_by_role("button", name="Apply")).to_be_hidden()
+    page.get_by_text("Filters", exact=True).press("Enter")
+    page.get_by_label("Status").fill("502")
+    page.get_by_role("button", name="Apply").click()
+    expect(page.get_by_label("Status")).to_be_visible()
+    page.set_viewport_size({"width": 1280, "height": 800})
+    page.goto(f"{weir.url}/dashboard/requests")
+    expect(page.get_by_text("Filters", exact=True)).to_be_hidden()
+    expect(page.get_by_role("button", name="Apply")).to_be_visible()
+    box = "document.querySelector('.scroll')"
+    assert page.evaluate(f"{box}.scrollWidth <= {box}.clientWidth"), "all columns fit"
+    page.set_viewport_size({"width": PHONE, "height": 740})
+    page.goto(f"{weir.url}/dashboard/batches")
     expect(page.get_by_role("heading", name="Batches")).to_be_visible()
     row = page.locator("tbody tr").first
     for cell in row.locator("td").all():
@@ -494,6 +507,8 @@ def test_the_playground_shows_the_same_request_as_code(
     ).stdout  # fmt: skip
     assert json.loads(shown)["usage"]["completion_tokens"] <= 7
     assert "weir_" not in page.content()
+    page.get_by_label("Temperature").fill("")
+    expect(curl).not_to_contain_text("temperature")
     # A model that the key may not use cannot be chosen.
     page.get_by_label("API key").select_option("narrow (premium)")
     expect(page.locator("#model optgroup option").first).to_be_disabled()

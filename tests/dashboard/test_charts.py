@@ -40,11 +40,13 @@ def test_one_error_among_many_requests_is_seen() -> None:
 def test_a_line_has_gaps_and_does_not_fall_to_zero_at_the_current_step() -> None:
     values = [500, 1000, None, 500, None, 500, 1000]
     assert drawn(chart(values, unit=DURATION, lines=True)) == [
-        (0, "M0 100h0L1 0M3 100h0M5 100h0", False),
+        (0, "M0 100h0L1 0M2.6 100h0.8M5 100h0", False),
         (0, "M5 100L6 0", True),
     ]
     without = chart([500, 1000, None], unit=DURATION, lines=True)
     assert drawn(without) == [(0, "M0 100h0L1 0", False)]
+    first = chart([None, None, 500], unit=DURATION, lines=True)
+    assert drawn(first) == [(0, "M1.6 0h0.8", True)]
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from tests.support.administrator import SETTINGS, Administrator
 from tests.support.books import PRICES, Books
 from tests.support.servers import Postgres, Provider, Weir, wait_until
 from tests.support.visitor import Visitor, text_of
+from webapp.dashboard.formatting import nano
 
 MIA = {"username": "mia", "password": "mia's password"}
 
@@ -143,6 +144,8 @@ def test_from_the_first_visit_to_figures_that_equal_those_of_the_api_in_every_ra
     for number in range(6):
         ask(weir, secret, f"message {number % 4}")
     ask(weir, secret, "another model", model="broken")
+    weir.post("/predict", key=secret, json={"features": [1]})
+    ask(weir, secret, "no model", model="nothing")
     provider.fault(status=500)
     ask(weir, secret, "fails")
     provider.fault()
@@ -188,6 +191,8 @@ def test_from_the_first_visit_to_figures_that_equal_those_of_the_api_in_every_ra
             sum(refused.values()),
         )
         models = {row[0]: row for row in table(page, "By model")}
+        assert len(models) == len(table(page, "By model")), "each model once"
+        assert models["forecast"][1] == "1"
         for row in usage["rows"]:
             _, _, _, input_tokens, _, output_tokens, cost, share, *_ = models[row["model"]]
             assert (input_tokens, output_tokens) == (
@@ -268,9 +273,17 @@ def test_tiles_models_keys_and_steps_lead_to_the_requests_behind_them(
     only_errors = admin.get(f"/dashboard/?range=1h&key={key}&outcome=error").text
     assert tile(only_errors, "Requests") == "1"
     assert (tile(only_errors, "Cost"), note(only_errors, "Cost")) == ("–", "not split by outcome")
+    only_refused = admin.get("/dashboard/?range=1h&outcome=refused").text
+    top, by_model = table(only_refused, "Top keys"), table(only_refused, "By model")
+    assert all(int(row[3]) for row in top)
+    assert [row[3] for row in top] == sorted((row[3] for row in top), key=int, reverse=True)
+    assert sum(int(row[1]) for row in by_model) == int(tile(only_refused, "Refused"))
     for nonsense in ("since=2999-01-01T00:00", "since=2026-11-02T00:00&until=2026-11-01T00:00"):
         wrong = admin.get(f"/dashboard/?{nonsense}")
-        assert (wrong.status_code, "not valid" in text_of(wrong.text)) == (422, True)
+        assert wrong.status_code == 422
+        assert re.search(
+            r"(From: .* past|To: .* beginning)\. Showing 24 hours", text_of(wrong.text)
+        )
 
 
 def test_the_life_of_a_key(weir: Weir, admin: Visitor) -> None:
@@ -418,6 +431,26 @@ def test_the_form_of_a_key_speaks_the_language_of_its_fields(weir: Weir, admin: 
     assert administrator.get(path).json()["limits"] == {"own_cache": False}
 
 
+def test_who_saves_a_key_that_changed_meanwhile_is_told(weir: Weir, admin: Visitor) -> None:
+    admin.create_key("of two")
+    edit = f"/dashboard/keys/{key_of(admin, 'of two')}/edit"
+    mine = {"name": "of two", "tier": "premium", "limits.usd_per_day": "7"}
+
+    def version(page: str) -> str:
+        return re.findall(r'name="version" value="(\w+)"', page)[0]
+
+    opened = version(admin.get(edit).text)
+    theirs = {"name": "of two", "tier": "free", "version": opened}
+    assert admin.post(edit, **theirs).url.endswith(edit.removesuffix("/edit"))
+    refused = admin.post(edit, **mine, version=opened)
+    assert refused.status_code == 409
+    assert "This key was changed after you opened" in refused.text
+    assert 'value="7"' in refused.text
+    saved = admin.post(edit, **mine, version=version(refused.text))
+    assert "Tier premium" in text_of(saved.text)
+    assert "USD per day $7.00" in text_of(saved.text)
+
+
 def test_each_error_of_a_key_is_told_at_its_field(weir: Weir, admin: Visitor) -> None:
     path = "/dashboard/keys/new"
     sent: dict[str, Any] = {
@@ -496,10 +529,12 @@ def test_bars_move_with_traffic(weir: Weir, admin: Visitor) -> None:
     secret = admin.create_key("kiosk", "free", **{"limits.usd_per_day": "0.01"})
     key = f"/dashboard/keys/{max(admin.ids_of_keys())}"
     assert "0 of 5" in text_of(admin.get(key).text)
+    assert "Resets" not in text_of(admin.get(key).text)
     for number in range(5):
         ask(weir, secret, f"bar {number}", max_tokens=10)
     wait_until(lambda: "5 of 5" in text_of(admin.get(key).text))
     page = admin.get(key).text
+    assert re.search(r"5 of 5 Resets in (\d+ s|1 minute)", text_of(page))
     assert 'class="full"' in page
     assert re.search(r"USD per day <?\$0\.0\d+ (\(exactly \$0\.0\d+\) )?of \$0\.01", text_of(page))
 
@@ -530,7 +565,11 @@ def test_budgets_are_raised_for_a_while(weir: Weir, admin: Visitor) -> None:
     page = admin.post(f"{key}/budget", on=key, usd="2.5", days="7")
     assert "$0.00 of $2.51" in text_of(page.text)
     assert "Budget increase $2.50 until" in text_of(page.text)
-    assert admin.post(f"{key}/budget", on=key, usd="much", days="7").status_code == 422
+    for usd, told in (("much", "Must be an amount in USD."), ("1e10", "from 0 to 1000000000.")):
+        refused = admin.post(f"{key}/budget", on=key, usd=usd, days="7")
+        assert refused.status_code == 422
+        assert re.search(rf'class="problem" id="error-usd">[^<]*{told}</span>', refused.text)
+        assert f'value="{usd}"' in refused.text
     page = admin.post(f"{key}/budget", on=key, usd="0", days="1")
     assert "Budget increase $" not in text_of(page.text)
 
@@ -691,6 +730,12 @@ def test_a_request_is_found_by_its_id_or_the_beginning_of_it(
         assert rows_of(search(theirs, member).text) == []
 
 
+def admin_cost(weir: Weir, key: int) -> float:
+    """What a key has cost, as the API says."""
+    rows = Administrator(weir).get("/admin/usage?by=key").json()["rows"]
+    return float(next(row["cost_usd"] for row in rows if row["key_id"] == key))
+
+
 def test_what_is_filtered_is_exported(
     weir: Weir, admin: Visitor, member: Visitor, provider: Provider
 ) -> None:
@@ -700,21 +745,33 @@ def test_what_is_filtered_is_exported(
     ask(weir, secret, "exported", model="=1+1")
     provider.fault(status=500)
     failed = ask(weir, secret, "exported, fails")
+    provider.fault(garbage=True)
+    charged = ask(weir, secret, "exported, charged")
 
     def export(query: str, visitor: Visitor = admin) -> list[dict[str, str]]:
         answer = visitor.get(f"/dashboard/requests.csv?{query}")
         assert answer.headers["Content-Type"].startswith("text/csv")
         return list(csv.DictReader(io.StringIO(answer.text)))
 
-    wait_until(lambda: len(export(f"key={key}")) == 3)
+    def all_are_settled() -> bool:
+        return not Books(weir).rows("SELECT id FROM ledger WHERE state = 'reserved'")
+
+    wait_until(lambda: len(export(f"key={key}")) == 4 and all_are_settled())
     rows = {row["request_id"]: row for row in export(f"key={key}")}
+    cost = admin_cost(weir, key)
+    assert cost > float(rows[good]["cost_usd"]), "a failed request has cost something"
+    assert sum(float(row["cost_usd"] or 0) for row in rows.values()) == pytest.approx(cost)
+    assert float(rows[failed]["cost_usd"]) == 0
+    html_page = admin.get(f"/dashboard/requests/{charged}").text
+    cost_nano = round(float(rows[charged]["cost_usd"]) * 1e9)
+    assert f"<dt>Cost</dt><dd>{nano(cost_nano)}</dd>" in html_page
     [answer] = Books(weir).rows(f"SELECT * FROM requests WHERE request_id = '{good}'")
     assert rows[good]["tokens"] == str(answer["tokens"])
     assert float(rows[good]["cost_usd"]) == answer["cost_nano"] / 1e9
     assert rows[good]["client"].startswith("python-requests/")
     assert {row["key"] for row in rows.values()} == {"'=HYPERLINK(1)"}
     assert "'=1+1" in {row["asked_model"] for row in rows.values()}
-    assert [row["request_id"] for row in export(f"key={key}&outcome=error")] == [failed]
+    assert {row["request_id"] for row in export(f"key={key}&outcome=error")} == {failed, charged}
     assert export(f"key={key}&status=418") == []
     assert export(f"key={key}", member) == []
 
@@ -756,6 +813,7 @@ def test_a_request_says_what_became_of_it(weir: Weir, admin: Visitor, provider: 
     [row] = Books(weir).rows(f"SELECT * FROM requests WHERE request_id = '{streamed}'")
     [call] = Books(weir).rows(f"SELECT * FROM ledger WHERE request_id = '{streamed}'")
     assert 0 < row["first_token_milliseconds"] < row["milliseconds"] - 150
+    assert call["settled_at"] <= row["at"], "a call ends in its request, however late it is written"
     seconds = (row["milliseconds"] - row["first_token_milliseconds"]) / 1000
     assert f" {call['output_tokens'] / seconds:.1f} $" in page(streamed)
     assert len(row["client"]) == 200
@@ -840,6 +898,8 @@ def test_a_connection_is_tested_by_a_free_call_and_not_too_often(
     assert "Connection OK" not in admin.get("/dashboard/providers").text
     provider.fault(status=401)
     assert result().startswith("Connection failed. Status 401: The stand-in")
+    words = "Last error Weir's credentials were rejected, or its quota is exhausted just now"
+    assert words in text_of(admin.get("/dashboard/providers").text)
     provider.fault(hang=True)
     assert result().startswith("Connection failed. No answer in time")
     provider.fault()
@@ -996,26 +1056,26 @@ def id_of_newest(weir: Weir, key: int) -> int:
 def test_accounts_show_their_last_sign_in_their_keys_and_what_these_cost(
     weir: Weir, admin: Visitor
 ) -> None:
-    account = {"username": "olga", "password": "olga's password"}
+    account = {"username": "opal", "password": "opal's password"}
     page = admin.post("/dashboard/accounts", role="member", tier="premium", **account)
     assert "Account saved." in page.text
 
     def row() -> str:
-        found = admin.get("/dashboard/accounts?q=OLG").text
+        found = admin.get("/dashboard/accounts?q=OPA").text
         assert found.count("<tr>") == 2
         return text_of(found.split("<tbody>")[1])
 
-    assert re.search(r"olga member premium Enabled Never 0 \$0\.00", row())
-    secret = admin.create_key("olga's key", owner="olga")
+    assert re.search(r"opal member premium Enabled Never 0 \$0\.00", row())
+    secret = admin.create_key("opal's key", owner="opal")
     token = weir.post("/token", json=account).json()["access_token"]
-    wait_until(lambda: "olga member premium Enabled just now 1" in row())
-    ask(weir, secret, "olga asks")
+    wait_until(lambda: "opal member premium Enabled just now 1" in row())
+    ask(weir, secret, "opal asks")
     headers = {"Authorization": f"Bearer {token}"}
-    weir.post("/chat", headers=headers, json={"message": "olga's token asks"})
+    weir.post("/chat", headers=headers, json={"message": "opal's token asks"})
     wait_until(lambda: "$0.00 20" not in row())
     usage = Administrator(weir).get("/admin/usage?by=key").json()["rows"]
-    cost = sum(one["cost_usd"] for one in usage if one["key"] in {"olga's key", "olga"})
-    shown = admin.get("/dashboard/accounts?q=olga").text
+    cost = sum(one["cost_usd"] for one in usage if one["key"] in {"opal's key", "opal"})
+    shown = admin.get("/dashboard/accounts?q=opal").text
     exact = re.search(r'data-label="Cost \(30 days\)" class="n"><span title="\$([\d.]+)"', shown)
     assert exact
     assert float(exact[1]) == pytest.approx(cost)

@@ -30,6 +30,8 @@ def test_the_reason_is_the_most_telling_one() -> None:
     assert reason(cache="COALESCED") == "Shared the call of a concurrent identical request."
     assert reason(endpoint="/v1/predict", cache="MISS") == "Answered by a model that runs in Weir."
     assert reason(endpoint="/v1/files") == "This endpoint calls no provider."
+    counted = reason(endpoint="/v1/messages/count_tokens", provider="anthropic")
+    assert counted == "Token counts are free, and not in the ledger."
     assert reason(status=202) == "Accepted to run later, as a job."
     old = {"provider": "openai", "at": 10.0}
     assert reason(**old, cache="MISS") == "Its provider calls are no longer stored."

@@ -81,6 +81,17 @@ def test_signing_in_leads_on_to_the_page_that_was_asked_for(visitor: Visitor) ->
     assert "Sign out" in page.text
 
 
+def test_a_page_that_does_not_exist_has_the_menu_of_who_is_signed_in(visitor: Visitor) -> None:
+    page = visitor.get("/dashboard/nothing")
+    assert page.status_code == 404
+    assert "This page does not exist" in page.text
+    assert "Sign out" not in page.text
+    visitor.sign_in()
+    page = visitor.get("/dashboard/nothing")
+    assert page.status_code == 404
+    assert "Sign out" in page.text
+
+
 ELSEWHERE = [
     "//[", "//\u2100",
     "https://evil.example/", "//evil.example/", "/\\evil.example", "javascript:alert(1)",

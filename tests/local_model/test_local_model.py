@@ -59,11 +59,16 @@ def said(weir: Weir, text: str) -> list[dict[str, Any]]:
     return [line for line in weir.logs() if text in line.get("message", "")]
 
 
-def test_the_first_request_waits_until_it_is_loaded(start_weir: MakeWeir) -> None:
+def test_the_first_request_waits_until_it_is_loaded_and_it_ends_with_weir(
+    start_weir: MakeWeir,
+) -> None:
     weir = start_weir(**STAND_IN, STAND_IN_LOADING=2)
     first = ask(weir)
     assert (first["response"], first["provider"]) == ("You said: hi", "local")
     assert (first["model"], first["cost_usd"]) == (MODEL, 0.0)
+    assert len(processes_of(weir)) == 2
+    assert weir.terminate() == 0
+    wait_until(lambda: not processes_of(weir), what="the end of the local model")
 
 
 def test_every_endpoint_of_chat_uses_it(weir: Weir) -> None:
@@ -129,15 +134,6 @@ def test_it_is_started_again_and_meanwhile_weir_answers_offline(weir: Weir) -> N
     wait_until(answered, 20, "an answer of the local model")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_it_ends_with_weir(start_weir: MakeWeir, number: int) -> None:
-    weir = start_weir(**STAND_IN)
-    wait_until(lambda: len(processes_of(weir)) == 2)
-    assert weir.process
-    weir.process.send_signal(number)
-    wait_until(lambda: not processes_of(weir), what="the end of the local model")
-
-
 def test_it_gives_up_after_some_ends() -> None:
     script = (
         "import sys; from webapp.local_model import supervisor;"
@@ -179,6 +175,21 @@ def test_where_it_is_not_wanted(settings: dict[str, str], tmp_path: Path) -> Non
     assert not load({"DATA_DIR": str(tmp_path)} | settings).wants_local_model
 
 
+def test_where_it_cannot_be_installed_make_run_goes_on(tmp_path: Path) -> None:
+    nowhere = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.install_local_model"],
+        cwd=REPOSITORY,
+        env={"PATH": os.environ["PATH"], "DATA_DIR": str(tmp_path)} | nowhere,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0
+    first, last = done.stdout.splitlines()
+    assert first.startswith("Installing a small local model")
+    assert last == "The small local model cannot be installed here: Weir answers offline."
+
+
 def test_without_its_wheels_weir_says_so_and_answers_offline(start_weir: MakeWeir) -> None:
     weir = start_weir(LOCAL_MODEL="on")
     assert ask(weir)["provider"] == "offline"
@@ -194,6 +205,9 @@ def test_its_answers_do_not_survive_the_configuration_of_a_provider(
     local = new_weir(**STAND_IN, REDIS_URL=fresh_valkey.url, WEB_CONCURRENCY=1).start()
     assert ask(local)["provider"] == "local"
     assert ask(local)["cached"] is True
+    assert local.process
+    local.process.kill()  # it alone: what else ends, does so by itself
+    wait_until(lambda: not processes_of(local), what="the end of the local model")
     local.stop()
     later = new_weir(
         **STAND_IN, REDIS_URL=fresh_valkey.url, OPENAI_BASE_URL=provider.base_url

@@ -54,6 +54,16 @@ def price_of(table: PriceTable, section: str, model: str) -> Price:
     return price
 
 
+def test_the_local_model_costs_nothing_unless_it_is_given_a_price() -> None:
+    asked = ("local", "local", "smollm2-135m-instruct")
+    free = PriceTable({}, {}).of(*asked)
+    assert free
+    assert free.is_free
+    priced = PriceTable({"local/*": {"input": Decimal(1), "output": Decimal(2)}}, {}).of(*asked)
+    assert priced
+    assert (priced.source, priced.is_free) == ("MODEL_PRICES", False)
+
+
 def test_every_price_is_sane() -> None:
     edition = shipped()
     assert edition.source.startswith("LiteLLM ")

@@ -13,7 +13,7 @@ from tests.support.administrator import SETTINGS
 from tests.support.books import Books
 from tests.support.servers import Postgres, Weir, wait_until
 from webapp.errors import all_errors
-from webapp.metering import request_log
+from webapp.metering import request_log, target_latency
 from webapp.metering.activity import activity, activity_latency
 from webapp.metering.activity import expired as activity_expired
 from webapp.metering.request_export import csv_of
@@ -192,6 +192,23 @@ def test_old_requests_and_activity_are_forgotten(database: Database) -> None:
     assert database.read(lambda c: c.execute(spans).scalars().all()) == [1800]
 
 
+def test_latencies_of_models_are_forgotten_when_no_range_reaches_them(database: Database) -> None:
+    traffic, span = Traffic(database), target_latency.target_latency.c.span
+    traffic.count(1, UsageTotals(requests=1), 5.0, target=("openai", "m"))
+    traffic.flush()
+
+    def kept() -> list[int]:
+        Retention(database, [target_latency.expired()]).tick()
+        query = select(span).order_by(span)
+        return list(database.read(lambda connection: connection.execute(query).scalars().all()))
+
+    for days, left in ((0, [60, 1800, 86_400]), (20, [86_400]), (770, [86_400]), (20, [])):
+        table = target_latency.target_latency
+        older = update(table).values(start=table.c.start - days * 86_400)
+        database.write(lambda connection, older=older: connection.execute(older))
+        assert kept() == left
+
+
 @pytest.mark.parametrize("store", ["sqlite", "postgresql"])
 def test_texts_are_written_whatever_a_provider_sent(
     tmp_path: Path, fresh_database: str, store: str
@@ -254,3 +271,16 @@ def test_a_restart_of_postgresql_loses_no_request(
         ),
         15,
     )
+
+
+def test_filters_offer_the_names_that_are_used_most(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request_log, "MAX_NAMES", 2)
+    log = RequestLog(database, 30)
+    for number, model in enumerate(["b", "b", "a", "once", "a", None]):
+        log.add(logged(number, model=model, asked_model=model))
+    log.flush()
+    names = log.names(None)
+    assert (names.key_ids, names.endpoints, names.providers) == ([1], ["/chat"], ["openai"])
+    assert names.models == ["a", "b"]

@@ -14,7 +14,7 @@ START = 1_795_900_000.0
 def call(after: float, took: float | None, **facts: Any) -> dict[str, Any]:
     """A call that began so many seconds after START."""
     times = {"reserved_at": iso(after), "settled_at": None if took is None else iso(after + took)}
-    return {**times, "state": "settled", "output_tokens": 0, **facts}
+    return {**times, "state": "settled", "output_tokens": 0, "estimated": False, **facts}
 
 
 def iso(after: float) -> str:
@@ -42,6 +42,12 @@ def test_the_tokens_of_a_stream_are_timed_from_the_first_one() -> None:
     failed = call(0, 0.5, state="failed", output_tokens=5)
     [timeline] = timelines([row(0, 3, first_token=1)], [failed, call(0.5, 2.5, output_tokens=100)])
     assert [attempt.tokens_per_second for attempt in timeline.attempts] == [10, 50]
+
+
+def test_estimated_tokens_have_no_speed() -> None:
+    cut = call(0, 0.5, state="cut", output_tokens=16_384, estimated=True)
+    [timeline] = timelines([row(0, 1)], [cut])
+    assert timeline.attempts[0].tokens_per_second is None
 
 
 def test_calls_of_an_id_that_was_used_twice_go_to_their_own_request() -> None:

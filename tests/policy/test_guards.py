@@ -39,10 +39,25 @@ ADMINISTRATORS = {
     "GET /dashboard/keys/new", "POST /dashboard/keys/new",
     "GET /dashboard/keys/<int:key_id>/edit", "POST /dashboard/keys/<int:key_id>/edit",
     "POST /dashboard/keys/<int:key_id>/budget",
-    "GET /dashboard/providers", "GET /dashboard/audit",
+    "GET /dashboard/providers", "POST /dashboard/providers/<name>/test", "GET /dashboard/audit",
     "GET /dashboard/accounts", "POST /dashboard/accounts",
     "GET /dashboard/accounts/<int:account_id>", "POST /dashboard/accounts/<int:account_id>",
     "POST /dashboard/accounts/<int:account_id>/password",
+}  # fmt: skip
+# What members see and do; of a key, a request or a batch that is not theirs, nothing.
+MEMBERS = {
+    "GET /dashboard/", "GET /dashboard/keys", "GET /dashboard/requests",
+    "GET /dashboard/requests.csv", "GET /dashboard/batches", "GET /dashboard/batches/new",
+    "POST /dashboard/batches/new", "GET /dashboard/playground", "POST /dashboard/playground",
+    "GET /dashboard/playground/<int:key_id>/bars",  # empty for a key of another
+    "GET /dashboard/me", "POST /dashboard/me/password",
+}  # fmt: skip
+OF_OTHERS = {
+    "GET /dashboard/keys/<int:key_id>", "POST /dashboard/keys/<int:key_id>/rotate",
+    "GET /dashboard/keys/<int:key_id>/revoke", "POST /dashboard/keys/<int:key_id>/revoke",
+    "GET /dashboard/requests/<request_id>", "POST /dashboard/playground/<int:key_id>",
+    "GET /dashboard/batches/<batch_id>", "GET /dashboard/batches/<batch_id>/files/<which>",
+    "GET /dashboard/batches/<batch_id>/cancel", "POST /dashboard/batches/<batch_id>/cancel",
 }  # fmt: skip
 
 
@@ -89,9 +104,13 @@ def kind_of(endpoint: str) -> str:
     return "public" if {rule, rule.removeprefix("/v1")} & PUBLIC else "key"
 
 
+def path_of(rule: str) -> str:
+    return re.sub(r"<int:\w+>", "1", re.sub(r"<(path:)?[a-z_]+>", "x", rule))
+
+
 def ask(weir: Weir, endpoint: str, headers: dict[str, str]) -> requests.Response:
     method, rule = endpoint.split()
-    path = re.sub(r"<int:\w+>", "1", re.sub(r"<(path:)?[a-z_]+>", "x", rule))
+    path = path_of(rule)
     body = {"json": {}} if method in {"POST", "PATCH"} else {}
     return weir.request(method, path, headers=headers, allow_redirects=False, **body)
 
@@ -108,7 +127,7 @@ def only(found: dict[str, int], allowed: set[int]) -> dict[str, int]:
 def test_all_that_is_named_here_exists(endpoints: set[str]) -> None:
     rules = {endpoint.split()[1] for endpoint in endpoints}
     assert rules >= PUBLIC | SIGNED_OUT
-    assert endpoints >= ADMINISTRATORS
+    assert those_of(endpoints, "dashboard") == ADMINISTRATORS | MEMBERS | OF_OTHERS
     assert len(those_of(endpoints, "admin")) > 15
     assert len(those_of(endpoints, "key")) > 15
 
@@ -166,9 +185,9 @@ def test_members_reach_nothing_of_the_administrators_pages(
 
     def visit(endpoint: str) -> Any:
         method, rule = endpoint.split()
-        path = re.sub(r"<int:\w+>", "1", rule)
+        path = path_of(rule)
         return visitor.get(path) if method == "GET" else visitor.post(path, on="/dashboard/me")
 
-    found = {endpoint: visit(endpoint).status_code for endpoint in ADMINISTRATORS}
+    found = {endpoint: visit(endpoint).status_code for endpoint in ADMINISTRATORS | OF_OTHERS}
     assert only(found, {403, 404}) == {}
     assert visitor.get("/dashboard/keys").status_code == 200

@@ -20,6 +20,7 @@ from tests.support.administrator import PASSWORD, Administrator
 from tests.support.batches import BatchClient, line
 from tests.support.books import PRICES, Books
 from tests.support.servers import Postgres, Provider, Weir
+from webapp.storage import backup
 
 OPENAI = "/v1/chat/completions"
 SETTINGS = {
@@ -221,4 +222,22 @@ def test_a_damaged_database_makes_no_backup(new_weir: MakeWeir, tmp_path: Path) 
 
     done = weir.run_flask("db", "backup", str(file))
     assert done.returncode == 1
-    assert not file.exists()
+    assert not list(tmp_path.glob("copy*"))
+
+
+def test_what_a_killed_backup_leaves_is_no_backup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, file = tmp_path / "weir.db", tmp_path / "copy.db"
+    with closing(sqlite3.connect(source)) as database:
+        database.execute("CREATE TABLE kept (number INTEGER)")
+    seen: list[bool] = []
+
+    def ended(_: Path) -> None:
+        seen.append(file.exists())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(backup, "_check", ended)
+    with pytest.raises(KeyboardInterrupt):
+        backup.copy_sqlite(source, file)
+    assert (seen, list(tmp_path.glob("copy*"))) == ([False], [])

@@ -213,6 +213,8 @@ class RateLimits:
         def peek(bucket: str) -> Decision:
             return self._decide(bucket, limits[bucket], "", counted_today.get(bucket, UNKNOWN))
 
+        if self._redis is None:
+            return {bucket: peek(bucket) for bucket in limits}
         return dict(zip(limits, Pool(PEEKS_AT_ONCE).imap(peek, limits), strict=True))
 
     def release(self, bucket: str, request: str) -> None:

@@ -16,7 +16,7 @@ from webapp.api import dialects
 from webapp.api.response import Response
 from webapp.current_request import current_request
 from webapp.library_internals import unread_body
-from webapp.metering.request_log import REPLAYED, LoggedRequest
+from webapp.metering.request_log import MAX_CLIENT_LENGTH, REPLAYED, LoggedRequest
 from webapp.metering.totals import UsageTotals
 from webapp.observability import request_context, telemetry, tracing
 from webapp.observability.logs import log_request
@@ -129,7 +129,7 @@ def _closed(
             milliseconds=milliseconds,
             error=context.error,
             first_token_milliseconds=first_token,
-            client=context.client,
+            client=context.client and context.client[:MAX_CLIENT_LENGTH],
             refused_by=context.limit,
             prompt=context.prompt,
             answer=context.answer,
@@ -162,9 +162,11 @@ def _closed(
 
 def _target(services: Services, context: RequestContext, status: int) -> tuple[str, str]:
     """The provider and model that a request is counted under, "" where it has none."""
-    target = context.provider or "", context.model or ""
-    # Clients can send any model name, so one that has not answered may not exist.
-    return services.model_labels.of(*target) if status >= 400 and target[0] else target
+    provider, model = context.provider or "", context.model or ""
+    if not provider:  # a prediction has a model alone
+        return provider, model
+    answered = status < 400 and context.error is None
+    return services.counted_models.of(provider, model, answered=answered)
 
 
 def _end_span(context: RequestContext, status: int) -> None:

@@ -13,7 +13,7 @@ from webapp.services import services
 from webapp.storage import migrations
 from webapp.storage.backup import BackupFailed, copy_sqlite
 
-group = AppGroup("db", help="Manage the database schema.")
+group = AppGroup("db", help="Migrate and back up the database.")
 
 
 @group.command("upgrade")

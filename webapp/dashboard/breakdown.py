@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,12 +11,14 @@ from webapp.metering.latencies import LatencyFigures
 from webapp.metering.overview import Figures
 from webapp.metering.target_latency import Latencies
 from webapp.metering.totals import UsageTotals
+from webapp.observability.metrics import OTHER
 
 # Each metric of the chart: its title, the field of UsageTotals, how it is shown.
 METRICS: dict[str, tuple[str, str, Unit]] = {
     "cost": ("Cost", "cost_nano", MONEY),
     "tokens": ("Tokens", "tokens", COUNT),
     "requests": ("Requests", "requests", COUNT),
+    "refused": ("Refused", "refused", COUNT),
 }
 SERIES_MAX = 6  # the others are summed
 NO_TARGET = "No model"
@@ -24,7 +27,8 @@ NOT_MEASURED = Latencies()
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A model of a provider, or a provider (`model` is None), with what filters select it."""
+    """A model of a provider, or a provider (`model` is None), with what filters select it. A model
+    that runs in Weir has no provider."""
 
     name: str
     provider: str
@@ -36,21 +40,22 @@ class Row:
 
     @property
     def filters(self) -> dict[str, str] | None:
-        """None: no filter selects what had no target."""
-        if not self.provider:
-            return None
-        return {"provider": self.provider} | ({"model": self.model} if self.model else {})
+        """None: no filter selects what had no target. Of OTHER, its provider's."""
+        model = None if self.model == OTHER else self.model
+        names = {"provider": self.provider, "model": model}
+        return {title: name for title, name in names.items() if name} or None
 
 
 def rows_by_model(figures: Figures, latencies: LatencyFigures) -> list[Row]:
     """A model that two providers serve has a row of each: their prices differ."""
-    names = [target.model for target in figures.targets]
+    names = Counter(target.model for target in figures.targets)
     timings = {(one[0], one[1]): (one[3], one[4]) for one in latencies.targets}
     rows = []
     for one in figures.targets:
-        name = one.model if names.count(one.model) == 1 else f"{one.provider}/{one.model}"
+        is_unique = names[one.model] == 1 or not one.provider
+        name = one.model if is_unique else f"{one.provider}/{one.model}"
         timing = timings.get((one.provider, one.model), ())
-        name = name if one.provider else NO_TARGET
+        name = name or NO_TARGET
         rows.append(Row(name, one.provider, one.model, one.total, one.steps, *timing))
     return rows
 

@@ -174,7 +174,7 @@ class Chart:
                     yield Path(number_, series.style, "".join(found), running)
 
     def _line_paths(self) -> Iterable[Path]:
-        """A step without a value is a gap; a value between two gaps is a dot."""
+        """A step without a value is a gap; a value between two gaps is as wide as a bar."""
         scale = HEIGHT / self.top
         last = len(self.times) - 1
         for number_, series in enumerate(self.series):
@@ -189,7 +189,10 @@ class Chart:
                 if running and before:
                     lines[running].append(f"M{before}L{point}")
                 else:
-                    lines[running].append(f"L{point}" if before else f"M{point}h0")
+                    alone = before is None and (place == last or series.values[place + 1] is None)
+                    level = point.partition(" ")[2]
+                    start = f"M{place - 0.4:g} {level}h0.8" if alone else f"M{point}h0"
+                    lines[running].append(f"L{point}" if before else start)
                 before = point
             for running, found in lines.items():
                 if found:

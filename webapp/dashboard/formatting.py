@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from datetime import UTC, datetime
 
@@ -126,7 +127,7 @@ def ago(value: float | datetime | str | None) -> Markup | str:
             count = int(abs(seconds) // size)
             amount = f"{count} {unit}{'s' if count > 1 else ''}"
             return _time(at, f"{amount} ago" if seconds > 0 else f"in {amount}")
-    return _time(at, "just now" if seconds >= 0 else "in a moment")
+    return _time(at, "just now" if seconds >= 0 else f"in {math.ceil(-seconds)} s")
 
 
 def change(now: float | None, before: float | None) -> str:

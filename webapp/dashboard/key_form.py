@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any
 import gevent
 from flask import request
 
-from webapp import money
+from webapp import json_codec, money
 from webapp.accounts.key_changes import check_name
 from webapp.allowance import MINUTE, MONEY, Allowance, parse_overrides
 from webapp.api.schemas import MAX_TEXT_LENGTH
@@ -100,7 +101,7 @@ class KeyForm:
             try:
                 parse_overrides({name: value})
             except ValueError as error:
-                self.errors[f"limits.{name}"] = _sentence(str(error).removeprefix(f"{name} "))
+                self.errors[f"limits.{name}"] = sentence(str(error).removeprefix(f"{name} "))
 
     def expiry(self) -> datetime | None:
         """The time that was sent."""
@@ -130,6 +131,13 @@ def form_of(key: JsonObject | None) -> KeyForm:
     for name, value in key["limits"].items():
         values[f"limits.{name}"] = _entered(name, value)
     return KeyForm(values, key["limits"].get("models", []))
+
+
+def version_of(key: JsonObject) -> str:
+    """Differs whenever something that the form changes does."""
+    form = form_of(key)
+    state = json_codec.dumps([form.values, form.models], sort_keys=True)
+    return hashlib.sha256(state).hexdigest()[:16]
 
 
 def sent_form() -> KeyForm:
@@ -203,5 +211,6 @@ def _shown(value: Any) -> str:
     return f"{value:,}"
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """The text with a capital and a full stop."""
     return text[:1].upper() + text[1:].rstrip(".") + "."

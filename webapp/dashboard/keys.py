@@ -23,8 +23,10 @@ from webapp.dashboard.key_form import (
     form_of,
     known_models,
     sent_form,
+    sentence,
     shown_limits,
     tier_defaults,
+    version_of,
 )
 from webapp.dashboard.pages import Blueprint, page
 from webapp.dashboard.session import actor, is_admin, members
@@ -41,6 +43,10 @@ blueprint = members(Blueprint("keys", __name__))
 USED_DAYS = 30
 RECENT = 10
 RAISED_DAYS = ("1", "7", "30")
+CHANGED = (
+    "This key was changed after you opened this form. Compare with the page of the key. "
+    "To overwrite those changes, save again."
+)
 GRACES = {0: "None", 3_600: "1 hour", 86_400: "1 day", 604_800: "1 week"}
 
 
@@ -96,38 +102,7 @@ def create() -> Any:
 @blueprint.get("/keys/<int:key_id>")
 def one(key_id: int) -> Any:
     """One key: limits, usage, recent requests"""
-    key = visible_key(key_id)
-    services().traffic.flush()
-    services().request_log.flush()
-    today = datetime.now(UTC).date()
-    month = Selection(today - timedelta(days=USED_DAYS - 1), today, key_id=key_id)
-    principal = services().identities.of_key_id(key_id)
-    figures = services().overview.figures(key_list.RANGE, Selected([key_id]))
-    traffic = Filters(range=key_list.RANGE.name, key_id=key_id)
-    links = partial(traffic.url, "requests.latest")
-    charts = [
-        requests_chart(figures.steps, True, links, "Requests, last 30 days"),
-        money_chart(figures.steps, True, "Cost and cache savings, last 30 days"),
-    ]
-    return page(
-        "key.html",
-        key=key,
-        bars=usage_bars(principal) if principal else [],
-        limits=shown_limits(key["limits"]),
-        last_used=services().request_log.last_used([key_id]).get(key_id),
-        raised_days=RAISED_DAYS,
-        graces=GRACES,
-        default_grace=DEFAULT_GRACE,
-        figures=figures,
-        charts=charts,
-        step_links=step_links(charts[0], key_list.RANGE.step, links),
-        traffic=traffic,
-        by_model=_calls_by("model", month),
-        cached_inputs=cached_inputs_of(USED_DAYS, [key_id]),
-        sessions=services().sessions.latest(key_id, RECENT),
-        by_endpoint=_calls_by("endpoint", month),
-        requests=services().request_log.page(Wanted(key_ids=[key_id]), count=RECENT).rows,
-    )
+    return _show(visible_key(key_id))
 
 
 @blueprint.get("/keys/<int:key_id>/edit")
@@ -150,6 +125,9 @@ def change(key_id: int) -> Any:
         changes = {"name": form.values["name"], "tier": form.values["tier"]}
     limits = form.limits(key["limits"])
     form.check(limits)
+    if request.form.get("version", version_of(key)) != version_of(key):
+        form.errors[""] = CHANGED
+        return _form(key, form, Conflict.status)
     changes |= {"owner": form.values["owner"] or None, "limits": limits}
     if form.values["expires_at"] != form_of(key).values["expires_at"]:
         changes["expires_at"] = form.expiry()
@@ -167,10 +145,13 @@ def change(key_id: int) -> Any:
 def raise_budgets(key_id: int) -> Any:
     """Increase each budget for some days; 0 ends the increase"""
     _admins_only()
-    visible_key(key_id)
+    key = visible_key(key_id)
     days = request.form.get("days", "")
     until = datetime.now(UTC) + timedelta(days=int(days) if days in RAISED_DAYS else 1)
-    services().key_changes.increase_budget(actor(), key_id, request.form.get("usd", ""), until)
+    try:
+        services().key_changes.increase_budget(actor(), key_id, request.form.get("usd", ""), until)
+    except ValidationError as error:
+        return _show(key, {"usd": sentence((error.details or {})["usd"][0])}, error.status)
     return redirect(url_for("keys.one", key_id=key_id))
 
 
@@ -202,11 +183,51 @@ def _admins_only() -> None:
         raise NotAllowed("Only administrators can create and change keys.")
 
 
+def _show(key: dict[str, Any], errors: dict[str, str] | None = None, status: int = 200) -> Any:
+    key_id = key["id"]
+    services().traffic.flush()
+    services().request_log.flush()
+    today = datetime.now(UTC).date()
+    month = Selection(today - timedelta(days=USED_DAYS - 1), today, key_id=key_id)
+    principal = services().identities.of_key_id(key_id)
+    figures = services().overview.figures(key_list.RANGE, Selected([key_id]))
+    traffic = Filters(range=key_list.RANGE.name, key_id=key_id)
+    links = partial(traffic.url, "requests.latest")
+    charts = [
+        requests_chart(figures.steps, True, links, "Requests, last 30 days"),
+        money_chart(figures.steps, True, "Cost and cache savings, last 30 days"),
+    ]
+    response = page(
+        "key.html",
+        key=key,
+        bars=usage_bars(principal) if principal else [],
+        limits=shown_limits(key["limits"]),
+        last_used=services().request_log.last_used([key_id]).get(key_id),
+        raised_days=RAISED_DAYS,
+        errors=errors or {},
+        entered=request.form if errors else {},
+        graces=GRACES,
+        default_grace=DEFAULT_GRACE,
+        figures=figures,
+        charts=charts,
+        step_links=step_links(charts[0], key_list.RANGE.step, links),
+        traffic=traffic,
+        by_model=_calls_by("model", month),
+        cached_inputs=cached_inputs_of(USED_DAYS, [key_id]),
+        sessions=services().sessions.latest(key_id, RECENT),
+        by_endpoint=_calls_by("endpoint", month),
+        requests=services().request_log.page(Wanted(key_ids=[key_id]), count=RECENT).rows,
+    )
+    response.status_code = status
+    return response
+
+
 def _form(key: dict[str, Any] | None, form: KeyForm, status: int = 200) -> Any:
     tiers = services().settings.tiers
     response = page(
         "key_form.html",
         key=key,
+        version=version_of(key) if key else None,
         form=form,
         groups=GROUPS,
         titles=TITLES,

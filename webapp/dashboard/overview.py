@@ -26,6 +26,7 @@ from webapp.dashboard.providers import states
 from webapp.dashboard.session import is_admin, members
 from webapp.dashboard.tiles import latency_tiles, money_tiles, not_split, traffic_tiles
 from webapp.dashboard.visibility import cached_inputs_of, own_keys
+from webapp.errors import ValidationError
 from webapp.metering.activity import DAY
 from webapp.metering.overview import Figures
 from webapp.metering.prompt_caches import CachedInput
@@ -41,6 +42,7 @@ blueprint = members(Blueprint("overview", __name__))
 DEFAULT = "24h"
 CUSTOM_LENGTH = DAY  # seconds, of a custom range without a start
 BREAKDOWNS = ("model", "provider")
+COUNTED_OF: dict[str, str] = {Outcome.ERROR: "errors", Outcome.REFUSED: "refused"}
 
 
 @blueprint.get("/")
@@ -49,17 +51,28 @@ def overview() -> Any:
     filters = read_filters(DEFAULT)
     if filters.outcome == Outcome.INVALID:  # is not counted
         filters = replace(filters, outcome=None)
-    range_ = _range(filters)
+    asked, problem = filters, None
+    try:
+        range_ = _range(filters)
+    except ValidationError as error:
+        problem = error.details
+        filters = replace(filters, range=DEFAULT, since=None, until=None)
+        range_ = _range(filters)
     view = _view()
     by, metric = str(view["by"]), str(view["metric"])
+    # What is counted of requests with this outcome.
+    counted = COUNTED_OF.get(filters.outcome or "", "requests")
     if filters.outcome is not None:
-        metric = "requests"
+        metric = "refused" if filters.outcome == Outcome.REFUSED else "requests"
     selected = Selected(filters.key_ids, filters.endpoint, filters.provider, filters.model)
     services().traffic.flush()
-    figures = _of_outcome(services().overview.figures(range_, selected), filters.outcome)
+    figures = services().overview.figures(range_, selected, top_by=counted)
+    figures = _of_outcome(figures, filters.outcome)
     latencies = services().overview.latencies(range_, selected)
     links = partial(filters.url, "requests.latest")
     rows = (rows_by_provider if by == "provider" else rows_by_model)(figures, latencies)
+    if filters.outcome is not None:
+        rows = [row for row in rows if row.total.requests or row.total.refused]
     money, latency = money_tiles(figures, links), latency_tiles(latencies, links)
     charts = [
         requests_chart(figures.steps, range_.is_running, links),
@@ -74,9 +87,11 @@ def overview() -> Any:
     # A provider that does not respond must not delay the page.
     checks = services().health.checks(ask_providers=False)
     prompt_caches_title, cached_inputs = _prompt_caches(range_, filters)
-    return page(
+    shown = page(
         "overview.html",
         filters=filters,
+        asked=asked,
+        problem=problem,
         choices=choices(filters),
         ranges=RANGES.values(),
         selected_range=range_,
@@ -97,6 +112,7 @@ def overview() -> Any:
         prompt_caches_title=prompt_caches_title,
         cached_inputs=cached_inputs,
     )
+    return shown if problem is None else (shown, 422)
 
 
 def _view() -> dict[str, str | None]:
@@ -152,6 +168,7 @@ def _of_outcome(figures: Figures, outcome: str | None) -> Figures:
         top_keys=[
             (key_id, name, is_account, only(totals))
             for key_id, name, is_account, totals in figures.top_keys
+            if only(totals) != UsageTotals()
         ],
         targets=[
             replace(target, total=only(target.total), steps=[only(step) for step in target.steps])

@@ -15,7 +15,7 @@ from werkzeug.routing import RequestRedirect
 
 from webapp import local_model
 from webapp.api.errors import handler, not_http, of_http, unexpected
-from webapp.errors import WeirError
+from webapp.errors import NotFound, WeirError
 from webapp.observability import request_context
 from webapp.services import services
 from webapp.version import VERSION
@@ -23,6 +23,7 @@ from webapp.version import VERSION
 LARGEST_BIG_ID = 2**63 - 1
 THEMES = ("system", "light", "dark")
 CLOCKS = ("utc", "local")
+PAGE_NOT_FOUND = "This page does not exist, or your account has no access to it."
 
 POLICY = "; ".join(
     (
@@ -105,7 +106,9 @@ def error_page(error: WeirError) -> Response:
     if request.accept_mimetypes.best_match(["text/html", "application/json"]) != "text/html":
         response = flask.jsonify(error=error.name, message=error.message, details=error.details)
     else:
-        response = page("error.html", error=error, request_id=context.request_id)
+        # What the API says of an address without an endpoint does not help who reads pages.
+        words = PAGE_NOT_FOUND if error.message == NotFound.message else error.message
+        response = page("error.html", error=error, words=words, request_id=context.request_id)
     response.status_code = error.status
     if error.retry_after:
         response.headers["Retry-After"] = str(math.ceil(error.retry_after))

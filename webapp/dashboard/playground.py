@@ -185,8 +185,9 @@ def _models() -> tuple[list[tuple[str, list[str]]], str | None]:
 
 
 def _name_of(route: Route, listed: Mapping[str, list[str]]) -> str:
-    """The name of a model as it is listed: that of the first provider has no prefix."""
-    [target] = route.targets
+    """The name of a model as it is listed: that of the first provider has no prefix. Where no
+    provider is configured, more targets follow the first one."""
+    target = route.targets[0]
     bare = target.model in listed.get(target.provider.name, [])
     return target.model if bare else route.name
 

@@ -41,6 +41,7 @@ KINDS = {
 # Failed calls of which the ledger knows no status of the provider, in words.
 WORDS = {
     "ProviderTimedOut": "No answer in time",
+    "ProviderRefusedWeir": "Weir's credentials were rejected, or its quota is exhausted",
     "ProviderFailed": "Unreachable, or its answer was cut off or unreadable",
 }
 # Errors that say nothing of the provider's health.
@@ -77,7 +78,9 @@ def providers() -> Any:
         tested=session.pop("connection_test", None),
         routes=[_route(route.name, route.targets, breakers) for route in router.routes],
         names=names_of_keys() if any(breaker.key_id for breaker in breakers) else {},
-        models=found[:SHOWN_MODELS],
+        models=[
+            one | {"price": _price(one["provider"], one["model"])} for one in found[:SHOWN_MODELS]
+        ],
         found=len(found),
         total=len(models),
         wanted=wanted,
@@ -141,6 +144,9 @@ def _provider(
     """What the page shows of a provider."""
     calls = figures.get(provider.name)
     failure = calls and calls.last_failure
+    checked_at, check_error = _latest(provider)
+    if failure and failure["settled_at"] >= checked_at:
+        check_error = None
     return {
         "provider": provider,
         "kind": KINDS.get(provider.kind) or provider.kind.replace("langchain:", "LangChain: "),
@@ -149,6 +155,8 @@ def _provider(
         "failure": failure,
         "failure_words": failure
         and _in_words(failure["error"], failure["provider_status"], failure["provider_message"]),
+        "check_error": check_error and _in_words(check_error, None, None),
+        "checked_at": checked_at,
         "breakers": [one for one in breakers if one.target.partition("/")[0] == provider.name],
     }
 
@@ -161,10 +169,18 @@ def _state(provider: BaseProvider, calls: ProviderCalls | None) -> str | None:
         ends.append((calls.last_success, "ok"))
     if calls and (row := calls.last_failure) and row["error"] not in CLIENTS_ERRORS:
         ends.append((row["settled_at"], "failing"))
-    if (latest := provider.latest) and (provider.has_free_call or latest.error):
-        at = time.time() - (time.monotonic() - latest.at)
-        ends.append((at, "failing" if latest.error else "ok"))
+    checked_at, check_error = _latest(provider)
+    if checked_at and (provider.has_free_call or check_error):
+        ends.append((checked_at, "failing" if check_error else "ok"))
     return max(ends)[1] if ends else None
+
+
+def _latest(provider: BaseProvider) -> tuple[float, str | None]:
+    """When this process last called the provider or checked its connection, 0 for never (Unix
+    seconds); and the error."""
+    if provider.latest is None:
+        return 0, None
+    return time.time() - (time.monotonic() - provider.latest.at), provider.latest.error
 
 
 def _in_words(error: str | None, status: int | None, message: str | None) -> str:
@@ -204,7 +220,7 @@ def _route(name: str, targets: tuple[Target, ...], breakers: list[Breaker]) -> d
 
 
 def _models() -> list[dict[str, Any]]:
-    """The models that settings name or that were used lately, with their price as it is now."""
+    """The models that settings name or that were used lately."""
     today = datetime.now(UTC).date()
     week = Selection(today - timedelta(days=SHOWN_DAYS - 1), today)
     used = {
@@ -215,18 +231,23 @@ def _models() -> list[dict[str, Any]]:
         {"provider": provider, "model": model, "used": used.get((provider, model))}
         for provider, model in sorted(names)
     ]
-    models.sort(key=lambda one: -(one["used"] or {"calls": 0})["calls"])
-    return [one | {"price": _price(one["provider"], one["model"])} for one in models]
+    return sorted(models, key=lambda one: -(one["used"] or {"calls": 0})["calls"])
 
 
 def _price(provider: str, model: str) -> dict[str, Any] | None:
-    """The price of a model per million tokens, at the standard tier, and where it is from."""
+    """The price of a model per million tokens as it is now, at the standard tier, and where it is
+    from."""
     configured = services().providers.get(provider)
     price = services().prices.of(provider, configured.kind if configured else "", model)
     if price is None:
         return None
     bands = price.bands[STANDARD]
-    sources = {"MODEL_PRICES": "MODEL_PRICES", "offline": "Free", shipped().source: "Shipped list"}
+    sources = {
+        "MODEL_PRICES": "MODEL_PRICES",
+        "offline": "Free",
+        "local": "Free",
+        shipped().source: "Shipped list",
+    }
     return {
         "rates": bands[0][1],
         "longer": bands[1][0] if len(bands) > 1 else None,

@@ -73,6 +73,7 @@ OF_ERROR = {
 FREE = {CacheState.HIT, CacheState.STALE, CacheState.COALESCED, REPLAYED}
 # Endpoints that answer without a provider.
 LOCAL_MODELS = ("/predict", "/batch-predict")
+COUNTING = "/v1/messages/count_tokens"
 
 
 def reason_of(row: Any, stored_since: float) -> str:
@@ -87,6 +88,8 @@ def reason_of(row: Any, stored_since: float) -> str:
         return "Answered by a model that runs in Weir."
     if row.cache is not None:
         return OF_CACHE[row.cache]
+    if row.endpoint == COUNTING:
+        return "Token counts are free, and not in the ledger."
     if row.status == 202:
         return "Accepted to run later, as a job."
     return "This endpoint calls no provider."

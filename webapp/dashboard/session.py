@@ -250,6 +250,7 @@ def _choose(name: str, choices: Sequence[str]) -> AnyResponse:
 
 @blueprint.route("/<path:anything>")
 def nowhere(anything: str) -> Response:
+    g.user = _signed_in()
     raise NotFound
 
 

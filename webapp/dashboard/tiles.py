@@ -68,11 +68,12 @@ def money_tiles(figures: Figures, links: Links) -> list[Tile]:
         Tile(
             "Billed tokens", compact(now.tokens), _amount(now.tokens, before.tokens, known),
             note=f"{compact(now.input_tokens)} in, {compact(now.output_tokens)} out",
+            href=links(),
         ),
         Tile(
             "Cached input", percent(now.cached_share),
             *_rate(now.cached_share, before.cached_share, BETTER),
-            note=f"{compact(now.cached_input_tokens)} tokens",
+            note=f"{compact(now.cached_input_tokens)} tokens", href=links(),
         ),
     ]  # fmt: skip
 

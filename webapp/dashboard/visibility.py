@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from flask import url_for
@@ -124,6 +125,7 @@ def _limits(decision: Decision) -> list[JsonObject]:
     return bars
 
 
+@lru_cache(1_000)
 def _title(limit: str) -> str:
     """`Requests per day` of `requests_per_day`, `Requests per minute` of `5 per 1 minute`."""
     if found := re.fullmatch(r"\d+ per (\d+) (\w+)", limit):

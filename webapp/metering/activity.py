@@ -92,10 +92,11 @@ def expired() -> list[Expired]:
     return [(table, partial(expired_rows, table)) for table in (activity, activity_latency)]
 
 
-def expired_rows(table: Table, now: float) -> list[ColumnElement[bool]]:
-    """The condition of the rows whose retention is over, in a table with `span` and `start`."""
+def expired_rows(table: Table, now: float, days: int | None = None) -> list[ColumnElement[bool]]:
+    """The condition of the rows whose retention is over, in a table with `span` and `start`. Rows
+    of days are stored for so many days; None keeps them."""
+    kept = RETENTION if days is None else {**RETENTION, DAY: days * DAY}
     spans = (
-        and_(table.c.span == span, table.c.start < now - seconds)
-        for span, seconds in RETENTION.items()
+        and_(table.c.span == span, table.c.start < now - seconds) for span, seconds in kept.items()
     )
     return [or_(*spans)]

@@ -211,8 +211,12 @@ def _by_provider(since: float, connection: Connection) -> tuple[dict[str, Provid
     ).group_by(row.provider)
     found = connection.execute(totals).all()
     times = [(one.provider, one.last_failure) for one in found if one.last_failure is not None]
-    last = tuple_(ledger.c.provider, ledger.c.reserved_at).in_(times)
-    failures = select(ledger).where(last, ledger.c.state == CallState.FAILED)
+    failures = select(ledger).where(
+        tuple_(ledger.c.provider, ledger.c.reserved_at).in_(times),
+        # SQLite uses the index for this one alone.
+        ledger.c.reserved_at.in_([at for _, at in times]),
+        ledger.c.state == CallState.FAILED,
+    )
     last_failures = {one["provider"]: one for one in _rows(failures, connection)} if times else {}
     figures = {
         one.provider: ProviderCalls(

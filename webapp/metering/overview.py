@@ -20,16 +20,18 @@ from webapp.metering.latencies import LatencyFigures, read_latencies
 from webapp.metering.ranges import Range, Window
 from webapp.metering.selected import Selected
 from webapp.metering.totals import UsageTotals
+from webapp.observability.metrics import OTHER
 from webapp.storage.database import Database
 
 TOP_KEYS = 5
+MAX_TARGETS = 40  # clients can name as many models as they like
 EVERYTHING = Selected()
 
 
 @dataclass(frozen=True, slots=True)
 class TargetFigures:
     """The figures of a provider's model, and of each step. Both names are "" for requests that
-    had no target."""
+    had no target; the model OTHER stands for all that have no figures of their own."""
 
     provider: str
     model: str
@@ -43,8 +45,8 @@ class Figures:
 
     `before` are the totals of the range before, scaled to the share of this range that is over;
     they are 0 where they are not stored any more. `steps` are (Unix seconds, totals). `top_keys`
-    are the keys with most requests: (id, name, whether it is an account's own, totals). `targets`
-    are sorted by cost, then requests.
+    are the keys with most requests, or another field: (id, name, whether it is an account's own,
+    totals). `targets` are sorted by cost, then requests.
     """
 
     now: UsageTotals
@@ -60,8 +62,13 @@ class Overview:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def figures(self, range_: Range, selected: Selected = EVERYTHING) -> Figures:
-        return self._database.read(lambda connection: _figures(connection, range_, selected))
+    def figures(
+        self, range_: Range, selected: Selected = EVERYTHING, *, top_by: str = "requests"
+    ) -> Figures:
+        """`top_by` is the field of the totals that ranks the top keys."""
+        return self._database.read(
+            lambda connection: _figures(connection, range_, selected, top_by)
+        )
 
     def latencies(self, range_: Range, selected: Selected = EVERYTHING) -> LatencyFigures:
         return self._database.read(lambda connection: read_latencies(connection, range_, selected))
@@ -95,7 +102,7 @@ class Overview:
         return self._database.read(work)
 
 
-def _figures(connection: Connection, range_: Range, selected: Selected) -> Figures:
+def _figures(connection: Connection, range_: Range, selected: Selected, top_by: str) -> Figures:
     window = range_.window
     total = window.totals
     by_target = sums(connection, window, selected, "time", "provider", "model")
@@ -110,7 +117,7 @@ def _figures(connection: Connection, range_: Range, selected: Selected) -> Figur
         now,
         before.scaled(range_.elapsed),
         list(zip(window.times, steps, strict=True)),
-        _top_keys(connection, total, selected),
+        _top_keys(connection, total, selected, top_by),
         _targets(window, of_targets, by_target),
     )
 
@@ -138,14 +145,26 @@ def _total(connection: Connection, window: Window, selected: Selected) -> UsageT
 
 
 def _targets(window: Window, of_targets: Sums, by_step: Sums) -> list[TargetFigures]:
-    found = {
-        (provider, model): TargetFigures(provider, model, totals, _empty(window))
-        for (provider, model), totals in of_targets.items()
+    """The largest by name, and for each provider the sum of its others."""
+    largest = sorted(of_targets, key=lambda target: _size(of_targets[target]))
+    shown_as: dict[tuple[str, ...], tuple[str, str]] = {
+        (provider, model): (provider, model if place < MAX_TARGETS else OTHER)
+        for place, (provider, model) in enumerate(largest)
     }
+    found = {
+        target: TargetFigures(*target, UsageTotals(), _empty(window))
+        for target in dict.fromkeys(shown_as.values())
+    }
+    for target, totals in of_targets.items():
+        found[shown_as[target]].total.add(totals)
     for (at, provider, model), totals in by_step.items():
-        if one := found.get((provider, model)):
-            one.steps[window.index(at)].add(totals)
-    return sorted(found.values(), key=lambda one: (-one.total.cost_nano, -one.total.requests))
+        if shown := shown_as.get((provider, model)):
+            found[shown].steps[window.index(at)].add(totals)
+    return sorted(found.values(), key=lambda one: _size(one.total))
+
+
+def _size(totals: UsageTotals) -> tuple[int, int, int]:
+    return -totals.cost_nano, -totals.requests, -totals.calls
 
 
 def _without_time(by_target: Sums) -> Sums:
@@ -156,11 +175,11 @@ def _without_time(by_target: Sums) -> Sums:
 
 
 def _top_keys(
-    connection: Connection, window: Window, selected: Selected
+    connection: Connection, window: Window, selected: Selected, by: str
 ) -> list[tuple[int, str, bool, UsageTotals]]:
-    """The keys with most requests: (id, name, whether it is an account's own, totals)."""
+    """The keys with most of a field: (id, name, whether it is an account's own, totals)."""
     by_key = sums(connection, window, selected, "key_id", fields=WITHOUT_CALLS)
-    top = sorted(by_key.items(), key=lambda entry: -entry[1].requests)[:TOP_KEYS]
+    top = sorted(by_key.items(), key=lambda entry: -getattr(entry[1], by))[:TOP_KEYS]
     query = (
         select(api_keys.c.id, api_keys.c.name, accounts.c.id.is_not(None).label("is_account"))
         .outerjoin(accounts, accounts.c.key_id == api_keys.c.id)

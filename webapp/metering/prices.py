@@ -142,13 +142,15 @@ class PriceTable:
         self, editions: tuple[Edition, ...], provider: str, kind: str, model: str
     ) -> Price | None:
         """The price of a model. `provider` is the configured name, `kind` the type of provider."""
-        if provider == "offline" or kind == "local":
+        if provider == "offline":
             return free(provider)
         claude = kind.endswith("anthropic") or "claude" in model
         name = f"{provider}/{model}"
         for pattern, entry in self.overrides.items():
             if matches(name, pattern):
                 return make_price(entry, "MODEL_PRICES", claude=claude)
+        if kind == "local":
+            return free(provider)
         maker = self._makers.get(provider)
         if maker is None:
             return None

@@ -131,9 +131,9 @@ def custom(since: float, until: float) -> Range:
     if not 0 <= since < now:
         raise _invalid("since", "Must be a time in the past.")
     if not since < until < math.inf:
-        raise _invalid("until", "Must be a time after `since`.")
+        raise _invalid("until", "Must be later than the beginning.")
     if min(until, now) - since > MAX_DAYS * DAY:
-        raise _invalid("since", f"Must be at most {MAX_DAYS} days before `until`.")
+        raise _invalid("since", f"Must be at most {MAX_DAYS} days before the end.")
     spans = (span for span, seconds in RETENTION.items() if since >= now - seconds)
     span = min(spans, default=DAY)
     first = int(since) // span * span

@@ -6,12 +6,12 @@ It contains no prompts and answers unless LOG_PROMPTS is on.
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
-from itertools import chain
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import (
@@ -25,6 +25,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    cast,
     func,
     insert,
     not_,
@@ -34,7 +35,9 @@ from sqlalchemy import (
 
 from webapp.accounts.keys import api_keys
 from webapp.errors import StoreUnavailable, all_errors
+from webapp.metering.calls import ledger
 from webapp.metering.stored_text import MAX_MODEL_LENGTH, cleaned
+from webapp.metering.timeline import TOLERANCE
 from webapp.observability.redaction import MAX_STORED_LENGTH
 from webapp.storage.database import Database, metadata
 from webapp.storage.retention import Expired
@@ -74,7 +77,27 @@ requests = Table(
 )
 MODELS = (requests.c.model, requests.c.asked_model, requests.c.answered_model)
 MODEL_LENGTHS = (MAX_MODEL_LENGTH, MAX_ROUTE_LENGTH, MAX_MODEL_LENGTH)
-LISTED = [column for column in requests.columns if column.name not in {"prompt", "answer"}]
+
+
+# A request that failed does not know what its calls cost: some end after it. The ledger does.
+def _with_calls(name: str, of_call: ColumnElement[Any]) -> ColumnElement[Any]:
+    """A column of requests, where it is empty the sum of the request's calls."""
+    began = requests.c.at - requests.c.milliseconds / 1000 - TOLERANCE
+    calls = select(func.sum(of_call)).where(
+        ledger.c.request_id == requests.c.request_id,
+        ledger.c.key_id == requests.c.key_id,
+        ledger.c.reserved_at.between(began, requests.c.at + TOLERANCE),
+    )
+    total = func.coalesce(requests.c[name], calls.correlate(requests).scalar_subquery())
+    return cast(total, BigInteger).label(name)
+
+
+_COLUMNS = {
+    **requests.columns,
+    "cost_nano": _with_calls("cost_nano", ledger.c.cost_nano),
+    "tokens": _with_calls("tokens", ledger.c.input_tokens + ledger.c.output_tokens),
+}
+LISTED = [column for name, column in _COLUMNS.items() if name not in {"prompt", "answer"}]
 
 # In the column `cache`, of an answer that was stored for its Idempotency-Key.
 REPLAYED = "REPLAYED"
@@ -90,6 +113,7 @@ MAX_ROWS_SCANNED = 100_000
 MAX_COUNTED = 10_000
 DAY = 86_400  # seconds
 NAMES_BATCH = 5_000
+MAX_NAMES = 100  # of a kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +199,7 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What the latest requests name, each sorted."""
+    """What the latest requests name most often, each sorted."""
 
     key_ids: list[int]
     endpoints: list[str]
@@ -281,7 +305,7 @@ class RequestLog:
 
     def find(self, request_id: str, key_ids: Collection[int] | None) -> list[Any]:
         """The requests with this id, newest first: a client may use an id twice."""
-        query = select(requests).where(requests.c.request_id == request_id)
+        query = select(*_COLUMNS.values()).where(requests.c.request_id == request_id)
         if key_ids is not None:
             query = query.where(requests.c.key_id.in_(key_ids))
         newest = query.order_by(requests.c.id.desc()).limit(10)
@@ -309,12 +333,25 @@ class RequestLog:
             if key_ids is not None:
                 latest = latest.where(requests.c.key_id.in_(key_ids), *_newest(connection))
             latest = latest.order_by(requests.c.id.desc()).limit(NAMES_BATCH)
-            rows = connection.execute(select(latest.subquery()).distinct()).all()
-            keys, endpoints, providers, *models = zip(*rows, strict=True) if rows else ((),) * 4
-            found = (endpoints, providers, chain.from_iterable(models))
-            return Names(sorted(set(keys)), *(sorted(set(names) - {None}) for names in found))
+            named = latest.subquery()
+            rows = connection.execute(select(*named.c, func.count()).group_by(*named.c)).all()
+            key_ids_found: set[int] = set()
+            endpoints, providers, models = (Counter[str | None]() for _ in range(3))
+            for key_id, endpoint, provider, *names, count in rows:
+                key_ids_found.add(key_id)
+                endpoints[endpoint] += count
+                providers[provider] += count
+                models.update(dict.fromkeys(names, count))
+            found = (_most_frequent(names) for names in (endpoints, providers, models))
+            return Names(sorted(key_ids_found), *found)
 
         return self._database.read(work)
+
+
+def _most_frequent(names: Counter[str | None]) -> list[str]:
+    """The names, at most MAX_NAMES, sorted: clients can send any model name."""
+    named = (name for name, _ in names.most_common() if name is not None)
+    return sorted(islice(named, MAX_NAMES))
 
 
 def expired(keep_days: int) -> Expired:
@@ -338,8 +375,10 @@ def _row(request: LoggedRequest) -> dict[str, Any]:
     """A row for the table. Texts are cleaned, as a provider may send what databases refuse."""
     row = {name: getattr(request, name) for name in LoggedRequest.__slots__}
     if request.client is not None:
-        printable = "".join(filter(str.isprintable, request.client))
-        row["client"] = cleaned(printable, MAX_CLIENT_LENGTH)
+        client = request.client
+        if not client.isprintable():
+            client = "".join(filter(str.isprintable, client))
+        row["client"] = cleaned(client, MAX_CLIENT_LENGTH)
     for column, length in zip(MODELS, MODEL_LENGTHS, strict=True):
         if row[column.name] is not None:
             row[column.name] = cleaned(row[column.name], length)

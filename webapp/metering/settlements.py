@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import add, attrgetter, sub
 from typing import Any
 
@@ -27,12 +27,14 @@ from webapp.storage.statements import execute_rows
 class PendingSettlement:
     """The settlement of a row. None deletes the row, as no provider was called.
 
-    `told`: the log says that it could not be written yet.
+    `told`: the log says that it could not be written yet. `at` is when the call ended (Unix
+    seconds): it is written some time later.
     """
 
     id: int
     settlement: Settlement | None
     told: bool = False
+    at: float = field(default_factory=time.time)
 
 
 def settle(
@@ -54,7 +56,7 @@ def settle(
         if after is None:
             never_called.append(row.id)
         else:
-            updates.append(_columns(row.id, after))
+            updates.append(_columns(pending, after))
         _change(changes, used, row, after)
     if never_called:
         connection.execute(ledger.delete().where(ledger.c.id.in_(never_called)))
@@ -94,12 +96,12 @@ def _usage_counters(state: CallState, used: Any, nano: int | None) -> tuple[int,
     return 1, failed, int(used.estimated), unpriced, *_tokens(used), nano or 0
 
 
-def _columns(call_id: int, after: Settlement) -> dict[str, Any]:
+def _columns(pending: PendingSettlement, after: Settlement) -> dict[str, Any]:
     return {
-        "call_id": call_id,
+        "call_id": pending.id,
         "state": after.state,
         "error": after.error,
-        "settled_at": time.time(),
+        "settled_at": pending.at,
         "cost_nano": after.nano,
         **dict(zip(TOKEN_COLUMNS, _tokens(after.usage), strict=True)),
         "estimated": after.usage.estimated,

@@ -37,6 +37,9 @@ _NAMES = target_activity.primary_key.columns.keys()
 _NO_CALLS = (0,) * len(CALLED)
 
 NO_TARGET = ("", "")
+# So many models that answered a process counts by name, beside those that are configured: some
+# servers answer to any name. Further ones are OTHER.
+MAX_MODELS = 1_000
 # Minute, key id, endpoint, provider and model.
 RequestKey = tuple[int, int, str, str, str]
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from sqlalchemy import BigInteger, Column, Connection, Integer, String, Table
 
 from webapp.metering.activity import DAY, RETENTION, expired_rows
+from webapp.metering.ranges import MAX_DAYS
 from webapp.metering.stored_text import MAX_MODEL_LENGTH, cleaned
 from webapp.storage.database import increment, metadata
 from webapp.storage.retention import Expired
@@ -30,6 +31,9 @@ target_latency = Table(
     Column("bucket", Integer, primary_key=True),
     Column("requests", BigInteger, nullable=False),
 )
+
+# A model has some hundred rows a day: those of days are deleted too, when no range reaches them.
+KEPT_DAYS = 2 * MAX_DAYS
 
 TOTAL, FIRST_TOKEN = "total", "first_token"
 # Bucket n holds what took more than 1.02 ** (n - 1) ms and at most 1.02 ** n ms.
@@ -98,5 +102,5 @@ def add_latencies(connection: Connection, counted: Mapping[LatencyKey, int]) -> 
 
 
 def expired() -> Expired:
-    """The rows that no report reads any more; those of days stay."""
-    return target_latency, partial(expired_rows, target_latency)
+    """The rows that no report reads any more."""
+    return target_latency, partial(expired_rows, target_latency, days=KEPT_DAYS)

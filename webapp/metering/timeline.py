@@ -17,7 +17,8 @@ TOLERANCE = 0.5  # seconds
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """A call (as metering.calls gives it) in its request. Times are in ms; `started` is since the
-    request began, `took` until now while it runs. `tokens_per_second` is of the output."""
+    request began, `took` until now while it runs. `tokens_per_second` is of the output, where it
+    was not estimated."""
 
     call: dict[str, Any]
     started: float
@@ -59,7 +60,8 @@ def _timeline(row: Any, began: float, length: float, calls: list[dict[str, Any]]
         reserved = _unix(call["reserved_at"])
         took = (_ended(call) - reserved) * 1000
         speed = None
-        if call["settled_at"] is not None and call["output_tokens"]:
+        is_counted = call["settled_at"] is not None and not call["estimated"]
+        if is_counted and call["output_tokens"]:
             speed = _per_second(call["output_tokens"], _answering(row, call, calls, took))
         attempts.append(Attempt(call, max(0.0, (reserved - began) * 1000), took, speed))
     last = max((attempt.started + attempt.took for attempt in attempts), default=0.0)

@@ -172,14 +172,18 @@ def child(metric: Labelled, *values: str | int) -> Labelled:
 
 
 class ModelLabels:
-    """The models that have their own label: configured ones, and the first others that answered.
+    """The models that have their own label: configured ones, and the first others that answered,
+    as many as are `free`.
 
-    Clients can send any model name, so a model that has not answered may not exist.
+    Clients can send any model name, so a model that has not answered may not exist, and some
+    servers answer to any name.
     """
 
-    def __init__(self, configured: Collection[tuple[str, str]]) -> None:
+    def __init__(
+        self, configured: Collection[tuple[str, str]], free: int = MAX_MODEL_LABELS
+    ) -> None:
         self._named = set(configured)
-        self._free_labels = MAX_MODEL_LABELS
+        self._free_labels = free
 
     def of(self, provider: str, model: str, *, answered: bool = False) -> tuple[str, str]:
         """(provider, model) as labels."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Generator
+from dataclasses import replace
 from typing import Any
 
 import gevent
@@ -49,6 +51,12 @@ class LocalProvider(OpenAIProvider):
                     raise
                 gevent.sleep(LOADING_CHECK_INTERVAL)
 
+    def _complete(self, request: ModelRequest, model: str) -> str:
+        return super()._complete(_at_its_own_temperature(request), model)
+
+    def _events(self, request: ModelRequest, model: str) -> Generator[str]:
+        return super()._events(_at_its_own_temperature(request), model)
+
     def _list_models(self) -> list[dict[str, Any]]:
         return [{**listed, "owned_by": f"weir: {LABEL}"} for listed in super()._list_models()]
 
@@ -56,3 +64,11 @@ class LocalProvider(OpenAIProvider):
         if request.operation == "embeddings":
             raise ProviderRefusedRequest(NO_EMBEDDINGS)
         return super()._body(request, MODEL)
+
+
+def _at_its_own_temperature(request: ModelRequest) -> ModelRequest:
+    """The request without the temperature that Weir adds: too high for so small a model."""
+    if "temperature" not in request.defaults:
+        return request
+    body = {name: value for name, value in request.body.items() if name != "temperature"}
+    return replace(request, body=body, defaults=request.defaults - {"temperature"})

@@ -19,19 +19,27 @@ def copy_sqlite(source: Path, file: Path) -> int:
 
     It reads one snapshot: Weir goes on reading and writing meanwhile. Raises BackupFailed.
     """
+    if file.exists():
+        raise BackupFailed(f"{file}: File exists")
+    # Until it is complete it has another name: whoever is killed meanwhile leaves no backup.
+    part = file.with_name(f"{file.name}.part")
     try:
+        part.unlink(missing_ok=True)
         # SQLite takes an empty file, and leaves it the permissions that it has.
-        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, PRIVATE))
+        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, PRIVATE))
     except OSError as error:
-        raise BackupFailed(f"{file}: {error.strerror}") from None
+        raise BackupFailed(f"{part}: {error.strerror}") from None
     try:
         with closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=rw", uri=True)) as opened:
-            opened.execute("VACUUM INTO ?", (str(file),))
-        _check(file)
-        _to_disk(file)
+            opened.execute("VACUUM INTO ?", (str(part),))
+        _check(part)
+        _to_disk(part)
+        part.rename(file)
+        _to_disk(file.absolute().parent)
     except (sqlite3.Error, OSError) as error:
-        file.unlink()
         raise BackupFailed(str(error)) from None
+    finally:
+        part.unlink(missing_ok=True)
     return file.stat().st_size
 
 
@@ -42,11 +50,10 @@ def _check(file: Path) -> None:
         raise sqlite3.DatabaseError(f"the copy is damaged, and so may be the database: {result}")
 
 
-def _to_disk(file: Path) -> None:
-    """SQLite does not wait until the disk has the file."""
-    for path in (file, file.absolute().parent):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def _to_disk(path: Path) -> None:
+    """SQLite does not wait until the disk has a file, nor the system until it has its name."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -23,7 +23,7 @@ from sqlalchemy import (
     event,
     text,
 )
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
@@ -189,9 +189,12 @@ class Database:
         """Its URL for people: without the password, and what else is in the query."""
         if self.is_sqlite:
             return f"sqlite:///{Path(self.url.database or '').resolve()}"
-        hosts = {name: value for name, value in self.url.query.items() if name == "host"}
-        plain = self.url.set(drivername=self.url.get_backend_name(), password=None, query=hosts)
-        return plain.render_as_string(hide_password=False)
+        url = self.url
+        hosts = {name: value for name, value in url.query.items() if name == "host"}
+        plain = URL.create(
+            url.get_backend_name(), url.username, None, url.host, url.port, url.database, hosts
+        )
+        return plain.render_as_string()
 
     def use(self, url: str, *, check: Callable[[Connection], Result]) -> Result:
         """Make all further connections with another URL of PostgreSQL, if `check` finds it good.

@@ -17,7 +17,12 @@ from typing import Any
 class CommonParams(SimpleNamespace):
     def __init__(self) -> None:
         threads = SimpleNamespace(n_threads=0)
-        super().__init__(model=SimpleNamespace(), cpuparams=threads, cpuparams_batch=threads)
+        super().__init__(
+            model=SimpleNamespace(),
+            cpuparams=threads,
+            cpuparams_batch=threads,
+            sampling=SimpleNamespace(),
+        )
 
 
 class Server:
@@ -42,14 +47,14 @@ class Server:
                     _chat("delta", alias, said[:4], None),
                     _chat("delta", alias, said[4:], usage),
                 ]
-                lines = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks)
+                lines = "".join(f"data: {_json(chunk)}\n\n" for chunk in chunks)
                 self._send(f"{lines}data: [DONE]\n\n", "text/event-stream")
 
             def _send(self, body: Any, kind: str = "application/json") -> None:
                 allowed = self.headers["Authorization"] == f"Bearer {key}"
                 if not allowed:
                     body, kind = {"error": {"message": "Invalid API Key"}}, "application/json"
-                data = (body if isinstance(body, str) else json.dumps(body)).encode()
+                data = (body if isinstance(body, str) else _json(body)).encode()
                 self.send_response(200 if allowed else 401)
                 self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(data)))
@@ -63,8 +68,18 @@ class Server:
 
 
 def _chat(part: str, model: str, text: str, usage: dict[str, int] | None) -> dict[str, Any]:
-    choice = {"index": 0, part: {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    """The fields in llama.cpp's order."""
+    message = {"role": "assistant", "content": text}
     kind = "chat.completion" if part == "message" else "chat.completion.chunk"
-    return {"id": "c1", "object": kind, "created": 1, "model": model, "choices": [choice]} | (
-        {"usage": usage} if usage else {}
-    )
+    return {
+        "choices": [{"finish_reason": "stop", "index": 0, part: message}],
+        "created": 1,
+        "model": model,
+        "object": kind,
+        **({"usage": usage} if usage else {}),
+        "id": "chatcmpl-1",
+    }
+
+
+def _json(body: Any) -> str:
+    return json.dumps(body, separators=(",", ":"))
