@@ -372,7 +372,7 @@ function showOther() {
 byId("model").addEventListener("change", showOther);
 root.addEventListener("input", code);
 if (matchMedia(NARROW).matches) byId("settings").open = false;
-byId("keys").hidden = false;
+byId("keys").hidden = byId("switches").hidden = false;
 makeTabs();
 // The browser may have kept what was entered before a reload.
 showOther();

@@ -302,17 +302,20 @@ def test_a_mistake_in_the_form_is_named_and_stores_nothing(
 ) -> None:
     key = key_of(admin, "mistakes")
     for fields, status, words in (
-        ({"key": key, "cap": "much"}, 422, "cap: It must be an amount in USD."),
-        ({"key": key, "cap": "-1"}, 422, "cap: It must be an amount"),
-        ({"key": key, "endpoint": "/chat"}, 422, "endpoint: Must be one of"),
-        ({"key": key, "mode": "fast"}, 422, "mode: Choose one of the list"),
-        ({"key": 99_999}, 422, "key: Choose a key of yours"),
-        ({}, 422, "key: Choose a key of yours"),
+        ({"key": key, "cap": "much"}, 422, "blank = no cap Must be an amount in USD."),
+        ({"key": key, "cap": "-1"}, 422, "Must be an amount in USD from 0"),
+        ({"key": key, "endpoint": "/chat"}, 422, "/v1/responses Must be one of"),
+        ({"key": key, "mode": "fast"}, 422, "Must be one of direct, native, auto."),
+        ({"key": key, "on_lost": "hope"}, 422, "Must be one of retry, fail."),
+        ({"key": 99_999}, 422, "Choose a key of yours"),
+        ({}, 422, "Choose a key of yours"),
         ({"key": key, "csrf_token": "forged"}, 403, "This form has expired"),
     ):
         answer = upload(admin, lines(1), **fields)
         assert (answer.status_code, words in text_of(answer.text)) == (status, True), fields
-    assert 'value="-1"' in upload(admin, lines(1), key=key, cap="-1").text
+    page = upload(admin, lines(1), key=key, cap="-1").text
+    assert 'value="-1"' in page
+    assert 'id="field-cap" name="cap" aria-invalid="true" aria-describedby="error-cap" auto' in page
     empty = upload(admin, b"", key=key)
     assert (empty.status_code, text_of(empty.text).count("The file is empty")) == (422, 1)
     too_large = upload(admin, bytes(1_100_000), key=key)

@@ -21,6 +21,7 @@ from tests.support.books import PRICES, Books
 from tests.support.servers import Postgres, Provider, Weir, wait_until
 from tests.support.visitor import Visitor, text_of
 from webapp.dashboard.formatting import nano
+from webapp.version import VERSION
 
 MIA = {"username": "mia", "password": "mia's password"}
 
@@ -438,16 +439,17 @@ def test_who_saves_a_key_that_changed_meanwhile_is_told(weir: Weir, admin: Visit
     mine = {"name": "of two", "tier": "premium", "limits.usd_per_day": "7"}
 
     def version(page: str) -> str:
-        return re.findall(r'name="version" value="(\w+)"', page)[0]
+        return re.findall(r'name="key_version" value="(\w+)"', page)[0]
 
     opened = version(admin.get(edit).text)
-    theirs = {"name": "of two", "tier": "free", "version": opened}
+    theirs = {"name": "of two", "tier": "free", "key_version": opened}
     assert admin.post(edit, **theirs).url.endswith(edit.removesuffix("/edit"))
-    refused = admin.post(edit, **mine, version=opened)
+    refused = admin.post(edit, **mine, key_version=opened)
     assert refused.status_code == 409
     assert "This key was changed after you opened" in refused.text
+    assert f"Weir {VERSION} " in text_of(refused.text)
     assert 'value="7"' in refused.text
-    saved = admin.post(edit, **mine, version=version(refused.text))
+    saved = admin.post(edit, **mine, key_version=version(refused.text))
     assert "Tier premium" in text_of(saved.text)
     assert "USD per day $7.00" in text_of(saved.text)
 

@@ -24,6 +24,7 @@ from webapp.batches.job_listing import having, states_of
 from webapp.batches.retry import PURPOSE
 from webapp.batches.tables import ACTIVE, BatchState, Kind, Mode, batches
 from webapp.current_request import current_request
+from webapp.dashboard.formatting import sentence
 from webapp.dashboard.pages import Blueprint, number_of, page
 from webapp.dashboard.session import actor, check_csrf_token, members, streams_form, user
 from webapp.dashboard.visibility import names_of_keys, visible_ids, visible_key, visible_keys
@@ -250,12 +251,13 @@ def _settings(fields: Mapping[str, str]) -> dict[str, Any]:
     mode, on_lost = fields.get("mode", Mode.DIRECT), fields.get("on_lost", "retry")
     if endpoint not in services().batch_endpoints:
         raise _invalid("endpoint", f"Must be one of {', '.join(services().batch_endpoints)}.")
-    if mode not in MODES or on_lost not in ON_LOST:
-        raise _invalid("mode", "Choose one of the list.")
+    for name, value, choices in (("mode", mode, MODES), ("on_lost", on_lost, ON_LOST)):
+        if value not in choices:
+            raise _invalid(name, f"Must be one of {', '.join(choices)}.")
     try:
         cap_nano = money.to_nano(cap) if cap else None
     except ValueError as error:
-        raise _invalid("cap", f"It {error}.") from None
+        raise _invalid("cap", sentence(str(error))) from None
     metadata = {"weir_mode": mode, "weir_on_lost": on_lost}
     if cap:
         metadata["weir_cost_cap_usd"] = cap
@@ -270,10 +272,13 @@ def _settings(fields: Mapping[str, str]) -> dict[str, Any]:
 
 def _form(entered: Mapping[str, str], error: WeirError | None = None) -> Any:
     own = {"id": user().key.id, "name": f"account {user().username}"}
+    details = (error.details or {}) if isinstance(error, ValidationError) else {}
+    errors = {name: " ".join(details[name]) for name in details if name in {*FIELDS, "file"}}
     response = page(
         "batch_form.html",
         entered=entered,
-        error=error,
+        error=None if errors else error,
+        errors=errors,
         keys=[own, *visible_keys(state=WORKS)],
         endpoints=services().batch_endpoints,
         modes=MODES,

@@ -148,6 +148,11 @@ def batch_state(state: str) -> str:
     return state.replace("_", " ").capitalize()
 
 
+def sentence(text: str) -> str:
+    """The text with a capital and a full stop."""
+    return text[:1].upper() + text[1:].rstrip(".") + "."
+
+
 def _decimals(amount: float, most: int) -> str:
     """At least two decimals, and no zeros after those."""
     whole, _, decimals = f"{amount:.{most}f}".partition(".")

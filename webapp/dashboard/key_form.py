@@ -16,7 +16,7 @@ from webapp import json_codec, money
 from webapp.accounts.key_changes import check_name
 from webapp.allowance import MINUTE, MONEY, Allowance, parse_overrides
 from webapp.api.schemas import MAX_TEXT_LENGTH
-from webapp.dashboard.formatting import usd
+from webapp.dashboard.formatting import sentence, usd
 from webapp.errors import ValidationError, WeirError
 from webapp.llm.routing import Router
 from webapp.services import services
@@ -209,8 +209,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(value)
     return f"{value:,}"
-
-
-def sentence(text: str) -> str:
-    """The text with a capital and a full stop."""
-    return text[:1].upper() + text[1:].rstrip(".") + "."

@@ -15,7 +15,7 @@ from webapp.allowance import MONEY
 from webapp.dashboard import key_list
 from webapp.dashboard.charts import money_chart, requests_chart, step_links
 from webapp.dashboard.filters import Filters
-from webapp.dashboard.formatting import key_state
+from webapp.dashboard.formatting import key_state, sentence
 from webapp.dashboard.key_form import (
     GROUPS,
     TITLES,
@@ -23,7 +23,6 @@ from webapp.dashboard.key_form import (
     form_of,
     known_models,
     sent_form,
-    sentence,
     shown_limits,
     tier_defaults,
     version_of,
@@ -125,7 +124,7 @@ def change(key_id: int) -> Any:
         changes = {"name": form.values["name"], "tier": form.values["tier"]}
     limits = form.limits(key["limits"])
     form.check(limits)
-    if request.form.get("version", version_of(key)) != version_of(key):
+    if request.form.get("key_version", version_of(key)) != version_of(key):
         form.errors[""] = CHANGED
         return _form(key, form, Conflict.status)
     changes |= {"owner": form.values["owner"] or None, "limits": limits}
@@ -227,7 +226,7 @@ def _form(key: dict[str, Any] | None, form: KeyForm, status: int = 200) -> Any:
     response = page(
         "key_form.html",
         key=key,
-        version=version_of(key) if key else None,
+        key_version=version_of(key) if key else None,
         form=form,
         groups=GROUPS,
         titles=TITLES,
