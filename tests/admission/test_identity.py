@@ -118,7 +118,7 @@ def test_a_revoked_key_stops_working_on_every_worker(
     start_weir: MakeWeir, fresh_valkey: Valkey, fresh_database: str
 ) -> None:
     weir = start_weir(
-        REDIS_URL=fresh_valkey.url, DATABASE_URL=fresh_database, WEB_CONCURRENCY=4,
+        REDIS_URL=fresh_valkey.url, DATABASE_URL=fresh_database, WEB_CONCURRENCY=2,
         TIERS="free=9999/minute", API_KEYS="", TRUSTED_PROXIES=1,
     )  # fmt: skip
     key = weir.run_flask("keys", "create", "Short-lived").stdout.strip()

@@ -104,11 +104,11 @@ def test_several_limits_pass_or_fail_as_one(request: pytest.FixtureRequest, coun
 def weirs(
     start_shared_weir: MakeWeir, fresh_shared_valkey: Valkey, fresh_shared_database: str
 ) -> tuple[Weir, Weir]:
-    """Two servers of four workers each."""
+    """Two servers of two workers each."""
     settings = {
         "REDIS_URL": fresh_shared_valkey.url,
         "DATABASE_URL": fresh_shared_database,
-        "WEB_CONCURRENCY": 4,
+        "WEB_CONCURRENCY": 2,
         "API_KEYS": f"test:premium:{KEY},other:premium:{OTHER_KEY}",
     }
     return start_shared_weir(**settings), start_shared_weir(**settings)

@@ -44,7 +44,8 @@ def sqlite(start_shared_weir: MakeWeir, provider: Provider) -> Weir:
     return start_shared_weir(**settings(provider))
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+# Named so that the tests of both stay in one process, which starts each once.
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"], ids="on {}".format)
 def weir(
     request: pytest.FixtureRequest,
     sqlite: Weir,

@@ -389,6 +389,9 @@ def test_a_phone_reaches_every_page_and_shows_rows_as_cards(
     page.get_by_role("button", name="Theme: system").click()
     expect(page.locator("html")).to_have_attribute("data-theme", "light")
     expect(page.get_by_label("New password")).to_have_value("half typed")
+    page.goto(f"{weir.url}/dashboard/?range=1h")
+    page.evaluate(AXE_SCRIPT)
+    assert accessibility(page, "the overview on a phone") == []
     page.goto(f"{weir.url}/dashboard/requests")
     expect(page.get_by_role("button", name="Apply")).to_be_hidden()
     page.get_by_text("Filters", exact=True).press("Enter")

@@ -849,6 +849,11 @@ def test_providers_show_breakers_and_models_without_a_price(
     assert re.fullmatch(r"Open chat, next probe in \d+ s", breaker())
     page = text_of(admin.get("/dashboard/providers?model=UNPR").text)
     assert re.search(r"unpriced other – – – Unpriced \d+ 0.0 %", page)
+    overview = admin.get("/dashboard/?range=1h&provider=other&model=unpriced").text
+    assert [row[6] for row in table(overview, "By model")] == ["Unpriced"], "it is not free"
+    assert "without unpriced models" in note(overview, "Cost")
+    overview = admin.get("/dashboard/?range=1h&provider=openai").text
+    assert "unpriced" not in note(overview, "Cost")
     assert "cached other $" not in page
     page = text_of(admin.get("/dashboard/providers").text)
     assert re.search(r"spare openai \$1.00 \$1.00 \$2.00 MODEL_PRICES \d", page)

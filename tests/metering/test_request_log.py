@@ -13,7 +13,7 @@ from tests.support.administrator import SETTINGS
 from tests.support.books import Books
 from tests.support.servers import Postgres, Weir, wait_until
 from webapp.errors import all_errors
-from webapp.metering import request_log, target_latency
+from webapp.metering import request_log, target_latency, traffic
 from webapp.metering.activity import activity, activity_latency
 from webapp.metering.activity import expired as activity_expired
 from webapp.metering.request_export import csv_of
@@ -174,13 +174,25 @@ def test_a_time_is_found_by_its_index(database: Database) -> None:
     assert [row.request_id for row in page.rows] == [f"request-{n}" for n in range(14, 9, -1)]
 
 
+def test_a_minute_of_an_outage_has_the_requests_of_all_workers(database: Database) -> None:
+    began = time.time() - 1000
+    for _worker in range(2):
+        log = RequestLog(database, 30)
+        for number in range(300):
+            log.add(logged(number, at=began + number))
+        log.flush()
+    minute = Wanted(since=began + 100, until=began + 160)
+    assert len(log.page(minute, count=200).rows) == 120
+    assert log.count(minute) == Count(120, True)
+
+
 def test_old_requests_and_activity_are_forgotten(database: Database) -> None:
-    log, traffic = RequestLog(database, 30), Traffic(database)
+    log, counted = RequestLog(database, 30), Traffic(database)
     log.add(logged(1, at=time.time() - 31 * 86_400))
     log.add(logged(2, at=time.time() - 29 * 86_400))
     log.flush()
-    traffic.count(1, UsageTotals(requests=1), 5.0)
-    traffic.flush()
+    counted.count(1, UsageTotals(requests=1), 5.0)
+    counted.flush()
     spans = select(activity.c.span).order_by(activity.c.span)
     assert database.read(lambda c: c.execute(spans).scalars().all()) == [60, 1800]
     for table in (activity, activity_latency):
@@ -192,10 +204,32 @@ def test_old_requests_and_activity_are_forgotten(database: Database) -> None:
     assert database.read(lambda c: c.execute(spans).scalars().all()) == [1800]
 
 
+def test_latencies_that_are_refused_are_written_later_and_counts_only_once(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = Traffic(database)
+    counted.count(1, UsageTotals(requests=1), 5.0, target=("openai", "m"), first_token=2.0)
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(traffic, "_add_latencies", refuse)
+        with pytest.raises(RuntimeError):
+            counted.flush()
+    counted.flush()
+    assert counted.counts(1).requests == 1
+    # Two kinds, each by minute, half hour and day.
+    for table, rows in ((traffic.latency, 1), (target_latency.target_latency, 6)):
+        query = select(table.c.requests)
+        found = database.read(lambda connection, query=query: connection.scalars(query).all())
+        assert found == [1] * rows
+
+
 def test_latencies_of_models_are_forgotten_when_no_range_reaches_them(database: Database) -> None:
-    traffic, span = Traffic(database), target_latency.target_latency.c.span
-    traffic.count(1, UsageTotals(requests=1), 5.0, target=("openai", "m"))
-    traffic.flush()
+    counted, span = Traffic(database), target_latency.target_latency.c.span
+    counted.count(1, UsageTotals(requests=1), 5.0, target=("openai", "m"))
+    counted.flush()
 
     def kept() -> list[int]:
         Retention(database, [target_latency.expired()]).tick()

@@ -47,7 +47,7 @@ def test_stats_agree_with_what_was_sent_before_and_after_a_restart(
 ) -> None:
     database = {"DATABASE_URL": fresh_database} if store == "postgresql" else {}
     weir = start_weir(
-        **database, API_KEYS=API_KEYS, REDIS_URL=fresh_valkey.url, WEB_CONCURRENCY=4,
+        **database, API_KEYS=API_KEYS, REDIS_URL=fresh_valkey.url, WEB_CONCURRENCY=2,
         OPENAI_BASE_URL=provider.base_url, MODEL_PRICES=PRICES,
     )  # fmt: skip
     send(weir)

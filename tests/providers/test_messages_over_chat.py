@@ -6,8 +6,6 @@ import json
 from typing import Any, cast
 
 import pytest
-from anthropic.lib.streaming._messages import accumulate_event
-from anthropic.types import Message
 
 from webapp.errors import UnsupportedParameter
 from webapp.llm.messages import Answer, Usage
@@ -38,6 +36,12 @@ CALL = {
 PNG = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aGk="}}
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}
 THOUGHT = {"type": "thinking", "thinking": "Hm.", "signature": "sig"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def sdk() -> None:
+    """Import anthropic's SDK, which takes a second, only in the process that runs this module."""
+    import anthropic.lib.streaming  # noqa: F401
 
 
 def asked(**fields: Any) -> dict[str, Any]:
@@ -281,6 +285,8 @@ def whole(answered: dict[str, Any], reason: str | None, **fields: Any) -> dict[s
         "id": "chatcmpl-1", "object": "chat.completion", "model": MODEL, "choices": [choice],
         "usage": COUNTS, "service_tier": "default", **fields,
     }  # fmt: skip
+    from anthropic.types import Message
+
     answer = Answer("", MODEL, "openai", COUNTED, body=json.dumps(body))
     written: dict[str, Any] = json.loads(to_message(answer, MODEL, NAMES))
     Message.model_validate(written)
@@ -319,6 +325,8 @@ def streamed(chunks: list[str]) -> list[dict[str, Any]]:
 
 def joined(events: list[dict[str, Any]]) -> dict[str, Any]:
     """What anthropic's SDK makes of a stream."""
+    from anthropic.lib.streaming._messages import accumulate_event
+
     snapshot: Any = None
     buffers: dict[int, bytes] = {}
     for event in events:

@@ -133,7 +133,8 @@ def prepared(weir: Weir) -> dict[str, Any]:
     return {"key": key, "revoked": revoked, "token": token, "batch": batch, "traffic": traffic}
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+# Named so that no process distributes them by database: each part would make `both` again.
+@pytest.fixture(params=["sqlite", "postgresql"], ids="of {}".format)
 def restored(request: pytest.FixtureRequest, both: dict[str, Restored]) -> Restored:
     return both[request.param]
 

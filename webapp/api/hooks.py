@@ -16,7 +16,7 @@ from webapp.api import dialects
 from webapp.api.response import Response
 from webapp.current_request import current_request
 from webapp.library_internals import unread_body
-from webapp.metering.request_log import MAX_CLIENT_LENGTH, REPLAYED, LoggedRequest
+from webapp.metering.request_log import MAX_CLIENT_QUEUED, REPLAYED, LoggedRequest
 from webapp.metering.totals import UsageTotals
 from webapp.observability import request_context, telemetry, tracing
 from webapp.observability.logs import log_request
@@ -129,7 +129,7 @@ def _closed(
             milliseconds=milliseconds,
             error=context.error,
             first_token_milliseconds=first_token,
-            client=context.client and context.client[:MAX_CLIENT_LENGTH],
+            client=context.client and context.client[:MAX_CLIENT_QUEUED],
             refused_by=context.limit,
             prompt=context.prompt,
             answer=context.answer,

@@ -25,7 +25,7 @@ from webapp.dashboard.pages import Blueprint, page
 from webapp.dashboard.providers import states
 from webapp.dashboard.session import is_admin, members
 from webapp.dashboard.tiles import latency_tiles, money_tiles, not_split, traffic_tiles
-from webapp.dashboard.visibility import cached_inputs_of, own_keys
+from webapp.dashboard.visibility import cached_inputs_of, own_keys, price_finder
 from webapp.errors import ValidationError
 from webapp.metering.activity import DAY
 from webapp.metering.overview import Figures
@@ -70,10 +70,13 @@ def overview() -> Any:
     figures = _of_outcome(figures, filters.outcome)
     latencies = services().overview.latencies(range_, selected)
     links = partial(filters.url, "requests.latest")
-    rows = (rows_by_provider if by == "provider" else rows_by_model)(figures, latencies)
+    rows = (rows_by_provider if by == "provider" else rows_by_model)(
+        figures, latencies, price_finder()
+    )
     if filters.outcome is not None:
         rows = [row for row in rows if row.total.requests or row.total.refused]
-    money, latency = money_tiles(figures, links), latency_tiles(latencies, links)
+    money = money_tiles(figures, links, any(row.unpriced for row in rows))
+    latency = latency_tiles(latencies, links)
     charts = [
         requests_chart(figures.steps, range_.is_running, links),
         breakdown_chart(rows, by, metric, figures, range_.is_running, links),

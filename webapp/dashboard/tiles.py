@@ -36,7 +36,7 @@ def traffic_tiles(figures: Figures, links: Links) -> list[Tile]:
     return [
         Tile(
             "Requests", compact(now.requests), _amount(now.requests, before.requests, known),
-            href=links(),
+            note="without refused ones" if now.refused else "", href=links(),
         ),
         Tile(
             "Cache hit rate", percent(now.hit_rate), *_rate(now.hit_rate, before.hit_rate, BETTER),
@@ -53,13 +53,13 @@ def traffic_tiles(figures: Figures, links: Links) -> list[Tile]:
     ]  # fmt: skip
 
 
-def money_tiles(figures: Figures, links: Links) -> list[Tile]:
+def money_tiles(figures: Figures, links: Links, any_unpriced: bool) -> list[Tile]:
     now, before = figures.now, figures.before
     known = bool(before.requests)
     return [
         Tile(
             "Cost", nano(now.cost_nano), _amount(now.cost_nano, before.cost_nano, known),
-            href=links(),
+            note="without unpriced models" if any_unpriced else "", href=links(),
         ),
         Tile(
             "Cache savings", nano(now.saved_nano),

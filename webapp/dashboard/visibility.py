@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -79,12 +79,17 @@ def cached_inputs_of(
     until the last one, which is today by default."""
     last = last or datetime.now(UTC).date()
     rows = services().usage.inputs(last - timedelta(days=days - 1), last, key_ids)
+    return cached_inputs(rows, price_finder())
+
+
+def price_finder() -> Callable[[str, str], Price | None]:
+    """Finds the present price of a provider's model."""
     kinds = {provider.name: provider.kind for provider in services().gateway.router.providers}
 
     def price_of(provider: str, model: str) -> Price | None:
         return services().prices.of(provider, kinds.get(provider, ""), model)
 
-    return cached_inputs(rows, price_of)
+    return price_of
 
 
 def usage_bars(principal: Principal) -> list[JsonObject]:

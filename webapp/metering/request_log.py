@@ -47,6 +47,7 @@ log = logging.getLogger(__name__)
 
 MAX_ROUTE_LENGTH = 300
 MAX_CLIENT_LENGTH = 200
+MAX_CLIENT_QUEUED = 2 * MAX_CLIENT_LENGTH  # what cannot be printed is left out as it is written
 MAX_REQUEST_ID_LENGTH = 128
 
 requests = Table(
@@ -104,8 +105,10 @@ REPLAYED = "REPLAYED"
 
 # While the database is unavailable, this many are queued; then the oldest are dropped.
 MAX_QUEUED = 20_000
-# Rows are written up to a second after the request ended, or later after an outage.
+# Rows are written up to a second after the request ended, or later after an outage: then those of
+# one worker follow those of another. Of a period of at most EXACT_PERIOD all are looked at.
 MAX_WRITE_DELAY = 60.0  # seconds
+EXACT_PERIOD = 1_800.0  # seconds
 WRITE_BATCH = 500
 READ_BATCH = 1_000
 # A page reads at most this many rows, even if few of them match.
@@ -396,6 +399,17 @@ def _newest(connection: Connection) -> list[Any]:
 
 def _ids_of_period(connection: Connection, wanted: Wanted) -> tuple[int, int]:
     """The ids of the rows of a period are in `range(*ids)`: rows are written some time later."""
+    if (
+        wanted.since is not None
+        and wanted.until is not None
+        and wanted.until - wanted.since <= EXACT_PERIOD
+    ):
+        in_period = (requests.c.at >= wanted.since, requests.c.at < wanted.until)
+        # In this order, as PostgreSQL else may go through the ids from the first one on.
+        rows = select(requests.c.id).where(*in_period).order_by(requests.c.at).subquery()
+        ids = select(func.min(rows.c.id), func.max(rows.c.id))
+        first, last = connection.execute(ids).one()
+        return first or 0, (last or 0) + 1
     # SQLite reads the whole table for both in one SELECT, and the ends of its index for each.
     ends = (select(end(requests.c.id)).scalar_subquery() for end in (func.min, func.max))
     bottom, last = connection.execute(select(*ends)).one()

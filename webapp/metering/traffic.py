@@ -106,20 +106,39 @@ class Traffic:
         After a long outage, all at once would take longer than a transaction may.
         """
         until = 0
-        while self._counts and until <= activity.this_minute():
-            until = min(key[0] for key in self._counts) + FLUSH_LENGTH
-            self._write(until)
+        while (minutes := self._unwritten_minutes()) and until <= activity.this_minute():
+            until = min(minutes) + FLUSH_LENGTH
+            self._write_counts(until)
+            self._write_latencies(until)
 
-    def _write(self, until: int) -> None:
+    def _unwritten_minutes(self) -> set[int]:
+        return {key[0] for key in self._counts} | {key[0] for key in self._latency}
+
+    def _write_counts(self, until: int) -> None:
         """Write the counts of the minutes before `until`."""
         counts = _taken(self._counts, until)
-        timings = _taken(self._latency, until)
-        target_timings = _taken(self._target_latency, until)
+        if not counts:
+            return
         try:
-            self._database.write(partial(_add, counts, timings, target_timings))
+            self._database.write(partial(_add, counts))
         except BaseException:
             for key, totals in counts.items():
                 self._counts.setdefault(key, UsageTotals()).add(totals)
+            raise
+
+    def _write_latencies(self, until: int) -> None:
+        """Write the latencies of the minutes before `until`.
+
+        In a transaction of their own: they have many rows, and settlements wait for those of
+        `activity`, which counts lock.
+        """
+        timings = _taken(self._latency, until)
+        target_timings = _taken(self._target_latency, until)
+        if not timings:
+            return
+        try:
+            self._database.write(partial(_add_latencies, timings, target_timings))
+        except BaseException:
             self._latency.update(timings)
             self._target_latency.update(target_timings)
             raise
@@ -217,12 +236,7 @@ def _percentile(rank: float, rows: Any) -> float | None:
     return None
 
 
-def _add(
-    counts: Mapping[RequestKey, UsageTotals],
-    timings: Mapping[tuple[int, int], int],
-    target_timings: Mapping[LatencyKey, int],
-    connection: Connection,
-) -> None:
+def _add(counts: Mapping[RequestKey, UsageTotals], connection: Connection) -> None:
     """Write counters. Each table's rows are sorted, and the tables written in this order (the
     ledger's transactions write some of them, in the same order), so that workers cannot deadlock.
     """
@@ -236,14 +250,19 @@ def _add(
         for (day, key_id), counted in sorted(by_day.items(), key=itemgetter(0))
     ]
     execute_rows(connection, increment(connection, traffic, COUNTERS), rows)
-    if timings:
-        execute_rows(connection, increment(connection, latency, ["requests"]), _buckets(timings))
     activity.add(connection, [(*key, _activity(totals)) for key, totals in by_minute.items()])
-    if timings:
-        activity.add_latencies(connection, timings)
     add_requests(connection, counts)
-    if target_timings:
-        add_target_latencies(connection, target_timings)
+
+
+def _add_latencies(
+    timings: Mapping[tuple[int, int], int],
+    target_timings: Mapping[LatencyKey, int],
+    connection: Connection,
+) -> None:
+    """Write histograms, in the same order in each worker."""
+    execute_rows(connection, increment(connection, latency, ["requests"]), _buckets(timings))
+    activity.add_latencies(connection, timings)
+    add_target_latencies(connection, target_timings)
 
 
 def _buckets(timings: Mapping[tuple[int, int], int]) -> list[dict[str, Any]]:
