@@ -542,7 +542,8 @@ def test_a_weir_sees_nothing_of_the_environment_of_the_tests(
 ) -> None:
     monkeypatch.setenv("APP_ENV", "production")
     weir = new_weir(LOG_LEVEL="info")
-    assert weir.env.keys() == {"PATH", "HOME", "PORT", "DATA_DIR", "LOG_LEVEL"}
+    given = {"PATH", "HOME", "PORT", "DATA_DIR", "LOCAL_MODEL"}
+    assert weir.env.keys() == given | {"LOG_LEVEL"}
     assert weir.start().is_running
 
 

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from importlib.util import find_spec
@@ -693,8 +694,13 @@ def _children(parent: int) -> list[int]:
 
 
 def _descendants(ancestor: int) -> list[int]:
-    children = _children(ancestor)
-    return children + [pid for child in children for pid in _descendants(child)]
+    children = defaultdict(list)
+    for pid, parent in _processes():
+        children[parent].append(pid)
+    found = [ancestor]
+    for pid in found:
+        found += children[pid]
+    return found[1:]
 
 
 def _processes() -> Iterator[tuple[int, int]]:
