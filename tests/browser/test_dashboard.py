@@ -144,6 +144,7 @@ def _batches(stored: StoredBatches, key_id: int) -> dict[str, str]:
 
 def test_a_key_is_made_and_used_by_keyboard_alone(page: Page, weir: Weir) -> None:
     page.goto(f"{weir.url}/dashboard/keys")
+    expect(page.get_by_label("Username")).to_be_focused()
     page.keyboard.type("admin")
     page.keyboard.press("Tab")
     page.keyboard.type(PASSWORD)
@@ -157,6 +158,7 @@ def test_a_key_is_made_and_used_by_keyboard_alone(page: Page, weir: Weir) -> Non
     expect(page.get_by_role("link", name="Create key")).to_be_focused()
     page.keyboard.press("Enter")
     page.wait_for_url("**/keys/new")
+    expect(page.get_by_label("Name", exact=True)).to_be_focused()
     page.keyboard.type("by keyboard")
     page.keyboard.press("Enter")
     secret = page.locator("#secret").inner_text()
