@@ -36,7 +36,7 @@ from tests.support.servers import REPOSITORY, Provider, free_port
 from webapp import library_internals
 
 # Documented, in spite of their names: of SQLAlchemy's rows, named tuples and Werkzeug's proxies.
-PUBLIC = {"_asdict", "_exit", "_fields", "_get_current_object", "_mapping"}
+PUBLIC = {"_asdict", "_exit", "_fields", "_get_current_object", "_mapping", "_replace"}
 AMOUNTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 64.0)
 # Counts in files of a folder, and prints its process id.
 COUNT = f"""

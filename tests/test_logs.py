@@ -49,7 +49,9 @@ def test_every_line_is_json_and_no_secret_is_in_it(
     wait_until(lambda: "Redis is unavailable" in weir.raw_logs())
     assert weir.terminate() == 0
 
-    lines = weir.raw_logs().splitlines()
+    # On stderr is the banner alone, for people.
+    lines = (weir.folder / "stdout.log").read_text().splitlines()
+    assert "Traceback" not in (weir.folder / "stderr.log").read_text()
     assert len(weir.logs()) == len(lines), "a line is not JSON"
     for line in weir.logs():
         assert datetime.fromisoformat(line["timestamp"]).utcoffset() is not None

@@ -160,5 +160,8 @@ def test_a_mask_never_breaks_a_line(secret: str, capfd: pytest.CaptureFixture[st
 
 
 def assert_all_is_json(weir: FaultyWeir) -> None:
-    assert len(weir.logs()) == len(weir.raw_logs().splitlines()), "a line is not JSON"
+    lines = (weir.folder / "stdout.log").read_text().splitlines()
+    assert len(weir.logs()) == len(lines), "a line is not JSON"
+    # There is the banner alone, for people.
+    assert "Traceback" not in (weir.folder / "stderr.log").read_text()
     assert KEY not in weir.raw_logs()
