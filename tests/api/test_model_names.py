@@ -161,9 +161,7 @@ def test_a_name_that_only_a_client_has_sent_is_shown_to_nobody_else(
 def test_a_key_s_own_list_takes_any_name_and_the_form_keeps_it(weir: Weir) -> None:
     visitor = Visitor(weir)
     visitor.sign_in()
-    secret = visitor.create_key(
-        "by form", "enterprise", **{"limits.models": f"{quoted(ODD)}|{GGUF}"}
-    )
+    secret = visitor.create_key("by form", "enterprise", **{"limits.models": f"{ODD}\n{GGUF}"})
     assert complete(weir, ODD, key=secret).status_code == 200
     assert complete(weir, GGUF, key=secret).status_code == 200
     assert complete(weir, LLAMA, key=secret).status_code == 403

@@ -185,12 +185,15 @@ def test_it_is_told_again_while_it_lasts(
     redis = RedisClient(own.url)
     with pytest.raises(RedisUnavailable):
         redis.execute("GET", "weir:a")
+
+    def reminders() -> list[logging.LogRecord]:
+        # On a busy machine Redis may be unreachable for a moment, which is told, too.
+        return [r for r in caplog.records if "still unavailable: Redis is full" in r.message]
+
     with gevent.Timeout(5):
-        while len(warnings(caplog)) < 2:
+        while not reminders():
             gevent.sleep(0.05)
-    first, again = caplog.records
-    assert "still unavailable: Redis is full" in again.message
-    assert again.created - first.created >= 0.5
+    assert reminders()[0].created - caplog.records[0].created >= 0.5
     tell(FAULTS["full"].mended)
     wait_for(redis)
 

@@ -99,7 +99,8 @@ def check_present_version_on_the_next_schema(weir: Weir) -> None:
     """A new start of the present version finds all well."""
     assert any(REVISION in line.get("message", "") for line in weir.logs())
     released = weir.run_flask_process("db", "upgrade")
-    assert (released.returncode, released.stderr) == (0, "")
+    assert (released.returncode, released.stderr.count("\n")) == (0, 1), released.stderr
+    assert released.stderr.startswith("Database: ")
     assert released.stdout.startswith(f"At {REVISION}, newer than")
     doctor = weir.run_flask_process("doctor", "--json")
     assert doctor.returncode == 0, doctor.stdout
