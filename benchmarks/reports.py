@@ -17,9 +17,11 @@ from benchmarks.processes import Server
 from benchmarks.run import Run, tell
 from benchmarks.table import Figure, milliseconds, number
 from tests.support.servers import Postgres
+from webapp.metering.activity import DAY as DAY_SPAN
 from webapp.metering.activity import RETENTION
 
 CALLS, DAYS, KEYS, MODELS = 5_000_000, 400, 200, 30
+MODELS_PER_KEY, BUCKETS = 3, 60
 MAX_REPORT_TIME = 300.0  # ms
 PASSWORD = "the benchmark's password"
 TRIES = 5
@@ -39,13 +41,20 @@ PAGES = {
     "overview of 1 hour": "/dashboard/?range=1h",
     "overview of 24 hours": "/dashboard/?range=24h",
     "overview of 30 days": "/dashboard/?range=30d",
+    "overview of 24 hours by provider": "/dashboard/?range=24h&by=provider&metric=tokens",
+    "overview of 24 hours of one model": "/dashboard/?range=24h&provider=openai&model=model-1",
+    "overview of 24 hours of one key": "/dashboard/?range=24h&key=101",
+    "overview of yesterday": "/dashboard/?range=yesterday",
     "keys": "/dashboard/keys",
+    "keys by cost": "/dashboard/keys?sort=-cost",
+    "keys by tightest limit": "/dashboard/keys?sort=-limit",
     "one key": "/dashboard/keys/101",
     "requests": "/dashboard/requests",
-    "failed requests": "/dashboard/requests?outcome=failed",
+    "failed requests": "/dashboard/requests?outcome=error",
     "requests of one key": "/dashboard/requests?key=101",
-    "one request": "/dashboard/requests/request-4999999",
+    "one request": f"/dashboard/requests/request-{CALLS - 1}",
     "providers": "/dashboard/providers",
+    "accounts": "/dashboard/accounts",
     "audit": "/dashboard/audit",
 }
 NUMBERS = {
@@ -81,22 +90,40 @@ SELECT i + 1, {first} + i * {days} * 86400.0 / {calls}, 'request-' || i, 100 + i
 FROM numbers
 """
 TRAFFIC = """
-INSERT INTO traffic SELECT day, key_id, sum(calls), 0, sum(calls), 0, sum(input_tokens), 0, 0
+INSERT INTO traffic (day, key_id, requests, hits, misses, errors, tokens, saved_tokens, saved_nano)
+SELECT day, key_id, sum(calls), 0, sum(calls), 0, sum(input_tokens), 0, 0
 FROM usage GROUP BY day, key_id
 """
 ACTIVITY = """
-INSERT INTO activity {numbers}
+INSERT INTO activity (span, start, key_id, requests, hits, misses, errors, tokens, cost_nano,
+  saved_nano)
+{numbers}
 SELECT {span}, ({now} / {span} - i / {keys}) * {span}, 100 + i % {keys}, 10, 5, 5, 0, 1000, 1000000,
   1000
 FROM numbers WHERE i < {keys} * {spans}
 """
+# Each key asks MODELS_PER_KEY models in each step.
+TARGETS = """
+INSERT INTO target_activity (span, start, key_id, endpoint, provider, model, requests, hits, misses,
+  calls, input_tokens, cached_input_tokens, output_tokens, cost_nano)
+{numbers}
+SELECT {span}, ({now} / {span} - i / ({keys} * {per_key})) * {span}, 100 + i % {keys}, '/chat',
+  'openai', 'model-' || ((i % {keys} + i / {keys} % {per_key}) % {models}), 4, 2, 2, 2, 500, 100,
+  500, 400000
+FROM numbers WHERE i < {keys} * {per_key} * {spans}
+"""
 TIMINGS = """
-INSERT INTO activity_latency {numbers}
-SELECT {span}, ({now} / {span} - i / 40) * {span}, 50 + i % 40, 10
-FROM numbers WHERE i < 40 * {spans}
+INSERT INTO target_latency (span, start, provider, model, kind, bucket, requests)
+{numbers}
+SELECT {span}, ({now} / {span} - i / ({models} * {buckets})) * {span}, 'openai',
+  'model-' || (i / {buckets} % {models}), CASE WHEN i % 3 = 0 THEN 'first_token' ELSE 'total' END,
+  250 + i % {buckets} * 2, 4
+FROM numbers WHERE i < {models} * {buckets} * {spans}
 """
 ROLL_UP = """
-INSERT INTO usage SELECT day, key_id, provider, model, endpoint, count(*), 0, 0, 0,
+INSERT INTO usage (day, key_id, provider, model, endpoint, calls, failed, estimated, unpriced,
+  input_tokens, cached_input_tokens, output_tokens, cost_nano)
+SELECT day, key_id, provider, model, endpoint, count(*), 0, 0, 0,
   sum(input_tokens), 0, sum(output_tokens), sum(cost_nano)
 FROM ledger GROUP BY day, key_id, provider, model, endpoint
 """
@@ -164,14 +191,17 @@ def _fill(engine: Engine, store: str) -> None:
         "false": "0" if store == "sqlite" else "false",
         "keys": KEYS,
         "models": MODELS,
+        "per_key": MODELS_PER_KEY,
+        "buckets": BUCKETS,
         "days": DAYS,
         "calls": CALLS,
         "now": int(now),
     }
     filling = [part.format(**values) for part in (KEYS_OF, FILL, ROLL_UP, REQUESTS, TRAFFIC)]
-    for span, seconds in RETENTION.items():
+    for span, seconds in (*RETENTION.items(), (DAY_SPAN, DAYS * DAY_SPAN)):
         values |= {"span": span, "spans": seconds // span}
-        filling += [part.format(**values) for part in (ACTIVITY, TIMINGS)]
+        of_span = (TARGETS, TIMINGS) if span == DAY_SPAN else (ACTIVITY, TARGETS, TIMINGS)
+        filling += [part.format(**values) for part in of_span]
     for statement in (*filling, "ANALYZE"):
         with engine.begin() as connection:
             connection.execute(text(statement))

@@ -466,6 +466,7 @@ def test_a_kept_connection_that_closes_costs_nobody_anything(  # c11
         return fresh.post(OPENAI, body_of(f"{fault} {text}", stream=streamed))
 
     assert asked("keeps a connection").status_code == 200
+    fresh.settled(1)  # the connection is free then: a stream ends a moment before
     provider.fault(**{fault: True})
     began = time.monotonic()
     answer = asked("meets it closed")
