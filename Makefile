@@ -21,7 +21,7 @@ run: $(VENV)/runtime ## set everything up and serve on port 8000
 
 test: $(VENV)/development ## set everything up and run every test
 	# Where Python may not write bytecode, each of the processes compiles all tests again.
-	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 8
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 6
 
 test-agents: $(VENV)/development ## install opencode and Codex (780 MB, in .agents) and run their tests
 	@$(BIN)/python -m pytest tests/agents

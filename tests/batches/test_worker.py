@@ -111,7 +111,7 @@ def test_messages_do_not_gather_while_a_worker_is_busy(
         for _ in range(200):
             doorbell.ring("batch_1")
         wait_until(lambda: lines.names("running") == ["a"])
-        wait_until(lambda: client.llen(KEY) == 0, AT_ONCE, "The end of the queue")
+        wait_until(lambda: client.llen(KEY) == 0, 20, "The end of the queue")
         wait_until(lambda: not client.exists("weir:broker:unacked"))
 
 

@@ -84,7 +84,11 @@ class Books:
         written: defaultdict[str, list[tuple[int, ...]]] = defaultdict(list)
         for call in calls:
             served[call["body"]["model"]].append((*call["served"], int(call["told"])))
+        never_made = written_for - called
         for row in rows:
+            if row["state"] == "lost" and never_made[row["model"]]:
+                never_made[row["model"]] -= 1
+                continue
             tokens = (row["input_tokens"], row["output_tokens"])
             written[row["model"]].append((*tokens, int(not row["estimated"])))
         for model, served_calls in served.items():
