@@ -33,8 +33,9 @@ class Visitor:
         return self.post("/dashboard/sign-in", username=username, password=password)
 
     def ids_of_keys(self) -> set[int]:
-        links = re.findall(r'href="/dashboard/keys/(\d+)"', self.get("/dashboard/keys").text)
-        return set(map(int, links))
+        page = self.get("/dashboard/keys")
+        assert page.status_code == 200, text_of(page.text)
+        return set(map(int, re.findall(r'href="/dashboard/keys/(\d+)"', page.text)))
 
     def create_key(self, name: str, tier: str = "premium", **fields: str) -> str:
         """The secret of a new key."""
