@@ -3,7 +3,8 @@
 import gc
 import sys
 
-# What is imported stays: looking for garbage among it once, at the end, saves a fifth of the start.
+# What is imported stays, with 0.4 MB of garbage in it: looking for that once would take a tenth of
+# the start.
 gc.disable()
 
 from webapp.application import create_app  # noqa: E402
@@ -14,6 +15,5 @@ try:
 except SettingsError as error:
     sys.exit(str(error))
 finally:
-    gc.collect()
     gc.freeze()
     gc.enable()

@@ -46,7 +46,6 @@ def python_environment(client: str, *, dependencies: bool = True) -> Path:
                 "pip",
                 "install",
                 "--quiet",
-                "--compile-bytecode",
                 *([] if dependencies else ["--no-deps"]),
                 "--python",
                 python,

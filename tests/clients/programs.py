@@ -57,7 +57,7 @@ def run_python(client: str, facts: Mapping[str, str]) -> Outcomes:
     """Run the client's drive.py in its environment; `facts` are what it finds in `environ`."""
     python = python_environment(client)
     # Found by the programs: what they share.
-    facts = {**facts, "PYTHONPATH": str(CLIENTS / "inside"), "PYTHONDONTWRITEBYTECODE": "1"}
+    facts = {**facts, "PYTHONPATH": str(CLIENTS / "inside")}
     return _run([str(python), str(CLIENTS / client / "drive.py")], facts)
 
 

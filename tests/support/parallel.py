@@ -12,8 +12,9 @@ import gc
 import os
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -98,12 +99,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Iterator[None]:
+def pytest_collection(session: pytest.Session) -> Iterator[None]:
+    if session.config.args == session.config.getini("testpaths"):
+        _import_from_another_one_in_each_process()
     try:
         return (yield)
     finally:
         gc.freeze()
         gc.enable()
+
+
+def _import_from_another_one_in_each_process() -> None:
+    """Import all modules, so that each is compiled by one process, and read by the others.
+
+    In the order of collection, all processes would compile all of them, at the same time.
+    """
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    files = sorted(set(TESTS.rglob("test_*.py")) - set(TESTS.glob("agents/*")))
+    first = len(files) * number // count
+    for file in files[first:] + files[:first]:
+        # Its collection tells of what is wrong, or skips it.
+        with suppress(Exception, pytest.skip.Exception):
+            import_module(".".join(file.relative_to(TESTS.parent).with_suffix("").parts))
 
 
 @pytest.hookimpl(wrapper=True)
