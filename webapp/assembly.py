@@ -63,6 +63,7 @@ from webapp.metering.makers import maker_of
 from webapp.metering.overview import Overview
 from webapp.metering.prices import PriceTable
 from webapp.metering.request_log import RequestLog
+from webapp.metering.request_search import RequestSearch
 from webapp.metering.stats import Stats
 from webapp.metering.traffic import Traffic
 from webapp.metering.usage import UsageReports
@@ -389,6 +390,7 @@ def _make_services(
         prices=metering.prices,
         traffic=metering.traffic,
         request_log=metering.request_log,
+        request_search=RequestSearch(database),
         overview=Overview(database),
         stats=Stats(metering.traffic, metering.usage, stores.keys),
         usage=metering.usage,

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from webapp.metering.overview import Overview
     from webapp.metering.prices import PriceTable
     from webapp.metering.request_log import RequestLog
+    from webapp.metering.request_search import RequestSearch
     from webapp.metering.stats import Stats
     from webapp.metering.traffic import Traffic
     from webapp.metering.usage import UsageReports
@@ -76,6 +77,7 @@ class Services:
     prices: PriceTable
     traffic: Traffic
     request_log: RequestLog
+    request_search: RequestSearch
     overview: Overview
     stats: Stats
     usage: UsageReports

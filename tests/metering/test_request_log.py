@@ -13,20 +13,13 @@ from tests.support.administrator import SETTINGS
 from tests.support.books import Books
 from tests.support.servers import Postgres, Weir, wait_until
 from webapp.errors import all_errors
-from webapp.metering import request_log, target_latency, traffic
+from webapp.metering import request_log, request_search, target_latency, traffic
 from webapp.metering.activity import activity, activity_latency
 from webapp.metering.activity import expired as activity_expired
 from webapp.metering.request_export import csv_of
-from webapp.metering.request_log import (
-    Count,
-    LoggedRequest,
-    Outcome,
-    Page,
-    RequestLog,
-    Wanted,
-    outcome_of,
-    requests,
-)
+from webapp.metering.request_log import LoggedRequest, RequestLog, requests
+from webapp.metering.request_outcome import Outcome, outcome_of
+from webapp.metering.request_search import Count, Page, RequestSearch, Wanted
 from webapp.metering.totals import UsageTotals
 from webapp.metering.traffic import Traffic
 from webapp.storage import migrations
@@ -53,16 +46,16 @@ def logged(number: int, **changes: object) -> LoggedRequest:
 def test_a_search_looks_through_so_many_rows_and_says_how_far(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(request_log, "MAX_ROWS_SCANNED", 100)
-    log = RequestLog(database, 30)
+    monkeypatch.setattr(request_search, "MAX_ROWS_SCANNED", 100)
+    log, search = RequestLog(database, 30), RequestSearch(database)
     for number in range(250):
         log.add(logged(number, status=404 if number == 3 else 200))
     log.flush()
-    first = log.page(Wanted(status=404))
+    first = search.page(Wanted(status=404))
     assert (first.rows, first.older, first.looked_back_to is not None) == ([], 151, True)
-    second = log.page(Wanted(status=404), before=first.older)
+    second = search.page(Wanted(status=404), before=first.older)
     assert (second.rows, second.older) == ([], 51)
-    third = log.page(Wanted(status=404), before=second.older)
+    third = search.page(Wanted(status=404), before=second.older)
     assert [row.request_id for row in third.rows] == ["request-3"]
     assert (third.older, third.looked_back_to) == (None, None)
 
@@ -70,22 +63,22 @@ def test_a_search_looks_through_so_many_rows_and_says_how_far(
 def test_matches_are_counted_as_far_as_is_searched(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(request_log, "MAX_ROWS_SCANNED", 100)
-    monkeypatch.setattr(request_log, "MAX_COUNTED", 70)
-    log = RequestLog(database, 30)
+    monkeypatch.setattr(request_search, "MAX_ROWS_SCANNED", 100)
+    monkeypatch.setattr(request_search, "MAX_COUNTED", 70)
+    log, search = RequestLog(database, 30), RequestSearch(database)
     for number in range(250):
         log.add(logged(number, key_id=number % 2, status=404 if number % 10 == 3 else 200))
     log.flush()
-    assert log.count(Wanted(status=404)) == Count(10, exact=False)
-    assert log.count(Wanted(key_ids={1}, status=404, since=time.time() - 780)) == Count(3, True)
-    assert log.count(Wanted(key_ids={1})) == Count(70, exact=False)
-    assert log.count(Wanted(key_ids={2})) == Count(0, exact=True)
-    assert log.count(Wanted()) == Count(70, exact=False)
+    assert search.count(Wanted(status=404)) == Count(10, exact=False)
+    assert search.count(Wanted(key_ids={1}, status=404, since=time.time() - 780)) == Count(3, True)
+    assert search.count(Wanted(key_ids={1})) == Count(70, exact=False)
+    assert search.count(Wanted(key_ids={2})) == Count(0, exact=True)
+    assert search.count(Wanted()) == Count(70, exact=False)
 
 
 def test_newer_pages_end_at_the_newest(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request_log, "MAX_ROWS_SCANNED", 100)
-    log = RequestLog(database, 30)
+    monkeypatch.setattr(request_search, "MAX_ROWS_SCANNED", 100)
+    log, search = RequestLog(database, 30), RequestSearch(database)
     for number in range(1, 251):
         log.add(logged(number, status=404 if number in {3, 20, 21, 22, 240} else 200))
     log.flush()
@@ -94,13 +87,13 @@ def test_newer_pages_end_at_the_newest(database: Database, monkeypatch: pytest.M
     def ids(page: Page) -> list[int]:
         return [row.id for row in page.rows]
 
-    newer = log.page(wanted, after=3, count=2)
+    newer = search.page(wanted, after=3, count=2)
     assert (ids(newer), newer.older, newer.newer) == ([21, 20], 20, 21)
-    newer = log.page(wanted, after=21, count=2)
+    newer = search.page(wanted, after=21, count=2)
     assert (ids(newer), newer.newer) == ([22], 121), "so far it has searched"
-    newest = log.page(wanted, after=200, count=2)
+    newest = search.page(wanted, after=200, count=2)
     assert (ids(newest), newest.newer) == ([240], None)
-    assert newest == log.page(wanted, count=2)
+    assert newest == search.page(wanted, count=2)
 
 
 def test_every_request_has_one_outcome(database: Database) -> None:
@@ -112,7 +105,7 @@ def test_every_request_has_one_outcome(database: Database) -> None:
     log.flush()
     found: dict[str, Outcome] = {}
     for outcome in Outcome:
-        for row in log.all(Wanted(outcome=outcome), 1000):
+        for row in RequestSearch(database).all(Wanted(outcome=outcome), 1000):
             assert row.request_id not in found
             found[row.request_id] = outcome_of(row.status, row.error)
             assert found[row.request_id] is outcome
@@ -129,7 +122,8 @@ def test_an_export_says_where_it_was_cut(database: Database) -> None:
     log.flush()
 
     def export(limit: int) -> list[str]:
-        return "".join(csv_of(log.all(Wanted(), limit + 1), {1: "shop"}, limit)).splitlines()
+        rows = RequestSearch(database).all(Wanted(), limit + 1)
+        return "".join(csv_of(rows, {1: "shop"}, limit)).splitlines()
 
     assert len(export(5)) == 6
     cut = export(4)
@@ -141,26 +135,26 @@ def test_an_export_says_where_it_was_cut(database: Database) -> None:
 def test_a_key_s_requests_are_found_without_a_search(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(request_log, "MAX_ROWS_SCANNED", 10)
+    monkeypatch.setattr(request_search, "MAX_ROWS_SCANNED", 10)
     log = RequestLog(database, 30)
     log.add(logged(0, key_id=2))
     for number in range(1, 50):
         log.add(logged(number))
     log.flush()
-    page = log.page(Wanted(key_ids={2}))
+    page = RequestSearch(database).page(Wanted(key_ids={2}))
     assert ([row.request_id for row in page.rows], page.older) == (["request-0"], None)
 
 
 def test_many_keys_are_searched_only_so_far(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(request_log, "MAX_ROWS_SCANNED", 10)
+    monkeypatch.setattr(request_search, "MAX_ROWS_SCANNED", 10)
     log = RequestLog(database, 30)
     log.add(logged(0, key_id=2))
     for number in range(1, 50):
         log.add(logged(number))
     log.flush()
-    page = log.page(Wanted(key_ids={2, 3}))
+    page = RequestSearch(database).page(Wanted(key_ids={2, 3}))
     assert (page.rows, page.older, page.looked_back_to is not None) == ([], 41, True)
 
 
@@ -170,7 +164,7 @@ def test_a_time_is_found_by_its_index(database: Database) -> None:
     for number in range(100):
         log.add(logged(number))
     log.flush()
-    page = log.page(Wanted(since=began + 9.5, until=began + 14.5))
+    page = RequestSearch(database).page(Wanted(since=began + 9.5, until=began + 14.5))
     assert [row.request_id for row in page.rows] == [f"request-{n}" for n in range(14, 9, -1)]
 
 
@@ -181,9 +175,9 @@ def test_a_minute_of_an_outage_has_the_requests_of_all_workers(database: Databas
         for number in range(300):
             log.add(logged(number, at=began + number))
         log.flush()
-    minute = Wanted(since=began + 100, until=began + 160)
-    assert len(log.page(minute, count=200).rows) == 120
-    assert log.count(minute) == Count(120, True)
+    minute, search = Wanted(since=began + 100, until=began + 160), RequestSearch(database)
+    assert len(search.page(minute, count=200).rows) == 120
+    assert search.count(minute) == Count(120, True)
 
 
 def test_old_requests_and_activity_are_forgotten(database: Database) -> None:
@@ -253,7 +247,7 @@ def test_texts_are_written_whatever_a_provider_sent(
     }
     database = Database(urls[store])
     migrations.upgrade(database)
-    log = RequestLog(database, 30)
+    log, search = RequestLog(database, 30), RequestSearch(database)
     log.add(logged(2, request_id="request-2x"))
     log.add(
         logged(
@@ -265,15 +259,15 @@ def test_texts_are_written_whatever_a_provider_sent(
         )
     )
     log.flush()
-    [row] = log.find("request-1", None)
+    [row] = search.find("request-1", None)
     assert (row.model, row.prompt) == ("m" * 256, "NUL , half a pair ?")
     assert len(row.answer) == 20_000
     assert (row.client[:3], len(row.client)) == ("abc", 200)
-    assert [row.request_id for row in log.find_by_prefix("request-", None)] == [
+    assert [row.request_id for row in search.find_by_prefix("request-", None)] == [
         "request-1", "request-2x",
     ]  # fmt: skip
-    assert [row.request_id for row in log.find_by_prefix("request-2", {1})] == ["request-2x"]
-    assert log.find_by_prefix("request-2", {2}) == []
+    assert [row.request_id for row in search.find_by_prefix("request-2", {1})] == ["request-2x"]
+    assert search.find_by_prefix("request-2", {2}) == []
     database.engine.dispose()
 
 
@@ -281,7 +275,7 @@ def test_none_are_kept_where_the_retention_is_zero(database: Database) -> None:
     log = RequestLog(database, 0)
     log.add(logged(1))
     log.flush()
-    assert log.page(Wanted()).rows == []
+    assert RequestSearch(database).page(Wanted()).rows == []
 
 
 def test_a_restart_of_postgresql_loses_no_request(
@@ -310,11 +304,11 @@ def test_a_restart_of_postgresql_loses_no_request(
 def test_filters_offer_the_names_that_are_used_most(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(request_log, "MAX_NAMES", 2)
+    monkeypatch.setattr(request_search, "MAX_NAMES", 2)
     log = RequestLog(database, 30)
     for number, model in enumerate(["b", "b", "a", "once", "a", None]):
         log.add(logged(number, model=model, asked_model=model))
     log.flush()
-    names = log.names(None)
+    names = RequestSearch(database).names(None)
     assert (names.key_ids, names.endpoints, names.providers) == ([1], ["/chat"], ["openai"])
     assert names.models == ["a", "b"]

@@ -145,7 +145,7 @@ def one(batch_id: str) -> Any:
         batch=batch,
         state=states_of(services().batches, [batch])[batch.id],
         key_name=names_of_keys().get(batch.key_id, batch.key_id),
-        request_is_logged=bool(services().request_log.find(batch.request_id, None)),
+        request_is_logged=bool(services().request_search.find(batch.request_id, None)),
         has_key_page=_has_key_page(batch.key_id),
         cancellable=batch.state in CANCELLABLE,
         stopped_by=_stopped_by(batch),

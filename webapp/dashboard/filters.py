@@ -14,7 +14,8 @@ from webapp.dashboard.pages import number_of
 from webapp.dashboard.visibility import names_of_keys, visible_ids
 from webapp.llm.messages import CacheState
 from webapp.metering.ranges import RANGES
-from webapp.metering.request_log import REPLAYED, Outcome
+from webapp.metering.request_log import REPLAYED
+from webapp.metering.request_outcome import Outcome
 from webapp.services import services
 
 # A select offers so many keys: all of them, or those with the latest requests.
@@ -142,7 +143,7 @@ def read_filters(default_range: str | None = None) -> Filters:
 def choices(filters: Filters) -> Choices:
     """What the filter bar offers, with what is selected."""
     key_names = names_of_keys()
-    used = services().request_log.names(filters.visible_ids)
+    used = services().request_search.names(filters.visible_ids)
     offered: Collection[int | None] = key_names
     if len(key_names) > MAX_KEYS:
         offered = {*used.key_ids[:MAX_KEYS], filters.key_id}

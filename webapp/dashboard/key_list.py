@@ -126,7 +126,7 @@ def find(query: KeyQuery) -> KeyPage:
 def _values(sort: str, ids: Sequence[int]) -> dict[int, float]:
     """What the list is sorted by, of each key that has it."""
     if sort == "last_used":
-        return services().request_log.last_used(ids)
+        return services().request_search.last_used(ids)
     if sort == "limit":
         return {key_id: bar["share"] for key_id, bar in tightest(ids).items()}
     field = "requests" if sort == "requests" else "cost_nano"

@@ -32,7 +32,7 @@ from webapp.dashboard.session import actor, is_admin, members
 from webapp.dashboard.sparklines import sparkline
 from webapp.dashboard.visibility import cached_inputs_of, usage_bars, visible_key
 from webapp.errors import Conflict, NotAllowed, ValidationError
-from webapp.metering.request_log import Wanted
+from webapp.metering.request_search import Wanted
 from webapp.metering.selected import Selected
 from webapp.metering.usage import DIMENSIONS, Selection
 from webapp.services import services
@@ -68,7 +68,7 @@ def all_keys() -> Any:
         limits=key_list.tightest(ids),
         totals=totals,
         sparklines=_sparklines(ids),
-        last_used=services().request_log.last_used(ids),
+        last_used=services().request_search.last_used(ids),
     )
 
 
@@ -201,7 +201,7 @@ def _show(key: dict[str, Any], errors: dict[str, str] | None = None, status: int
         key=key,
         bars=usage_bars(principal) if principal else [],
         limits=shown_limits(key["limits"]),
-        last_used=services().request_log.last_used([key_id]).get(key_id),
+        last_used=services().request_search.last_used([key_id]).get(key_id),
         raised_days=RAISED_DAYS,
         errors=errors or {},
         entered=request.form if errors else {},
@@ -215,7 +215,7 @@ def _show(key: dict[str, Any], errors: dict[str, str] | None = None, status: int
         cached_inputs=cached_inputs_of(USED_DAYS, [key_id]),
         sessions=services().sessions.latest(key_id, RECENT),
         by_endpoint=_calls_by("endpoint", month),
-        requests=services().request_log.page(Wanted(key_ids=[key_id]), count=RECENT).rows,
+        requests=services().request_search.page(Wanted(key_ids=[key_id]), count=RECENT).rows,
     )
     response.status_code = status
     return response

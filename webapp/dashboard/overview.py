@@ -31,7 +31,7 @@ from webapp.metering.activity import DAY
 from webapp.metering.overview import Figures
 from webapp.metering.prompt_caches import CachedInput
 from webapp.metering.ranges import RANGES, Range, custom
-from webapp.metering.request_log import Outcome
+from webapp.metering.request_outcome import Outcome
 from webapp.metering.selected import Selected
 from webapp.metering.totals import REFUSALS, UsageTotals
 from webapp.observability.health import overall

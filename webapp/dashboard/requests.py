@@ -16,7 +16,8 @@ from webapp.dashboard.visibility import names_of_keys, url_of_key, visible_ids
 from webapp.errors import NotFound, ProviderRefusedWeir
 from webapp.metering.ranges import RANGES
 from webapp.metering.request_export import MAX_EXPORTED, csv_of
-from webapp.metering.request_log import Count, Outcome, Page, Wanted
+from webapp.metering.request_outcome import Outcome
+from webapp.metering.request_search import Count, Page, Wanted
 from webapp.metering.timeline import timelines
 from webapp.observability.request_context import REQUEST_ID
 from webapp.services import services
@@ -40,7 +41,7 @@ def latest() -> Any:
     before, after = (
         number_of(request.args.get(name), LARGEST_BIG_ID) for name in ("before", "after")
     )
-    found = services().request_log.page(wanted, before=before, after=after)
+    found = services().request_search.page(wanted, before=before, after=after)
     return _listed(filters, found, _count(wanted, found))
 
 
@@ -48,11 +49,11 @@ def _search(searched: str) -> Any:
     """The request with this id, or those whose id begins so."""
     if REQUEST_ID.fullmatch(searched):
         visible = visible_ids()
-        if services().request_log.find(searched, visible) or _calls(searched, visible):
+        if services().request_search.find(searched, visible) or _calls(searched, visible):
             return redirect(url_for("requests.one", request_id=searched))
     rows = []
     if len(searched) >= SHORTEST_PREFIX and REQUEST_ID.fullmatch(searched):
-        rows = services().request_log.find_by_prefix(searched, visible_ids())
+        rows = services().request_search.find_by_prefix(searched, visible_ids())
     if len({row.request_id for row in rows}) == 1:
         return redirect(url_for("requests.one", request_id=rows[0].request_id))
     return _listed(Filters(visible_ids=visible_ids()), Page(rows, None), None, searched)
@@ -77,14 +78,14 @@ def _listed(filters: Filters, found: Page, count: Count | None, searched: str = 
 def _count(wanted: Wanted, found: Page) -> Count:
     if found.newer is None and (found.older is None or found.looked_back_to is not None):
         return Count(len(found.rows), found.looked_back_to is None)
-    return services().request_log.count(wanted)
+    return services().request_search.count(wanted)
 
 
 @blueprint.get("/requests.csv")
 def export() -> Response:
     """The filtered requests as CSV"""
     services().request_log.flush()
-    rows = services().request_log.all(_wanted(read_filters()), MAX_EXPORTED + 1)
+    rows = services().request_search.all(_wanted(read_filters()), MAX_EXPORTED + 1)
     # What the first page raises is an error page, before anything is sent.
     first = next(rows, None)
     lines = csv_of(chain([] if first is None else [first], rows), names_of_keys(), MAX_EXPORTED)
@@ -116,7 +117,7 @@ def one(request_id: str) -> Any:
         raise NotFound
     visible = visible_ids()
     services().request_log.flush()
-    rows = services().request_log.find(request_id, visible)
+    rows = services().request_search.find(request_id, visible)
     calls = _calls(request_id, visible)
     if not rows and not calls:
         raise NotFound("Request not found in the request log.")

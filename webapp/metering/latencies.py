@@ -11,7 +11,8 @@ from sqlalchemy import Connection, func, select
 
 from webapp.metering.counters import group, within
 from webapp.metering.ranges import Range, Window
-from webapp.metering.request_log import MAX_ROWS_SCANNED, requests
+from webapp.metering.request_log import requests
+from webapp.metering.request_search import MAX_ROWS_SCANNED
 from webapp.metering.selected import Selected
 from webapp.metering.target_latency import (
     FIRST_TOKEN,

@@ -9,7 +9,7 @@ from typing import Any
 
 from webapp import money
 from webapp.metering.csv import lines
-from webapp.metering.request_log import outcome_of
+from webapp.metering.request_outcome import outcome_of
 
 MAX_EXPORTED = 100_000
 CHUNK = 500  # lines
