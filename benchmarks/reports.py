@@ -19,9 +19,10 @@ from benchmarks.table import Figure, milliseconds, number
 from tests.support.servers import Postgres
 from webapp.metering.activity import DAY as DAY_SPAN
 from webapp.metering.activity import RETENTION
+from webapp.metering.histogram import of_one, to_bytes
 
 CALLS, DAYS, KEYS, MODELS = 5_000_000, 400, 200, 30
-MODELS_PER_KEY, BUCKETS = 3, 60
+MODELS_PER_KEY = 3
 MAX_REPORT_TIME = 300.0  # ms
 PASSWORD = "the benchmark's password"
 TRIES = 5
@@ -68,6 +69,8 @@ DAY = {
     "postgresql": "(now() AT TIME ZONE 'UTC')::date - "
     f"({DAYS} - 1 - (i::bigint * {DAYS} / {CALLS})::int)",
 }
+# How bytes are written as hexadecimal digits.
+HEX = {"sqlite": ("X'", "'"), "postgresql": ("'\\x", "'")}
 FILL = """
 INSERT INTO ledger (id, worker_id, key_id, request_id, endpoint, route, provider, model, attempt,
   state, day, reserved_at, settled_at, ceiling_nano, ceiling_input_tokens, ceiling_output_tokens,
@@ -112,13 +115,15 @@ SELECT {span}, ({now} / {span} - i / ({keys} * {per_key})) * {span}, 100 + i % {
   500, 400000
 FROM numbers WHERE i < {keys} * {per_key} * {spans}
 """
+# Each model, and then all of them together.
 TIMINGS = """
-INSERT INTO target_latency (span, start, provider, model, kind, bucket, requests)
+INSERT INTO target_latency (span, start, provider, model, total, first_token)
 {numbers}
-SELECT {span}, ({now} / {span} - i / ({models} * {buckets})) * {span}, 'openai',
-  'model-' || (i / {buckets} % {models}), CASE WHEN i % 3 = 0 THEN 'first_token' ELSE 'total' END,
-  250 + i % {buckets} * 2, 4
-FROM numbers WHERE i < {models} * {buckets} * {spans}
+SELECT {span}, ({now} / {span} - i / ({models} + 1)) * {span},
+  CASE WHEN i % ({models} + 1) = {models} THEN '*' ELSE 'openai' END,
+  CASE WHEN i % ({models} + 1) = {models} THEN '*' ELSE 'model-' || (i % ({models} + 1)) END,
+  {histogram}, {histogram}
+FROM numbers WHERE i < ({models} + 1) * {spans}
 """
 ROLL_UP = """
 INSERT INTO usage (day, key_id, provider, model, endpoint, calls, failed, estimated, unpriced,
@@ -192,7 +197,7 @@ def _fill(engine: Engine, store: str) -> None:
         "keys": KEYS,
         "models": MODELS,
         "per_key": MODELS_PER_KEY,
-        "buckets": BUCKETS,
+        "histogram": f"{HEX[store][0]}{_histogram()}{HEX[store][1]}",
         "days": DAYS,
         "calls": CALLS,
         "now": int(now),
@@ -206,6 +211,12 @@ def _fill(engine: Engine, store: str) -> None:
         with engine.begin() as connection:
             connection.execute(text(statement))
     tell(f"Filled {store} in {time.monotonic() - began:.0f} s")
+
+
+def _histogram() -> str:
+    """Answers from the cache in 1 to 2 ms and of a model in 1 to 10 s, as hexadecimal digits."""
+    took = (*(1 + n / 10 for n in range(10)), *(1_000 * 1.03**n for n in range(78)))
+    return to_bytes(sum(map(of_one, took))).hex()
 
 
 def _administrator(weir: Server) -> requests.Session:

@@ -20,8 +20,9 @@ from tests.support.batches import BatchClient, line
 from tests.support.servers import Provider, Weir
 from tests.support.visitor import Visitor
 from webapp.metering.activity import DAY, HALF_HOUR, activity, activity_latency
+from webapp.metering.histogram import of_one, to_bytes
 from webapp.metering.target_activity import target_activity
-from webapp.metering.target_latency import FIRST_TOKEN, TOTAL, bucket_of, target_latency
+from webapp.metering.target_latency import ALL_TARGETS, Timings, target_latency
 from webapp.metering.traffic import latency, traffic
 from webapp.metering.usage import usage
 
@@ -227,15 +228,21 @@ def counted(about: float) -> dict[str, int]:
 
 
 def insert_latencies(connection: Connection, span: int, start: int, requests: float) -> None:
-    """Histograms of both kinds for each target, with the usual long tail."""
+    """Histograms of both kinds for each target and for all, with the usual long tail."""
+    rows, total = {}, Timings()
     for place, target in enumerate(TARGETS):
-        provider, _, model = target.partition("/")
+        timings = Timings()
+        for percent, share in TAIL:
+            count, took = max(1, int(requests * share)), (1 + place * 0.6) * percent
+            timings.total += count * of_one(900 * took)
+            timings.first_token += count * of_one(240 * took)
+        total.add(timings)
+        rows[tuple(target.split("/"))] = timings
+    rows[ALL_TARGETS, ALL_TARGETS] = total
+    for (provider, model), timings in rows.items():
         where = {"span": span, "start": start, "provider": provider, "model": model}
-        for kind, median in ((TOTAL, 900.0), (FIRST_TOKEN, 240.0)):
-            for percent, share in TAIL:
-                bucket = bucket_of(median * (1 + place * 0.6) * percent)
-                row = {"kind": kind, "bucket": bucket, "requests": max(1, int(requests * share))}
-                connection.execute(insert(target_latency).values(**where, **row))
+        stored = {name: to_bytes(getattr(timings, name)) for name in ("total", "first_token")}
+        connection.execute(insert(target_latency).values(**where, **stored))
 
 
 if __name__ == "__main__":

@@ -30,9 +30,8 @@ def upgrade() -> None:
         sa.Column("start", sa.BigInteger, primary_key=True),
         sa.Column("provider", sa.String(32), primary_key=True),
         sa.Column("model", sa.String(256), primary_key=True),
-        sa.Column("kind", sa.String(12), primary_key=True),
-        sa.Column("bucket", sa.Integer, primary_key=True),
-        sa.Column("requests", sa.BigInteger, nullable=False),
+        sa.Column("total", sa.LargeBinary, nullable=False),
+        sa.Column("first_token", sa.LargeBinary, nullable=False),
     )
     op.add_column("requests", sa.Column("first_token_milliseconds", sa.Float))
     op.add_column("requests", sa.Column("client", sa.String(200)))

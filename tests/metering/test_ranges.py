@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,12 +15,13 @@ from sqlalchemy import event, func, insert, select, update
 from webapp.errors import StoreUnavailable, ValidationError
 from webapp.metering import activity as activity_module
 from webapp.metering.activity import DAY, HALF_HOUR, MINUTE, activity
+from webapp.metering.histogram import Latencies, from_bytes, latencies_of, of_one, requests_of
 from webapp.metering.overview import Overview
 from webapp.metering.ranges import MAX_STEPS, RANGES, custom
 from webapp.metering.selected import Selected
 from webapp.metering.target_activity import expired as expired_targets
 from webapp.metering.target_activity import target_activity
-from webapp.metering.target_latency import Latencies, bucket_of, latencies_of, target_latency
+from webapp.metering.target_latency import ALL_TARGETS, target_latency
 from webapp.metering.target_latency import expired as expired_latencies
 from webapp.metering.totals import UsageTotals
 from webapp.metering.traffic import Traffic
@@ -201,14 +203,34 @@ def test_the_counts_of_a_long_outage_are_written_in_several_transactions(
     assert figures.now.requests == figures.targets[0].total.requests == 121
 
 
+def test_writers_at_once_lose_no_latency(database: Database) -> None:
+    def write(place: int) -> None:
+        for number in range(10):
+            target = ("p", f"m{(place + number) % 3}")
+            traffic = Traffic(database)
+            traffic.count(1, UsageTotals(requests=1), 5.0, target=target, first_token=2.0)
+            traffic.count(1, UsageTotals(requests=1), 9.0, target=("p", "m1"))
+            traffic.flush()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    for name in ("1h", "24h", "7d"):
+        found = Overview(database).latencies(RANGES[name])
+        assert sum(requests for *_, requests, _, _ in found.targets) == 80
+    rows = select(target_latency).where(target_latency.c.provider == ALL_TARGETS)
+    for row in database.read(lambda connection: connection.execute(rows).all()):
+        assert requests_of(from_bytes(row.total)) == 80
+        assert requests_of(from_bytes(row.first_token)) == 40
+
+
 def test_percentiles_are_interpolated_inside_of_a_bucket() -> None:
-    assert latencies_of({}) == Latencies(None, None, None)
-    buckets = {bucket_of(milliseconds): 0 for milliseconds in range(1, 1_001)}
-    for milliseconds in range(1, 1_001):
-        buckets[bucket_of(milliseconds)] += 1
-    found = latencies_of(buckets)
+    assert latencies_of(0) == Latencies(None, None, None)
+    found = latencies_of(sum(map(of_one, range(1, 1_001))))
     assert found == pytest.approx((500, 950, 990), rel=0.005)
-    # One that took 2.7 s in a hundred that took 1 s: p95 and p99 differ.
-    many = latencies_of({bucket_of(1_000): 97, bucket_of(2_700): 3})
+    # What is shorter than the first bucket or longer than the last is in these.
+    assert latencies_of(of_one(0.0)).p50 == pytest.approx(0.1, rel=0.02)
+    assert latencies_of(of_one(1e12)).p50 == pytest.approx(6.28e7, rel=0.02)
+    # Three that took 2.7 s in a hundred, the others 1 s: p95 and p99 differ.
+    many = latencies_of(97 * of_one(1_000) + 3 * of_one(2_700))
     assert many.p95 == pytest.approx(1_000, rel=0.02)
     assert many.p99 == pytest.approx(2_700, rel=0.02)

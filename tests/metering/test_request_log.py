@@ -16,6 +16,7 @@ from webapp.errors import all_errors
 from webapp.metering import request_log, request_search, target_latency, traffic
 from webapp.metering.activity import activity, activity_latency
 from webapp.metering.activity import expired as activity_expired
+from webapp.metering.histogram import of_one, to_bytes
 from webapp.metering.request_export import csv_of
 from webapp.metering.request_log import LoggedRequest, RequestLog, requests
 from webapp.metering.request_outcome import Outcome, outcome_of
@@ -213,11 +214,17 @@ def test_latencies_that_are_refused_are_written_later_and_counts_only_once(
             counted.flush()
     counted.flush()
     assert counted.counts(1).requests == 1
-    # Two kinds, each by minute, half hour and day.
-    for table, rows in ((traffic.latency, 1), (target_latency.target_latency, 6)):
-        query = select(table.c.requests)
-        found = database.read(lambda connection, query=query: connection.scalars(query).all())
-        assert found == [1] * rows
+    table = target_latency.target_latency
+    for column, stored in (
+        (traffic.latency.c.requests, [1]),
+        # Of the model and of all, by minute, half hour and day.
+        (table.c.total, [to_bytes(of_one(5.0))] * 6),
+        (table.c.first_token, [to_bytes(of_one(2.0))] * 6),
+    ):
+        found = database.read(
+            lambda connection, column=column: connection.scalars(select(column)).all()
+        )
+        assert found == stored
 
 
 def test_latencies_of_models_are_forgotten_when_no_range_reaches_them(database: Database) -> None:
@@ -227,7 +234,7 @@ def test_latencies_of_models_are_forgotten_when_no_range_reaches_them(database: 
 
     def kept() -> list[int]:
         Retention(database, [target_latency.expired()]).tick()
-        query = select(span).order_by(span)
+        query = select(span).distinct().order_by(span)
         return list(database.read(lambda connection: connection.execute(query).scalars().all()))
 
     for days, left in ((0, [60, 1800, 86_400]), (20, [86_400]), (770, [86_400]), (20, [])):

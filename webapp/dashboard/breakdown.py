@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from webapp.dashboard.charts import COUNT, MONEY, Chart, Links, Series, Unit
+from webapp.metering.histogram import Latencies
 from webapp.metering.latencies import LatencyFigures
 from webapp.metering.overview import Figures, TargetFigures
 from webapp.metering.price import Price
-from webapp.metering.target_latency import Latencies
 from webapp.metering.totals import UsageTotals
 from webapp.observability.metrics import OTHER
 

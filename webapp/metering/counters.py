@@ -83,6 +83,8 @@ def group(table: Table, window: Window, name: str) -> Any:
         return table.c[name]
     if "day" in table.c:
         return table.c.day
+    if window.step == window.span:
+        return table.c.start
     into_step = (table.c.start - window.first) % window.step
     return (table.c.start - into_step).label("step")
 

@@ -9,19 +9,12 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select
 
-from webapp.metering.counters import group, within
+from webapp.metering.histogram import Latencies, latencies_among, latencies_of, requests_of
 from webapp.metering.ranges import Range, Window
 from webapp.metering.request_log import requests
 from webapp.metering.request_search import MAX_ROWS_SCANNED
 from webapp.metering.selected import Selected
-from webapp.metering.target_latency import (
-    FIRST_TOKEN,
-    TOTAL,
-    Latencies,
-    latencies_among,
-    latencies_of,
-    target_latency,
-)
+from webapp.metering.target_latency import ALL_TARGETS, Timings, read_timings, target_latency
 
 MAX_SAMPLED = 10_000
 
@@ -45,23 +38,16 @@ class LatencyFigures:
     sampled: int | None = None
 
 
-class _Histograms:
+class _Histograms(Timings):
     """Requests by bucket, of both kinds."""
-
-    def __init__(self) -> None:
-        self.kinds: dict[str, dict[int, int]] = {TOTAL: {}, FIRST_TOKEN: {}}
-
-    def add(self, kind: str, bucket: int, count: int) -> None:
-        buckets = self.kinds[kind]
-        buckets[bucket] = buckets.get(bucket, 0) + count
 
     @property
     def requests(self) -> int:
-        return sum(self.kinds[TOTAL].values())
+        return requests_of(self.total)
 
     @property
     def latencies(self) -> tuple[Latencies, Latencies]:
-        return latencies_of(self.kinds[TOTAL]), latencies_of(self.kinds[FIRST_TOKEN])
+        return latencies_of(self.total), latencies_of(self.first_token)
 
 
 class _Samples:
@@ -96,31 +82,35 @@ def _counted(connection: Connection, window: Window, selected: Selected) -> Late
     steps = [_Histograms() for _ in window.times]
     targets: defaultdict[tuple[str, str], _Histograms] = defaultdict(_Histograms)
     providers: defaultdict[str, _Histograms] = defaultdict(_Histograms)
-    for at, kind, bucket, count in _buckets(connection, window, selected, "time"):
-        now.add(kind, bucket, count)
-        steps[window.index(at)].add(kind, bucket, count)
-    for provider, model, kind, bucket, count in _buckets(
-        connection, window, selected, "provider", "model"
-    ):
-        targets[provider, model].add(kind, bucket, count)
-        providers[provider].add(kind, bucket, count)
+    for at, provider, model, timings in _stored(connection, window, selected):
+        if provider == ALL_TARGETS:
+            continue
+        targets[provider, model].add(timings)
+        steps[window.index(at)].add(timings)
+    for (provider, _), timings in targets.items():
+        providers[provider].add(timings)
+        now.add(timings)
     before = window.before.totals
     if before.is_stored:
-        for kind, bucket, count in _buckets(connection, before, selected):
-            earlier.add(kind, bucket, count)
+        total = selected if selected.by_target else replace(selected, provider=ALL_TARGETS)
+        for *_, timings in _stored(connection, before, total):
+            earlier.add(timings)
     return _figures(window, now, earlier, steps, targets, providers)
 
 
-def _buckets(connection: Connection, window: Window, selected: Selected, *by: str) -> Iterator[Any]:
-    """Rows of what they are grouped by, the kind, the bucket and its requests."""
-    groups = [group(target_latency, window, name) for name in (*by, "kind", "bucket")]
-    query = (
-        select(*groups, func.sum(target_latency.c.requests))
-        .where(*within(target_latency, window), *selected.conditions(target_latency))
-        .group_by(*(one.name for one in groups))
+def _stored(
+    connection: Connection, window: Window, selected: Selected
+) -> Iterator[tuple[int, str, str, Timings]]:
+    """(Start, provider, model, histograms) of a window."""
+    names = ("start", "provider", "model", "total", "first_token")
+    query = select(*(target_latency.c[name] for name in names)).where(
+        target_latency.c.span == window.span,
+        # One by one, so that the primary key leads to the rows of one target.
+        target_latency.c.start.in_(range(window.first, window.until, window.span)),
+        *selected.conditions(target_latency),
     )
-    for *row, count in connection.execute(query):
-        yield *row, int(count)
+    for at, provider, model, total, first_token in connection.execute(query):
+        yield at, provider, model, read_timings(total, first_token)
 
 
 def _sampled(connection: Connection, window: Window, selected: Selected) -> LatencyFigures:

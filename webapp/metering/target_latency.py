@@ -1,22 +1,35 @@
-"""Histograms of latencies by target, by minute, half hour and day.
+"""Latencies by target, and of all targets together, by minute, half hour and day.
 
-Two kinds: the time until a request has ended, and until the first chunk of a stream.
+Of two kinds: the time until a request has ended, and until the first chunk of a stream.
 """
 
 from __future__ import annotations
 
-import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
-from functools import partial
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
 
-from sqlalchemy import BigInteger, Column, Connection, Integer, String, Table
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Integer,
+    LargeBinary,
+    String,
+    Table,
+    bindparam,
+    select,
+    tuple_,
+    update,
+)
 
 from webapp.metering.activity import DAY, RETENTION, expired_rows
+from webapp.metering.histogram import from_bytes, to_bytes
 from webapp.metering.ranges import MAX_DAYS
 from webapp.metering.stored_text import MAX_MODEL_LENGTH, cleaned
-from webapp.storage.database import increment, metadata
+from webapp.storage.database import metadata, upsert
 from webapp.storage.retention import Expired
 from webapp.storage.statements import execute_rows
 
@@ -27,78 +40,83 @@ target_latency = Table(
     Column("start", BigInteger, primary_key=True),  # Unix seconds
     Column("provider", String(32), primary_key=True),
     Column("model", String(256), primary_key=True),
-    Column("kind", String(12), primary_key=True),
-    Column("bucket", Integer, primary_key=True),
-    Column("requests", BigInteger, nullable=False),
+    Column("total", LargeBinary, nullable=False),
+    Column("first_token", LargeBinary, nullable=False),
 )
+_KEY = tuple(target_latency.primary_key.columns)
+_COLUMNS = [column.name for column in target_latency.columns]
 
-# A model has some hundred rows a day: those of days are deleted too, when no range reaches them.
+# A row has some hundred bytes: those of days are deleted too, when no range reaches them.
 KEPT_DAYS = 2 * MAX_DAYS
+# The provider and the model of the rows for all targets together, for where there are many.
+ALL_TARGETS = "*"
+# Databases limit the parameters of a statement.
+ROWS_AT_ONCE = 1_000
 
-TOTAL, FIRST_TOKEN = "total", "first_token"
-# Bucket n holds what took more than 1.02 ** (n - 1) ms and at most 1.02 ** n ms.
-BUCKET_GROWTH = math.log(1.02)
-SHORTEST = 0.01  # ms
-
-# Minute, provider, model, kind and bucket.
-LatencyKey = tuple[int, str, str, str, int]
-
-
-class Latencies(NamedTuple):
-    """Percentiles in ms; None where nothing was measured."""
-
-    p50: float | None = None
-    p95: float | None = None
-    p99: float | None = None
+# Minute, provider and model.
+LatencyKey = tuple[int, str, str]
 
 
-SHARES = (0.5, 0.95, 0.99)
+@dataclass(slots=True)
+class Timings:
+    """Histograms of both kinds."""
+
+    total: int = 0
+    first_token: int = 0
+
+    def add(self, other: Timings) -> None:
+        self.total += other.total
+        self.first_token += other.first_token
 
 
-def bucket_of(milliseconds: float) -> int:
-    return math.ceil(math.log(max(milliseconds, SHORTEST)) / BUCKET_GROWTH)
+def read_timings(total: bytes, first_token: bytes) -> Timings:
+    return Timings(from_bytes(total), from_bytes(first_token))
 
 
-def latencies_of(buckets: Mapping[int, int]) -> Latencies:
-    """The percentiles of {bucket: requests}, interpolated inside of a bucket."""
-    total = sum(buckets.values())
-    if not total:
-        return Latencies()
-    ordered = sorted(buckets.items())
-    return Latencies(*(_percentile(share * total, ordered) for share in SHARES))
-
-
-def latencies_among(milliseconds: list[float]) -> Latencies:
-    """The percentiles of single measurements, which are sorted in place."""
-    milliseconds.sort()
-    count = len(milliseconds)
-    return Latencies(
-        *(milliseconds[math.ceil(share * count) - 1] if count else None for share in SHARES)
-    )
-
-
-def _percentile(rank: float, ordered: list[tuple[int, int]]) -> float:
-    seen = 0
-    for bucket, requests in ordered:
-        seen += requests
-        if seen >= rank:
-            position = bucket - (seen - rank) / requests
-            return round(math.exp(position * BUCKET_GROWTH), 2)
-    raise AssertionError
-
-
-def add_latencies(connection: Connection, counted: Mapping[LatencyKey, int]) -> None:
-    """Add requests to all spans, in the order of the primary key."""
-    sums: Counter[tuple[object, ...]] = Counter()
-    for (minute, provider, model, kind, bucket), requests in counted.items():
-        target = (provider, cleaned(model, MAX_MODEL_LENGTH), kind, bucket)
+def add_latencies(connection: Connection, counted: Mapping[LatencyKey, Timings]) -> None:
+    """Add requests to all spans, in the order of the primary key, so that writers cannot
+    deadlock. The transaction holds the rows until it ends."""
+    sums: defaultdict[tuple[Any, ...], Timings] = defaultdict(Timings)
+    for (minute, provider, model), timings in counted.items():
         for span in (*RETENTION, DAY):
-            sums[(span, minute - minute % span, *target)] += requests
-    names = [column.name for column in target_latency.columns]
-    rows = [
-        dict(zip(names, (*key, requests), strict=True)) for key, requests in sorted(sums.items())
-    ]
-    execute_rows(connection, increment(connection, target_latency, ["requests"]), rows)
+            start = minute - minute % span
+            sums[span, start, provider, cleaned(model, MAX_MODEL_LENGTH)].add(timings)
+            sums[span, start, ALL_TARGETS, ALL_TARGETS].add(timings)
+    keys = sorted(sums)
+    for first in range(0, len(keys), ROWS_AT_ONCE):
+        _add(connection, {key: sums[key] for key in keys[first : first + ROWS_AT_ONCE]})
+
+
+def _add(connection: Connection, sums: Mapping[tuple[Any, ...], Timings]) -> None:
+    """Add to rows, in their order. Those that are missing are inserted first, so that all can be
+    locked: no other writer changes them between the reading and the writing."""
+    empty = [dict(zip(_COLUMNS, (*key, b"", b""), strict=True)) for key in sums]
+    execute_rows(connection, _missing(connection.dialect.name), empty)
+    rows = (
+        select(target_latency)
+        .where(tuple_(*_KEY).in_(list(sums)))
+        .order_by(*_KEY)
+        .with_for_update()
+    )
+    updated = []
+    for *key, total, first_token in connection.execute(rows).all():
+        timings = read_timings(total, first_token)
+        timings.add(sums[tuple(key)])
+        values = (*key, to_bytes(timings.total), to_bytes(timings.first_token))
+        updated.append({f"new_{name}": value for name, value in zip(_COLUMNS, values, strict=True)})
+    connection.execute(_UPDATE, updated)
+
+
+@lru_cache
+def _missing(dialect_name: str) -> Any:
+    return upsert(dialect_name, target_latency).on_conflict_do_nothing()
+
+
+_UPDATE = (
+    update(target_latency)
+    .where(*(column == bindparam(f"new_{column.name}") for column in _KEY))
+    .values({name: bindparam(f"new_{name}") for name in ("total", "first_token")})
+)
 
 
 def expired() -> Expired:

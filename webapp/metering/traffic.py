@@ -14,9 +14,9 @@ from sqlalchemy import BigInteger, Column, Connection, Date, DateTime, Integer, 
 
 from webapp.accounts.keys import api_keys
 from webapp.errors import StoreUnavailable
-from webapp.metering import activity
+from webapp.metering import activity, histogram
 from webapp.metering.target_activity import NO_TARGET, RequestKey, add_requests
-from webapp.metering.target_latency import FIRST_TOKEN, TOTAL, LatencyKey, bucket_of
+from webapp.metering.target_latency import LatencyKey, Timings
 from webapp.metering.target_latency import add_latencies as add_target_latencies
 from webapp.metering.totals import UsageTotals
 from webapp.storage.database import Database, increment, metadata
@@ -71,7 +71,7 @@ class Traffic:
         # The counters by day and by key are sums of these.
         self._counts: dict[RequestKey, UsageTotals] = {}
         self._latency: Counter[tuple[int, int]] = Counter()
-        self._target_latency: Counter[LatencyKey] = Counter()
+        self._target_latency: defaultdict[LatencyKey, Timings] = defaultdict(Timings)
 
     def count(
         self,
@@ -94,11 +94,9 @@ class Traffic:
             self._counts[key] = counts
         if milliseconds is not None:
             self._latency[minute, _bucket(milliseconds)] += 1
-            bucket = bucket_of(milliseconds)
-            self._target_latency[minute, *target, TOTAL, bucket] += 1
+            self._target_latency[minute, *target].total += histogram.of_one(milliseconds)
         if first_token is not None:
-            bucket = bucket_of(first_token)
-            self._target_latency[minute, *target, FIRST_TOKEN, bucket] += 1
+            self._target_latency[minute, *target].first_token += histogram.of_one(first_token)
 
     def flush(self) -> None:
         """Write the counts. If StoreUnavailable is raised, they stay for the next flush.
@@ -140,7 +138,8 @@ class Traffic:
             self._database.write(partial(_add_latencies, timings, target_timings))
         except BaseException:
             self._latency.update(timings)
-            self._target_latency.update(target_timings)
+            for key, counted in target_timings.items():
+                self._target_latency[key].add(counted)
             raise
 
     def counts(self, key_id: int) -> UsageTotals:
@@ -256,7 +255,7 @@ def _add(counts: Mapping[RequestKey, UsageTotals], connection: Connection) -> No
 
 def _add_latencies(
     timings: Mapping[tuple[int, int], int],
-    target_timings: Mapping[LatencyKey, int],
+    target_timings: Mapping[LatencyKey, Timings],
     connection: Connection,
 ) -> None:
     """Write histograms, in the same order in each worker."""
