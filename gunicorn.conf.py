@@ -62,10 +62,16 @@ accesslog = None
 forwarded_allow_ips = ""
 
 
+MACOS_OPEN_MAX = 10_240
+
+
 def on_starting(server):
     """Allow two file descriptors per stream; log the reason for the number of workers."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except ValueError:  # macOS refuses "unlimited", though it is its hard limit
+        resource.setrlimit(resource.RLIMIT_NOFILE, (MACOS_OPEN_MAX, hard))
     server.log.info("Workers: %s (%s)", workers, _why)
     if settings.web_concurrency and settings.web_concurrency != workers:
         server.log.warning(_why)

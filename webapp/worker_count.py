@@ -30,7 +30,9 @@ def worker_count(settings: Settings) -> tuple[int, str]:
 
 
 def _container_processors() -> int:
-    processors = len(os.sched_getaffinity(0))
+    # macOS has no affinities.
+    affinity = getattr(os, "sched_getaffinity", None)
+    processors = len(affinity(0)) if affinity else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         if quota != "max":
