@@ -8,6 +8,7 @@ import io
 import json
 import math
 import re
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -379,6 +380,32 @@ def key_of(visitor: Visitor, name: str) -> int:
     page = visitor.get("/dashboard/keys", params={"q": name}).text
     [found] = re.findall(rf'href="/dashboard/keys/(\d+)">{re.escape(name)}<', page)
     return int(found)
+
+
+def test_keys_are_listed_while_the_first_request_of_one_is_counted(
+    weir: Weir, admin: Visitor
+) -> None:
+    if "DATABASE_URL" not in weir.env:
+        pytest.skip("SQLite's readers wait for nobody")
+    admin.create_key("counted meanwhile")
+    key = key_of(admin, "counted meanwhile")
+    counters = "requests, hits, misses, errors, tokens, saved_tokens, saved_nano"
+    counted = f"INSERT INTO traffic (day, key_id, {counters}) VALUES (:today, {key}, 7{', 0' * 6})"
+    waits = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'budgets'::regclass"
+    books = Books(weir)
+    with ThreadPoolExecutor() as pool, books.engine.begin() as connection:
+        # The page reads the budgets after the totals and before the requests of each day.
+        connection.execute(text("LOCK TABLE budgets"))
+        page = pool.submit(admin.get, "/dashboard/keys?q=counted meanwhile")
+        books.wait_for(waits, 10, "the page's look at the budgets")
+        connection.execute(text(counted), {"today": datetime.now(UTC).date()})
+        connection.commit()
+        listed = page.result()
+    assert listed.status_code == 200, text_of(listed.text)
+    assert 'data-label="Requests" class="n">0<' in listed.text
+    later = admin.get("/dashboard/keys?q=counted meanwhile").text
+    assert re.search(r'aria-label="Requests per day[^"]*today 7"', later)
+    books.write(f"DELETE FROM traffic WHERE key_id = {key}")
 
 
 def test_the_pages_of_a_list_keep_its_filters_and_order(weir: Weir, admin: Visitor) -> None:
