@@ -17,7 +17,8 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 import webapp.accounts.keys
-import webapp.application  # noqa: F401 all tables
+import webapp.application
+import webapp.storage.blobs.table  # noqa: F401 a table that is loaded when it is used
 from tests.conftest import MakeWeir
 from tests.support.servers import DidNotStart, Postgres, Valkey, Weir, wait_until
 from webapp.settings import SettingsError, load
