@@ -16,6 +16,7 @@ from webapp.accounts.audit import AuditLog
 from webapp.accounts.ended_sessions import EndedSessions
 from webapp.accounts.first_administrator import FirstAdministrator
 from webapp.accounts.key_changes import KeyChanges
+from webapp.accounts.key_listing import KeyListing
 from webapp.accounts.keys import KeyStore
 from webapp.accounts.tokens import Tokens
 from webapp.admission import idempotency_store
@@ -374,6 +375,7 @@ def _make_services(
         redis=redis,
         keys=stores.keys,
         key_changes=KeyChanges(database, settings.tiers),
+        key_listing=KeyListing(database),
         accounts=stores.accounts,
         first_administrator=first_administrator,
         ended_sessions=stores.ended_sessions,

@@ -12,7 +12,7 @@ from flask import Response, g, redirect, request, url_for
 from sqlalchemy import ColumnElement
 
 from webapp import money
-from webapp.accounts.key_changes import WORKS
+from webapp.accounts.key_listing import WORKS
 from webapp.accounts.keys import LARGEST_ID
 from webapp.admission.bodies import count_body
 from webapp.admission.limits import consume
