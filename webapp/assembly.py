@@ -54,7 +54,14 @@ from webapp.llm.flight import Flights
 from webapp.llm.gateway import Gateway
 from webapp.llm.ports import Provider
 from webapp.llm.routing import Router
-from webapp.metering import activity, calls, request_log, target_activity, target_latency
+from webapp.metering import (
+    activity,
+    calls,
+    request_log,
+    rollups,
+    target_activity,
+    target_latency,
+)
 from webapp.metering.alerts import Alerts
 from webapp.metering.calls import Calls
 from webapp.metering.heartbeats import Heartbeats
@@ -64,6 +71,7 @@ from webapp.metering.overview import Overview
 from webapp.metering.prices import PriceTable
 from webapp.metering.request_log import RequestLog
 from webapp.metering.request_search import RequestSearch
+from webapp.metering.rollup_writer import RollupWriter
 from webapp.metering.stats import Stats
 from webapp.metering.traffic import Traffic
 from webapp.metering.usage import UsageReports
@@ -460,6 +468,7 @@ def _make_lifecycle(
         *activity.expired(),
         target_activity.expired(),
         target_latency.expired(),
+        rollups.expired(),
         *batches_retention.expired(settings.files_retention[1], settings.jobs_retention),
     ]
     if settings.ledger_retention:
@@ -480,6 +489,7 @@ def _make_lifecycle(
             metering.prices.tick,
             stores.files.tick,
             Retention(database, expired).tick,
+            RollupWriter(database).tick,
             batches.sweep.tick,
             batches.callbacks.tick,
             lambda: batches.work.tick(draining=lifecycle.draining),
