@@ -78,7 +78,7 @@ def cached_inputs_of(
     """What the providers' caches knew of the input of these keys, or of all, in so many UTC days
     until the last one, which is today by default."""
     last = last or datetime.now(UTC).date()
-    rows = services().usage.inputs(last - timedelta(days=days - 1), last, key_ids)
+    rows = services().overview.inputs(last - timedelta(days=days - 1), last, key_ids)
     return cached_inputs(rows, price_finder())
 
 

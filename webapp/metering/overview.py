@@ -8,15 +8,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
+from datetime import date
 from functools import partial
 
 from sqlalchemy import Connection, select
 
 from webapp.accounts.account_table import accounts
 from webapp.accounts.keys import api_keys
+from webapp.metering.activity import DAY
 from webapp.metering.counters import Sums, sums
 from webapp.metering.latencies import LatencyFigures, read_latencies
-from webapp.metering.ranges import Range, Window
+from webapp.metering.ranges import Range, Window, unix_of
 from webapp.metering.selected import Selected
 from webapp.metering.totals import REFUSALS, WITHOUT_CALLS, UsageTotals
 from webapp.observability.metrics import OTHER
@@ -99,6 +101,26 @@ class Overview:
             return dict(found)
 
         return self._database.read(work)
+
+    def inputs(
+        self, since: date, until: date, key_ids: Collection[int] | None = None
+    ) -> list[tuple[str, str, int, int]]:
+        """Provider, model, its input tokens and those of them that its provider's cache knew, of
+        these UTC days, both included, and of these keys or of all; the largest inputs first."""
+        window = Window(unix_of(since), unix_of(until) + DAY, DAY, DAY)
+        fields = ("input_tokens", "cached_input_tokens")
+
+        def work(connection: Connection) -> Sums:
+            return sums(connection, window, Selected(key_ids), "provider", "model", fields=fields)
+
+        found = sorted(
+            self._database.read(work).items(), key=lambda entry: (-entry[1].input_tokens, entry[0])
+        )
+        return [
+            (provider, model, totals.input_tokens, totals.cached_input_tokens)
+            for (provider, model), totals in found
+            if totals.input_tokens
+        ]
 
 
 def _figures(connection: Connection, range_: Range, selected: Selected, top_by: str) -> Figures:
