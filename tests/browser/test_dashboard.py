@@ -59,6 +59,11 @@ UNLIKE_CARDS = """() => [
 ].map((element) => element.outerHTML.slice(0, 100))"""
 
 
+# Tables of rows, by name, that are to be scrolled.
+SCROLLED = """() => [...document.querySelectorAll('.scroll:has(.cards)')]
+  .filter((box) => box.scrollWidth > box.clientWidth).map((box) => box.ariaLabel)"""
+
+
 @pytest.fixture(scope="module")
 def weir(start_shared_weir: MakeWeir, provider: Provider) -> Weir:
     return start_shared_weir(
@@ -622,6 +627,9 @@ def test_the_playground_stops_follows_and_tells_errors(
     expect(errors.last).to_contain_text("message. Refused: matches the denylist")
     errors.last.get_by_role("link", name="request").click()
     expect(admin.get_by_role("heading", name="Request", exact=True)).to_be_visible()
+    # Who stops an answer has not made Weir fail.
+    admin.goto(f"{weir.url}/dashboard/requests")
+    expect(admin.get_by_text("200 ClientHungUp").first).to_have_class("tag poor")
 
 
 def test_the_playground_works_without_javascript(
@@ -676,6 +684,8 @@ def test_pages_are_accessible_in_light_and_dark_are_small_and_fit_every_screen(
         page.emulate_media(color_scheme="light")
         page.set_viewport_size({"width": 1280, "height": 720})
         problems += accessibility(page, path)
+        if scrolled := page.evaluate(SCROLLED):
+            problems.append(f"{path} has tables that do not fit in 1280 pixels: {scrolled}")
         page.set_viewport_size({"width": LARGE, "height": 800})
         if width_of(page) > LARGE:
             problems.append(f"{path} is wider than a large screen")
