@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
-from sqlalchemy import Connection, create_engine, insert
+from sqlalchemy import Connection, create_engine, delete, insert
 
 from tests.support.administrator import PASSWORD, SETTINGS
 from tests.support.batches import BatchClient, line
@@ -149,7 +149,8 @@ def batches(weir: Weir, provider: Provider, key: str) -> str:
 def past(connection: Connection, ids: list[int]) -> None:
     """Insert two days of half hours, and two months of days."""
     this = int(time.time()) // HALF_HOUR * HALF_HOUR
-    # The stand-in answers at once: its requests are to be few among those of the running steps.
+    # The stand-in answers at once: its requests are not to be seen in the running steps.
+    connection.execute(delete(target_latency))
     for span in (HALF_HOUR, DAY):
         insert_latencies(connection, span, this // span * span, 4_000)
     for step in range(1, 96):
@@ -237,7 +238,7 @@ def insert_latencies(connection: Connection, span: int, start: int, requests: fl
             timings.total += count * of_one(900 * took)
             timings.first_token += count * of_one(240 * took)
         total.add(timings)
-        rows[tuple(target.split("/"))] = timings
+        rows[tuple(target.split("/", 1))] = timings
     rows[ALL_TARGETS, ALL_TARGETS] = total
     for (provider, model), timings in rows.items():
         where = {"span": span, "start": start, "provider": provider, "model": model}
