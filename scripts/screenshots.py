@@ -21,6 +21,7 @@ from tests.support.servers import Provider, Weir
 from tests.support.visitor import Visitor
 from webapp.metering.activity import DAY, HALF_HOUR, activity, activity_latency
 from webapp.metering.histogram import of_one, to_bytes
+from webapp.metering.rollups import rollups
 from webapp.metering.target_activity import target_activity
 from webapp.metering.target_latency import ALL_TARGETS, Timings, target_latency
 from webapp.metering.traffic import latency, traffic
@@ -151,6 +152,8 @@ def past(connection: Connection, ids: list[int]) -> None:
     this = int(time.time()) // HALF_HOUR * HALF_HOUR
     # The stand-in answers at once: its requests are not to be seen in the running steps.
     connection.execute(delete(target_latency))
+    # Of steps that were empty when they were rolled up.
+    connection.execute(delete(rollups))
     for span in (HALF_HOUR, DAY):
         insert_latencies(connection, span, this // span * span, 4_000)
     for step in range(1, 96):

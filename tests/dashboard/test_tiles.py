@@ -68,6 +68,11 @@ def test_a_change_is_told_in_the_unit_of_its_figure(
     assert (tile.change, tile.tone) == (change, tone)
 
 
+@pytest.mark.parametrize(("errors", "note"), [(0, "0 errors"), (1, "1 error"), (20, "20 errors")])
+def test_errors_are_counted_in_words(errors: int, note: str) -> None:
+    assert traffic(BUSY | {"errors": errors}, BUSY)["Error rate"].note == note
+
+
 def test_the_cost_has_no_tone_and_more_cached_input_is_better() -> None:
     before = {"requests": 1, "cost_nano": 10, "input_tokens": 100, "cached_input_tokens": 50}
     now = before | {"cost_nano": 30, "cached_input_tokens": 60}
