@@ -45,7 +45,8 @@ def traffic_tiles(figures: Figures, links: Links) -> list[Tile]:
         ),
         Tile(
             "Error rate", percent(now.error_rate), *_rate(now.error_rate, before.error_rate, WORSE),
-            note=f"{compact(now.errors)} error{'' if now.errors == 1 else 's'}", href=links(outcome="error"),
+            note=f"{compact(now.errors)} error{'' if now.errors == 1 else 's'}",
+            href=links(outcome="error"),
         ),
         Tile(
             "Refused", compact(now.refused), _amount(now.refused, before.refused, known),
