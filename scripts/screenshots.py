@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
-from sqlalchemy import Connection, create_engine, insert
+from sqlalchemy import Connection, create_engine, delete, insert
 
 from tests.support.administrator import PASSWORD, SETTINGS
 from tests.support.batches import BatchClient, line
@@ -21,6 +21,7 @@ from tests.support.servers import Provider, Weir
 from tests.support.visitor import Visitor
 from webapp.metering.activity import DAY, HALF_HOUR, activity, activity_latency
 from webapp.metering.histogram import of_one, to_bytes
+from webapp.metering.rollups import rollups
 from webapp.metering.target_activity import target_activity
 from webapp.metering.target_latency import ALL_TARGETS, Timings, target_latency
 from webapp.metering.traffic import latency, traffic
@@ -149,7 +150,10 @@ def batches(weir: Weir, provider: Provider, key: str) -> str:
 def past(connection: Connection, ids: list[int]) -> None:
     """Insert two days of half hours, and two months of days."""
     this = int(time.time()) // HALF_HOUR * HALF_HOUR
-    # The stand-in answers at once: its requests are to be few among those of the running steps.
+    # The stand-in answers at once: its requests are not to be seen in the running steps.
+    connection.execute(delete(target_latency))
+    # Of steps that were empty when they were rolled up.
+    connection.execute(delete(rollups))
     for span in (HALF_HOUR, DAY):
         insert_latencies(connection, span, this // span * span, 4_000)
     for step in range(1, 96):
@@ -237,7 +241,7 @@ def insert_latencies(connection: Connection, span: int, start: int, requests: fl
             timings.total += count * of_one(900 * took)
             timings.first_token += count * of_one(240 * took)
         total.add(timings)
-        rows[tuple(target.split("/"))] = timings
+        rows[tuple(target.split("/", 1))] = timings
     rows[ALL_TARGETS, ALL_TARGETS] = total
     for (provider, model), timings in rows.items():
         where = {"span": span, "start": start, "provider": provider, "model": model}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import time
 from typing import Any
@@ -9,11 +10,14 @@ from typing import Any
 import pytest
 
 from tests.conftest import MakeWeir
+from tests.support import administrator
 from tests.support.servers import Provider, Valkey, Weir
+from tests.support.visitor import Visitor, text_of
 
 KEY = "test_key_0123456789"
 OPENAI = "/v1/chat/completions"
 SETTINGS = {
+    **administrator.SETTINGS,
     "API_KEYS": f"test:enterprise:{KEY}",
     "TIERS": "enterprise=99999/minute",
     "DEFAULT_MODEL": "stand-in-1",
@@ -96,6 +100,25 @@ def test_stale_answers_count_as_hits(weir: Weir, provider: Provider) -> None:
     provider.fault(status=500)
     weir.post("/chat", key=KEY, json=body)
     assert weir.get("/stats").json()["cache_hits"] == before + 1
+
+
+def test_the_number_of_answers_from_the_cache_leads_to_the_stale_ones_too(
+    weir: Weir, provider: Provider
+) -> None:
+    body = {"message": "listed"}
+    expired(weir, "/chat", body)
+    provider.fault(status=500)
+    stale = weir.post("/chat", key=KEY, json=body).headers["X-Request-ID"]
+    visitor = Visitor(weir)
+    visitor.sign_in()
+    page = visitor.get("/dashboard/?range=1h").text
+    [link] = re.findall(r'<a href="([^"]+)">Cache hit rate<', page)
+    [count] = re.findall(r"(\d+) from cache", page)
+    listed = visitor.get(html.unescape(link)).text
+    assert f" {count} request" in text_of(listed)
+    assert f'href="/dashboard/requests/{stale}"' in listed
+    uncached = link.replace("cache=cached", "cache=uncached")
+    assert stale not in visitor.get(html.unescape(uncached)).text
 
 
 def test_an_answer_that_is_too_old_does_not_stand_in(

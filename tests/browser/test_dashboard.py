@@ -44,6 +44,11 @@ BARS_DRAWN = r"""() => [...document.querySelectorAll('#requests-plot path')].fla
   [...path.getAttribute('d').matchAll(/M(\d+) (\d+)V(\d+)/g)].map(([, step, foot, head]) =>
     [path.dataset.series, +step, foot - head, path.classList.contains('running')]))"""
 
+# The upper and lower end of one, by its series and step.
+ENDS_OF_BAR = r"""([series, step]) =>
+  [...document.querySelectorAll(`#requests-plot path[data-series="${series}"]`)].flatMap((path) =>
+    [...path.getAttribute('d').matchAll(/M(\d+) (\d+)V(\d+)/g)])
+    .filter(([, place]) => +place === step).map(([, , foot, head]) => [+head, +foot])[0]"""
 
 # Tables that a phone does not show as cards, cells without a label, and what is to be scrolled.
 UNLIKE_CARDS = """() => [
@@ -52,6 +57,11 @@ UNLIKE_CARDS = """() => [
   ...[...document.querySelectorAll('.scroll:has(.cards)')]
     .filter((box) => box.scrollWidth > box.clientWidth),
 ].map((element) => element.outerHTML.slice(0, 100))"""
+
+
+# Tables of rows, by name, that are to be scrolled.
+SCROLLED = """() => [...document.querySelectorAll('.scroll:has(.cards)')]
+  .filter((box) => box.scrollWidth > box.clientWidth).map((box) => box.ariaLabel)"""
 
 
 @pytest.fixture(scope="module")
@@ -110,13 +120,14 @@ def filled(
     bodies = [{"message": f"filled, message {number % 4}"} for number in range(8)]
     ids = [weir.post("/chat", key=secret, json=body) for body in bodies]
     provider.fault(status=500)
-    weir.post("/chat", key=secret, json={"message": "filled fails"})
+    failed = weir.post("/chat", key=secret, json={"message": "filled fails"})
     provider.fault()
     # Pages show what has been written, a moment later.
     wait_until(lambda: 9 in weir.get("/stats").json()["requests_by_key"].values())
     return {
         "key": key,
         "request": ids[0].headers["X-Request-ID"],
+        "failed": failed.headers["X-Request-ID"],
         "secret": secret,
         **_batches(stored, int(key)),
     }
@@ -178,6 +189,29 @@ def test_the_secret_is_copied(open_page: OpenPage, state: Any, weir: Weir) -> No
     assert copied == page.locator("#secret").inner_text()
 
 
+def test_a_first_visit_shows_charts_once_there_is_a_request(
+    open_page: OpenPage, weir: Weir, visitor: Visitor
+) -> None:
+    newcomer = {"username": "newcomer", "password": "newcomer's password"}
+    visitor.post("/dashboard/accounts", role="member", tier="premium", **newcomer)
+    page = open_page()
+    page.goto(f"{weir.url}/dashboard/")
+    page.get_by_label("Username").fill(newcomer["username"])
+    page.get_by_label("Password").fill(newcomer["password"])
+    page.get_by_role("button", name="Sign in").click()
+    start = page.get_by_role("heading", name="Get started")
+    expect(start).to_be_visible()
+    empty = page.locator(".chart, .switches, #breakdown, .chart-data, #top, #prompt-caches")
+    for part in empty.all():
+        expect(part).to_be_hidden()
+    secret = visitor.create_key("newcomer's", owner="newcomer")
+    assert weir.post("/chat", key=secret, json={"message": "the first"}).status_code == 200
+    expect(start).to_be_hidden(timeout=15_000)
+    for part in empty.all():
+        expect(part).to_be_visible()
+    expect(page.locator("#requests-plot path").first).to_be_attached()
+
+
 def test_the_overview_keeps_up_by_itself(admin: Page, weir: Weir, visitor: Visitor) -> None:
     secret = visitor.create_key("live")
     admin.goto(f"{weir.url}/dashboard/?range=1h")
@@ -199,7 +233,7 @@ def test_charts_draw_what_the_table_says_and_lead_to_it_by_keyboard(
     admin: Page, weir: Weir, filled: dict[str, str]
 ) -> None:
     admin.goto(f"{weir.url}/dashboard/keys/{filled['key']}")
-    # From cache, from providers, errors; none was refused. Ten requests are 200 units high.
+    # Cached, uncached, errors; none was refused. Ten requests are 200 units high.
     today = [["0", 29, 80, True], ["1", 29, 80, True], ["2", 29, 20, True]]
     assert admin.evaluate(BARS_DRAWN) == today
     admin.locator("summary").first.click()
@@ -213,7 +247,7 @@ def test_charts_draw_what_the_table_says_and_lead_to_it_by_keyboard(
     expect(plot).to_be_focused()
     tooltip = admin.locator(".tooltip").first
     expect(tooltip).to_contain_text("Errors1")
-    expect(plot).to_have_attribute("aria-valuetext", re.compile("From cache 4, From provider 4"))
+    expect(plot).to_have_attribute("aria-valuetext", re.compile("Cached 4, Uncached 4"))
     admin.keyboard.press("ArrowLeft")
     expect(tooltip).to_contain_text("Errors0")
     admin.keyboard.press("Escape")
@@ -310,13 +344,31 @@ def test_keys_are_sorted_by_keyboard(admin: Page, weir: Weir, filled: dict[str, 
 def test_the_failed_request_of_a_minute_is_three_clicks_away(
     admin: Page, weir: Weir, filled: dict[str, str]
 ) -> None:
-    admin.goto(f"{weir.url}/dashboard/requests")
-    admin.get_by_role("navigation", name="Outcome").get_by_text("Error", exact=True).click()
+    """From the overview: the hour, the bar of the minute's errors, the request."""
+    admin.goto(f"{weir.url}/dashboard/requests/{filled['failed']}")
+    failed = datetime.fromisoformat(str(admin.locator("time").first.get_attribute("datetime")))
+    admin.goto(f"{weir.url}/dashboard/")
     admin.get_by_role("link", name="1 hour").click()
-    expect(admin.locator("#found tbody tr")).not_to_have_count(0)
-    [row, *_] = admin.get_by_role("row", name="502 ProviderFailed").all()
-    assert row.locator("time").get_attribute("datetime")
-    row.get_by_role("link").first.click()
+    admin.wait_for_url("**range=1h**")
+    plot = admin.locator("#requests-plot > svg")
+    plot.scroll_into_view_if_needed()
+    starts = [at.get_attribute("datetime") for at in admin.locator("#chart-data time").all()]
+    step = starts.index(f"{failed:%Y-%m-%dT%H:%M}:00+00:00")
+    [head, foot] = admin.evaluate(ENDS_OF_BAR, ["2", step])
+    area = plot.bounding_box()
+    assert area
+    admin.mouse.click(
+        area["x"] + area["width"] * (step + 0.5) / len(starts), area["y"] + (head + foot) / 2
+    )
+    admin.wait_for_url("**outcome=error**")
+    rows = admin.locator("#found tbody tr")
+    expect(rows.first).to_be_visible()
+    for row in rows.all():
+        expect(row).to_contain_text("502")
+        assert str(row.locator("time").get_attribute("datetime")).startswith(
+            f"{failed:%Y-%m-%dT%H:%M}"
+        )
+    rows.locator(f"a[href$='{filled['failed']}']").click()
     calls = admin.get_by_role("region", name="Provider calls")
     expect(calls.locator("tbody tr").first).to_contain_text("The provider answered 500")
     expect(calls.locator("svg.bad rect").first).to_be_visible()
@@ -396,6 +448,18 @@ def test_a_phone_reaches_every_page_and_shows_rows_as_cards(
     assert accessibility(page, "the overview on a phone") == []
     page.goto(f"{weir.url}/dashboard/requests")
     expect(page.get_by_role("button", name="Apply")).to_be_hidden()
+    page.goto(f"{weir.url}/dashboard/requests?outcome=error&range=1h")
+    expect(page.get_by_role("button", name="Apply")).to_be_hidden()
+    page.goto(f"{weir.url}/dashboard/?outcome=error")
+    expect(page.get_by_role("button", name="Apply")).to_be_hidden()
+    page.goto(f"{weir.url}/dashboard/audit?range=24h")
+    expect(page.get_by_role("button", name="Apply")).to_be_hidden()
+    page.get_by_text("Filters", exact=True).press("Enter")
+    page.get_by_label("Actor").fill("admin")
+    page.get_by_role("button", name="Apply").click()
+    page.wait_for_url("**actor=admin**")
+    expect(page.get_by_label("Actor")).to_be_visible()
+    page.goto(f"{weir.url}/dashboard/requests")
     page.get_by_text("Filters", exact=True).press("Enter")
     page.get_by_label("Status").fill("502")
     page.get_by_role("button", name="Apply").click()
@@ -563,6 +627,9 @@ def test_the_playground_stops_follows_and_tells_errors(
     expect(errors.last).to_contain_text("message. Refused: matches the denylist")
     errors.last.get_by_role("link", name="request").click()
     expect(admin.get_by_role("heading", name="Request", exact=True)).to_be_visible()
+    # Who stops an answer has not made Weir fail.
+    admin.goto(f"{weir.url}/dashboard/requests")
+    expect(admin.get_by_text("200 ClientHungUp").first).to_have_class("tag poor")
 
 
 def test_the_playground_works_without_javascript(
@@ -617,6 +684,8 @@ def test_pages_are_accessible_in_light_and_dark_are_small_and_fit_every_screen(
         page.emulate_media(color_scheme="light")
         page.set_viewport_size({"width": 1280, "height": 720})
         problems += accessibility(page, path)
+        if scrolled := page.evaluate(SCROLLED):
+            problems.append(f"{path} has tables that do not fit in 1280 pixels: {scrolled}")
         page.set_viewport_size({"width": LARGE, "height": 800})
         if width_of(page) > LARGE:
             problems.append(f"{path} is wider than a large screen")

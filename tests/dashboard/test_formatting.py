@@ -1,10 +1,10 @@
-"""How the pages show money and durations."""
+"""How the pages show counts, money and durations."""
 
 from __future__ import annotations
 
 import pytest
 
-from webapp.dashboard.formatting import duration, nano, usd
+from webapp.dashboard.formatting import compact, duration, nano, usd
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,19 @@ def test_an_amount_too_small_to_show_has_the_exact_one_for_everybody() -> None:
 )
 def test_a_duration_has_three_digits_above_a_second(milliseconds: float, shown: str) -> None:
     assert duration(milliseconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [
+        (None, "–"),
+        (9_876, "9,876"),
+        (12_345, "12.3 k"),
+        (999_960, "1 M"),
+        (4_560_000, "4.56 M"),
+        (2_171_000_000, "2.17 B"),
+        (1_030_000_000_000, "1.03 T"),
+    ],
+)
+def test_a_large_count_has_three_digits_and_a_unit(count: int | None, shown: str) -> None:
+    assert compact(count) == shown

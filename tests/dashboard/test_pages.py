@@ -25,6 +25,9 @@ from webapp.dashboard.formatting import nano
 from webapp.version import VERSION
 
 MIA = {"username": "mia", "password": "mia's password"}
+COUNTED = "outcome=success,error,invalid"
+# The links of numbers in a table.
+NUMBERS = re.compile(r'<a href="([^"]+)">(\d+)</a></td>')
 
 
 def settings(provider: Provider) -> dict[str, object]:
@@ -196,7 +199,7 @@ def test_from_the_first_visit_to_figures_that_equal_those_of_the_api_in_every_ra
         assert len(models) == len(table(page, "By model")), "each model once"
         assert models["forecast"][1] == "1"
         for row in usage["rows"]:
-            _, _, _, input_tokens, _, output_tokens, cost, share, *_ = models[row["model"]]
+            _, _, _, _, input_tokens, _, output_tokens, cost, share, *_ = models[row["model"]]
             assert (input_tokens, output_tokens) == (
                 str(row["input_tokens"]),
                 str(row["output_tokens"]),
@@ -204,7 +207,7 @@ def test_from_the_first_visit_to_figures_that_equal_those_of_the_api_in_every_ra
             assert dollars(cost) == pytest.approx(row["cost_usd"], rel=0.05)
             assert share == f"{row['cost_usd'] / total['cost_usd'] * 100:.1f} %"
     by_provider = table(admin.get("/dashboard/?range=7d&by=provider").text, "By provider")
-    assert dollars({row[0]: row[6] for row in by_provider}["openai"]) == pytest.approx(
+    assert dollars({row[0]: row[7] for row in by_provider}["openai"]) == pytest.approx(
         total["cost_usd"], rel=0.05
     )
     yesterday = admin.get("/dashboard/?range=yesterday").text
@@ -257,7 +260,7 @@ def test_tiles_models_keys_and_steps_lead_to_the_requests_behind_them(
 
     page = admin.get(f"/dashboard/?range=1h&key={key}").text
     assert "Degraded. Providers: openai: ProviderFailed" in text_of(page)
-    assert listed(link_of_tile(page, "Requests")) == {good, hit, other, failed, refused}
+    assert listed(link_of_tile(page, "Requests")) == {good, hit, other, failed}
     assert listed(link_of_tile(page, "Cache hit rate")) == {hit}
     assert listed(link_of_tile(page, "Error rate")) == {failed}
     assert listed(link_of_tile(page, "Refused")) == {refused}
@@ -287,6 +290,115 @@ def test_tiles_models_keys_and_steps_lead_to_the_requests_behind_them(
         assert re.search(
             r"(From: .* past|To: .* beginning)\. Showing 24 hours", text_of(wrong.text)
         )
+
+
+def test_a_number_is_that_of_the_requests_it_leads_to(
+    weir: Weir, admin: Visitor, provider: Provider
+) -> None:
+    """A miss, hits, those that bypass the cache or need none, an error, refusals."""
+    secret = admin.create_key("numbered", **{"limits.requests_per_day": "9"})
+    key = max(admin.ids_of_keys())
+
+    def send(message: str, control: str = "", **more: object) -> str:
+        headers = {"Cache-Control": control} if control else {}
+        body = {"message": message, **more}
+        return weir.post("/chat", key=secret, json=body, headers=headers).headers.get("X-Cache", "")
+
+    states = [send("numbered"), send("numbered"), send("numbered", "no-cache")]
+    provider.fault(status=500)
+    states += [send("fails", model="broken")]
+    provider.fault(status=400)
+    states += [send("the provider refuses")]
+    provider.fault()
+    assert states == ["MISS", "HIT", "BYPASS", "", ""]
+    send("")
+    weir.post("/predict", key=secret, json={"features": [1]})
+    repeated = {"Idempotency-Key": "numbered"}
+    for _ in range(4):
+        weir.post("/chat", key=secret, json={"message": "numbered"}, headers=repeated)
+    wait_until(lambda: "11 requests" in text_of(admin.get(f"/dashboard/requests?key={key}").text))
+
+    def listed(href: str) -> int:
+        page = text_of(admin.get(html.unescape(href)).text)
+        found = re.search(r" (\d+) requests? ", page)
+        return int(found[1]) if found else 0
+
+    for outcome, expected in (
+        ("", {"Requests": 9, "Cached": 2, "Uncached": 6, "Errors": 1, "Refused": 2}),
+        ("&outcome=success", {"Requests": 8, "Cached": 2, "Uncached": 6}),
+        ("&outcome=error", {"Requests": 1, "Errors": 1}),
+        ("&outcome=refused", {"Refused": 2}),
+    ):
+        page = admin.get(f"/dashboard/?range=1h&key={key}{outcome}").text
+        steps = table(page, "Data of the charts")
+        series = ("Cached", "Uncached", "Errors", "Refused")
+        numbers = {
+            name: sum(int(step[place]) for step in steps) for place, name in enumerate(series, 1)
+        } | {"Requests": int(tile(page, "Requests"))}
+        assert {name: number for name, number in numbers.items() if number} == expected
+        legend = page.split('id="requests-legend"')[1].split("</ul>")[0]
+        links = {name: link for link, name in re.findall(r'<a href="([^"]+)">(\w+)<', legend)}
+        links["Requests"] = link_of_tile(page, "Requests") if numbers["Requests"] else ""
+        for name, number in expected.items():
+            assert listed(links[name]) == number, (outcome, name)
+        for title, name in (("Error rate", "Errors"), ("Refused", "Refused")):
+            if name in expected:
+                assert listed(link_of_tile(page, title)) == expected[name], (outcome, title)
+        [top] = re.findall(r"<tr>(?:(?!<tr>).)*>numbered</a>.*?</tr>", page, re.DOTALL)
+        for number, link in ((cell, link) for link, cell in NUMBERS.findall(top)):
+            assert listed(link) == int(number), (outcome, link)
+        by_provider = admin.get(f"/dashboard/?range=1h&key={key}&by=provider{outcome}").text
+        rows = by_provider.split('id="breakdown"')[1].split("</section>")[0]
+        for link, cell in NUMBERS.findall(rows):
+            assert listed(link) == int(cell), (outcome, link)
+    page = admin.get(f"/dashboard/?range=1h&key={key}").text
+    assert "2 from cache" in note(page, "Cache hit rate")
+    assert listed(link_of_tile(page, "Cache hit rate")) == 2
+    # The requests that a limit refused have no provider.
+    refused = {row[0]: row[3] for row in table(page, "By model")}
+    assert refused["No model"] == "2"
+    [row] = re.findall(r'<tr><th scope="row">No model</th>.*?</tr>', page, re.DOTALL)
+    assert [listed(link) for link, cell in NUMBERS.findall(row)] == [2]
+    of_none = admin.get(f"/dashboard/?range=1h&key={key}&provider=(none)").text
+    assert (tile(of_none, "Requests"), tile(of_none, "Refused")) == ("3", "2")
+    listed_key = admin.get("/dashboard/keys?q=numbered").text
+    [row] = re.findall(r"<tr>(?:(?!<tr>).)*>numbered</a>.*?</tr>", listed_key, re.DOTALL)
+    assert [(listed(link), cell) for link, cell in NUMBERS.findall(row)] == [(9, "9"), (2, "2")]
+
+
+def test_keys_and_accounts_lead_to_their_pages(weir: Weir, admin: Visitor) -> None:
+    account = {"username": "lena", "password": "lena's password"}
+    admin.post("/dashboard/accounts", role="member", tier="free", **account)
+    member = Visitor(weir)
+    member.sign_in(**account)
+    secret = admin.create_key("of lena", owner="lena")
+    key = max(admin.ids_of_keys())
+    ask(weir, secret, "by lena's key")
+    token = weir.post("/token", json=account).json()["access_token"]
+    for number in range(3):
+        body = {"message": f"by her token {number}"}
+        weir.post("/chat", headers={"Authorization": f"Bearer {token}"}, json=body)
+    found_accounts = admin.get("/dashboard/accounts?q=lena").text
+    [page_of_account] = re.findall(r'href="(/dashboard/accounts/\d+)">lena<', found_accounts)
+
+    def found(visitor: Visitor, path: str) -> set[str]:
+        page = visitor.get(path).text
+        return set(re.findall(r'<a href="([^"]+)">(account lena|of lena)</a>', page))
+
+    wait_until(lambda: len(found(member, "/dashboard/requests")) == 2)
+    own = {(f"/dashboard/keys/{key}", "of lena"), ("/dashboard/me", "account lena")}
+    for path in ("/dashboard/?range=1h", "/dashboard/requests"):
+        assert found(member, path) == own
+        assert all(member.get(link).status_code == 200 for link, _ in own)
+    assert (page_of_account, "account lena") in found(admin, "/dashboard/requests")
+    mine = f"/dashboard/?range=1h&key={account_key(member)}"
+    assert found(admin, mine) == {(page_of_account, "account lena")}
+
+
+def account_key(visitor: Visitor) -> int:
+    """The id of the key of the account's tokens."""
+    page = visitor.get("/dashboard/requests").text
+    return int(re.findall(r'<option value="(\d+)">account ', page)[0])
 
 
 def test_the_life_of_a_key(weir: Weir, admin: Visitor) -> None:
@@ -372,7 +484,7 @@ def test_keys_are_searched_filtered_and_sorted(weir: Weir, admin: Visitor) -> No
     assert f'value="{cost / 0.001:.4f}" aria-label="USD per day: ' in row
     assert re.search(r"USD per day .* of \$0\.001 Resets in \d+ (hour|minute)", text_of(row))
     key_id = key_of(admin, third)
-    assert f'href="/dashboard/requests?key={key_id}&amp;range=30d">3</a>' in row
+    assert f'href="/dashboard/requests?key={key_id}&amp;range=30d&amp;{COUNTED}">3</a>' in row
     assert "No matching keys" in admin.get("/dashboard/keys?q=nothing+like+it").text
 
 
@@ -877,7 +989,7 @@ def test_providers_show_breakers_and_models_without_a_price(
     page = text_of(admin.get("/dashboard/providers?model=UNPR").text)
     assert re.search(r"unpriced other – – – Unpriced \d+ 0.0 %", page)
     overview = admin.get("/dashboard/?range=1h&provider=other&model=unpriced").text
-    assert [row[6] for row in table(overview, "By model")] == ["Unpriced"], "it is not free"
+    assert [row[7] for row in table(overview, "By model")] == ["Unpriced"], "it is not free"
     assert "without unpriced models" in note(overview, "Cost")
     overview = admin.get("/dashboard/?range=1h&provider=openai").text
     assert "unpriced" not in note(overview, "Cost")

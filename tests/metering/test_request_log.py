@@ -106,7 +106,7 @@ def test_every_request_has_one_outcome(database: Database) -> None:
     log.flush()
     found: dict[str, Outcome] = {}
     for outcome in Outcome:
-        for row in RequestSearch(database).all(Wanted(outcome=outcome), 1000):
+        for row in RequestSearch(database).all(Wanted(outcomes=[outcome]), 1000):
             assert row.request_id not in found
             found[row.request_id] = outcome_of(row.status, row.error)
             assert found[row.request_id] is outcome

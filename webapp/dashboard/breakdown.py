@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from webapp.dashboard.charts import COUNT, MONEY, Chart, Links, Series, Unit
+from webapp.dashboard.filters import NO_PROVIDER
 from webapp.metering.histogram import Latencies
 from webapp.metering.latencies import LatencyFigures
 from webapp.metering.overview import Figures, TargetFigures
@@ -44,9 +45,10 @@ class Row:
 
     @property
     def filters(self) -> dict[str, str] | None:
-        """None: no filter selects what had no target. Of OTHER, its provider's."""
+        """None: no filter selects what had no model. Of OTHER, its provider's."""
         model = None if self.model == OTHER else self.model
-        names = {"provider": self.provider, "model": model}
+        provider = self.provider or (NO_PROVIDER if self.model is None else None)
+        names = {"provider": provider, "model": model}
         return {title: name for title, name in names.items() if name} or None
 
 

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from webapp import money
+from webapp.dashboard.filters import NO_ERROR
 from webapp.dashboard.formatting import compact, duration, nano, number
 from webapp.metering.latencies import LatencyFigures
+from webapp.metering.request_search import CACHED, UNCACHED
 from webapp.metering.totals import UsageTotals
 
 HEIGHT = 200
@@ -201,12 +203,13 @@ class Chart:
 
 
 def requests_chart(steps: Steps, is_running: bool, links: Links, title: str = "Requests") -> Chart:
-    """Requests by outcome."""
+    """Requests by outcome. What the cache did not answer also has what needed no answer of a
+    provider, such as requests that were not valid: these are not counted apart."""
     totals = [total for _, total in steps]
-    answered = [max(0, one.requests - one.hits - one.errors) for one in totals]
+    uncached = [max(0, one.requests - one.hits - one.errors) for one in totals]
     series = [
-        Series("From cache", "cache", [one.hits for one in totals], links(cache="HIT")),
-        Series("From provider", "provider", answered, links(outcome="success")),
+        Series("Cached", "cache", [one.hits for one in totals], links(cache=CACHED)),
+        Series("Uncached", "provider", uncached, links(cache=UNCACHED, outcome=NO_ERROR)),
         Series("Errors", "errors", [one.errors for one in totals], links(outcome="error")),
         Series("Refused", "refused", [one.refused for one in totals], links(outcome="refused")),
     ]

@@ -16,11 +16,12 @@ from webapp.llm.messages import CacheState
 from webapp.metering.ranges import RANGES
 from webapp.metering.request_log import REPLAYED
 from webapp.metering.request_outcome import Outcome
+from webapp.metering.request_search import CACHED, UNCACHED
 from webapp.services import services
 
 # A select offers so many keys: all of them, or those with the latest requests.
 MAX_KEYS = 300
-CACHES = (*map(str, CacheState), REPLAYED)
+CACHES = (CACHED, UNCACHED, *map(str, CacheState), REPLAYED)
 OUTCOMES = {
     str(Outcome.SUCCESS): "Success",
     str(Outcome.ERROR): "Error",
@@ -28,6 +29,12 @@ OUTCOMES = {
     str(Outcome.INVALID): "Client error",
 }
 PERIOD = {"range", "since", "until"}
+# Several outcomes, separated by commas: what the counters count as requests, and those of them
+# that are no errors.
+COUNTED = ",".join((Outcome.SUCCESS, Outcome.ERROR, Outcome.INVALID))
+NO_ERROR = ",".join((Outcome.SUCCESS, Outcome.INVALID))
+# The provider of requests that had none, in the URL. No provider's name has parentheses.
+NO_PROVIDER = "(none)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +42,8 @@ class Filters:
     """What the figures and the requests are restricted to; None does not restrict.
 
     `since` and `until` are Unix seconds; where one is set, `range` is None. `visible_ids` are the
-    keys whose traffic the user can see; None means all.
+    keys whose traffic the user can see; None means all. `outcome` may be several, separated by
+    commas.
     """
 
     range: str | None = None
@@ -79,9 +87,23 @@ class Filters:
         return bool(self.texts.keys() & PERIOD)
 
     @property
+    def outcomes(self) -> list[str]:
+        return self.outcome.split(",") if self.outcome else []
+
+    @property
+    def provider_name(self) -> str | None:
+        """As stored: "" for none."""
+        return "" if self.provider == NO_PROVIDER else self.provider
+
+    @property
     def restricts(self) -> bool:
         """Whether anything but a time is selected."""
         return bool(self.texts.keys() - PERIOD)
+
+    @property
+    def needs_form(self) -> bool:
+        """Whether something is selected that has no links of its own, as outcomes have."""
+        return bool(self.texts.keys() - {"range", "outcome"})
 
     def query(self, **changes: str | float | None) -> dict[str, str]:
         """The query of a link: what is set, with these changes by name; None removes.
@@ -102,7 +124,7 @@ class Filters:
 
     def url(self, page: str, /, **changes: str | float | None) -> str:
         """The URL of a page with query(**changes): url_for() would take `endpoint` for its own."""
-        return f"{url_for(page)}?{urlencode(self.query(**changes))}".removesuffix("?")
+        return f"{url_for(page)}?{urlencode(self.query(**changes), safe=',')}".removesuffix("?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +155,7 @@ def read_filters(default_range: str | None = None) -> Filters:
         endpoint=sent.get("endpoint"),
         provider=sent.get("provider"),
         model=sent.get("model"),
-        outcome=_one_of(OUTCOMES, sent.get("outcome")),
+        outcome=_outcome(sent.get("outcome")),
         status=number_of(sent.get("status"), LARGEST_ID),
         cache=_one_of(CACHES, sent.get("cache")),
         visible_ids=visible_ids(),
@@ -161,6 +183,10 @@ def choices(filters: Filters) -> Choices:
 
 def _with(offered: list[str], selected: str | None) -> list[str]:
     return offered if selected is None or selected in offered else sorted([*offered, selected])
+
+
+def _outcome(sent: str | None) -> str | None:
+    return sent if sent and OUTCOMES.keys() >= set(sent.split(",")) else None
 
 
 def _one_of(names: Collection[str], sent: str | None) -> str | None:

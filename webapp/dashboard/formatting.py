@@ -33,10 +33,10 @@ def number(value: int | None) -> str:
 
 
 def compact(value: int | None) -> str:
-    """Four digits at most: `9,876`, `12.3 k`, `4.56 M`."""
+    """Four digits at most: `9,876`, `12.3 k`, `4.56 M`, `7.89 B`."""
     if value is None or abs(value) < 10_000:
         return number(value)
-    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size * 0.99995:
             return f"{value / size:.3g} {unit}"
     return number(value)

@@ -15,7 +15,7 @@ from webapp.accounts.key_listing import STATES
 from webapp.allowance import MONEY
 from webapp.dashboard import key_list
 from webapp.dashboard.charts import money_chart, requests_chart, step_links
-from webapp.dashboard.filters import Filters
+from webapp.dashboard.filters import COUNTED, Filters
 from webapp.dashboard.formatting import key_state, sentence
 from webapp.dashboard.key_form import (
     GROUPS,
@@ -68,6 +68,7 @@ def all_keys() -> Any:
         orders=key_list.ORDERS,
         limits=key_list.tightest(ids),
         totals=totals,
+        counted=COUNTED,
         sparklines=_sparklines(ids),
         last_used=services().request_search.last_used(ids),
     )

@@ -20,12 +20,19 @@ from webapp.dashboard.charts import (
     step_links,
     tokens_chart,
 )
-from webapp.dashboard.filters import Filters, choices, read_filters
+from webapp.dashboard.filters import (
+    COUNTED,
+    NO_ERROR,
+    NO_PROVIDER,
+    Filters,
+    choices,
+    read_filters,
+)
 from webapp.dashboard.pages import Blueprint, page
 from webapp.dashboard.providers import states
 from webapp.dashboard.session import is_admin, members
 from webapp.dashboard.tiles import latency_tiles, money_tiles, not_split, traffic_tiles
-from webapp.dashboard.visibility import cached_inputs_of, own_keys, price_finder
+from webapp.dashboard.visibility import cached_inputs_of, own_keys, price_finder, urls_of_keys
 from webapp.errors import ValidationError
 from webapp.metering.activity import DAY
 from webapp.metering.overview import Figures
@@ -43,13 +50,18 @@ DEFAULT = "24h"
 CUSTOM_LENGTH = DAY  # seconds, of a custom range without a start
 BREAKDOWNS = ("model", "provider")
 COUNTED_OF: dict[str, str] = {Outcome.ERROR: "errors", Outcome.REFUSED: "refused"}
+# The outcomes of the requests that are counted under those which this page can select.
+LISTED_OUTCOMES: dict[str | None, str] = {
+    None: COUNTED, Outcome.SUCCESS: NO_ERROR, Outcome.ERROR: Outcome.ERROR,
+    Outcome.REFUSED: Outcome.REFUSED,
+}  # fmt: skip
 
 
 @blueprint.get("/")
 def overview() -> Any:
     """Figures of a period, compared with the previous one"""
     filters = read_filters(DEFAULT)
-    if filters.outcome == Outcome.INVALID:  # is not counted
+    if filters.outcome not in LISTED_OUTCOMES:
         filters = replace(filters, outcome=None)
     asked, problem = filters, None
     try:
@@ -64,12 +76,13 @@ def overview() -> Any:
     counted = COUNTED_OF.get(filters.outcome or "", "requests")
     if filters.outcome is not None:
         metric = "refused" if filters.outcome == Outcome.REFUSED else "requests"
-    selected = Selected(filters.key_ids, filters.endpoint, filters.provider, filters.model)
+    selected = Selected(filters.key_ids, filters.endpoint, filters.provider_name, filters.model)
     services().traffic.flush()
     figures = services().overview.figures(range_, selected, top_by=counted)
     figures = _of_outcome(figures, filters.outcome)
     latencies = services().overview.latencies(range_, selected)
-    links = partial(filters.url, "requests.latest")
+    listed = replace(filters, outcome=LISTED_OUTCOMES[filters.outcome])
+    links = partial(listed.url, "requests.latest")
     rows = (rows_by_provider if by == "provider" else rows_by_model)(
         figures, latencies, price_finder()
     )
@@ -104,8 +117,10 @@ def overview() -> Any:
         groups={"Traffic": traffic_tiles(figures, links), "Money": money, "Latency": latency},
         sampled=latencies.sampled,
         charts=charts,
-        step_links=step_links(charts[0], range_.step, links),
+        step_links=step_links(charts[0], range_.step, partial(filters.url, "requests.latest")),
         rows=rows,
+        no_provider=NO_PROVIDER,
+        url_of_key=urls_of_keys(),
         figures=figures,
         checks=checks,
         status=overall(checks)[0],

@@ -12,7 +12,7 @@ from webapp.dashboard.filters import Filters, choices, read_filters
 from webapp.dashboard.pages import LARGEST_BIG_ID, Blueprint, number_of, page
 from webapp.dashboard.reasons import reason_of
 from webapp.dashboard.session import is_admin, members
-from webapp.dashboard.visibility import names_of_keys, url_of_key, visible_ids
+from webapp.dashboard.visibility import names_of_keys, urls_of_keys, visible_ids
 from webapp.errors import NotFound, ProviderRefusedWeir
 from webapp.metering.ranges import RANGES
 from webapp.metering.request_export import MAX_EXPORTED, csv_of
@@ -64,6 +64,7 @@ def _listed(filters: Filters, found: Page, count: Count | None, searched: str = 
         "requests.html",
         filters=filters,
         choices=choices(filters),
+        url_of_key=urls_of_keys(),
         ranges=RANGES.values(),
         found=found,
         count=count,
@@ -100,11 +101,11 @@ def _wanted(filters: Filters) -> Wanted:
     return Wanted(
         key_ids=filters.key_ids,
         endpoint=filters.endpoint,
-        provider=filters.provider,
+        provider=filters.provider_name,
         model=filters.model,
         cache=filters.cache,
         status=filters.status,
-        outcome=Outcome(filters.outcome) if filters.outcome else None,
+        outcomes=list(map(Outcome, filters.outcomes)) or None,
         since=period.first if period else filters.since,
         until=period.until if period else filters.until,
     )
@@ -129,7 +130,7 @@ def one(request_id: str) -> Any:
         more_calls=len(calls) == MAX_CALLS,
         reasons={row.id: reason_of(row, stored_since) for row in rows},
         names=names_of_keys(),
-        url_of_key=url_of_key,
+        url_of_key=urls_of_keys(),
     )
 
 

@@ -8,6 +8,7 @@ from webapp.dashboard.charts import Links
 from webapp.dashboard.formatting import NOTHING, compact, duration, nano, percent
 from webapp.metering.latencies import LatencyFigures
 from webapp.metering.overview import Figures
+from webapp.metering.request_search import CACHED
 from webapp.metering.totals import REFUSALS, UsageTotals
 
 NOT_SPLIT = "not split by outcome"
@@ -40,11 +41,12 @@ def traffic_tiles(figures: Figures, links: Links) -> list[Tile]:
         ),
         Tile(
             "Cache hit rate", percent(now.hit_rate), *_rate(now.hit_rate, before.hit_rate, BETTER),
-            note=f"{compact(now.hits)} from cache", href=links(cache="HIT"),
+            note=f"{compact(now.hits)} from cache", href=links(cache=CACHED),
         ),
         Tile(
             "Error rate", percent(now.error_rate), *_rate(now.error_rate, before.error_rate, WORSE),
-            note=f"{compact(now.errors)} errors", href=links(outcome="error"),
+            note=f"{compact(now.errors)} error{'' if now.errors == 1 else 's'}",
+            href=links(outcome="error"),
         ),
         Tile(
             "Refused", compact(now.refused), _amount(now.refused, before.refused, known),

@@ -61,15 +61,19 @@ def names_of_keys() -> dict[int, str]:
     return names | {account.key.id: f"account {account.username}" for account in accounts}
 
 
-def url_of_key(key_id: int) -> str:
-    """The page of a key; of an account's own key, that of the account."""
-    if key_id == user().key.id:
-        return url_for("me.me")
+def urls_of_keys() -> Callable[[int], str]:
+    """Gives the page of a key; of an account's own key, that of the account."""
     accounts = services().accounts.all() if is_admin() else []
-    for account in accounts:
-        if account.key.id == key_id:
-            return url_for("accounts.one", account_id=account.id)
-    return url_for("keys.one", key_id=key_id)
+    account_ids = {account.key.id: account.id for account in accounts}
+
+    def url_of_key(key_id: int) -> str:
+        if key_id == user().key.id:
+            return url_for("me.me")
+        if key_id in account_ids:
+            return url_for("accounts.one", account_id=account_ids[key_id])
+        return url_for("keys.one", key_id=key_id)
+
+    return url_of_key
 
 
 def cached_inputs_of(

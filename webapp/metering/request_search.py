@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Connection, Select, cast, func, or_, select
+from sqlalchemy import BigInteger, ColumnElement, Connection, Select, cast, func, not_, or_, select
 
 from webapp.accounts.keys import api_keys
+from webapp.llm.messages import CacheState
 from webapp.metering.calls import ledger
 from webapp.metering.request_log import MAX_REQUEST_ID_LENGTH, MODELS, requests
 from webapp.metering.request_outcome import CONDITIONS, Outcome
@@ -27,6 +28,9 @@ MAX_ROWS_SCANNED = 100_000
 MAX_COUNTED = 10_000
 NAMES_BATCH = 5_000
 MAX_NAMES = 100  # of a kind
+# Values of the filter by cache: answered from it, as the counters count hits, and not.
+CACHED, UNCACHED = "cached", "uncached"
+_FROM_CACHE = [str(state) for state in CacheState if state.from_cache]
 
 
 # A request that failed does not know what its calls cost: some end after it. The ledger does.
@@ -52,8 +56,9 @@ LISTED = [column for name, column in _COLUMNS.items() if name not in {"prompt", 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Filters for requests; None matches all. `model` is that of the target, or what the client or
-    the provider called it. Of a time, `since` is included and `until` is not."""
+    """Filters for requests; None matches all, and the provider "" requests that had none. `model`
+    is that of the target, or what the client or the provider called it. `cache` is an X-Cache
+    value, CACHED or UNCACHED. Of a time, `since` is included and `until` is not."""
 
     key_ids: Collection[int] | None = None
     endpoint: str | None = None
@@ -61,14 +66,14 @@ class Wanted:
     model: str | None = None
     cache: str | None = None
     status: int | None = None
-    outcome: Outcome | None = None
+    outcomes: Collection[Outcome] | None = None
     since: float | None = None
     until: float | None = None
 
     @property
     def needs_search(self) -> bool:
         filters = (
-            self.endpoint, self.provider, self.model, self.cache, self.status, self.outcome,
+            self.endpoint, self.provider, self.model, self.cache, self.status, self.outcomes,
         )  # fmt: skip
         several_keys = self.key_ids is not None and len(self.key_ids) > 1
         return several_keys or any(value is not None for value in filters)
@@ -315,15 +320,23 @@ def _conditions(wanted: Wanted) -> list[Any]:
         for name in ("endpoint", "provider", "cache", "status")
         if (value := getattr(wanted, name)) is not None
     }
-    conditions: list[Any] = [requests.c[name] == value for name, value in equal.items()]
+    conditions: list[Any] = [_equals(name, value) for name, value in equal.items()]
     if wanted.model is not None:
         conditions.append(or_(*(column == wanted.model for column in MODELS)))
     if wanted.key_ids is not None:
         conditions.append(requests.c.key_id.in_(wanted.key_ids))
-    if wanted.outcome is not None:
-        conditions.append(CONDITIONS[wanted.outcome])
+    if wanted.outcomes is not None:
+        conditions.append(or_(*(CONDITIONS[outcome] for outcome in wanted.outcomes)))
     if wanted.since is not None:
         conditions.append(requests.c.at >= wanted.since)
     if wanted.until is not None:
         conditions.append(requests.c.at < wanted.until)
     return conditions
+
+
+def _equals(name: str, value: Any) -> ColumnElement[bool]:
+    column = requests.c[name]
+    if name == "cache" and value in {CACHED, UNCACHED}:
+        from_cache = func.coalesce(column, "").in_(_FROM_CACHE)
+        return from_cache if value == CACHED else not_(from_cache)
+    return column.is_(None) if value == "" else column == value

@@ -11,7 +11,7 @@ from sqlalchemy import Table
 
 @dataclass(frozen=True, slots=True)
 class Selected:
-    """Keys, an endpoint, a provider and a model; None stands for all."""
+    """Keys, an endpoint, a provider and a model; None stands for all, the provider "" for none."""
 
     key_ids: Collection[int] | None = None
     endpoint: str | None = None
@@ -25,7 +25,9 @@ class Selected:
 
     def conditions(self, table: Table) -> list[Any]:
         conditions = [
-            table.c[name] == value
+            table.c[name].is_(None)
+            if value == "" and table.c[name].nullable
+            else table.c[name] == value
             for name in ("endpoint", "provider", "model")
             if (value := getattr(self, name)) is not None
         ]
