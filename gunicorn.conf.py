@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from webapp import local_model
-from webapp.listening import bind_address
+from webapp.listening import bind_address, wait_for_ports
 from webapp.observability import logs, metrics_folders
 from webapp.observability.uncaught import log_the_uncaught
 from webapp.settings import SettingsError, load_in_master
@@ -66,7 +66,11 @@ MACOS_OPEN_MAX = 10_240
 
 
 def on_starting(server):
-    """Allow two file descriptors per stream; log the reason for the number of workers."""
+    """Wait for the port; allow two file descriptors per stream; start the local model."""
+    # The master that USR2 starts inherits sockets, and so does one that systemd holds the port for.
+    inherits = "GUNICORN_FD" in os.environ or os.environ.get("LISTEN_PID") == str(os.getpid())
+    if not inherits and (taken := wait_for_ports(server.address)):
+        sys.exit(taken)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

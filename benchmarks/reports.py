@@ -20,6 +20,8 @@ from tests.support.servers import Postgres
 from webapp.metering.activity import DAY as DAY_SPAN
 from webapp.metering.activity import RETENTION
 from webapp.metering.histogram import of_one, to_bytes
+from webapp.metering.rollup_writer import RollupWriter
+from webapp.storage.database import Database
 
 CALLS, DAYS, KEYS, MODELS = 5_000_000, 400, 200, 30
 MODELS_PER_KEY = 3
@@ -161,6 +163,7 @@ def _measured(run: Run, store: str, url: str, database: dict[str, str]) -> list[
     engine = create_engine(url)
     _fill(engine, store)
     engine.dispose()
+    _roll_up(url)
     with run.weir("reports", settings=settings) as weir, _administrator(weir) as session:
         visitor = _visitor(weir)
         return [
@@ -211,6 +214,17 @@ def _fill(engine: Engine, store: str) -> None:
         with engine.begin() as connection:
             connection.execute(text(statement))
     tell(f"Filled {store} in {time.monotonic() - began:.0f} s")
+
+
+def _roll_up(url: str) -> None:
+    """As workers do in the background."""
+    began = time.monotonic()
+    database = Database(url)
+    writer = RollupWriter(database)
+    while not writer.tick():
+        pass
+    database.engine.dispose()
+    tell(f"Rolled up in {time.monotonic() - began:.0f} s")
 
 
 def _histogram() -> str:

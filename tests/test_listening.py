@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -112,14 +114,22 @@ def test_a_bad_host_is_refused_before_gunicorn_hears_of_it(tmp_path: Path, host:
     assert str(refused.value).count("HOST must be") == 1
 
 
-def test_a_port_in_use_ends_in_lines_that_say_so(start_weir: MakeWeir, new_weir: MakeWeir) -> None:
-    first = start_weir()
-    with pytest.raises(DidNotStart) as ended:
-        new_weir(PORT=first.port, until="/nothing").start()
-    lines = [json.loads(line) for line in ended.value.output.splitlines()]
-    assert any(
-        f"Connection in use: ('127.0.0.1', {first.port})" in line["message"] for line in lines
-    )
+def test_a_port_in_use_ends_in_one_line_that_says_so(new_weir: MakeWeir) -> None:
+    weir = new_weir()
+    with socket.create_server(("127.0.0.1", weir.port)), pytest.raises(DidNotStart) as ended:
+        weir.start()
+    *log, line = ended.value.output.splitlines()
+    assert f"Port {weir.port} is taken" in line
+    assert f"PORT={weir.port + 1} make run" in line
+    assert {json.loads(entry)["level"] for entry in log} == {"info"}
+
+
+def test_a_port_that_becomes_free_in_time_is_taken(new_weir: MakeWeir) -> None:
+    """Whoever restarts Weir need not wait until the last process has let go of the port."""
+    weir = new_weir()
+    with socket.create_server(("127.0.0.1", weir.port)) as other:
+        threading.Timer(1.5, other.close).start()
+        weir.start()
 
 
 def test_every_start_reads_the_same_configuration() -> None:

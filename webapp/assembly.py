@@ -17,6 +17,7 @@ from webapp.accounts.audit import AuditLog
 from webapp.accounts.ended_sessions import EndedSessions
 from webapp.accounts.first_administrator import FirstAdministrator
 from webapp.accounts.key_changes import KeyChanges
+from webapp.accounts.key_listing import KeyListing
 from webapp.accounts.keys import KeyStore
 from webapp.accounts.tokens import Tokens
 from webapp.admission import idempotency_store
@@ -55,7 +56,14 @@ from webapp.llm.flight import Flights
 from webapp.llm.gateway import Gateway
 from webapp.llm.ports import Provider
 from webapp.llm.routing import Router
-from webapp.metering import activity, calls, request_log, target_activity, target_latency
+from webapp.metering import (
+    activity,
+    calls,
+    request_log,
+    rollups,
+    target_activity,
+    target_latency,
+)
 from webapp.metering.alerts import Alerts
 from webapp.metering.calls import Calls
 from webapp.metering.heartbeats import Heartbeats
@@ -65,6 +73,7 @@ from webapp.metering.overview import Overview
 from webapp.metering.prices import PriceTable
 from webapp.metering.request_log import RequestLog
 from webapp.metering.request_search import RequestSearch
+from webapp.metering.rollup_writer import RollupWriter
 from webapp.metering.stats import Stats
 from webapp.metering.traffic import Traffic
 from webapp.metering.usage import UsageReports
@@ -377,6 +386,7 @@ def _make_services(
         redis=redis,
         keys=stores.keys,
         key_changes=KeyChanges(database, settings.tiers),
+        key_listing=KeyListing(database),
         accounts=stores.accounts,
         first_administrator=first_administrator,
         ended_sessions=stores.ended_sessions,
@@ -463,6 +473,7 @@ def _make_lifecycle(
         *activity.expired(),
         target_activity.expired(),
         target_latency.expired(),
+        rollups.expired(),
         *batches_retention.expired(settings.files_retention[1], settings.jobs_retention),
     ]
     if settings.ledger_retention:
@@ -483,6 +494,7 @@ def _make_lifecycle(
             metering.prices.tick,
             stores.files.tick,
             Retention(database, expired).tick,
+            RollupWriter(database).tick,
             batches.sweep.tick,
             batches.callbacks.tick,
             lambda: batches.work.tick(draining=lifecycle.draining),

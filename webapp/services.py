@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from webapp.accounts.ended_sessions import EndedSessions
     from webapp.accounts.first_administrator import FirstAdministrator
     from webapp.accounts.key_changes import KeyChanges
+    from webapp.accounts.key_listing import KeyListing
     from webapp.accounts.keys import KeyStore
     from webapp.accounts.tokens import Tokens
     from webapp.admission.idempotency_store import IdempotencyStore
@@ -61,6 +62,7 @@ class Services:
     redis: RedisClient | None
     keys: KeyStore
     key_changes: KeyChanges
+    key_listing: KeyListing
     accounts: AccountStore
     first_administrator: FirstAdministrator
     ended_sessions: EndedSessions

@@ -1,37 +1,11 @@
-// The playground: a chat with one of the user's keys, and the same request as code.
+// The playground's chat with one of the user's keys. playground_settings.js says what is sent.
 "use strict";
 
-const root = document.querySelector(".playground");
-const byId = (id) => document.getElementById(id);
 const talk = byId("talk");
 const scroller = byId("scroller");
-// The turns that are sent along with the next message.
-const history = JSON.parse(byId("history").value);
-const HISTORY_MAX = 200;
 const AT_END = 2; // pixels
 const MIN_STREAMED = 100; // ms
-const NARROW = "(max-width: 50rem)";
 let running = null;
-
-// -- the request --
-
-function model() {
-  const chosen = byId("model").selectedOptions[0];
-  return chosen && "other" in chosen.dataset ? byId("other-model").value.trim() : byId("model").value;
-}
-
-function settings() {
-  const number = (name) => (byId(name).value ? { [name]: Number(byId(name).value) } : {});
-  return { ...number("temperature"), stream: byId("stream").checked, ...number("max_tokens") };
-}
-
-function body(message) {
-  const sent = { message };
-  if (model()) sent.model = model();
-  if (byId("system").value.trim()) sent.system = byId("system").value.trim();
-  if (history.length) sent.history = history.slice(-HISTORY_MAX);
-  return { ...sent, ...settings() };
-}
 
 // -- the conversation --
 
@@ -236,98 +210,7 @@ function finish(message, item, text, { timing, answer, response, failure }) {
   if (!answer && !text && !byId("message").value) byId("message").value = message;
 }
 
-// -- the same request as code --
-
-const unquoted = (json) => json.replace(/^(\s*)"(\w+)": /gm, "$1$2: ");
-const inShell = (json) => json.replaceAll("'", "'\\''");
-const inPython = (value) => (typeof value === "boolean" ? (value ? "True" : "False") : JSON.stringify(value));
-
-function completion(message) {
-  const sent = body(message);
-  const system = sent.system ? [{ role: "system", content: sent.system }] : [];
-  const messages = [...system, ...(sent.history || []), { role: "user", content: message }];
-  return { ...(sent.model ? { model: sent.model } : {}), messages, ...settings() };
-}
-
-function code() {
-  const message = byId("message").value || root.dataset.example;
-  const whole = completion(message);
-  const bypasses = byId("no_cache").checked;
-  const json = JSON.stringify(whole, null, 2);
-  const pythons = Object.entries(whole).map(([name, value]) => `${name}=${inPython(value)},`);
-  if (bypasses) pythons.push('extra_headers={"Cache-Control": "no-cache"},');
-  const filled = {
-    python: () => pythons.join("\n    "),
-    completion: (element) => (element.closest("#node") ? unquoted(json) : inShell(json)),
-    chat: () => inShell(JSON.stringify(body(message), null, 2)),
-    options: () => (bypasses ? ', { headers: { "Cache-Control": "no-cache" } }' : ""),
-    header: () => (bypasses ? "-H 'Cache-Control: no-cache' \\\n  " : ""),
-  };
-  for (const element of root.querySelectorAll("[data-code]")) element.textContent = filled[element.dataset.code](element);
-  for (const element of root.querySelectorAll("[data-stream]")) {
-    element.textContent = whole.stream ? element.dataset.stream : element.dataset.whole;
-  }
-}
-
-function makeTabs() {
-  const list = document.createElement("div");
-  list.setAttribute("role", "tablist");
-  list.setAttribute("aria-labelledby", "code-title");
-  const panels = [...root.querySelectorAll("[data-tab]")];
-  const tabs = panels.map((panel, place) => {
-    const title = panel.querySelector("h3");
-    const tab = document.createElement("button");
-    tab.type = "button";
-    tab.id = `tab-${place}`;
-    tab.textContent = title.textContent;
-    title.hidden = true;
-    panel.id = `panel-${place}`;
-    tab.setAttribute("role", "tab");
-    tab.setAttribute("aria-controls", panel.id);
-    panel.setAttribute("role", "tabpanel");
-    panel.setAttribute("aria-labelledby", tab.id);
-    tab.addEventListener("click", () => select(place));
-    return tab;
-  });
-  function select(chosen) {
-    tabs.forEach((tab, place) => {
-      tab.setAttribute("aria-selected", String(place === chosen));
-      tab.tabIndex = place === chosen ? 0 : -1;
-      panels[place].hidden = place !== chosen;
-    });
-  }
-  list.addEventListener("keydown", (event) => {
-    const place = tabs.indexOf(document.activeElement);
-    const last = tabs.length - 1;
-    const chosen = {
-      ArrowRight: place === last ? 0 : place + 1, ArrowLeft: place === 0 ? last : place - 1, Home: 0, End: last,
-    }[event.key];
-    if (chosen === undefined) return;
-    event.preventDefault();
-    select(chosen);
-    tabs[chosen].focus();
-  });
-  list.append(...tabs);
-  byId("code").prepend(list);
-  select(0);
-}
-
 // -- the controls --
-
-async function bars() {
-  const response = await fetch(`${root.dataset.url}/${byId("key").value}/bars`);
-  if (!response.ok) return;
-  byId("bars").innerHTML = await response.text();
-  const note = byId("bars").querySelector("[data-refused]");
-  const refused = note ? JSON.parse(note.dataset.refused) : [];
-  for (const option of byId("model").options) option.disabled = refused.includes(option.value);
-  const chosen = byId("model").selectedOptions[0];
-  if (chosen && !chosen.disabled) return;
-  const allowed = [...byId("model").options].find((option) => !option.disabled);
-  if (allowed) allowed.selected = true;
-  showOther();
-  code();
-}
 
 byId("ask").addEventListener("submit", async (event) => {
   event.preventDefault();
@@ -364,17 +247,4 @@ byId("clear").addEventListener("click", (event) => {
   followAgain();
   code();
 });
-byId("key").addEventListener("change", bars);
-function showOther() {
-  const chosen = byId("model").selectedOptions[0];
-  byId("other").hidden = !chosen || !("other" in chosen.dataset);
-}
-byId("model").addEventListener("change", showOther);
-root.addEventListener("input", code);
-if (matchMedia(NARROW).matches) byId("settings").open = false;
-byId("keys").hidden = byId("switches").hidden = false;
-makeTabs();
-// The browser may have kept what was entered before a reload.
-showOther();
-code();
-bars();
+byId("keys").hidden = false;

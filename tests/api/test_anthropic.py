@@ -391,8 +391,18 @@ def test_native_doors_reach_it_too(weir: Weir) -> None:
         *pieces, done, _ = stream
     assert json.loads(done)["response"] == "echo: streamed"
     assert pieces
-    embeddings = weir.post("/v1/embeddings", key=KEY, json={"input": "x"})
-    assert embeddings.status_code == 400
+
+
+def test_embeddings_go_to_targets_that_have_them(weir: Weir) -> None:
+    refused = weir.post("/v1/embeddings", key=KEY, json={"input": "x"})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["message"] == (
+        "The provider of this model does not support embeddings."
+    )
+    for route in ("both", "backed"):
+        answer = weir.post("/v1/embeddings", key=KEY, json={"model": route, "input": "x"})
+        assert answer.ok
+        assert weir.log_of(answer)["provider"] == "other"
 
 
 def test_its_models_are_listed_without_routes(start_weir: MakeWeir, provider: Provider) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -105,10 +106,19 @@ def test_summaries_stay_extractive_unless_its_model_is_named(weir: Weir) -> None
     assert named["provider"] == "local"
 
 
-def test_embeddings_are_refused_in_words(weir: Weir) -> None:
-    answer = weir.post("/v1/embeddings", key=KEY, json={"model": "x", "input": "hi"})
+def test_embeddings_are_refused_in_words_and_are_no_call(weir: Weir) -> None:
+    body = {"model": "x", "input": "hi"}
+    answer = weir.post("/v1/embeddings", key=KEY, json=body)
     assert answer.status_code == 400
-    assert "small local model has no embeddings" in answer.json()["error"]["message"]
+    error = answer.json()["error"]
+    assert "small local model has no embeddings" in error["message"]
+    assert (error["param"], error["code"]) == ("model", "unsupported_parameter")
+    assert weir.log_of(answer)["provider"] == "local"
+    explained = weir.post("/v1/explain?endpoint=/v1/embeddings", key=KEY, json=body)
+    assert (explained.status_code, explained.json()["error"]) == (400, error)
+    with sqlite3.connect(weir.data_dir / "weir.db") as database:
+        calls = database.execute("SELECT error FROM ledger WHERE endpoint = '/v1/embeddings'")
+        assert calls.fetchall() == []
 
 
 def test_no_other_user_of_the_machine_is_answered(weir: Weir) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from sqlalchemy import event, func, insert, select, update
@@ -26,22 +24,10 @@ from webapp.metering.target_latency import expired as expired_latencies
 from webapp.metering.totals import UsageTotals
 from webapp.metering.traffic import Traffic
 from webapp.metering.usage import usage
-from webapp.storage import migrations
 from webapp.storage.database import Database
 from webapp.storage.retention import Retention
 
 HOUR = 3_600
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(
-    request: pytest.FixtureRequest, tmp_path: Path, fresh_database: str
-) -> Iterator[Database]:
-    url = fresh_database.replace("postgresql://", "postgresql+psycopg://")
-    database = Database(url if request.param == "postgresql" else f"sqlite:///{tmp_path}/weir.db")
-    migrations.upgrade(database)
-    yield database
-    database.engine.dispose()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from sqlalchemy import Connection, select, update
 
 from webapp.accounts import audit
 from webapp.accounts.audit import Actor
-from webapp.accounts.key_changes import key_to_dict, lock_key_changes
+from webapp.accounts.key_changes import lock_key_changes
+from webapp.accounts.key_listing import key_to_dict
 from webapp.accounts.keys import (
     ApiKey,
     api_keys,

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, exists, func, select, update
+from sqlalchemy import Connection, func, select, update
 
 from webapp import money
 from webapp.accounts import audit
-from webapp.accounts.account_table import accounts
-from webapp.accounts.accounts import USERNAME
 from webapp.accounts.audit import Actor
+from webapp.accounts.key_listing import KeyDict, existing_key, key_to_dict, owner_id_of
 from webapp.accounts.keys import (
-    LARGEST_ID,
     ApiKey,
     api_keys,
     digest,
@@ -28,13 +26,9 @@ from webapp.accounts.keys import (
     key_row,
     key_secrets,
     now,
-    owner_disabled,
-    unexpired,
-    working,
-    zoned,
 )
-from webapp.allowance import parse_overrides, shown
-from webapp.errors import Conflict, NotFound, ValidationError
+from webapp.allowance import parse_overrides
+from webapp.errors import Conflict, ValidationError
 from webapp.observability.masking import mask
 from webapp.storage.database import Database
 
@@ -44,32 +38,10 @@ SECRET = re.compile(r"[!-~]{16,200}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 MASK_OF_UNKNOWN = "***"
 
-ORIGINS = ("operator", "settings")
-# A key is disabled while the account that owns it is.
-WORKS, DISABLED, EXPIRED, REVOKED = "works", "disabled", "expired", "revoked"
-STATES = (WORKS, DISABLED, EXPIRED, REVOKED)
-
 # A number for the advisory lock that no migration and no other program uses.
 LOCK_ID = 0x6B657973
 
-# In a filter. No username is empty.
-NO_OWNER = ""
-
 Result = TypeVar("Result")
-KeyDict = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class KeyFilter:
-    """Which keys to list; None matches all.
-
-    `text` is any part of a name or a mask, in any case. The owner NO_OWNER stands for no owner.
-    """
-
-    text: str | None = None
-    tier: str | None = None
-    owner: str | None = None
-    state: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +63,7 @@ class NewKey:
 
 
 class KeyChanges:
-    """Reads and changes keys by id, on behalf of an Actor.
+    """Changes keys by id, on behalf of an Actor.
 
     Methods may raise StoreUnavailable, NotFound, Conflict, or ValidationError with the field.
     """
@@ -99,93 +71,6 @@ class KeyChanges:
     def __init__(self, database: Database, tiers: Mapping[str, object]) -> None:
         self._database = database
         self._tiers = tiers
-
-    def all(
-        self,
-        *,
-        owner: str | None = None,
-        origin: str | None = None,
-        state: str | None = None,
-        after_id: int = 0,
-        count: int | None = None,
-    ) -> list[KeyDict]:
-        """All keys by id, optionally of one owner, one of ORIGINS or one of STATES."""
-
-        def work(connection: Connection) -> list[KeyDict]:
-            query = select(api_keys).where(api_keys.c.origin != "account", api_keys.c.id > after_id)
-            if owner is not None:
-                query = query.where(api_keys.c.owner_id == _owner_id(connection, owner))
-            if origin is not None:
-                query = query.where(api_keys.c.origin == origin)
-            if state is not None:
-                query = query.where(*_in_state(state))
-            rows = connection.execute(query.order_by(api_keys.c.id).limit(count)).mappings()
-            owners = _owners(connection)
-            return [_to_dict(key_of(dict(row)), owners) for row in rows]
-
-        return self._database.read(work)
-
-    def matching(self, wanted: KeyFilter) -> list[tuple[int, str]]:
-        """Id and name of all keys that match, by name."""
-
-        def work(connection: Connection) -> list[tuple[int, str, str]]:
-            columns = (api_keys.c.id, api_keys.c.name, api_keys.c.mask)
-            query = select(*columns).where(api_keys.c.origin != "account")
-            if wanted.tier is not None:
-                query = query.where(api_keys.c.tier == wanted.tier)
-            if wanted.owner is not None:
-                owner_id = _owner_id(connection, wanted.owner or None)
-                query = query.where(api_keys.c.owner_id == owner_id)
-            if wanted.state is not None:
-                query = query.where(*_in_state(wanted.state))
-            return [(row.id, row.name, row.mask) for row in connection.execute(query)]
-
-        # Compared here, as the databases fold the case of different letters.
-        part = (wanted.text or "").casefold()
-        found = [
-            (key_id, name)
-            for key_id, name, shown_as in self._database.read(work)
-            if part in name.casefold() or part in shown_as.casefold()
-        ]
-        return sorted(found, key=lambda key: (key[1].casefold(), key[0]))
-
-    def with_ids(self, key_ids: Sequence[int]) -> list[KeyDict]:
-        """The keys with these ids, in this order."""
-
-        def work(connection: Connection) -> list[KeyDict]:
-            rows = connection.execute(select(api_keys).where(api_keys.c.id.in_(key_ids)))
-            owners = _owners(connection)
-            return [_to_dict(key_of(dict(row)), owners) for row in rows.mappings()]
-
-        keys = {key["id"]: key for key in self._database.read(work)}
-        return [keys[key_id] for key_id in key_ids if key_id in keys]
-
-    def owners(self) -> list[str]:
-        """The usernames of all accounts that own a key."""
-        owning = exists().where(api_keys.c.owner_id == accounts.c.id)
-        query = select(accounts.c.username).where(owning).order_by(accounts.c.username)
-        return list(self._database.read(lambda connection: connection.scalars(query).all()))
-
-    def show(self, key_id: int) -> KeyDict:
-        """A key, with the masks of its secrets."""
-
-        def work(connection: Connection) -> KeyDict:
-            key = _existing(connection, key_id)
-            rows = connection.execute(
-                select(key_secrets).where(key_secrets.c.key_id == key_id)
-                .order_by(key_secrets.c.created_at)
-            )  # fmt: skip
-            secrets = [
-                {
-                    "key": row.mask,
-                    "created_at": zoned(row.created_at).isoformat(),
-                    "expires_at": row.expires_at and zoned(row.expires_at).isoformat(),
-                }
-                for row in rows
-            ]
-            return key_to_dict(connection, key) | {"secrets": secrets}
-
-        return self._database.read(work)
 
     def create(self, actor: Actor, new: NewKey) -> tuple[KeyDict, str | None]:
         """The new key, and its secret, which is not stored and cannot be shown again.
@@ -221,7 +106,7 @@ class KeyChanges:
             if "expires_at" in changes:
                 columns["expires_at"] = _future_utc("expires_at", changes["expires_at"])
             if "owner" in changes:
-                columns["owner_id"] = _owner_id(connection, changes["owner"])
+                columns["owner_id"] = owner_id_of(connection, changes["owner"])
             if "limits" in changes:
                 columns["overrides"] = json.dumps(_merged(key.overrides, changes["limits"]))
             return columns
@@ -277,7 +162,7 @@ class KeyChanges:
         if connection.execute(taken).first():
             raise Conflict("A key with this secret already exists.")
         row = key_row(new.name, new.tier, shown_as, "operator") | {
-            "owner_id": _owner_id(connection, new.owner),
+            "owner_id": owner_id_of(connection, new.owner),
             "overrides": json.dumps(_merged({}, new.limits or {})),
             "expires_at": _future_utc("expires_at", new.expires_at),
         }
@@ -290,14 +175,14 @@ class KeyChanges:
 
     def _change(self, actor: Actor, action: str, key_id: int, values: Any) -> KeyDict:
         def work(connection: Connection) -> KeyDict:
-            key = _existing(connection, key_id)
+            key = existing_key(connection, key_id)
             if key.revoked_at is not None:
                 raise Conflict("This key has been revoked.")
             before = key_to_dict(connection, key)
             changed = values(connection, key)
             if changed:
                 connection.execute(update(api_keys).where(api_keys.c.id == key_id).values(changed))
-            after = key_to_dict(connection, _existing(connection, key_id))
+            after = key_to_dict(connection, existing_key(connection, key_id))
             audit.record(connection, actor, action, f"key-{key_id}", before, after)
             return after
 
@@ -334,12 +219,6 @@ def lock_key_changes(connection: Connection) -> None:
         connection.execute(select(func.pg_advisory_xact_lock(LOCK_ID)))
 
 
-def key_to_dict(connection: Connection, key: ApiKey) -> KeyDict:
-    """The key for clients and the audit log: JSON-ready, amounts in USD, without secrets."""
-    owner = accounts.c.id == key.owner_id
-    return _to_dict(key, _owners(connection, owner) if key.owner_id else {})
-
-
 def _digest_and_mask(generated: str | None, new: NewKey) -> tuple[str, str]:
     """The digest and the mask of a new key's secret."""
     if new.sha256 is not None:
@@ -364,25 +243,6 @@ def _check_free(connection: Connection, name: str) -> None:
         raise Conflict(message, details={"name": [message]})
 
 
-def _existing(connection: Connection, key_id: int) -> ApiKey:
-    query = select(api_keys).where(api_keys.c.id == key_id, api_keys.c.origin != "account")
-    row = connection.execute(query).mappings().first() if 0 < key_id <= LARGEST_ID else None
-    if row is None:
-        raise NotFound(f"Key {key_id} not found.")
-    return key_of(dict(row))
-
-
-def _in_state(state: str) -> list[Any]:
-    if state == WORKS:
-        return working()
-    if state == REVOKED:
-        return [api_keys.c.revoked_at.is_not(None)]
-    unrevoked = api_keys.c.revoked_at.is_(None)
-    if state == EXPIRED:
-        return [unrevoked, api_keys.c.expires_at <= now()]
-    return [unrevoked, unexpired(), owner_disabled()]
-
-
 def _merged(overrides: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     try:
         merged = {**overrides, **parse_overrides(changes)}
@@ -401,53 +261,6 @@ def _future_utc(field: str, moment: datetime | None) -> datetime | None:
         return moment.astimezone(UTC)
     except OverflowError:
         raise _invalid(field, "Must be before the year 10000.") from None
-
-
-def _owner_id(connection: Connection, owner: str | None) -> int | None:
-    if owner is None:
-        return None
-    query = select(accounts.c.id).where(accounts.c.username == owner.lower())
-    # A string that is no valid name may not be a valid query parameter either.
-    is_valid = USERNAME.fullmatch(owner.lower())
-    found = connection.execute(query).scalar() if is_valid else None
-    if found is None:
-        raise _invalid("owner", f"Account {owner!r} not found.")
-    return int(found)
-
-
-def _owners(connection: Connection, *where: Any) -> dict[int, Any]:
-    """Name and `disabled_at` of accounts, by id."""
-    query = select(accounts.c.id, accounts.c.username, accounts.c.disabled_at).where(*where)
-    return {row.id: row for row in connection.execute(query)}
-
-
-def _to_dict(key: ApiKey, owners: Mapping[int, Any]) -> KeyDict:
-    owner = owners.get(key.owner_id) if key.owner_id else None
-    values: KeyDict = {
-        "id": key.id,
-        "name": key.name,
-        "key": key.mask,
-        "tier": key.tier,
-        "origin": key.origin,
-        "state": _state(key, owner_is_disabled=bool(owner and owner.disabled_at)),
-        "owner": owner and owner.username,
-        "limits": shown(key.overrides),
-        "created_at": key.created_at.isoformat(),
-        "expires_at": key.expires_at and key.expires_at.isoformat(),
-        "revoked_at": key.revoked_at and key.revoked_at.isoformat(),
-    }
-    if key.increase_nano and key.increase_until:
-        until = key.increase_until.isoformat()
-        values["budget_increase"] = {"usd": money.to_usd(key.increase_nano), "until": until}
-    return values
-
-
-def _state(key: ApiKey, *, owner_is_disabled: bool) -> str:
-    if key.revoked_at is not None:
-        return REVOKED
-    if key.expires_at is not None and key.expires_at <= now():
-        return EXPIRED
-    return DISABLED if owner_is_disabled else WORKS
 
 
 @contextmanager

@@ -40,7 +40,7 @@ from webapp.batches.tables import (
     batches,
 )
 from webapp.errors import Conflict, NotFound, RateLimitExceeded, StorageQuotaExceeded
-from webapp.files.file_store import lock_quotas
+from webapp.files.quotas import lock_quotas
 from webapp.metering.budgets import NO_START, budgets
 from webapp.metering.heartbeats import workers
 from webapp.storage.database import Database

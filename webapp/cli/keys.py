@@ -14,7 +14,8 @@ import click
 from flask.cli import AppGroup
 
 from webapp import allowance
-from webapp.accounts.key_changes import DEFAULT_GRACE, ORIGINS, STATES, NewKey
+from webapp.accounts.key_changes import DEFAULT_GRACE, NewKey
+from webapp.accounts.key_listing import ORIGINS, STATES
 from webapp.cli.ready import ACTOR, ready, show
 from webapp.services import services
 
@@ -86,7 +87,7 @@ def create(
 @ready
 def list_all(owner: str | None, origin: str | None, state: str | None, as_json: bool) -> None:
     """List all keys, without their secrets."""
-    keys = services().key_changes.all(owner=owner, origin=origin, state=state)
+    keys = services().key_listing.all(owner=owner, origin=origin, state=state)
     if as_json:
         click.echo(json.dumps(keys, indent=2))
         return
@@ -107,7 +108,7 @@ def list_all(owner: str | None, origin: str | None, state: str | None, as_json: 
 @ready
 def show_one(key_id: int, as_json: bool) -> None:
     """Show the key with this id."""
-    key = services().key_changes.show(key_id)
+    key = services().key_listing.show(key_id)
     if as_json:
         click.echo(json.dumps(key, indent=2))
     else:

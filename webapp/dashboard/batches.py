@@ -4,40 +4,26 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-from flask import Response, g, redirect, request, url_for
+from flask import Response, redirect, request, url_for
 from sqlalchemy import ColumnElement
 
-from webapp import money
-from webapp.accounts.key_changes import WORKS
 from webapp.accounts.keys import LARGEST_ID
-from webapp.admission.bodies import count_body
-from webapp.admission.limits import consume
 from webapp.api import files
 from webapp.api.multipart import FileForm
 from webapp.batches.batch import Batch
 from webapp.batches.job import JobStatus
 from webapp.batches.job_listing import having, states_of
-from webapp.batches.retry import PURPOSE
-from webapp.batches.tables import ACTIVE, BatchState, Kind, Mode, batches
+from webapp.batches.tables import ACTIVE, BatchState, Kind, batches
 from webapp.current_request import current_request
-from webapp.dashboard.formatting import sentence
+from webapp.dashboard.batch_form import FIELDS, form_page, start_batch
 from webapp.dashboard.pages import Blueprint, number_of, page
-from webapp.dashboard.session import actor, check_csrf_token, members, streams_form, user
-from webapp.dashboard.visibility import names_of_keys, visible_ids, visible_key, visible_keys
-from webapp.errors import (
-    AddressNotAllowed,
-    NotFound,
-    PayloadTooLarge,
-    StorageQuotaExceeded,
-    ValidationError,
-    WeirError,
-)
+from webapp.dashboard.session import actor, check_csrf_token, members, streams_form
+from webapp.dashboard.visibility import names_of_keys, visible_ids, visible_key
+from webapp.errors import NotFound, PayloadTooLarge, StorageQuotaExceeded, ValidationError
 from webapp.files.file_store import StoredFile
-from webapp.observability import request_context
 from webapp.services import services
 
 # The API has the blueprint `batches`.
@@ -51,16 +37,6 @@ ID = re.compile(r"(batch|job)_[a-z0-9]{1,32}")
 STATES = {Kind.BATCH: [*map(str, BatchState)], Kind.JOB: [*map(str, JobStatus)]}
 CANCELLABLE = ACTIVE[:2]
 FILES = ("input", "output", "error")
-# Of a batch that is started by hand.
-ENDPOINT = "/dashboard/batches/new"
-FIELDS = {"csrf_token", "key", "endpoint", "cap", "mode", "on_lost"}
-WINDOW, WINDOW_SECONDS = "24h", 86_400.0
-MODES = {
-    "direct": "Direct: each line is a call of its own",
-    "native": "Native: the provider's batch API, at its batch price",
-    "auto": "Auto: native where it costs less, else direct",
-}
-ON_LOST = {"retry": "Retry the line (it may be charged twice)", "fail": "Fail the line"}
 # What ended a batch early, by the code of the error of the lines that were not begun.
 STOPPED_BY = {
     "batch_cancelled": "Cancelled.",
@@ -105,7 +81,7 @@ def latest() -> Any:
 @blueprint.get("/batches/new")
 def new() -> Any:
     """The form to start a batch"""
-    return _form({})
+    return form_page({})
 
 
 @blueprint.post("/batches/new")
@@ -116,15 +92,15 @@ def start() -> Any:
     try:
         form = FileForm(current_request(), file_field="file", fields=FIELDS, max_bytes=max_bytes)
     except PayloadTooLarge as error:  # before the token is read: nothing is done
-        return _form({}, error)
+        return form_page({}, error)
     try:
         # The file is the last field.
         filename = form.open_file()
         check_csrf_token(form.fields.get("csrf_token"))
-        batch = _start(form, filename)
+        batch = start_batch(form, filename)
     except (PayloadTooLarge, StorageQuotaExceeded, ValidationError) as error:
         check_csrf_token(form.fields.get("csrf_token"))
-        return _form(form.fields, error)
+        return form_page(form.fields, error)
     services().batch_work.announce(batch.id)
     return redirect(url_for("batch_pages.one", batch_id=batch.id))
 
@@ -209,88 +185,6 @@ def _having(kind: Kind, state: str) -> list[ColumnElement[bool]]:
     if kind is Kind.JOB:
         return having(JobStatus(state))
     return [batches.c.state == state]
-
-
-def _start(form: FileForm, filename: str) -> Batch:
-    key_id, settings = _acting_key(form.fields), _settings(form.fields)
-    consume()
-    g.admitted = True
-    services().batches.check_count(key_id)
-    count_body(files.UPLOAD_MEMORY)
-    name = files.safe_name(filename)
-    file = services().files.save(key_id, PURPOSE, name, form.file())
-    return services().batches.create(
-        key_id=key_id,
-        input_file_id=file.id,
-        completion_window=WINDOW,
-        seconds=WINDOW_SECONDS,
-        output_expires_after=None,
-        request_id=request_context.current().request_id,
-        actor=actor(),
-        **settings,
-    )
-
-
-def _acting_key(fields: Mapping[str, str]) -> int:
-    """The id of the key that the batch is for, as which this request counts."""
-    key_id = number_of(fields.get("key"), LARGEST_ID) or 0
-    visible = visible_ids()
-    principal = services().identities.of_key_id(key_id)
-    if principal is None or (visible is not None and key_id not in visible):
-        raise _invalid("key", "Choose a key of yours that is active.")
-    if not principal.allowance.allows_address(request.remote_addr):
-        raise AddressNotAllowed
-    g.principal = principal
-    request_context.current().endpoint = ENDPOINT
-    return key_id
-
-
-def _settings(fields: Mapping[str, str]) -> dict[str, Any]:
-    """What the form says of a batch; `metadata` says it as a client of the API would."""
-    endpoint, cap = fields.get("endpoint", ""), fields.get("cap", "").strip()
-    mode, on_lost = fields.get("mode", Mode.DIRECT), fields.get("on_lost", "retry")
-    if endpoint not in services().batch_endpoints:
-        raise _invalid("endpoint", f"Must be one of {', '.join(services().batch_endpoints)}.")
-    for name, value, choices in (("mode", mode, MODES), ("on_lost", on_lost, ON_LOST)):
-        if value not in choices:
-            raise _invalid(name, f"Must be one of {', '.join(choices)}.")
-    try:
-        cap_nano = money.to_nano(cap) if cap else None
-    except ValueError as error:
-        raise _invalid("cap", sentence(str(error))) from None
-    metadata = {"weir_mode": mode, "weir_on_lost": on_lost}
-    if cap:
-        metadata["weir_cost_cap_usd"] = cap
-    return {
-        "endpoint": endpoint,
-        "mode": Mode(mode),
-        "on_lost": on_lost,
-        "cap_nano": cap_nano,
-        "metadata": metadata,
-    }
-
-
-def _form(entered: Mapping[str, str], error: WeirError | None = None) -> Any:
-    own = {"id": user().key.id, "name": f"account {user().username}"}
-    details = (error.details or {}) if isinstance(error, ValidationError) else {}
-    errors = {name: " ".join(details[name]) for name in details if name in {*FIELDS, "file"}}
-    response = page(
-        "batch_form.html",
-        entered=entered,
-        error=None if errors else error,
-        errors=errors,
-        keys=[own, *visible_keys(state=WORKS)],
-        endpoints=services().batch_endpoints,
-        modes=MODES,
-        on_lost=ON_LOST,
-        max_bytes=services().settings.files_max_bytes,
-    )
-    response.status_code = error.status if error else 200
-    return response
-
-
-def _invalid(field: str, reason: str) -> ValidationError:
-    return ValidationError(f"The request is not valid: {field}.", details={field: [reason]})
 
 
 def _key_ids(sent: str) -> set[int] | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from flask import request
 
-from webapp.accounts.key_changes import NO_OWNER, STATES, KeyFilter
+from webapp.accounts.key_listing import NO_OWNER, STATES, KeyFilter
 from webapp.accounts.keys import LARGEST_ID
 from webapp.dashboard.pages import number_of
 from webapp.dashboard.session import is_admin, user
@@ -106,7 +106,7 @@ class KeyPage:
 def find(query: KeyQuery) -> KeyPage:
     """The page of the keys that this user can see."""
     owner = (NO_OWNER if query.owner == UNOWNED else query.owner) if is_admin() else user().username
-    matching = services().key_changes.matching(
+    matching = services().key_listing.matching(
         KeyFilter(query.text, query.tier, owner, query.state)
     )
     ids = [key_id for key_id, _ in matching]
@@ -119,7 +119,7 @@ def find(query: KeyQuery) -> KeyPage:
     pages = max(1, -(-len(ids) // LISTED))
     page = min(query.page, pages)
     start = (page - 1) * LISTED
-    keys = services().key_changes.with_ids(ids[start : start + LISTED])
+    keys = services().key_listing.with_ids(ids[start : start + LISTED])
     return KeyPage(keys, len(ids), start + 1, page, page < pages)
 
 

@@ -10,7 +10,8 @@ from typing import Any
 from flask import redirect, request, url_for
 from markupsafe import Markup
 
-from webapp.accounts.key_changes import DEFAULT_GRACE, STATES, NewKey
+from webapp.accounts.key_changes import DEFAULT_GRACE, NewKey
+from webapp.accounts.key_listing import STATES
 from webapp.allowance import MONEY
 from webapp.dashboard import key_list
 from webapp.dashboard.charts import money_chart, requests_chart, step_links
@@ -52,7 +53,7 @@ GRACES = {0: "None", 3_600: "1 hour", 86_400: "1 day", 604_800: "1 week"}
 @blueprint.get("/keys")
 def all_keys() -> Any:
     """The keys that match, sorted, with their tightest limit and usage"""
-    owners = services().key_changes.owners() if is_admin() else []
+    owners = services().key_listing.owners() if is_admin() else []
     query = key_list.read_query(owners)
     found = key_list.find(query)
     ids = [key["id"] for key in found.keys]

@@ -43,6 +43,7 @@ WORDS = {
     "ProviderTimedOut": "No answer in time",
     "ProviderRefusedWeir": "Weir's credentials were rejected, or its quota is exhausted",
     "ProviderFailed": "Unreachable, or its answer was cut off or unreadable",
+    "UnsupportedParameter": "A request had a parameter that it does not support",
 }
 # Errors that say nothing of the provider's health.
 CLIENTS_ERRORS = {"ProviderRefusedRequest", "ModelNotFound", "UnsupportedParameter"}

@@ -35,7 +35,7 @@ OF_ERROR = {
     "WeirError": "Weir failed. Search the log for the request ID.",
     "InternalError": "Weir failed. Search the log for the request ID.",
     "MalformedRequest": "The request was malformed.",
-    "UnsupportedParameter": "The provider of this model does not support one of its parameters.",
+    "UnsupportedParameter": "The provider of its model does not support it or a parameter.",
     "NotAuthenticated": "Its credential was rejected.",
     "NotAllowed": "Its credential was missing or rejected.",
     "ModelNotAllowed": "The model is not allowed for this key.",

@@ -35,7 +35,7 @@ def own_ids() -> set[int]:
 
 
 def own_keys() -> list[JsonObject]:
-    return services().key_changes.all(owner=user().username)
+    return services().key_listing.all(owner=user().username)
 
 
 def visible_keys(
@@ -43,12 +43,12 @@ def visible_keys(
 ) -> list[JsonObject]:
     """The keys that this user can see, by id; `after_id` and `count` select a page."""
     owner = None if is_admin() else user().username
-    return services().key_changes.all(owner=owner, state=state, after_id=after_id, count=count)
+    return services().key_listing.all(owner=owner, state=state, after_id=after_id, count=count)
 
 
 def visible_key(key_id: int) -> JsonObject:
     """A key as a dict. Raises NotFound also for a key of another user."""
-    key = services().key_changes.show(key_id)
+    key = services().key_listing.show(key_id)
     if not is_admin() and key["owner"] != user().username:
         raise NotFound(f"Key {key_id} not found.")
     return key
@@ -78,7 +78,7 @@ def cached_inputs_of(
     """What the providers' caches knew of the input of these keys, or of all, in so many UTC days
     until the last one, which is today by default."""
     last = last or datetime.now(UTC).date()
-    rows = services().usage.inputs(last - timedelta(days=days - 1), last, key_ids)
+    rows = services().overview.inputs(last - timedelta(days=days - 1), last, key_ids)
     return cached_inputs(rows, price_finder())
 
 

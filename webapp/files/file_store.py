@@ -4,47 +4,24 @@ from __future__ import annotations
 
 import logging
 import math
-import re
-import secrets
-import string
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import gevent
-from sqlalchemy import ColumnElement, Connection, Row, and_, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Row, and_, or_, select, tuple_
 
-from webapp.errors import (
-    NotFound,
-    PayloadTooLarge,
-    StorageQuotaExceeded,
-    StoreUnavailable,
-)
-from webapp.files.tables import (
-    ACTIVE_BATCH,
-    DELETED,
-    READY,
-    UPLOADING,
-    batches,
-    files,
-    workers,
-)
+from webapp.errors import NotFound, PayloadTooLarge, StoreUnavailable
+from webapp.files.file_ids import check_id, new_id, not_found, time_of
+from webapp.files.quotas import is_read, lock_quotas, quota_exceeded, usage_of
+from webapp.files.tables import DELETED, READY, UPLOADING, files, workers
 from webapp.storage.blobs import BlobMissing, BlobStore
 from webapp.storage.database import Database
 
 log = logging.getLogger(__name__)
 
 RESULTS = "batch_output"  # the purpose of files that batches write
-# Anything else is not looked up: a database may refuse it.
-ID = re.compile("[A-Za-z0-9_-]{1,40}")
-ID_LETTERS = string.ascii_letters + string.digits
-ID_LENGTH = 24
-# The first letters of an id are its time, in microseconds: pages go on from a file that is deleted.
-TIME_LETTERS = 9
-ID_WITH_TIME = re.compile(
-    f"file-([A-Za-z0-9]{{{TIME_LETTERS}}})[A-Za-z0-9]{{{ID_LENGTH - TIME_LETTERS}}}"
-)
 DAY = 86_400.0
 MAX_FILENAME = 255  # characters
 # Bytes of an upload that may be stored before they are counted.
@@ -52,8 +29,6 @@ COUNTED_EVERY = 1024 * 1024
 SWEEP_INTERVAL = 60.0  # seconds
 CLOSE_TIMEOUT = 2.0  # seconds
 SWEPT_AT_ONCE = 50
-# The first of the two numbers of an advisory lock; the other one is the key's.
-QUOTA_LOCK = 1_463_898_694
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +95,7 @@ class FileStore:
         is_result = purpose == RESULTS
         longest = self._retention[is_result] * DAY
         upload = _Upload(
-            id=file_id or _new_id(now),
+            id=file_id or new_id(now),
             key_id=key_id,
             created_at=now,
             max_bytes=None if is_result else self._max_bytes,
@@ -156,17 +131,17 @@ class FileStore:
 
     def find(self, key_id: int, file_id: str) -> StoredFile:
         """A file of this key. Raises NotFound."""
-        _check_id(file_id)
+        check_id(file_id)
         found = self._read_one(files.c.id == file_id, *_listed(key_id))
         if found is None:
-            raise _not_found(file_id)
+            raise not_found(file_id)
         return found
 
     def find_input(self, file_id: str) -> StoredFile:
         """As find(), for a batch that reads it: also what was deleted or has expired since."""
         found = self._read_one(files.c.id == file_id, files.c.state != UPLOADING)
         if found is None:
-            raise _not_found(file_id)
+            raise not_found(file_id)
         return found
 
     def page(
@@ -175,7 +150,7 @@ class FileStore:
         """The files of this key by age, from the one that follows `after`, and whether there are
         more. `after` may have been deleted since. Raises NotFound if it is no file's id."""
         if after is not None:
-            _check_id(after)
+            check_id(after)
         order = (files.c.created_at, files.c.id)
         where = _listed(key_id)
         if purpose is not None:
@@ -186,7 +161,7 @@ class FileStore:
                 own = (files.c.id == after, files.c.key_id == key_id)
                 last = connection.execute(select(*order).where(*own)).first()
                 position = tuple_(*order)
-                bound = tuple_(*(last or (_time_of(after), after)))
+                bound = tuple_(*(last or (time_of(after), after)))
                 where.append(position > bound if ascending else position < bound)
             ordered = order if ascending else tuple(column.desc() for column in order)
             query = select(files).where(*where).order_by(*ordered).limit(limit + 1)
@@ -211,23 +186,23 @@ class FileStore:
 
     def delete(self, key_id: int, file_id: str) -> None:
         """Raises NotFound. Its bytes stay while a batch that has not ended reads them."""
-        _check_id(file_id)
+        check_id(file_id)
         delete = files.update().where(files.c.id == file_id, *_listed(key_id))
         delete = delete.values(state=DELETED, worker_id=None)
         if not self._database.write(lambda connection: connection.execute(delete).rowcount):
-            raise _not_found(file_id)
+            raise not_found(file_id)
         self._sweep_at = 0.0
         self.tick()
 
     def usage(self, key_id: int) -> int:
         """How many bytes the files of a key have that count against its quota."""
-        return self._database.read(lambda connection: _usage(connection, key_id))
+        return self._database.read(lambda connection: usage_of(connection, key_id))
 
     def check_quota(self, key_id: int) -> None:
         """Raise StorageQuotaExceeded if a key has no bytes left, as for results, which may exceed
         its quota."""
         if (used := self.usage(key_id)) >= self._quota:
-            raise _quota_exceeded(self._quota, used)
+            raise quota_exceeded(self._quota, used)
 
     def tick(self) -> None:
         """Sweep, if due, in a greenlet of its own: a slow store must not stop heartbeats."""
@@ -357,30 +332,9 @@ def _check_quota(connection: Connection, upload: _Upload, *, at_least: int = 0) 
     if upload.quota is None:
         return
     lock_quotas(connection, upload.key_id)
-    used = _usage(connection, upload.key_id, files.c.id != upload.id)
+    used = usage_of(connection, upload.key_id, files.c.id != upload.id)
     if used + max(upload.size, at_least) > upload.quota:
-        raise _quota_exceeded(upload.quota, used)
-
-
-def lock_quotas(connection: Connection, key_id: int) -> None:
-    """Let what counts against a key's quotas be counted one after the other, until the end of the
-    transaction. SQLite has one writer anyway."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(select(func.pg_advisory_xact_lock(QUOTA_LOCK, key_id)))
-
-
-def _quota_exceeded(quota: int, used: int) -> StorageQuotaExceeded:
-    return StorageQuotaExceeded(
-        f"The files of this key may have {quota:,} bytes in all, and {used:,} are taken. Delete "
-        "files, or wait until some expire.",
-        details={"limit": "storage_bytes", "size": quota, "used": used},
-    )
-
-
-def _usage(connection: Connection, key_id: int, *where: ColumnElement[bool]) -> int:
-    counted = or_(and_(files.c.state != DELETED, files.c.expires_at > time.time()), _is_read())
-    total = select(func.sum(files.c.bytes)).where(files.c.key_id == key_id, counted, *where)
-    return int(connection.execute(total).scalar() or 0)
+        raise quota_exceeded(upload.quota, used)
 
 
 def _take_expired(connection: Connection, worker_id: int) -> list[str]:
@@ -395,18 +349,10 @@ def _take_expired(connection: Connection, worker_id: int) -> list[str]:
         files.c.worker_id == worker_id,
         files.c.worker_id.not_in(alive),
     )
-    few = select(files.c.id).where(over, free, ~_is_read()).limit(SWEPT_AT_ONCE)
+    few = select(files.c.id).where(over, free, ~is_read()).limit(SWEPT_AT_ONCE)
     few = few.with_for_update(skip_locked=True)
     take = files.update().where(files.c.id.in_(few)).values(state=DELETED, worker_id=worker_id)
     return list(connection.execute(take.returning(files.c.id)).scalars())
-
-
-def _is_read() -> ColumnElement[bool]:
-    """Whether a batch that has not ended reads the file."""
-    read = select(batches.c.input_file_id).where(
-        batches.c.state.in_(ACTIVE_BATCH), batches.c.input_file_id.is_not(None)
-    )
-    return files.c.id.in_(read)
 
 
 def _listed(key_id: int) -> list[ColumnElement[bool]]:
@@ -428,32 +374,3 @@ def _stored(row: Row[Any]) -> StoredFile:
         int(row.created_at),
         int(row.expires_at),
     )
-
-
-def _check_id(file_id: str) -> None:
-    if not ID.fullmatch(file_id):
-        raise _not_found(file_id)
-
-
-def _not_found(file_id: str) -> NotFound:
-    return NotFound(f"No such File object: {file_id}")
-
-
-def _new_id(now: float) -> str:
-    number, letters = round(now * 1e6), ""
-    for _ in range(TIME_LETTERS):
-        number, digit = divmod(number, len(ID_LETTERS))
-        letters = ID_LETTERS[digit] + letters
-    random = (secrets.choice(ID_LETTERS) for _ in range(ID_LENGTH - TIME_LETTERS))
-    return f"file-{letters}{''.join(random)}"
-
-
-def _time_of(file_id: str) -> float:
-    """When a file was created that is not there any more. Raises NotFound."""
-    found = ID_WITH_TIME.fullmatch(file_id)
-    if not found:
-        raise _not_found(file_id)
-    number = 0
-    for letter in found[1]:
-        number = number * len(ID_LETTERS) + ID_LETTERS.index(letter)
-    return number / 1e6

@@ -13,6 +13,7 @@ from webapp.errors import (
     NotFound,
     ProviderError,
     StoreUnavailable,
+    UnsupportedParameter,
     ValidationError,
 )
 from webapp.llm.accounting import AnsweredTiers, CostTracker
@@ -23,7 +24,7 @@ from webapp.llm.cached import CachedAnswer, CachedStream, to_entry
 from webapp.llm.calls import BillingContext, CacheUse, CallOptions
 from webapp.llm.cost_ceiling import CostCeiling
 from webapp.llm.flight import Flight, Flights
-from webapp.llm.messages import Answer, CacheState, Chunk, FinalAnswer, ModelRequest
+from webapp.llm.messages import Answer, CacheState, Chunk, FinalAnswer, ModelRequest, Operation
 from webapp.llm.ports import AnswerCache, Ledger, Observer, Prices, ResponseIds, TokenLimits
 from webapp.llm.routing import Route, Router, Target
 from webapp.llm.subscription import FlightSubscription, Stream
@@ -200,7 +201,7 @@ class Gateway:
         first = route.targets[0]
         options.routed(first.provider.name, first.model)
         _check_allowed(route, options.allows_model)
-        return self._pinned(route, request, options)
+        return self._pinned(_able(route, request.operation), request, options)
 
     def _pinned(self, route: Route, request: ModelRequest, options: CallOptions) -> Route:
         """The route, with no target but the one that keeps the response that is gone on from."""
@@ -333,6 +334,18 @@ def _for_conversation(route: Route, request: ModelRequest, options: CallOptions)
         return route
     key_id = options.billing.key_id
     return route.in_order(conversation_of(request, key_id, options.session))
+
+
+def _able(route: Route, operation: Operation) -> Route:
+    """The route without the targets that can answer no request of this operation. Refused here, it
+    is no call of theirs. Raises UnsupportedParameter where none is left."""
+    refusals = [target.provider.refusal(operation) for target in route.targets]
+    if not any(refusals):
+        return route
+    able = [target for target, no in zip(route.targets, refusals, strict=True) if not no]
+    if not able:
+        raise UnsupportedParameter("model", refusals[0])
+    return replace(route, targets=tuple(able))
 
 
 def _check_allowed(route: Route, allows_model: Callable[..., bool]) -> None:

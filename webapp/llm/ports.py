@@ -32,6 +32,10 @@ class Provider(Hashable, Protocol):
         """The formats that it speaks with this model, as far as is known."""
         ...
 
+    def refusal(self, operation: Operation) -> str | None:
+        """Why it can answer no request of this operation; None if it can."""
+        ...
+
     def answer(self, request: ModelRequest, model: str) -> Answer: ...
 
     def stream(

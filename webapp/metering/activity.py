@@ -12,7 +12,6 @@ from functools import partial
 
 from sqlalchemy import BigInteger, Column, ColumnElement, Connection, Integer, Table, and_, or_
 
-from webapp.metering.totals import REFUSALS
 from webapp.storage.database import increment, metadata
 from webapp.storage.retention import Expired
 from webapp.storage.statements import execute_rows
@@ -48,8 +47,8 @@ activity_latency = Table(
 MINUTE, HALF_HOUR, DAY = 60, 1_800, 86_400
 # For how many seconds rows of each span are stored.
 RETENTION = {MINUTE: 3 * 3_600, HALF_HOUR: 15 * DAY}
+SPANS = (*RETENTION, DAY)
 COUNTERS = [column.name for column in activity.columns if not column.primary_key]
-COUNTED = ("requests", "hits", "misses", "errors", "saved_nano", *REFUSALS)
 
 
 def this_minute() -> int:

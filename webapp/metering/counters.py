@@ -13,18 +13,21 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, func, select
 
-from webapp.metering.activity import COUNTED, DAY, activity
-from webapp.metering.ranges import Window
+from webapp.metering.activity import DAY, activity
+from webapp.metering.ranges import Window, unix_of
+from webapp.metering.rollups import read_rollups
 from webapp.metering.selected import Selected
 from webapp.metering.target_activity import target_activity
-from webapp.metering.totals import UsageTotals
+from webapp.metering.totals import (
+    BILLED,
+    CALLS,
+    COUNTED,
+    FIELDS,
+    WITHOUT_CALLS,
+    UsageTotals,
+)
 from webapp.metering.traffic import traffic
 from webapp.metering.usage import usage
-
-BILLED = ("tokens", "cost_nano")
-CALLS = ("calls", "failed_calls", "input_tokens", "cached_input_tokens", "output_tokens")
-FIELDS = (*COUNTED, *BILLED, *CALLS)
-WITHOUT_CALLS = (*COUNTED, *BILLED)
 
 Sums = dict[tuple[Any, ...], UsageTotals]
 
@@ -35,19 +38,29 @@ def sums(
     selected: Selected,
     *by: str,
     fields: Collection[str] = FIELDS,
+    of_keys: bool = False,
 ) -> Sums:
     """Totals of a window by some of `time` (Unix seconds in a step), `key_id`, `provider` and
-    `model`; without any, there is one total under ()."""
+    `model`; without any, there is one total under (). `of_keys` reads the rows of each key even
+    where they are rolled up."""
     by_target = selected.by_target or "provider" in by
     found: Sums = {}
-    for table, names in _sources(window.span, by_target=by_target):
-        columns = [_column(table, name).label(name) for name in names if name in fields]
-        if not columns:
+    starts: Collection[int] = window.spans
+    of_all_keys = selected.key_ids is None and "key_id" not in by
+    if of_all_keys and selected.endpoint is None and not of_keys:
+        rolled_up, rows = read_rollups(connection, window, selected, fields, by_target=by_target)
+        for start, provider, model, totals in rows:
+            names = {"time": start, "provider": provider, "model": model}
+            add(found, tuple(names[name] for name in by), totals)
+        starts = [start for start in starts if start not in rolled_up]
+    for table, names_of_table in _sources(window.span, by_target=by_target):
+        columns = [_column(table, name).label(name) for name in names_of_table if name in fields]
+        if not columns or not starts:
             continue
         groups = [group(table, window, name) for name in by]
         query = (
             select(*groups, *map(func.sum, columns))
-            .where(*within(table, window), *selected.conditions(table))
+            .where(*within(table, window.span, starts), *selected.conditions(table))
             .group_by(*(one.name for one in groups))
         )
         for row in connection.execute(query):
@@ -56,8 +69,16 @@ def sums(
                 column.name: int(value or 0)
                 for column, value in zip(columns, row[len(by) :], strict=True)
             }
-            found.setdefault(key, UsageTotals()).add(UsageTotals(**counted))
+            add(found, key, UsageTotals(**counted))
     return found
+
+
+def add(found: Sums, key: tuple[Any, ...], totals: UsageTotals) -> None:
+    """Add to the totals of a key. The first ones are taken as they are, and change with it."""
+    if key in found:
+        found[key].add(totals)
+    else:
+        found[key] = totals
 
 
 def _sources(span: int, *, by_target: bool) -> list[tuple[Table, tuple[str, ...]]]:
@@ -89,21 +110,19 @@ def group(table: Table, window: Window, name: str) -> Any:
     return (table.c.start - into_step).label("step")
 
 
-def within(table: Table, window: Window) -> list[Any]:
-    """The conditions of the rows of a window, in a table by `day`, or by `span` and `start`."""
+def within(table: Table, span: int, starts: Collection[int]) -> list[Any]:
+    """The conditions of the rows of these spans, in a table by `day`, or by `span` and `start`.
+
+    One by one, so that the primary key leads to the rows of one key."""
     if "day" in table.c:
-        return [table.c.day.between(_day(window.first), _day(window.until - 1))]
-    return [
-        table.c.span == window.span,
-        table.c.start >= window.first,
-        table.c.start < window.until,
-    ]
+        return [table.c.day.in_([_day(start) for start in starts])]
+    return [table.c.span == span, table.c.start.in_(starts)]
 
 
 def _plain(value: Any) -> Any:
     """A day as Unix seconds, anything else as it is."""
     if isinstance(value, date):
-        return int(datetime.combine(value, datetime.min.time(), UTC).timestamp())
+        return unix_of(value)
     return value
 
 

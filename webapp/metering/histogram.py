@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
 from typing import NamedTuple
 
 # Bucket n holds what took more than SHORTEST * 1.02 ** (n - 1) ms and at most SHORTEST * 1.02 ** n
@@ -47,7 +46,7 @@ def from_bytes(stored: bytes) -> int:
 
 def latencies_of(histogram: int) -> Latencies:
     """The percentiles, interpolated inside of a bucket."""
-    buckets = list(_buckets(histogram))
+    buckets = _buckets(histogram)
     total = sum(requests for _, requests in buckets)
     if not total:
         return Latencies()
@@ -67,10 +66,13 @@ def latencies_among(milliseconds: list[float]) -> Latencies:
     )
 
 
-def _buckets(histogram: int) -> Iterator[tuple[int, int]]:
+def _buckets(histogram: int) -> list[tuple[int, int]]:
     """(Bucket, requests) where there are some, the shortest first."""
-    digits = struct.iter_unpack("<I", to_bytes(histogram))
-    return ((bucket, requests) for bucket, (requests,) in enumerate(digits) if requests)
+    lowest_bit = histogram & -histogram
+    first = max(0, lowest_bit.bit_length() - 1) // BITS
+    stored = to_bytes(histogram >> first * BITS)
+    digits = struct.unpack(f"<{len(stored) * 8 // BITS}I", stored)
+    return [(bucket, requests) for bucket, requests in enumerate(digits, first) if requests]
 
 
 def _percentile(rank: float, buckets: list[tuple[int, int]]) -> float:

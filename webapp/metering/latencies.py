@@ -15,6 +15,7 @@ from webapp.metering.request_log import requests
 from webapp.metering.request_search import MAX_ROWS_SCANNED
 from webapp.metering.selected import Selected
 from webapp.metering.target_latency import ALL_TARGETS, Timings, read_timings, target_latency
+from webapp.storage.database import IN_BINARY
 
 MAX_SAMPLED = 10_000
 
@@ -83,13 +84,15 @@ def _counted(connection: Connection, window: Window, selected: Selected) -> Late
     targets: defaultdict[tuple[str, str], _Histograms] = defaultdict(_Histograms)
     providers: defaultdict[str, _Histograms] = defaultdict(_Histograms)
     for at, provider, model, timings in _stored(connection, window, selected):
-        if provider == ALL_TARGETS:
-            continue
-        targets[provider, model].add(timings)
-        steps[window.index(at)].add(timings)
+        is_of_all = provider == ALL_TARGETS
+        if not is_of_all:
+            targets[provider, model].add(timings)
+        if is_of_all != selected.by_target:
+            steps[window.index(at)].add(timings)
+    for timings in steps:
+        now.add(timings)
     for (provider, _), timings in targets.items():
         providers[provider].add(timings)
-        now.add(timings)
     before = window.before.totals
     if before.is_stored:
         total = selected if selected.by_target else replace(selected, provider=ALL_TARGETS)
@@ -103,11 +106,15 @@ def _stored(
 ) -> Iterator[tuple[int, str, str, Timings]]:
     """(Start, provider, model, histograms) of a window."""
     names = ("start", "provider", "model", "total", "first_token")
-    query = select(*(target_latency.c[name] for name in names)).where(
-        target_latency.c.span == window.span,
-        # One by one, so that the primary key leads to the rows of one target.
-        target_latency.c.start.in_(range(window.first, window.until, window.span)),
-        *selected.conditions(target_latency),
+    query = (
+        select(*(target_latency.c[name] for name in names))
+        .where(
+            target_latency.c.span == window.span,
+            # One by one, so that the primary key leads to the rows of one target.
+            target_latency.c.start.in_(window.spans),
+            *selected.conditions(target_latency),
+        )
+        .execution_options(**IN_BINARY)
     )
     for at, provider, model, total, first_token in connection.execute(query):
         yield at, provider, model, read_timings(total, first_token)

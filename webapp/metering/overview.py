@@ -7,19 +7,20 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date
 from functools import partial
 
 from sqlalchemy import Connection, select
 
 from webapp.accounts.account_table import accounts
 from webapp.accounts.keys import api_keys
-from webapp.metering.activity import COUNTED, DAY
-from webapp.metering.counters import FIELDS, WITHOUT_CALLS, Sums, sums
+from webapp.metering.activity import DAY
+from webapp.metering.counters import Sums, sums
 from webapp.metering.latencies import LatencyFigures, read_latencies
-from webapp.metering.ranges import Range, Window
+from webapp.metering.ranges import Range, Window, unix_of
 from webapp.metering.selected import Selected
-from webapp.metering.totals import UsageTotals
+from webapp.metering.totals import REFUSALS, WITHOUT_CALLS, UsageTotals
 from webapp.observability.metrics import OTHER
 from webapp.storage.database import Database
 
@@ -101,6 +102,26 @@ class Overview:
 
         return self._database.read(work)
 
+    def inputs(
+        self, since: date, until: date, key_ids: Collection[int] | None = None
+    ) -> list[tuple[str, str, int, int]]:
+        """Provider, model, its input tokens and those of them that its provider's cache knew, of
+        these UTC days, both included, and of these keys or of all; the largest inputs first."""
+        window = Window(unix_of(since), unix_of(until) + DAY, DAY, DAY)
+        fields = ("input_tokens", "cached_input_tokens")
+
+        def work(connection: Connection) -> Sums:
+            return sums(connection, window, Selected(key_ids), "provider", "model", fields=fields)
+
+        found = sorted(
+            self._database.read(work).items(), key=lambda entry: (-entry[1].input_tokens, entry[0])
+        )
+        return [
+            (provider, model, totals.input_tokens, totals.cached_input_tokens)
+            for (provider, model), totals in found
+            if totals.input_tokens
+        ]
+
 
 def _figures(connection: Connection, range_: Range, selected: Selected, top_by: str) -> Figures:
     window = range_.window
@@ -128,14 +149,9 @@ def _steps(
     """The totals of each step. Without a restriction to targets, the tables that have no targets
     are read for what they have: they are older than the others."""
     steps = _empty(window)
-    of_targets: tuple[str, ...] = FIELDS
-    if not selected.by_target:
-        own = WITHOUT_CALLS if window.span != DAY else COUNTED
-        of_targets = tuple(name for name in FIELDS if name not in own)
-        for (at,), totals in sums(connection, window, selected, "time", fields=own).items():
-            steps[window.index(at)].add(totals)
-    for (at, *_), totals in by_target.items():
-        steps[window.index(at)].add(totals.only(of_targets))
+    read = by_target if selected.by_target else sums(connection, window, selected, "time")
+    for (at, *_), totals in read.items():
+        steps[window.index(at)].add(totals)
     return steps
 
 
@@ -178,17 +194,22 @@ def _top_keys(
     connection: Connection, window: Window, selected: Selected, by: str
 ) -> list[tuple[int, str, bool, UsageTotals]]:
     """The keys with most of a field: (id, name, whether it is an account's own, totals)."""
-    by_key = sums(connection, window, selected, "key_id", fields=WITHOUT_CALLS)
-    top = sorted(by_key.items(), key=lambda entry: -getattr(entry[1], by))[:TOP_KEYS]
+    fields = REFUSALS if by == "refused" else (by,)
+    ranked = sums(connection, window, selected, "key_id", fields=fields)
+    top_ids = [
+        key_id for (key_id,), _ in sorted(ranked.items(), key=lambda entry: -getattr(entry[1], by))
+    ][:TOP_KEYS]
+    of_top = replace(selected, key_ids=top_ids)
+    top = sums(connection, window, of_top, "key_id", fields=WITHOUT_CALLS)
     query = (
         select(api_keys.c.id, api_keys.c.name, accounts.c.id.is_not(None).label("is_account"))
         .outerjoin(accounts, accounts.c.key_id == api_keys.c.id)
-        .where(api_keys.c.id.in_([key_id for (key_id,), _ in top]))
+        .where(api_keys.c.id.in_(top_ids))
     )
     found = {row.id: row for row in connection.execute(query)}
     return [
-        (key_id, found[key_id].name, bool(found[key_id].is_account), totals)
-        for (key_id,), totals in top
+        (key_id, found[key_id].name, bool(found[key_id].is_account), top[(key_id,)])
+        for key_id in top_ids
         if key_id in found
     ]
 

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 from webapp.errors import ValidationError
 from webapp.metering.activity import DAY, HALF_HOUR, MINUTE, RETENTION
@@ -31,6 +31,11 @@ class Window:
     def times(self) -> range:
         """Unix seconds at which the steps begin."""
         return range(self.first, self.until, self.step)
+
+    @property
+    def spans(self) -> range:
+        """Unix seconds at which the stored spans begin."""
+        return range(self.first, self.until, self.span)
 
     def index(self, moment: int) -> int:
         """The number of the step that a time is in."""
@@ -141,6 +146,11 @@ def custom(since: float, until: float) -> Range:
     end = first + count * span
     step = math.ceil(count / MAX_STEPS) * span
     return Range("custom", _title(first, end, span), span, step, end - first, lambda _now: end)
+
+
+def unix_of(day: date) -> int:
+    """The Unix seconds at which a UTC day begins."""
+    return int(datetime.combine(day, datetime.min.time(), UTC).timestamp())
 
 
 def _title(first: int, end: int, span: int) -> str:

@@ -16,8 +16,11 @@ from sqlalchemy import Connection, Row, bindparam, select
 
 from webapp.llm.calls import CallState, Settlement
 from webapp.metering import activity, target_activity
+from webapp.metering.activity import DAY
 from webapp.metering.budgets import BudgetKey, Spending, keys_of
 from webapp.metering.calls import NO_WORKER, TOKEN_COLUMNS, ledger
+from webapp.metering.ranges import unix_of
+from webapp.metering.rollups import forget_late
 from webapp.metering.usage import usage
 from webapp.storage.database import increment
 from webapp.storage.statements import execute_rows
@@ -135,6 +138,7 @@ def _add_usage(connection: Connection, used: _Used) -> None:
     names = [*usage.primary_key.columns.keys(), *COUNTERS]
     rows = [dict(zip(names, key + counted, strict=True)) for key, counted in sorted(used.items())]
     if rows:
+        forget_late(connection, {(DAY, unix_of(day)) for day, *_ in used})
         execute_rows(connection, increment(connection, usage, COUNTERS), rows)
         _add_activity(connection, rows)
         target_activity.add_calls(connection, rows)

@@ -12,9 +12,9 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Column, Connection, Integer, String, Table
 
-from webapp.metering.activity import COUNTED, DAY, RETENTION, expired_rows, this_minute
+from webapp.metering.activity import RETENTION, SPANS, expired_rows, this_minute
 from webapp.metering.stored_text import MAX_MODEL_LENGTH, cleaned
-from webapp.metering.totals import UsageTotals
+from webapp.metering.totals import COUNTED, UsageTotals
 from webapp.storage.database import increment, metadata
 from webapp.storage.retention import Expired
 from webapp.storage.statements import execute_rows
@@ -49,7 +49,7 @@ def add_requests(connection: Connection, counted: Mapping[RequestKey, UsageTotal
     cannot deadlock."""
     sums: dict[tuple[Any, ...], UsageTotals] = {}
     for (minute, *target, model), totals in counted.items():
-        for span in (*RETENTION, DAY):
+        for span in SPANS:
             key = (span, minute - minute % span, *target, cleaned(model, MAX_MODEL_LENGTH))
             if key in sums:
                 sums[key].add(totals)

@@ -25,7 +25,7 @@ from sqlalchemy import (
     update,
 )
 
-from webapp.metering.activity import DAY, RETENTION, expired_rows
+from webapp.metering.activity import SPANS, expired_rows
 from webapp.metering.histogram import from_bytes, to_bytes
 from webapp.metering.ranges import MAX_DAYS
 from webapp.metering.stored_text import MAX_MODEL_LENGTH, cleaned
@@ -78,7 +78,7 @@ def add_latencies(connection: Connection, counted: Mapping[LatencyKey, Timings])
     deadlock. The transaction holds the rows until it ends."""
     sums: defaultdict[tuple[Any, ...], Timings] = defaultdict(Timings)
     for (minute, provider, model), timings in counted.items():
-        for span in (*RETENTION, DAY):
+        for span in SPANS:
             start = minute - minute % span
             sums[span, start, provider, cleaned(model, MAX_MODEL_LENGTH)].add(timings)
             sums[span, start, ALL_TARGETS, ALL_TARGETS].add(timings)

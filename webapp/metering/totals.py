@@ -6,6 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 REFUSALS = ("refused_rate", "refused_tokens", "refused_budget", "refused_parallel")
+# The fields of UsageTotals by where they are counted: with requests, as calls are billed, and of
+# calls in detail.
+COUNTED = ("requests", "hits", "misses", "errors", "saved_nano", *REFUSALS)
+BILLED = ("tokens", "cost_nano")
+CALLS = ("calls", "failed_calls", "input_tokens", "cached_input_tokens", "output_tokens")
+WITHOUT_CALLS = (*COUNTED, *BILLED)
+FIELDS = (*WITHOUT_CALLS, *CALLS)
 
 
 @dataclass(slots=True)

@@ -15,10 +15,11 @@ from sqlalchemy import BigInteger, Column, Connection, Date, DateTime, Integer, 
 from webapp.accounts.keys import api_keys
 from webapp.errors import StoreUnavailable
 from webapp.metering import activity, histogram
+from webapp.metering.rollups import forget_late
 from webapp.metering.target_activity import NO_TARGET, RequestKey, add_requests
 from webapp.metering.target_latency import LatencyKey, Timings
 from webapp.metering.target_latency import add_latencies as add_target_latencies
-from webapp.metering.totals import UsageTotals
+from webapp.metering.totals import COUNTED, UsageTotals
 from webapp.storage.database import Database, increment, metadata
 from webapp.storage.statements import execute_rows
 
@@ -248,6 +249,10 @@ def _add(counts: Mapping[RequestKey, UsageTotals], connection: Connection) -> No
         {"day": day, "key_id": key_id, **{name: getattr(counted, name) for name in COUNTERS}}
         for (day, key_id), counted in sorted(by_day.items(), key=itemgetter(0))
     ]
+    forget_late(
+        connection,
+        {(span, minute - minute % span) for minute, _ in by_minute for span in activity.SPANS},
+    )
     execute_rows(connection, increment(connection, traffic, COUNTERS), rows)
     activity.add(connection, [(*key, _activity(totals)) for key, totals in by_minute.items()])
     add_requests(connection, counts)
@@ -276,7 +281,7 @@ def _buckets(timings: Mapping[tuple[int, int], int]) -> list[dict[str, Any]]:
 
 def _activity(totals: UsageTotals) -> dict[str, int]:
     """The counters for the activity table; the ledger adds the billed tokens and cost."""
-    return {name: getattr(totals, name) for name in activity.COUNTED}
+    return {name: getattr(totals, name) for name in COUNTED}
 
 
 def _day(moment: int) -> date:

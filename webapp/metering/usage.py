@@ -5,7 +5,7 @@ The ledger updates it in the transaction that settles a call, so the two never d
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -82,20 +82,6 @@ class UsageReports:
             query = query.where(usage.c.key_id == key_id)
         row = self._database.read(lambda connection: connection.execute(query).one())
         return UsageTotals(tokens=int(row[0]), cost_nano=int(row[1]))
-
-    def inputs(
-        self, since: date, until: date, key_ids: Collection[int] | None = None
-    ) -> list[tuple[str, str, int, int]]:
-        """Provider, model, its input tokens and those of them that its provider's cache knew, of
-        these UTC days, both included, and of these keys or of all; the largest inputs first."""
-        columns = (usage.c.provider, usage.c.model)
-        tokens, cached = func.sum(usage.c.input_tokens), func.sum(usage.c.cached_input_tokens)
-        query = select(*columns, tokens, cached).where(usage.c.day.between(since, until))
-        if key_ids is not None:
-            query = query.where(usage.c.key_id.in_(key_ids))
-        query = query.group_by(*columns).having(tokens > 0).order_by(tokens.desc(), *columns)
-        rows = self._database.read(lambda connection: connection.execute(query).all())
-        return [(provider, model, int(all_), int(some)) for provider, model, all_, some in rows]
 
     def report(self, selection: Selection, by: Sequence[str]) -> list[dict[str, Any]]:
         """A row of totals for each combination of `by` (names of DIMENSIONS); one if it is empty.

@@ -29,7 +29,7 @@ from webapp.providers.http import ReportedInStream
 from webapp.providers.message_answers import MessageReader, read_message
 from webapp.providers.remaining_limits import LimitReadings
 from webapp.providers.response_answers import ResponseReader, read_response
-from webapp.providers.translation import StreamWriter, translation_for
+from webapp.providers.translation import StreamWriter, can_answer, translation_for
 
 SLOW = "The provider timed out."
 MAX_MESSAGE_LENGTH = 1_000  # characters of what a provider says
@@ -123,6 +123,12 @@ class BaseProvider(ABC):
     def operations_of(self, model: str) -> frozenset[Operation]:
         """The formats that it speaks with this model, as far as is known."""
         return self.operations
+
+    def refusal(self, operation: Operation) -> str | None:
+        """Why it can answer no request of this operation; None if it can."""
+        if can_answer(operation, self.operations):
+            return None
+        return f"The provider of this model does not support {operation}."
 
     def _remember_not_served(self, model: str) -> None:  # noqa: B027 most know what they speak
         """Called when another operation has answered after NotServed."""

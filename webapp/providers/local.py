@@ -10,10 +10,9 @@ from typing import Any
 import gevent
 
 from webapp.base_url import BaseURL
-from webapp.errors import ProviderRefusedRequest
-from webapp.llm.messages import ModelRequest
+from webapp.llm.messages import ModelRequest, Operation
 from webapp.local_model import LABEL, MODEL, Address
-from webapp.providers.openai import CHAT_ALONE, OpenAIProvider
+from webapp.providers.openai import OpenAIProvider
 
 MAX_LOADING = 10.0  # seconds after the start, for which the first requests wait
 LOADING_CHECK_INTERVAL = 0.1  # seconds
@@ -27,7 +26,7 @@ class LocalProvider(OpenAIProvider):
     """Answers with its one model, whatever model a request names."""
 
     kind = "local"
-    operations = CHAT_ALONE
+    operations: frozenset[Operation] = frozenset({"chat/completions"})
 
     def __init__(self, address: Address, timeout: float) -> None:
         super().__init__(
@@ -40,6 +39,9 @@ class LocalProvider(OpenAIProvider):
 
     def default_model(self) -> str:
         return MODEL
+
+    def refusal(self, operation: Operation) -> str | None:
+        return super().refusal(operation) and NO_EMBEDDINGS
 
     def _prepare(self, model: str) -> None:
         while not self._loaded and time.monotonic() < self._wait_until:
@@ -61,8 +63,6 @@ class LocalProvider(OpenAIProvider):
         return [{**listed, "owned_by": f"weir: {LABEL}"} for listed in super()._list_models()]
 
     def _body(self, request: ModelRequest, model: str) -> dict[str, Any]:
-        if request.operation == "embeddings":
-            raise ProviderRefusedRequest(NO_EMBEDDINGS)
         return super()._body(request, MODEL)
 
 

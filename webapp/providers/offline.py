@@ -7,8 +7,7 @@ import time
 from collections.abc import Generator
 from typing import Any
 
-from webapp.errors import ProviderRefusedRequest
-from webapp.llm.messages import ModelRequest
+from webapp.llm.messages import ModelRequest, Operation
 from webapp.llm.tokens import estimate_input_tokens, estimate_tokens
 from webapp.providers.base import BaseProvider
 from webapp.providers.extractive import summarize
@@ -30,6 +29,7 @@ class OfflineProvider(BaseProvider):
     max_input_tokens = None
     openai_family = True
     kind = "offline"
+    operations: frozenset[Operation] = frozenset({"chat/completions"})
     has_free_call = False
 
     def __init__(self, timeout: float) -> None:
@@ -37,6 +37,9 @@ class OfflineProvider(BaseProvider):
 
     def default_model(self) -> str:
         return self.model
+
+    def refusal(self, operation: Operation) -> str | None:
+        return super().refusal(operation) and NO_PROVIDER
 
     def _complete(self, request: ModelRequest, model: str) -> str:
         content = self._content(request)
@@ -57,8 +60,6 @@ class OfflineProvider(BaseProvider):
         yield self._text("chat.completion.chunk", [], _usage(request, content))
 
     def _content(self, request: ModelRequest) -> str:
-        if request.operation != "chat/completions":
-            raise ProviderRefusedRequest(NO_PROVIDER)
         source = request.source
         return (
             run_in_thread(lambda: summarize(source.text, source.length)) if source else NO_PROVIDER

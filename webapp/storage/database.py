@@ -47,6 +47,9 @@ ANSWER_TIMEOUT = 5.0
 RETRY_INTERVAL = 0.5
 FROZEN_TIMEOUT = 10
 SQLITE_BUSY_TIMEOUT = 4
+# An execution option for statements that read many bytes, which PostgreSQL writes as hexadecimal
+# digits otherwise.
+IN_BINARY = {"in_binary": True}
 # Native threads for SQLite. It allows one writer at a time; a second one prepares its statements
 # meanwhile, more would only wait for the lock. With 8 readers, long reports do not block look-ups
 # of keys.
@@ -307,6 +310,11 @@ class Database:
         @event.listens_for(engine, "begin")
         def begin(connection: Connection) -> None:
             connection.exec_driver_sql(connection.info["begin"])
+
+        @event.listens_for(engine, "before_cursor_execute")
+        def choose_format(connection, cursor, statement, parameters, context, many):  # type: ignore[no-untyped-def]
+            if context.execution_options.get("in_binary"):
+                cursor.format = 1  # psycopg.pq.Format.BINARY
 
         return engine
 

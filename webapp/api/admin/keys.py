@@ -36,7 +36,7 @@ NO_STORE = {"Cache-Control": "no-store"}
 def list_all() -> dict[str, Any]:
     """List keys by id, without their secrets"""
     query = validated(KeyQuery(), request.args.to_dict())
-    keys = services().key_changes.all(
+    keys = services().key_listing.all(
         owner=query["owner"],
         origin=query["origin"],
         state=query["state"],
@@ -63,7 +63,7 @@ def create(body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
 @blueprint.response(200, KeyAnswer)
 def show(key_id: int) -> dict[str, Any]:
     """Get a key, with its masked secrets"""
-    return services().key_changes.show(key_id)
+    return services().key_listing.show(key_id)
 
 
 @blueprint.patch("/keys/<int:key_id>")

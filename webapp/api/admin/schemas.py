@@ -8,7 +8,8 @@ from typing import Any
 from marshmallow import Schema, ValidationError, fields, validate
 
 from webapp.accounts.accounts import ROLES
-from webapp.accounts.key_changes import DEFAULT_GRACE, MAX_GRACE, ORIGINS, STATES
+from webapp.accounts.key_changes import DEFAULT_GRACE, MAX_GRACE
+from webapp.accounts.key_listing import ORIGINS, STATES
 from webapp.accounts.keys import LARGEST_ID
 from webapp.allowance import OVERRIDES
 from webapp.api.blueprint import StrictBoolean, StrictInteger

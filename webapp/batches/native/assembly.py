@@ -12,6 +12,7 @@ from webapp.batches.native import batches_of
 from webapp.batches.native.choice import ModeChoice
 from webapp.batches.native.collector import Collector
 from webapp.batches.native.native_batches import NativeBatches
+from webapp.batches.native.part_lines import PartLines
 from webapp.batches.native.parts import PartStore
 from webapp.batches.native.requests import LineRequests
 from webapp.llm.gateway import Gateway
@@ -39,11 +40,13 @@ def make_native(
     redact: Callable[[str], str],
 ) -> Native:
     """`principal_of` gives a key as it is now; `redact` takes secrets out of a provider's words."""
-    parts = PartStore(database)
+    parts, lines = PartStore(database), PartLines(database)
     requests = LineRequests(gateway, line_format, blobs, principal_of)
     providers = {provider.name: provider for provider in gateway.router.providers}
-    collector = Collector(ledger, parts, requests, line_format, redact)
+    collector = Collector(ledger, lines, requests, line_format, redact)
     return Native(
-        ModeChoice(ledger, parts, requests, prices, batches_of),
-        NativeBatches(database, batches, ledger, parts, requests, collector, providers, batches_of),
+        ModeChoice(ledger, lines, requests, prices, batches_of),
+        NativeBatches(
+            database, batches, ledger, parts, lines, requests, collector, providers, batches_of
+        ),
     )

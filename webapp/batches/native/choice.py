@@ -8,7 +8,7 @@ from collections.abc import Collection
 from webapp import money
 from webapp.batches.batch import Batch
 from webapp.batches.native.native_batches import MakeBatches
-from webapp.batches.native.parts import LAST_LINE, PartStore
+from webapp.batches.native.part_lines import LAST_LINE, PartLines
 from webapp.batches.native.ports import ProviderAway, Refused
 from webapp.batches.native.requests import BATCH_TIER, KeyRevoked, LineRequests
 from webapp.batches.tables import LineState, Mode
@@ -31,13 +31,13 @@ class ModeChoice:
     def __init__(
         self,
         ledger: Ledger,
-        parts: PartStore,
+        lines: PartLines,
         requests: LineRequests,
         prices: Prices,
         make: MakeBatches,
     ) -> None:
         self._ledger = ledger
-        self._parts = parts
+        self._lines = lines
         self._requests = requests
         self._prices = prices
         self._make = make
@@ -101,7 +101,7 @@ class ModeChoice:
 
     def _refusal(self, batch: Batch, target: Target) -> str | None:
         """Why the ceiling of the whole batch does not fit the budgets and the cap."""
-        lines = self._parts.lines(batch, 1, LAST_LINE, LineState.WAITING)
+        lines = self._lines.between(batch, 1, LAST_LINE, LineState.WAITING)
         total, unpriced, billing = 0, None, None
         try:
             for one in self._requests.of(batch, target, lines):

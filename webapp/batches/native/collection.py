@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 
 from webapp.batches.native.collector import Collector
+from webapp.batches.native.part_lines import PartLines
 from webapp.batches.native.parts import Part, PartStore
 from webapp.batches.native.ports import (
     LineResult,
@@ -28,8 +29,9 @@ MAX_COLLECTIONS = 4  # of results that are fewer than the lines
 class Collection:
     """Steps are as Reservation's. They raise ProviderAway, too."""
 
-    def __init__(self, parts: PartStore, collector: Collector) -> None:
+    def __init__(self, parts: PartStore, lines: PartLines, collector: Collector) -> None:
         self._parts = parts
+        self._lines = lines
         self._collector = collector
         self._collections: dict[str, int] = {}  # by token, of results that lack some
 
@@ -47,7 +49,7 @@ class Collection:
         if progress.ended:
             results = api.results(part.provider_batch_id, part.model)
             self._collect(part, target, results)
-            if progress.was_run and self._parts.count(part):
+            if progress.was_run and self._lines.count(part):
                 tries = self._collections[part.token] = self._collections.get(part.token, 0) + 1
                 if tries < MAX_COLLECTIONS:
                     log.warning("The results of %s lack some", part.provider_batch_id)

@@ -14,7 +14,8 @@ from webapp.batches.batch import ClaimedLine, LineUpdate
 from webapp.batches.finalization import result_line
 from webapp.batches.line_format import LineFormat
 from webapp.batches.lines import write_updates
-from webapp.batches.native.parts import Ceiling, Part, PartStore
+from webapp.batches.native.part_lines import Ceiling, PartLines
+from webapp.batches.native.parts import Part
 from webapp.batches.native.ports import LineResult, error_code
 from webapp.batches.native.requests import BATCH_TIER, LineRequest, LineRequests
 from webapp.batches.tables import LineState
@@ -40,13 +41,13 @@ class Collector:
     def __init__(
         self,
         ledger: Ledger,
-        parts: PartStore,
+        lines: PartLines,
         requests: LineRequests,
         line_format: LineFormat,
         redact: Callable[[str], str],
     ) -> None:
         self._ledger = ledger
-        self._parts = parts
+        self._lines = lines
         self._requests = requests
         self._format = line_format
         self._redact = redact
@@ -73,9 +74,9 @@ class Collector:
 
     def end_rest(self, part: Part, outcome: tuple[str, str], *, was_run: bool) -> None:
         """End the lines without a result: at their ceiling if they may have been run."""
-        lines = self._parts.lines(part.batch, part.first_line, part.last_line, LineState.RUNNING)
+        lines = self._lines.between(part.batch, part.first_line, part.last_line, LineState.RUNNING)
         for chunk in _chunks(lines):
-            ceilings = self._parts.ceilings(part, [line.number for line in chunk])
+            ceilings = self._lines.ceilings(part, [line.number for line in chunk])
             settlements: _Settlements = {}
             updates = []
             for line in chunk:
@@ -99,8 +100,8 @@ class Collector:
         return updates
 
     def _write(self, part: Part, target: Target, found: dict[int, LineResult]) -> None:
-        lines = self._parts.lines_of(part.batch, found)
-        ceilings = self._parts.ceilings(part, found)
+        lines = self._lines.numbered(part.batch, found)
+        ceilings = self._lines.ceilings(part, found)
         settlements: _Settlements = {}
         updates = []
         for one in self._requests.of(part.batch, target, lines, ended=True):

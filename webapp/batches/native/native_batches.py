@@ -17,7 +17,8 @@ from webapp.batches.batch_store import BatchStore
 from webapp.batches.line_reading import MISSING_ERROR
 from webapp.batches.native.collection import AWAY_DELAY, Collection
 from webapp.batches.native.collector import Collector
-from webapp.batches.native.parts import LAST_LINE, LinesChanged, Part, PartStore
+from webapp.batches.native.part_lines import LAST_LINE, PartLines
+from webapp.batches.native.parts import LinesChanged, Part, PartStore
 from webapp.batches.native.ports import ProviderAway, ProviderBatches
 from webapp.batches.native.requests import LineRequests
 from webapp.batches.native.reservation import Reservation
@@ -55,6 +56,7 @@ class NativeBatches:
         batches: BatchStore,
         ledger: Ledger,
         parts: PartStore,
+        lines: PartLines,
         requests: LineRequests,
         collector: Collector,
         providers: Mapping[str, Provider],
@@ -63,11 +65,14 @@ class NativeBatches:
         self._batches = batches
         self._ledger = ledger
         self._parts = parts
+        self._lines = lines
         self._requests = requests
         self._collector = collector
-        self._reservation = Reservation(database, batches, ledger, parts, requests, collector)
-        self._submission = Submission(batches, parts, requests, collector, self._reservation)
-        self._collection = Collection(parts, collector)
+        self._reservation = Reservation(
+            database, batches, ledger, parts, lines, requests, collector
+        )
+        self._submission = Submission(batches, parts, lines, requests, collector, self._reservation)
+        self._collection = Collection(parts, lines, collector)
         self._providers = providers
         self._make = make
         self._advancing = BoundedSemaphore()
@@ -107,7 +112,7 @@ class NativeBatches:
 
     def _begin(self, batch: Batch) -> None:
         """Begin a part with the lines that wait. All of a batch go to the target of the first."""
-        first = next(self._parts.lines(batch, 1, LAST_LINE, LineState.WAITING), None)
+        first = next(self._lines.between(batch, 1, LAST_LINE, LineState.WAITING), None)
         if first is None:
             return
         try:

@@ -16,13 +16,8 @@ from webapp.batches.line_reading import MISSING_ERROR
 from webapp.batches.line_runner import budget_code
 from webapp.batches.lines import write_updates
 from webapp.batches.native.collector import Collector
-from webapp.batches.native.parts import (
-    LinesChanged,
-    Part,
-    PartStore,
-    give_lines_back,
-    take_lines,
-)
+from webapp.batches.native.part_lines import PartLines, give_lines_back, take_lines
+from webapp.batches.native.parts import LinesChanged, Part, PartStore
 from webapp.batches.native.ports import ProviderBatches
 from webapp.batches.native.requests import KeyRevoked, LineRequest, LineRequests
 from webapp.batches.tables import LineState, Mode, NativeState
@@ -55,6 +50,7 @@ class Reservation:
         batches: BatchStore,
         ledger: Ledger,
         parts: PartStore,
+        lines: PartLines,
         requests: LineRequests,
         collector: Collector,
     ) -> None:
@@ -62,6 +58,7 @@ class Reservation:
         self._batches = batches
         self._ledger = ledger
         self._parts = parts
+        self._lines = lines
         self._requests = requests
         self._collector = collector
 
@@ -114,7 +111,7 @@ class Reservation:
         batch, size, last_line = part.batch, 0, part.first_line
         calls: dict[int, ProviderCall] = {}
         failed: list[tuple[ClaimedLine, WeirError]] = []  # without their requests: all may fail
-        lines = self._parts.lines(batch, part.first_line, part.last_line, LineState.WAITING)
+        lines = self._lines.between(batch, part.first_line, part.last_line, LineState.WAITING)
         for one in self._requests.of(batch, target, lines):
             number = one.line.number
             try:
@@ -171,7 +168,7 @@ class Reservation:
         """Give back all lines of a part that the provider did not get, and what they reserved."""
         if part.first_call is None:
             return
-        for some in _in_groups(self._parts.reserved(part)):
+        for some in _in_groups(self._lines.reserved(part)):
             billing = self._requests.billing(part.batch, some[0], ended=True)
             self._ledger.settle_at_once(
                 {part.call_id(number): (billing, None) for number in some},

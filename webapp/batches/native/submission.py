@@ -8,6 +8,7 @@ from webapp.batches.batch_store import REVOKED_ERROR, BatchStore
 from webapp.batches.line_reading import MISSING_ERROR
 from webapp.batches.native.collection import FIRST_POLL
 from webapp.batches.native.collector import Collector
+from webapp.batches.native.part_lines import PartLines
 from webapp.batches.native.parts import Part, PartStore
 from webapp.batches.native.ports import ProviderBatches, Refused, temporary
 from webapp.batches.native.requests import KeyRevoked, LineRequests
@@ -24,18 +25,20 @@ class Submission:
         self,
         batches: BatchStore,
         parts: PartStore,
+        lines: PartLines,
         requests: LineRequests,
         collector: Collector,
         reservation: Reservation,
     ) -> None:
         self._batches = batches
         self._parts = parts
+        self._lines = lines
         self._requests = requests
         self._collector = collector
         self._reservation = reservation
 
     def submit(self, part: Part, api: ProviderBatches, target: Target) -> float | None:
-        count = self._parts.count(part)
+        count = self._lines.count(part)
         if part.state is NativeState.SUBMITTING:
             known = self._parts.provider_ids(part.provider)
             found = temporary(lambda: api.find(part.token, part.created_at, count, known))
@@ -73,6 +76,6 @@ class Submission:
 
     def _texts(self, part: Part, api: ProviderBatches, target: Target) -> Iterator[bytes]:
         """The lines that were reserved, as the provider gets them."""
-        lines = self._parts.lines(part.batch, part.first_line, part.last_line, LineState.RUNNING)
+        lines = self._lines.between(part.batch, part.first_line, part.last_line, LineState.RUNNING)
         for one in self._requests.of(part.batch, target, lines):
             yield line_text(part, api, one)

@@ -65,6 +65,11 @@ class Translation:
     writer: Callable[[ModelRequest, str], StreamWriter]
 
 
+def can_answer(operation: Operation, spoken: Collection[Operation]) -> bool:
+    """Whether a provider that speaks these formats has a way to answer such requests."""
+    return operation in spoken or any((operation, one) in TRANSLATIONS for one in spoken)
+
+
 def translation_for(request: ModelRequest, spoken: Collection[Operation]) -> Translation | None:
     """How a provider that speaks these formats answers the request; None if it speaks its own.
 
