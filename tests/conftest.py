@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.servers import REPOSITORY, Postgres, Provider, Valkey, Weir
+from webapp.accounts.accounts import AccountStore
+from webapp.settings import load
 from webapp.storage import migrations
 from webapp.storage.database import Database
 
@@ -50,6 +54,20 @@ def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("migrated") / "weir.db"
     _migrate(f"sqlite:///{file}")
     return file
+
+
+@pytest.fixture(scope="session")
+def started_file(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As a first start leaves it, which has made the administrator: that hash takes as long again.
+
+    For where no test asks for the password.
+    """
+    file = shutil.copy(migrated_file, tmp_path_factory.mktemp("started"))
+    database = Database(f"sqlite:///{file}")
+    tiers = load({"DATA_DIR": str(tmp_path_factory.mktemp("settings"))}).tiers
+    assert AccountStore(database, tiers).ensure_admin("admin", secrets.token_urlsafe())
+    database.engine.dispose()
+    return Path(file)
 
 
 @pytest.fixture(scope="session")
@@ -148,16 +166,16 @@ def new_weir(migrated_file: Path) -> Iterator[MakeWeir]:
 
 
 @pytest.fixture
-def start_weir(new_weir: MakeWeir) -> MakeWeir:
+def start_weir(new_weir: MakeWeir, started_file: Path) -> MakeWeir:
     """`start_weir(NAME=value, …)` starts a Weir with these settings, until the test ends."""
-    return _starting(new_weir)
+    return _starting(new_weir, started_file)
 
 
 @pytest.fixture(scope="module")
-def start_shared_weir(migrated_file: Path) -> Iterator[MakeWeir]:
+def start_shared_weir(migrated_file: Path, started_file: Path) -> Iterator[MakeWeir]:
     """Like start_weir, until the module ends, for module-scoped fixtures."""
     with _weirs(migrated_file) as make:
-        yield _starting(make)
+        yield _starting(make, started_file)
 
 
 @contextmanager
@@ -170,20 +188,26 @@ def _weirs(migrated_file: Path) -> Iterator[MakeWeir]:
             until: str = "/readiness",
             root: Path = REPOSITORY,
             app: str = "wsgi:app",
+            database_file: Path = migrated_file,
             **env: object,
         ) -> Weir:
             weir = Weir(env, data_dir=data_dir, until=until, root=root, app=app)
             made.callback(_close, weir)
             if data_dir is None:
                 weir.data_dir.mkdir()
-                shutil.copy(migrated_file, weir.data_dir)
+                shutil.copy(database_file, weir.data_dir)
             return weir
 
         yield make
 
 
-def _starting(make: MakeWeir) -> MakeWeir:
-    return lambda **settings: make(**settings).start()
+def _starting(make: MakeWeir, started_file: Path) -> MakeWeir:
+    def start(**settings: Any) -> Weir:
+        if "ADMIN_PASSWORD" not in settings:
+            settings = {"database_file": started_file} | settings
+        return make(**settings).start()
+
+    return start
 
 
 def _close(weir: Weir) -> None:

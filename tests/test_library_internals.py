@@ -31,6 +31,7 @@ from langchain.chat_models import init_chat_model
 from limits import RateLimitItemPerMinute
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
+from werkzeug.routing import Map, Rule
 
 from tests.support.servers import REPOSITORY, Provider, free_port
 from webapp import library_internals
@@ -111,6 +112,25 @@ def test_localhost_means_both_loopback_addresses() -> None:
     library_internals.resolve_localhost(client)
     addresses = {info[4][:2] for info in client._connection_pool._resolve()}
     assert addresses == {("127.0.0.1", 8000), ("::1", 8000)}
+
+
+def test_what_builds_urls_is_compiled_when_one_is_built() -> None:
+    compiled: list[str] = []
+
+    class Watched(Rule):
+        def _compile_builder(self, append_unknown: bool = True) -> Any:
+            compiled.append(self.rule)
+            return super()._compile_builder(append_unknown)
+
+    rule_class = library_internals.late_builder_rule()
+    rule_class.__bases__ = (Watched,)
+    rules = [rule_class("/a/<int:self>", endpoint="a"), rule_class("/b", endpoint="b")]
+    built = Map(rules).bind("host")
+    assert compiled == []
+    for number in (1, 2):
+        assert built.build("a", {"self": number, "q": "x y"}) == f"/a/{number}?q=x+y"
+    assert built.match("/a/3") == ("a", {"self": 3})
+    assert compiled == ["/a/<int:self>"]
 
 
 def test_redis_does_without_a_package_that_is_hidden() -> None:

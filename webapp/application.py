@@ -18,7 +18,7 @@ from webapp.assembly import assemble
 from webapp.extensions import cors
 from webapp.forwarded import Forwarded
 from webapp.frozen_process import FinishBeforeTheEnd
-from webapp.library_internals import take_latest_after_request
+from webapp.library_internals import late_builder_rule, take_latest_after_request
 from webapp.settings import Settings, load
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,7 +45,9 @@ class PlainJSON(DefaultJSONProvider):
 
 
 class WeirFlask(Flask):
-    """Flask without what Weir does not use and every request would pay for."""
+    """Flask without what Weir does not use and every request or start would pay for."""
+
+    url_rule_class = late_builder_rule()
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """No view is a coroutine."""

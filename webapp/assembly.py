@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flask import Flask
 
@@ -94,10 +95,12 @@ from webapp.storage.breakers import CircuitBreakers
 from webapp.storage.busy_targets import BusyTargets
 from webapp.storage.database import Database
 from webapp.storage.flight_coordinator import LocalCoordinator, RedisCoordinator
-from webapp.storage.redis_client import RedisClient
 from webapp.storage.response_ids import ResponseIds
 from webapp.storage.retention import Retention
 from webapp.worker_count import worker_count
+
+if TYPE_CHECKING:
+    from webapp.storage.redis_client import RedisClient
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 SHARE_OF_SERVING = 4  # of BATCH_CONCURRENCY, serving processes have a quarter
@@ -528,6 +531,8 @@ def _priced(prices: PriceTable, providers: Iterable[Provider]) -> set[tuple[str,
 def _redis_client(settings: Settings) -> RedisClient | None:
     if not settings.redis_url:
         return None
+    from webapp.storage.redis_client import RedisClient
+
     # Heroku's Redis has a certificate of its own making.
     return RedisClient(
         settings.redis_url,

@@ -17,7 +17,7 @@ from collections import Counter as Tally
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from email.utils import formatdate
-from functools import lru_cache
+from functools import cache, lru_cache, partial
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from gunicorn.workers.base import Worker
     from langchain_core.language_models import BaseChatModel
     from prometheus_client import Histogram
+    from werkzeug.routing import Rule
 
 
 def on_uncaught_in_greenlet(handler: Callable[..., None]) -> None:
@@ -267,6 +268,22 @@ def make_http_client(model: BaseChatModel) -> None:
     request creates its own client and connection.
     """
     getattr(model, "_client", None)
+
+
+def late_builder_rule() -> type[Rule]:
+    """A URL rule that compiles what builds its URLs when it builds the first one.
+
+    Werkzeug 3.1: Rule._compile_builder, which compile() calls twice. Otherwise each start compiles
+    240 functions, of which it uses a few.
+    """
+    from werkzeug.routing import Rule
+
+    class LateBuilderRule(Rule):
+        def _compile_builder(self, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:
+            compiled = cache(partial(super()._compile_builder, append_unknown))
+            return lambda rule, /, **values: compiled()(rule, **values)
+
+    return LateBuilderRule
 
 
 def take_latest_after_request(app: Flask) -> Callable[[Any], Any]:

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import gevent
 from sqlalchemy.exc import SQLAlchemyError
@@ -25,7 +26,10 @@ from webapp.secrets_managers import ManagerUnavailable, SecretError
 from webapp.settings import Settings, SettingsError, with_secrets
 from webapp.storage import migrations
 from webapp.storage.database import Database
-from webapp.storage.redis_client import RedisClient, RedisUnavailable
+from webapp.storage.redis_commands import RedisUnavailable
+
+if TYPE_CHECKING:
+    from webapp.storage.redis_client import RedisClient
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,8 @@ import pytest
 import redis
 
 from tests.support.servers import REPOSITORY, ClusterNode, Valkey, free_port
-from webapp.storage.redis_client import RedisClient, RedisUnavailable
+from webapp.storage.redis_client import RedisClient
+from webapp.storage.redis_commands import RedisUnavailable
 
 MANY = """
 from gevent import monkey; monkey.patch_all()

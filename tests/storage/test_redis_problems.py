@@ -27,7 +27,8 @@ from webapp.admission.token_limits import TokenRateLimits
 from webapp.errors import RateLimitExceeded
 from webapp.setting_parsers import tiers
 from webapp.storage import redis_client
-from webapp.storage.redis_client import RedisClient, RedisUnavailable
+from webapp.storage.redis_client import RedisClient
+from webapp.storage.redis_commands import RedisUnavailable
 
 Command = tuple[str | int, ...]
 USER = "redis://app:pw@127.0.0.1:{port}/0"

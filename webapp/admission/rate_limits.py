@@ -18,12 +18,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from gevent.pool import Pool
 
 from webapp.admission.limit_states import LEASE_TTL, Decision, Limit, LimitState
 from webapp.admission.local_rate_limits import LocalRateLimits, Unshared
-from webapp.storage.redis_client import RedisClient, RedisUnavailable, Script
+from webapp.storage.redis_commands import RedisUnavailable, Script
+
+if TYPE_CHECKING:
+    from webapp.storage.redis_client import RedisClient
 
 PREFIX = "weir:window:"
 SECOND = 1_000_000  # windows are counted in microseconds

@@ -12,10 +12,14 @@ import time
 import uuid
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from webapp.admission.rate_limits import PREFIX, SECOND, SHARE_HOLD
 from webapp.errors import RateLimitExceeded
-from webapp.storage.redis_client import RedisClient, RedisUnavailable, Script
+from webapp.storage.redis_commands import RedisUnavailable, Script
+
+if TYPE_CHECKING:
+    from webapp.storage.redis_client import RedisClient
 
 WINDOW = 60
 

@@ -13,7 +13,7 @@ from webapp.diagnosis.finding import Finding, Status
 from webapp.diagnosis.http_request import get
 from webapp.errors import StoreUnavailable
 from webapp.services import Services
-from webapp.storage.redis_client import RedisUnavailable
+from webapp.storage.redis_commands import RedisUnavailable
 
 SKEW_WARNING, SKEW_PROBLEM = 2.0, 30.0
 

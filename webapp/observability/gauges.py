@@ -6,7 +6,7 @@ import platform
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
@@ -21,8 +21,10 @@ from webapp.errors import StoreUnavailable
 from webapp.observability.metrics import ModelLabels
 from webapp.storage.breakers import CircuitBreakers
 from webapp.storage.database import Database
-from webapp.storage.redis_client import RedisClient
 from webapp.version import VERSION
+
+if TYPE_CHECKING:
+    from webapp.storage.redis_client import RedisClient
 
 BREAKER_STATES = ("closed", "half-open", "open")  # from best to worst
 # How lines of batches end: `stopped` and `expired` were never begun.

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from gevent.lock import BoundedSemaphore
 
@@ -15,7 +15,9 @@ from webapp.errors import WeirError
 from webapp.llm.calls import Outcome
 from webapp.observability.lifecycle import Lifecycle
 from webapp.storage.database import Database
-from webapp.storage.redis_client import RedisClient
+
+if TYPE_CHECKING:
+    from webapp.storage.redis_client import RedisClient
 
 HEALTHY, DEGRADED, UNHEALTHY = "healthy", "degraded", "unhealthy"
 WEIGHTS = {"api": 20, "llm": 25, "cache": 15, "database": 40, "secrets": 10}

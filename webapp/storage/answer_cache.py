@@ -6,14 +6,17 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flask import Flask
 from flask_caching import Cache
 from flask_caching.backends.base import BaseCache
 
 from webapp import json_codec
-from webapp.storage.redis_client import RedisClient, RedisUnavailable
+from webapp.storage.redis_commands import RedisUnavailable
+
+if TYPE_CHECKING:
+    from webapp.storage.redis_client import RedisClient
 
 log = logging.getLogger(__name__)
 

@@ -14,11 +14,14 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gevent.lock import BoundedSemaphore
 
-from webapp.storage.redis_client import RedisClient, RedisUnavailable, Script
+from webapp.storage.redis_commands import RedisUnavailable, Script
+
+if TYPE_CHECKING:
+    from webapp.storage.redis_client import RedisClient
 
 WINDOW = 60.0
 REFRESH_INTERVAL = 0.5

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import math
 import time
+from typing import TYPE_CHECKING
 
-from webapp.storage.redis_client import RedisClient, RedisUnavailable
+from webapp.storage.redis_commands import RedisUnavailable
+
+if TYPE_CHECKING:
+    from webapp.storage.redis_client import RedisClient
 
 KEY = "weir:busy:{%s}"
 # Keeps the longer one of two pauses. KEYS: the target's key. ARGV: milliseconds.

@@ -10,10 +10,13 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from webapp.llm.calls import FlightProgress
-from webapp.storage.redis_client import RedisClient, RedisUnavailable, Script
+from webapp.storage.redis_commands import RedisUnavailable, Script
+
+if TYPE_CHECKING:
+    from webapp.storage.redis_client import RedisClient
 
 FLIGHT = "weir:flight-2:{%s}"
 ENTRIES = "weir:flight-2:{%s}:%s"

@@ -8,7 +8,6 @@ and a dead Redis is noticed once, not by each request.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import time
 from collections import deque
@@ -24,6 +23,7 @@ from hiredis import pack_command
 
 from webapp.library_internals import hidden
 from webapp.storage.instrumentation import InstrumentationHook
+from webapp.storage.redis_commands import RedisUnavailable, Script
 from webapp.storage.redis_problems import REFUSED, UNREACHABLE, RedisProblem, problem_of
 
 # redis-py would import sixty modules of it, for metrics that Weir does not ask for.
@@ -53,19 +53,6 @@ CHECKS: list[tuple[Argument, ...]] = [
     *(("EXISTS", f"weir:check:{number}") for number in range(32)),
 ]
 QueuedCommand = tuple[tuple[Argument, ...], AsyncResult]
-
-
-class RedisUnavailable(Exception):
-    """Redis cannot be reached, does not answer in time, or refuses what Weir needs."""
-
-
-class Script:
-    """A Lua script; after its first run it is called by its digest."""
-
-    def __init__(self, text: str, keys: int) -> None:
-        self.text = text
-        self.keys = keys
-        self.digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 class RedisClient:
