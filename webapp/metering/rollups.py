@@ -48,7 +48,7 @@ rollups = Table(
 
 # A step is rolled up when it has been over for DELAY seconds. Who counts in it forgets its rollup
 # if it has been over for LATE seconds; a transaction that began before has ended when it is rolled
-# up, even if the clocks of two hosts differ by minutes.
+# up, even if the clocks of two hosts differ by most of a minute.
 DELAY = 120.0
 LATE = DELAY / 2
 # A number for the advisory lock that no migration and no other program uses.
