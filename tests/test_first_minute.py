@@ -27,8 +27,9 @@ STAND_IN = REPOSITORY / "tests/local_model/stand_in"
 
 
 @pytest.fixture(scope="module")
-def weir(start_shared_weir: MakeWeir) -> Weir:
-    return start_shared_weir(LOCAL_MODEL="on", PYTHONPATH=STAND_IN)
+def weir(start_shared_weir: MakeWeir, migrated_file: Path) -> Weir:
+    """One that was never started."""
+    return start_shared_weir(LOCAL_MODEL="on", PYTHONPATH=STAND_IN, database_file=migrated_file)
 
 
 def stderr(weir: Weir) -> str:

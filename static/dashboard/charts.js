@@ -117,10 +117,15 @@ class Chart {
   showLocalTime() {
     const { timeZone } = weir;
     if (timeZone === "UTC") return;
+    let before;
     for (const label of this.plot.querySelectorAll("text[data-at]")) {
       const at = new Date(label.dataset.at * 1000);
       const time = at.toLocaleString("en", { timeZone, hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
-      label.textContent = time === "00:00" ? at.toLocaleString("en", { timeZone, month: "short", day: "numeric" }) : time;
+      const day = at.toLocaleString("en", { timeZone, month: "short", day: "numeric" });
+      // Few ticks are at midnight in local time.
+      const isNewDay = before !== undefined && before !== day;
+      label.textContent = time === "00:00" ? day : isNewDay ? `${day} ${time}` : time;
+      before = day;
     }
   }
 

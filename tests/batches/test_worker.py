@@ -68,7 +68,8 @@ def test_a_worker_ends_the_lines_that_run_when_it_is_told_to_stop(
     start_worker: StartWorker, lines: Lines, fresh_valkey: Valkey
 ) -> None:
     worker = start_worker(REDIS_URL=fresh_valkey.url)
-    lines.add("a", "b", seconds=0.5)
+    lines.add("a", seconds=2)
+    lines.add("b")
     ring(fresh_valkey.url)
     wait_until(lambda: lines.names("running") == ["a"])
 

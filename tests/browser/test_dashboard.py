@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -419,6 +420,27 @@ def check_local_time(page: Page) -> None:
     local = sent.astimezone(ZoneInfo("America/New_York"))
     expect(shown).to_have_text(f"{local:%Y-%m-%d %H:%M:%S}")
     expect(shown).to_have_attribute("title", f"{sent:%Y-%m-%d %H:%M:%S} UTC")
+
+
+def test_labels_of_a_chart_have_the_date_where_a_local_day_begins(
+    open_page: OpenPage, state: Any, weir: Weir, filled: dict[str, str]
+) -> None:
+    """In India no tick of three hours is at midnight."""
+    page = open_page(storage_state=state, timezone_id="Asia/Kolkata")
+    page.goto(f"{weir.url}/dashboard/?range=24h")
+    page.get_by_role("button", name="Show local time").click()
+    expect(page.get_by_text("Times in local time")).to_be_visible()
+    labels = page.locator(".chart").first.locator("text[data-at]").all()
+    moments = [
+        datetime.fromtimestamp(int(label.get_attribute("data-at") or 0), ZoneInfo("Asia/Kolkata"))
+        for label in labels
+    ]
+    expected = [f"{moments[0]:%H:%M}"] + [
+        f"{now:%b} {now.day} {now:%H:%M}" if now.day != before.day else f"{now:%H:%M}"
+        for before, now in itertools.pairwise(moments)
+    ]
+    assert any(":" in text and " " in text for text in expected)
+    assert [label.text_content() for label in labels] == expected
 
 
 def test_a_phone_reaches_every_page_and_shows_rows_as_cards(

@@ -32,11 +32,16 @@ class Doorbell:
         self._failed = False
 
     def ring(self, batch_id: str) -> None:
-        """Publish it. Never raises, and waits for TIMEOUT at most."""
+        """Publish it. Never raises, and waits for the broker for TIMEOUT at most."""
         if not self._broker or self._is_skipped:
             return
         patience = gevent.Timeout(TIMEOUT)
         try:
+            if self._celery is None:
+                # Its import takes long, but is no waiting for the broker.
+                self._celery = make_celery(
+                    self._broker, verify_certificate=self._verify_certificate
+                )
             with patience, self._publishing:
                 if self._is_skipped:
                     return  # another caller has just found out
@@ -62,8 +67,6 @@ class Doorbell:
         return time.monotonic() < self._skip_until
 
     def _publish(self, batch_id: str) -> None:
-        if self._celery is None:
-            self._celery = make_celery(self._broker, verify_certificate=self._verify_certificate)
         if self._connection is not None:
             try:
                 self._send(batch_id)
