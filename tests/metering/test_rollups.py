@@ -279,6 +279,19 @@ def test_a_step_is_rolled_up_some_time_after_its_end_and_once(database: Database
     assert count(database) == stored
 
 
+def test_nothing_is_rolled_up_from_before_the_first_request(database: Database) -> None:
+    roll_all_up(database)
+    assert count(database) == 0
+    start = int(time.time()) // MINUTE * MINUTE - 5 * MINUTE
+    row = {"span": MINUTE, "start": start, "key_id": 1, **dict.fromkeys(COUNTED, 1)}
+    row |= {"tokens": 0, "cost_nano": 0}
+    database.write(lambda connection: connection.execute(insert(activity), [row]))
+    roll_all_up(database)
+    starts = database.read(lambda connection: connection.execute(select(rollups.c.start)).all())
+    assert min(starts) == (start,)
+    assert len(starts) == count(database) <= 4
+
+
 def test_rollups_are_deleted_with_what_they_are_of(database: Database) -> None:
     now = int(time.time())
     ages = {MINUTE: 3 * HOUR, HALF_HOUR: 15 * DAY, DAY: 800 * DAY}

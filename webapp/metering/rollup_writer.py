@@ -9,11 +9,12 @@ from functools import partial
 
 from sqlalchemy import Connection, func, select
 
-from webapp.metering.activity import DAY, RETENTION
+from webapp.metering.activity import DAY, RETENTION, activity
 from webapp.metering.counters import sums
 from webapp.metering.ranges import Window, unix_of
 from webapp.metering.rollups import DELAY, forget_late, is_free, read_rollups, rollups
 from webapp.metering.selected import Selected
+from webapp.metering.target_activity import target_activity
 from webapp.metering.target_latency import ALL_TARGETS, KEPT_DAYS
 from webapp.metering.totals import FIELDS, UsageTotals
 from webapp.metering.traffic import traffic
@@ -96,16 +97,12 @@ def _check(connection: Connection) -> None:
 def _missing(connection: Connection) -> Iterator[Window]:
     """The steps that can be rolled up and are not."""
     now = int(time.time())
-    first_days = [
-        unix_of(day)
-        for table in (traffic, usage)
-        if (day := connection.execute(select(func.min(table.c.day))).scalar_one()) is not None
-    ]
-    first_day = max(min(first_days, default=now), now - KEPT_DAYS * DAY)
-    firsts = {span: now - kept for span, kept in RETENTION.items()}
-    for span, first in {**firsts, DAY: first_day}.items():
-        last = (now - int(DELAY)) // span * span
-        window = Window(math.ceil(first / span) * span, last, span, span)
+    for span, kept in {**RETENTION, DAY: KEPT_DAYS * DAY}.items():
+        counted_since = _counted_since(connection, span)
+        if counted_since is None:
+            continue
+        first = max(counted_since, math.ceil((now - kept) / span) * span)
+        window = Window(first, (now - int(DELAY)) // span * span, span, span)
         rolled_up = _rolled_up(connection, window)
         for until in range(window.until, window.first, -AT_ONCE * span):
             part = Window(max(window.first, until - AT_ONCE * span), until, span, span)
@@ -114,6 +111,20 @@ def _missing(connection: Connection) -> Iterator[Window]:
             else:
                 missing = (start for start in part.spans if start not in rolled_up)
                 yield from (Window(start, start + span, span, span) for start in missing)
+
+
+def _counted_since(connection: Connection, span: int) -> int | None:
+    """When the oldest step of this span begins that has counters, in Unix seconds."""
+    if span == DAY:
+        oldest = [select(func.min(table.c.day)) for table in (traffic, usage)]
+    else:
+        oldest = [
+            select(func.min(table.c.start)).where(table.c.span == span)
+            for table in (activity, target_activity)
+        ]
+    found = [connection.execute(query).scalar_one() for query in oldest]
+    begins = [unix_of(one) if span == DAY else one for one in found if one is not None]
+    return min(begins, default=None)
 
 
 _INSERT = rollups.insert()
