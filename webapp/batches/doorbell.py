@@ -27,6 +27,7 @@ class Doorbell:
         self._verify_certificate = verify_certificate
         self._celery: Any = None
         self._connection: Any = None
+        self._making = BoundedSemaphore()
         self._publishing = BoundedSemaphore()
         self._skip_until = 0.0
         self._failed = False
@@ -37,11 +38,7 @@ class Doorbell:
             return
         patience = gevent.Timeout(TIMEOUT)
         try:
-            if self._celery is None:
-                # Its import takes long, but is no waiting for the broker.
-                self._celery = make_celery(
-                    self._broker, verify_certificate=self._verify_certificate
-                )
+            self._make_celery()
             with patience, self._publishing:
                 if self._is_skipped:
                     return  # another caller has just found out
@@ -65,6 +62,15 @@ class Doorbell:
     @property
     def _is_skipped(self) -> bool:
         return time.monotonic() < self._skip_until
+
+    def _make_celery(self) -> None:
+        """Its import takes long, which is no waiting for the broker, and fails in a greenlet that
+        begins it while another one is in it."""
+        if self._celery is None:
+            with self._making:
+                self._celery = self._celery or make_celery(
+                    self._broker, verify_certificate=self._verify_certificate
+                )
 
     def _publish(self, batch_id: str) -> None:
         if self._connection is not None:
